@@ -1,0 +1,142 @@
+"""Phase 2: a contribution to one number per position, in closed form.
+
+With p and q the two factors of a contribution (see `summand`), c = p_i q_j its entries, and (z)+ the positive part,
+each aggregate over all entries of all blocks follows from sums and extremes of p and q alone:
+
+    norm         sqrt(sum c^2)      = sqrt(sum_b |p|^2 |q|^2)
+    filter_norm  sqrt(sum (c)+^2)   = sqrt(sum_b |p+|^2 |q+|^2 + |p-|^2 |q-|^2)
+    sum          sum c              = sum_b (sum p)(sum q)
+    abs_sum      sum |c|            = sum_b (sum |p|)(sum |q|)
+    filter_sum   sum (c)+           = sum_b (sum p+)(sum q+) + (sum p-)(sum q-)
+    sum_filter   (sum c)+
+    max          max c              = max_b of the four products of the extremes of p and q
+    max_abs      max |c|            = max_b max|p| max|q|
+
+Source: Rebuffi et al., There and Back Again (CVPR 2020), section 3.1.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.summand import Elementwise, Summand
+
+Aggregate = Callable[[Summand], Tensor]
+Materialized = Callable[[Tensor], Tensor]
+
+AGGREGATES: dict[str, Aggregate] = {}
+_CHUNK = 2**24  # entries multiplied out at once for a user's own aggregate
+
+
+def register_aggregate(name: str) -> Callable[[Aggregate], Aggregate]:
+    """Makes a closed form `summand -> N x *S` available under `name`."""
+
+    def register(function: Aggregate) -> Aggregate:
+        AGGREGATES[name] = function
+        return function
+
+    return register
+
+
+def _square(t: Tensor) -> Tensor:
+    return t * t
+
+
+def _positive(t: Tensor) -> Tensor:
+    return t.clamp(min=0)
+
+
+def _negative(t: Tensor) -> Tensor:
+    return (-t).clamp(min=0)
+
+
+def _over_entries(summand: Summand, f: Elementwise) -> Tensor:
+    """Sum of `f(p) f(q)` over all entries."""
+    return (summand.p.total(f) * summand.q.total(f)).sum(1)
+
+
+def _over_positive_entries(summand: Summand, f: Elementwise) -> Tensor:
+    """Sum of `f((p q)+)` over all entries, for a multiplicative `f`: an entry is positive if both signs agree."""
+    return _over_entries(summand, lambda t: f(_positive(t))) + _over_entries(summand, lambda t: f(_negative(t)))
+
+
+@register_aggregate("norm")
+def _norm(summand: Summand) -> Tensor:
+    return _over_entries(summand, _square).sqrt()
+
+
+@register_aggregate("filter_norm")
+def _filter_norm(summand: Summand) -> Tensor:
+    return _over_positive_entries(summand, _square).sqrt()
+
+
+@register_aggregate("sum")
+def _sum(summand: Summand) -> Tensor:
+    return _over_entries(summand, lambda t: t)
+
+
+@register_aggregate("abs_sum")
+def _abs_sum(summand: Summand) -> Tensor:
+    return _over_entries(summand, torch.abs)
+
+
+@register_aggregate("filter_sum")
+def _filter_sum(summand: Summand) -> Tensor:
+    return _over_positive_entries(summand, lambda t: t)
+
+
+@register_aggregate("sum_filter")
+def _sum_filter(summand: Summand) -> Tensor:
+    return _positive(_sum(summand))
+
+
+@register_aggregate("max")
+def _max(summand: Summand) -> Tensor:
+    p_extremes = (summand.p.largest(), summand.p.smallest())
+    q_extremes = (summand.q.largest(), summand.q.smallest())
+    corners = [p * q for p in p_extremes for q in q_extremes]
+    return torch.stack(corners).amax((0, 2))
+
+
+@register_aggregate("max_abs")
+def _max_abs(summand: Summand) -> Tensor:
+    p = torch.maximum(summand.p.largest(), -summand.p.smallest())
+    q = torch.maximum(summand.q.largest(), -summand.q.smallest())
+    return (p * q).amax(1)
+
+
+def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:
+    """Applies a user's function to the multiplied-out contributions, a bounded number of them at a time."""
+    examples = summand.p.values.shape[0]
+    maps = []
+    for i in range(examples):
+        single = summand.example(i).materialize()[0]
+        positions = single.shape[: single.ndim - len(summand.shape)]
+        rows = single.reshape(math.prod(positions), *summand.shape)
+        values = torch.cat([function(chunk) for chunk in rows.split(max(1, _CHUNK // math.prod(summand.shape)))])
+        if values.shape != rows.shape[:1]:
+            raise ValueError(
+                f"aggregate returned shape {tuple(values.shape)} for contributions of shape {tuple(rows.shape)}; "
+                f"expected one number per row, shape ({rows.shape[0]},): reduce every dimension but the first"
+            )
+        maps.append(values.reshape(positions))
+    return torch.stack(maps)
+
+
+def aggregate(summand: Summand, how: str | Materialized) -> Tensor:
+    """One number per position, `N x 1 x *S`, by a registered closed form or a function of the multiplied-out rows."""
+    if callable(how):
+        return _aggregate_materialized(summand, how).unsqueeze(1)
+    return AGGREGATES[check_aggregate(how)](summand).unsqueeze(1)
+
+
+def check_aggregate(how: str) -> str:
+    """`how` itself if it names an aggregate; otherwise our error."""
+    if how not in AGGREGATES:
+        raise ValueError(unknown_name("aggregate", how, AGGREGATES))
+    return how

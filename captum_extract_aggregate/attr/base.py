@@ -1,0 +1,258 @@
+"""What all attribution classes here share: Captum's interface over the capture engine.
+
+Arguments that every `attribute` takes, exactly as Captum's layer methods:
+
+- `inputs`: a tensor, or a tuple of tensors, batch first.
+- `target`: which output to explain: an int, a tuple of ints, a list of either (one per example), or an integer tensor
+  of one entry or one per example; None if `forward_func` gives one score per example. Explain a logit, not a
+  probability: a softmax makes each score depend on all classes.
+- `additional_forward_args`: passed to `forward_func` after the inputs.
+- `attribute_to_layer_input`: take the map at the layer's input instead of its output.
+
+Maps are detached, on the model's device, of the inputs' floating point dtype (reductions of half precision run in
+float32), `N x 1 x *S` with the positions S of the layer. A list of layers gives a list of maps, in its order; a layer
+that emits several tensors gives a tuple.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Union
+
+import torch
+from captum.attr import Attribution, GradientAttribution, LayerAttribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_extract_aggregate.capture import Evidence, Place, record
+from captum_extract_aggregate.layers import Layer, find_layer
+from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
+from captum_extract_aggregate.targets import Target, per_target
+
+Map = Union[Tensor, tuple[Tensor, ...]]
+Maps = Union[Map, list[Map]]
+
+
+def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks `attribute` as Captum does. NoiseTunnel and others call `__wrapped__`, and cannot take a list of maps."""
+
+    @functools.wraps(function)
+    def for_captum(self: CaptureAttribution, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.layer, (list, tuple)):
+            raise ValueError(
+                f"layer is a list of {len(self.layer)} layers, but Captum's NoiseTunnel (and whatever else calls "
+                "attribute.__wrapped__) takes one map; expected one layer: build one method and tunnel per layer"
+            )
+        return function(self, *args, **kwargs)
+
+    entry = log_usage(part_of_slo=True)(function)
+    entry.__wrapped__ = for_captum  # type: ignore[attr-defined]
+    return entry  # type: ignore[no-any-return]
+
+
+class CaptureAttribution(LayerAttribution, GradientAttribution):
+    """A Captum layer method whose map at each layer follows from activations and gradients of one pass.
+
+    Subclasses say which places they need (`_places`) and what their map is (`_layer_map`).
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer],
+        device_ids: list[int] | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        if not callable(forward_func):
+            raise TypeError(
+                f"forward_func is a {type(forward_func).__name__}; expected a model or another callable that returns "
+                "scores"
+            )
+        if isinstance(layer, (list, tuple)) and not layer:
+            raise ValueError("layer is an empty list; expected at least one layer (default_layers(model) lists some)")
+        if call is not None and (isinstance(call, bool) or not isinstance(call, int)):
+            raise TypeError(f"call is {call!r}; expected None or the index of one of a shared layer's calls")
+        LayerAttribution.__init__(self, forward_func, self._find(layer, forward_func), device_ids)
+        GradientAttribution.__init__(self, forward_func)
+        self.layout = check_layout(layout)
+        self.call = call
+
+    @staticmethod
+    def _find(layer: Any, forward_func: Callable[..., Any]) -> Any:
+        if isinstance(layer, Mapping):
+            layer = list(layer.values())
+        if isinstance(layer, (list, tuple)):
+            return [find_layer(single, forward_func) for single in layer]
+        return find_layer(layer, forward_func)
+
+    def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+        """The places whose activations and gradients the map at `layer` needs."""
+        side = "input" if to_input or layer is None else "output"
+        return (Place(layer, side, call=self.call),)
+
+    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> Map:
+        """The map at one layer, `N x 1 x *S`, from what was captured at its places."""
+        raise NotImplementedError
+
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Maps:
+        """The map of one target per example; see this module's text for the arguments and the result."""
+        together = {"": self}
+        (maps,) = _maps_per_target(together, inputs, [target], additional_forward_args, attribute_to_layer_input)
+        return maps[""]
+
+    def attribute_future(self) -> None:
+        """Not available, as in Captum's own layer methods."""
+        raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
+
+    def has_convergence_delta(self) -> bool:
+        return False
+
+    def attribute_per_target(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        targets: Any,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Maps:
+        """The maps of several targets per example, from one forward and one backward per target.
+
+        Args:
+            inputs, additional_forward_args, attribute_to_layer_input: as for `attribute`.
+            targets: `N x T` class indices (tensor, array or nested list), or a list of T targets for all examples.
+
+        Returns:
+            `N x T x 1 x *S`; a list of those for a list of layers.
+        """
+        examples = (inputs[0] if isinstance(inputs, tuple) else inputs).shape[0]
+        wanted = per_target(targets, examples)
+        maps = [
+            single[""]
+            for single in _maps_per_target(
+                {"": self}, inputs, wanted, additional_forward_args, attribute_to_layer_input
+            )
+        ]
+        return _stacked(maps)
+
+    def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
+        """The maps of all layers, in the form in which `layer` was given."""
+        layer = self._find(self.layer, self.forward_func)  # read now: TCAV and users reassign it
+        if isinstance(layer, list):
+            return [self._finished_map(single, inputs, evidence, to_input) for single in layer]
+        return self._finished_map(layer, inputs, evidence, to_input)
+
+    def _finished_map(self, layer: nn.Module | None, inputs: Any, evidence: Evidence, to_input: bool) -> Map:
+        result = self._layer_map(self._places(layer, to_input), evidence)
+        maps = tuple(_finished(m, evidence) for m in (result if isinstance(result, tuple) else (result,)))
+        is_tuple = isinstance(inputs, tuple) if layer is None else len(maps) > 1
+        return maps if is_tuple else maps[0]
+
+    def _all_places(self, to_input: bool) -> list[Place]:
+        layer = self._find(self.layer, self.forward_func)
+        layers = layer if isinstance(layer, list) else [layer]
+        return [place for single in layers for place in self._places(single, to_input)]
+
+    def _canonical(self, place: Place, evidence: Evidence, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Tensors captured at a place as `N x K x *S`, in at least float32."""
+        around = evidence.surroundings(place)
+        canonical = []
+        for like, t in zip(evidence.activations[place], tensors):
+            canonical.append(_at_least_float32(to_channels_first(like, self.layout, around)(t)))
+        return canonical
+
+
+def attribute_together(
+    methods: Mapping[str, Attribution],
+    inputs: Tensor | tuple[Tensor, ...],
+    target: Target = None,
+    additional_forward_args: Any = None,
+    attribute_to_layer_input: bool = False,
+) -> dict[str, Any]:
+    """The maps of several methods, all from one forward and one backward over the union of their layers.
+
+    Methods of this package on the same `forward_func` share the pass; any others (Captum's own among them) run by
+    themselves, with the same result as their `attribute`.
+
+    Args:
+        methods: attribution objects by name.
+        inputs, target, additional_forward_args, attribute_to_layer_input: as for `attribute`, the same for all.
+
+    Returns:
+        Each method's maps under its name, in the order of `methods`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("vgg")
+        >>> image, _ = cea.DigitScenes(n=1)[0]
+        >>> layers = list(cea.default_layers(model))
+        >>> maps = cea.attribute_together(
+        ...     {"NormGrad": cea.NormGrad(model, layers), "linear": cea.LinearApproximation(model, layers)},
+        ...     image[None],
+        ...     target=3,
+        ... )
+        >>> [tuple(m.shape) for m in maps["linear"]]
+        [(1, 1, 96, 96), (1, 1, 48, 48), (1, 1, 24, 24), (1, 1, 12, 12)]
+    """
+    if not isinstance(methods, Mapping) or not all(isinstance(m, Attribution) for m in methods.values()):
+        raise TypeError('methods is not a mapping of attribution objects; expected {"name": NormGrad(model, layer), ...}')
+    result: dict[str, Any] = dict.fromkeys(methods)
+    groups: dict[tuple[int, tuple[int, ...]], dict[str, CaptureAttribution]] = {}
+    for name, method in methods.items():
+        if isinstance(method, CaptureAttribution):
+            key = (id(method.forward_func), tuple(method.device_ids or ()))
+            groups.setdefault(key, {})[name] = method
+        else:
+            kwargs: dict[str, Any] = {"target": target, "additional_forward_args": additional_forward_args}
+            if isinstance(method, LayerAttribution):
+                kwargs["attribute_to_layer_input"] = attribute_to_layer_input
+            result[name] = method.attribute(inputs, **kwargs)
+    for group in groups.values():
+        (maps,) = _maps_per_target(group, inputs, [target], additional_forward_args, attribute_to_layer_input)
+        result.update(maps)
+    return result
+
+
+def _maps_per_target(
+    methods: Mapping[str, CaptureAttribution],
+    inputs: Any,
+    targets: Sequence[Target],
+    additional_forward_args: Any,
+    to_input: bool,
+) -> list[dict[str, Maps]]:
+    """One pass for all methods (which share a forward_func), and for each target every method's maps."""
+    places = [place for method in methods.values() for place in method._all_places(to_input)]
+    first = next(iter(methods.values()))
+    recording = record(first.forward_func, inputs, places, additional_forward_args, first.device_ids)
+    with torch.inference_mode(False), torch.no_grad():
+        return [
+            {name: method._maps(inputs, evidence, to_input) for name, method in methods.items()}
+            for evidence in recording.evidence(targets)
+        ]
+
+
+def _at_least_float32(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def _finished(m: Tensor, evidence: Evidence) -> Tensor:
+    """The map in the inputs' dtype; NaN where the score was not finite (on the CPU that has raised already)."""
+    dtype = next((t.dtype for t in evidence.inputs if t.is_floating_point()), m.dtype)
+    if m.device.type != "cpu":
+        finite = torch.isfinite(evidence.scores).to(m.device).reshape(-1, *(1,) * (m.ndim - 1))
+        m = torch.where(finite, m, torch.nan)
+    return m.to(dtype)
+
+
+def _stacked(maps: list[Any]) -> Any:
+    """T results of the same form as one result with T in dimension 1."""
+    if isinstance(maps[0], (list, tuple)):
+        return type(maps[0])(_stacked(list(column)) for column in zip(*maps))
+    return torch.stack(maps, 1)

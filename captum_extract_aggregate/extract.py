@@ -1,0 +1,244 @@
+"""Phase 1: what each position contributes to the gradient of a spatially shared parameter.
+
+Virtual identity layers take the activation x and the gradient g at one place, both `N x K x *S`:
+
+    bias          g_u                                K entries
+    scaling       g_u * x_u, channel by channel      K entries
+    convNxN       g_u outer the N x N patch of x     K x (K N^2) entries, zero padding; `conv1x1` is g_u x_u^T
+    depthwiseNxN  per channel g_u,k times its patch  K x N^2 entries
+
+Real layers take the layer's input and the gradient at its output (`layer`, `layer_bias`), with the layer's own kernel,
+stride, padding, dilation and groups. The sum over positions always equals the parameter's gradient for that example.
+
+Source: Rebuffi et al., There and Back Again (CVPR 2020), sections 3.1.1 and 3.1.2.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.summand import Factor, Summand, Window, one
+
+VirtualExtract = Callable[[Tensor, Tensor], Summand]
+LayerExtract = Callable[[Any, Tensor, Tensor], Summand]
+
+REAL_LAYER_EXTRACTS = ("layer", "layer_bias")
+_WINDOWED = re.compile(r"(conv|depthwise)(\d+)x(\d+)")
+
+
+def _bias(x: Tensor, g: Tensor) -> Summand:
+    return Summand(Factor(g.unsqueeze(1)), one(g), (g.shape[1],))
+
+
+def _scaling(x: Tensor, g: Tensor) -> Summand:
+    return Summand(Factor(g.unsqueeze(2)), Factor(x.unsqueeze(2)), (g.shape[1],))
+
+
+def _conv(x: Tensor, g: Tensor, size: int) -> Summand:
+    dims, channels = x.ndim - 2, x.shape[1]
+    window = Window.centred(size, dims) if size > 1 else None
+    return Summand(Factor(g.unsqueeze(1)), Factor(x.unsqueeze(1), window), (channels, channels, *(size,) * dims))
+
+
+def _depthwise(x: Tensor, g: Tensor, size: int) -> Summand:
+    dims = x.ndim - 2
+    window = Window.centred(size, dims) if size > 1 else None
+    shape = (x.shape[1], *(size,) * dims)
+    return Summand(Factor(g.unsqueeze(2)), Factor(x.unsqueeze(2), window), shape)
+
+
+VIRTUAL_EXTRACTS: dict[str, VirtualExtract] = {"bias": _bias, "scaling": _scaling}
+_WINDOWED_EXTRACTS: dict[str, Callable[[Tensor, Tensor, int], Summand]] = {"conv": _conv, "depthwise": _depthwise}
+
+
+def virtual_extract(name: str) -> VirtualExtract:
+    """The function `(x, g) -> Summand` of a virtual identity layer, by name (`"bias"`, `"conv3x3"`, ...)."""
+    if name in VIRTUAL_EXTRACTS:
+        return VIRTUAL_EXTRACTS[name]
+    match = _WINDOWED.fullmatch(name) if isinstance(name, str) else None
+    if match is None:
+        known = [*VIRTUAL_EXTRACTS, "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", *REAL_LAYER_EXTRACTS]
+        raise ValueError(unknown_name("extract", name, known, " (convNxN and depthwiseNxN take any odd N)"))
+    kind, size, other = match.group(1), int(match.group(2)), int(match.group(3))
+    if size != other or size % 2 == 0:
+        raise ValueError(
+            f"extract is {name!r}; expected a square window of odd size, so that it has a centre: {kind}3x3"
+        )
+    return lambda x, g: _WINDOWED_EXTRACTS[kind](x, g, size)
+
+
+# --- Real layers. To add one, register a function (module, x, g) -> Summand for its type. ---------------------------
+
+_REAL_LAYERS: dict[type | str, LayerExtract] = {}
+
+
+def register_layer(*types: type | str) -> Callable[[LayerExtract], LayerExtract]:
+    """Teaches `extract="layer"` another layer type (or its dotted name, where importing the type costs too much).
+
+    The function takes the module, its input `x` and the gradient `g` at its output, channels first, and returns the
+    `Summand` whose sum over positions is the gradient of `module.weight`.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.extract import register_layer
+        >>> from captum_extract_aggregate.summand import Factor, Summand
+        >>> class ChannelScale(torch.nn.Module):
+        ...     def __init__(self, channels):
+        ...         super().__init__()
+        ...         self.weight = torch.nn.Parameter(torch.ones(channels, 1, 1))
+        ...
+        ...     def forward(self, x):
+        ...         return self.weight * x
+        >>> @register_layer(ChannelScale)
+        ... def channel_scale(module, x, g):
+        ...     return Summand(Factor(g.unsqueeze(2)), Factor(x.unsqueeze(2)), tuple(module.weight.shape))
+    """
+
+    def register(function: LayerExtract) -> LayerExtract:
+        for layer_type in types:
+            _REAL_LAYERS[layer_type] = function
+        return function
+
+    return register
+
+
+def layer_extract(module: nn.Module, name: str) -> LayerExtract:
+    """The extract of a real layer. A subclass is served by its base's only if it does not compute something else."""
+    for base in type(module).__mro__:
+        function = _REAL_LAYERS.get(base) or _REAL_LAYERS.get(f"{base.__module__}.{base.__qualname__}")
+        if function is not None:
+            if type(module).forward is not base.forward:  # type: ignore[attr-defined]
+                break
+            return function
+    known = sorted({t.__name__ if isinstance(t, type) else t.rpartition(".")[2] for t in _REAL_LAYERS})
+    raise ValueError(
+        f"layer {name} is a {type(module).__name__}, whose parameters extract='layer' does not know; expected one of "
+        f"{', '.join(known)}. Choose such a layer inside it, use a virtual identity layer (extract='conv1x1', "
+        f"'scaling', ...) which works anywhere, or teach it with extract.register_layer"
+    )
+
+
+def layer_bias_extract(module: nn.Module, x: Tensor, g: Tensor) -> Summand:
+    """The real layer's bias: g_u, as the virtual one, at the layer's output."""
+    return _bias(x, g)
+
+
+def check_parameter(module: nn.Module, which: str, name: str) -> None:
+    """Our error for a layer that has no `weight` (or `bias`) of its own."""
+    if getattr(module, which, None) is None:
+        extract, virtual = ("layer", "scaling") if which == "weight" else ("layer_bias", "bias")
+        raise ValueError(
+            f"layer {name} ({type(module).__name__}) has no {which} of its own, so extract={extract!r} has nothing to "
+            f"contribute to; expected a layer with a {which}, or use extract={virtual!r}"
+        )
+
+
+def _grouped(t: Tensor, groups: int) -> Tensor:
+    return t.unflatten(1, (groups, -1))
+
+
+def _same_padding(module: nn.modules.conv._ConvNd) -> tuple[tuple[int, int], ...]:
+    """The border of a convolution in numbers, also for `padding="same"`, whose odd remainder goes behind."""
+    if module.padding == "valid":
+        return ((0, 0),) * len(module.kernel_size)
+    if module.padding == "same":
+        reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size)]
+        return tuple((r // 2, r - r // 2) for r in reach)
+    return tuple((int(p), int(p)) for p in module.padding)
+
+
+@register_layer(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def _real_conv(module: nn.Conv2d, x: Tensor, g: Tensor) -> Summand:
+    window = Window(module.kernel_size, module.stride, module.dilation, _same_padding(module), module.padding_mode)
+    groups = module.groups
+    return Summand(
+        Factor(_grouped(g, groups)),
+        Factor(_grouped(x, groups), window),
+        tuple(module.weight.shape),
+    )
+
+
+@register_layer(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+def _real_transposed_conv(module: nn.ConvTranspose2d, x: Tensor, g: Tensor) -> Summand:
+    """A plain convolution of the input with zeros between its positions, by the kernel turned around."""
+    ones = (1,) * len(module.kernel_size)
+    padding = []
+    for axis in range(len(module.kernel_size)):
+        reach = module.dilation[axis] * (module.kernel_size[axis] - 1)
+        before = reach - int(module.padding[axis])
+        spread = (x.shape[axis + 2] - 1) * module.stride[axis] + 1
+        after = g.shape[axis + 2] + reach - spread - before  # also covers output_padding
+        padding.append((before, after))
+    window = Window(module.kernel_size, ones, module.dilation, tuple(padding), spread=module.stride)
+    groups, shape = module.groups, tuple(module.weight.shape)
+
+    def arrange(product: Tensor) -> Tensor:  # ... x G x O x I x W, taps turned around -> ... x (G I) x O x kernel
+        lead = product.shape[:-4]
+        turned = product.transpose(-2, -3).flip(-1)
+        return turned.reshape(*lead, *shape)
+
+    return Summand(Factor(_grouped(g, groups)), Factor(_grouped(x, groups), window), shape, arrange)
+
+
+@register_layer(nn.Linear)
+def _real_linear(module: nn.Linear, x: Tensor, g: Tensor) -> Summand:
+    return Summand(Factor(g.unsqueeze(1)), Factor(x.unsqueeze(1)), tuple(module.weight.shape))
+
+
+def _normalized(module: nn.Module, normalized: Tensor, g: Tensor) -> Summand:
+    return Summand(Factor(g.unsqueeze(2)), Factor(normalized.unsqueeze(2)), (g.shape[1],))
+
+
+def _per_channel(t: Tensor, like: Tensor) -> Tensor:
+    return t.to(like.dtype).reshape(1, -1, *(1,) * (like.ndim - 2))
+
+
+@register_layer(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def _real_batch_norm(module: nn.BatchNorm2d, x: Tensor, g: Tensor) -> Summand:
+    if module.running_mean is None or module.running_var is None:
+        raise ValueError(
+            "extract='layer' got a BatchNorm without running statistics (track_running_stats=False), whose output "
+            "mixes the examples of a batch; expected one with running statistics, in eval mode"
+        )
+    mean, variance = _per_channel(module.running_mean, x), _per_channel(module.running_var, x)
+    return _normalized(module, (x - mean) * (variance + module.eps).rsqrt(), g)
+
+
+@register_layer(nn.LayerNorm, "torchvision.models.convnext.LayerNorm2d", "timm.layers.norm.LayerNorm2d")
+def _real_layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Summand:
+    if len(module.normalized_shape) > 1:
+        raise ValueError(
+            f"extract='layer' got a LayerNorm over {tuple(module.normalized_shape)}, whose weight is not shared between "
+            "positions; expected one over the channels alone"
+        )
+    channels_last = F.layer_norm(x.movedim(1, -1), (x.shape[1],), eps=module.eps)
+    return _normalized(module, channels_last.movedim(-1, 1), g)
+
+
+@register_layer(nn.GroupNorm)
+def _real_group_norm(module: nn.GroupNorm, x: Tensor, g: Tensor) -> Summand:
+    return _normalized(module, F.group_norm(x, module.num_groups, eps=module.eps), g)
+
+
+@register_layer(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+def _real_instance_norm(module: nn.InstanceNorm2d, x: Tensor, g: Tensor) -> Summand:
+    if module.running_mean is not None and module.running_var is not None and not module.training:
+        return _real_batch_norm(module, x, g)
+    return _normalized(module, F.instance_norm(x, eps=module.eps), g)
+
+
+def unit_scale(g: Tensor) -> tuple[Tensor, Tensor]:
+    """`g` with the largest magnitude of each example brought to 1, and the factors that were taken out.
+
+    Every closed form is homogeneous in g, and squares of a saturated probability's gradient would underflow.
+    """
+    scale = g.flatten(1).abs().amax(1).reshape(-1, *(1,) * (g.ndim - 1))
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    return g / scale, scale

@@ -1,0 +1,145 @@
+"""A contribution at every position, as blocks of outer products that are never multiplied out.
+
+The gradient of a spatially shared parameter is a sum over positions; its summand at position u always is a family of
+outer products `p_b q_b^T`, one per block b, where p comes from the gradient and q from a window of the activation:
+one block of all channels for a convolution, one per group for a grouped one, one per channel for a scaling.
+Every aggregate can be had from a few sums and extremes of p and of q, so that O(K) numbers per position suffice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Elementwise = Callable[[Tensor], Tensor]
+_PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "circular": "circular"}
+
+
+@dataclass(frozen=True)
+class Window:
+    """The patch of positions that a kernel sees, one number per spatial dimension in each field.
+
+    `spread` inserts `spread - 1` zeros between neighbours first, which turns a transposed convolution into a plain one.
+    """
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    padding_mode: str = "zeros"
+    spread: tuple[int, ...] | None = None
+
+    @classmethod
+    def centred(cls, size: int, dims: int) -> Window:
+        """An odd window of `size` in each of `dims` dimensions around every position, zeros beyond the border."""
+        half = (size - 1) // 2
+        return cls((size,) * dims, (1,) * dims, (1,) * dims, ((half, half),) * dims)
+
+    def _prepare(self, t: Tensor) -> Tensor:
+        """Zeros between positions, then the border. `t` is `N x B x *S`."""
+        if self.spread is not None and max(self.spread) > 1:
+            sizes = [(n - 1) * step + 1 for n, step in zip(t.shape[2:], self.spread)]
+            spread = t.new_zeros(*t.shape[:2], *sizes)
+            spread[(slice(None), slice(None), *(slice(None, None, step) for step in self.spread))] = t
+            t = spread
+        if any(side for pair in self.padding for side in pair):
+            last_dim_first = [side for pair in reversed(self.padding) for side in pair]
+            t = F.pad(t, last_dim_first, mode=_PAD_MODES.get(self.padding_mode, "constant"))
+        return t
+
+    def _taps(self, t: Tensor, axis: int) -> list[Tensor]:
+        """The shifted, strided views of `t` along spatial dimension `axis`, one per kernel position."""
+        size, stride, dilation = self.size[axis], self.stride[axis], self.dilation[axis]
+        reach = (t.shape[axis + 2] - dilation * (size - 1) - 1) // stride * stride + 1
+        index = [slice(None)] * t.ndim
+        taps = []
+        for start in range(0, dilation * size, dilation):
+            index[axis + 2] = slice(start, start + reach, stride)
+            taps.append(t[tuple(index)])
+        return taps
+
+    def reduce(self, t: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Combines each window's values (`torch.add`, `torch.maximum`, ...), one dimension after the other."""
+        t = self._prepare(t)
+        for axis in range(len(self.size)):
+            t = reduce(combine, self._taps(t, axis))
+        return t
+
+    def unfold(self, t: Tensor) -> Tensor:
+        """Each window's values side by side: `N x B x *S` to `N x B x W x *S`. For materialised summands only."""
+        t = self._prepare(t)
+        patches = [t]
+        for axis in range(len(self.size)):
+            patches = [tap for patch in patches for tap in self._taps(patch, axis)]
+        return torch.stack(patches, 2)
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One side of the outer products: `values` is `N x B x M x *S`, M entries in each of B blocks, then a window."""
+
+    values: Tensor
+    window: Window | None = None
+
+    def total(self, f: Elementwise) -> Tensor:
+        """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0."""
+        summed = f(self.values).sum(2)
+        return summed if self.window is None else self.window.reduce(summed, torch.add)
+
+    def largest(self) -> Tensor:
+        """The largest entry of each block, `N x B x *S`; a zero border counts as an entry."""
+        top = self.values.amax(2)
+        return top if self.window is None else self.window.reduce(top, torch.maximum)
+
+    def smallest(self) -> Tensor:
+        bottom = self.values.amin(2)
+        return bottom if self.window is None else self.window.reduce(bottom, torch.minimum)
+
+    def entries(self) -> Tensor:
+        """All entries, multiplied out over the window: `N x B x M x W x *S`."""
+        if self.window is None:
+            return self.values.unsqueeze(3)
+        n, blocks, members = self.values.shape[:3]
+        unfolded = self.window.unfold(self.values.flatten(1, 2))
+        return unfolded.unflatten(1, (blocks, members))
+
+    def example(self, i: int) -> Factor:
+        """The factor of one example, still with a batch dimension."""
+        return Factor(self.values[i : i + 1], self.window) if len(self.values) > 1 else self
+
+
+def one(like: Tensor) -> Factor:
+    """The constant factor 1, for contributions that are the gradient itself. `like` is `N x K x *S`."""
+    return Factor(like.new_ones((1, 1, 1) + (1,) * (like.ndim - 2)))
+
+
+@dataclass(frozen=True)
+class Summand:
+    """What every position contributes to the gradient of a shared parameter: `p` outer `q`, block by block.
+
+    `shape` is the parameter's shape; `arrange` brings a `... x B x P x M x W` tensor into that shape where a plain
+    reshape does not.
+    """
+
+    p: Factor
+    q: Factor
+    shape: tuple[int, ...]
+    arrange: Callable[[Tensor], Tensor] | None = None
+
+    def example(self, i: int) -> Summand:
+        """The contribution of one example, still with a batch dimension."""
+        return Summand(self.p.example(i), self.q.example(i), self.shape, self.arrange)
+
+    def materialize(self) -> Tensor:
+        """The outer products multiplied out, `N x *S x *shape`: K x K or more numbers per position. For research."""
+        p, q = self.p.entries().squeeze(3), self.q.entries()
+        product = p[:, :, :, None, None] * q[:, :, None]  # N x B x P x M x W x *S
+        product = product.permute(0, *range(5, product.ndim), 1, 2, 3, 4)
+        if self.arrange is not None:
+            return self.arrange(product)
+        return product.reshape(*product.shape[:-4], *self.shape)

@@ -1,0 +1,121 @@
+"""Which number of the output is explained: Captum's targets, checked before Captum sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Union
+
+import numpy as np
+import torch
+from captum._utils.common import _select_targets
+from torch import Tensor
+
+Target = Union[None, int, "tuple[int, ...]", Tensor, "list[int]", "list[tuple[int, ...]]"]
+
+FORMS = (
+    "an int, a tuple of ints (outputs of more than two dimensions), a list of either with one entry per example, "
+    "or an integer tensor of one entry or one per example"
+)
+
+
+def select_scores(output: Any, target: Target) -> Tensor:
+    """The explained score of each example, selected from the output of `forward_func` by Captum's rules.
+
+    Raises TypeError or ValueError that names the mistake where Captum would assert, or index out of range.
+    """
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"forward_func returned a {type(output).__name__}{_fields(output)}; expected a tensor of scores. "
+            "Wrap the model: NormGrad(lambda x: model(x)[...], layer)"
+        )
+    target = _plain(target)
+    if output.ndim == 0:
+        output = output.reshape(1)
+    if target is not None:
+        _check_target(output, target)
+    scores = _select_targets(output, target)  # type: ignore[arg-type]
+    if scores[0].numel() != 1:
+        cure = "pass target=" if target is None else f"pass a target of {output.ndim - 1} indices"
+        raise ValueError(
+            f"target {target!r} selects {scores[0].numel()} numbers per example from an output of shape "
+            f"{tuple(output.shape)}; expected one: {cure}"
+        )
+    return scores.reshape(len(scores))
+
+
+def _fields(output: Any) -> str:
+    return f" with the keys {list(output)}" if isinstance(output, dict) else ""
+
+
+def _plain(target: Any) -> Any:
+    """NumPy integers and arrays as Captum's forms."""
+    if isinstance(target, np.integer):
+        return int(target)
+    if isinstance(target, np.ndarray):
+        return torch.from_numpy(target)
+    if isinstance(target, Tensor) and target.numel() == 1:
+        return target.reshape(-1)
+    return target
+
+
+def _check_target(output: Tensor, target: Any) -> None:
+    examples, indexed = output.shape[0], output.shape[1:]
+    if isinstance(target, bool) or not isinstance(target, (int, tuple, list, Tensor)):
+        raise TypeError(f"target is a {type(target).__name__}; expected {FORMS}")
+    if isinstance(target, Tensor):
+        if target.dtype.is_floating_point or target.dtype == torch.bool or target.is_complex():
+            raise TypeError(f"target is a tensor of {target.dtype}; expected class indices (multi-hot vectors are not)")
+        if target.numel() > 1 and target.ndim > 1:
+            raise ValueError(
+                f"target is a tensor of shape {tuple(target.shape)}; expected one index per example. For several "
+                "targets per example use attribute_per_target"
+            )
+        entries: list[Any] = target.tolist()
+    else:
+        entries = target if isinstance(target, list) else [target]
+    per_example = isinstance(target, list) or len(entries) != 1
+    if per_example and len(entries) != examples:
+        raise ValueError(f"target has {len(entries)} entries for {examples} examples; expected {FORMS}")
+    for entry in entries:
+        _check_entry(entry, indexed, whole_tuple=per_example)
+
+
+def _check_entry(entry: Any, indexed: Sequence[int], whole_tuple: bool) -> None:
+    """One index, or one tuple of indices, against the sizes of the output without the batch."""
+    if not isinstance(entry, (int, tuple)) or isinstance(entry, bool):
+        raise TypeError(f"target holds {entry!r}; expected {FORMS}")
+    indices = entry if isinstance(entry, tuple) else (entry,)
+    if not all(isinstance(i, int) for i in indices):
+        raise TypeError(f"target holds {entry!r}; expected integers")
+    if len(indices) != len(indexed):
+        raise ValueError(
+            f"target {entry!r} holds {len(indices)} indices for an output of {len(indexed)} dimensions beside the "
+            f"batch, {tuple(indexed)}; expected one index each"
+            + (" (forward_func gives one score per example already: leave target out)" if not indexed else "")
+        )
+    lowest = 0 if whole_tuple and not isinstance(entry, tuple) else None
+    for index, size in zip(indices, indexed):
+        if not (-size if lowest is None else lowest) <= index < size:
+            raise ValueError(f"target {entry!r} is out of range; expected 0 to {size - 1} (the output has {size})")
+
+
+def per_target(targets: Any, examples: int) -> list[Target]:
+    """`targets` as a list of T Captum targets: from `N x T` indices, or a list of T targets for all examples."""
+    if isinstance(targets, np.ndarray):
+        targets = torch.from_numpy(targets)
+    if isinstance(targets, (list, tuple)) and targets and isinstance(targets[0], list):
+        targets = torch.tensor(targets)
+    if isinstance(targets, Tensor):
+        if targets.ndim == 1:
+            return list(targets.tolist())
+        if targets.ndim != 2 or targets.shape[0] != examples:
+            raise ValueError(
+                f"targets has shape {tuple(targets.shape)}; expected {examples} x T, T targets for each of the "
+                f"{examples} examples, or a list of T targets for all"
+            )
+        return [column for column in targets.T] if examples > 1 else list(targets[0].tolist())
+    if not isinstance(targets, (list, tuple)) or not targets:
+        raise TypeError(
+            f"targets is {targets!r}; expected an N x T tensor of indices or a non-empty list of T targets"
+        )
+    return list(targets)
