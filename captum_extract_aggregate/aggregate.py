@@ -17,7 +17,6 @@ Source: Rebuffi et al., There and Back Again (CVPR 2020), section 3.1.3.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -112,20 +111,17 @@ def _max_abs(summand: Summand) -> Tensor:
 
 def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:
     """Applies a user's function to the multiplied-out contributions, a bounded number of them at a time."""
-    examples = summand.p.values.shape[0]
-    maps = []
-    for i in range(examples):
-        single = summand.example(i).materialize()[0]
-        positions = single.shape[: single.ndim - len(summand.shape)]
-        rows = single.reshape(math.prod(positions), *summand.shape)
-        values = torch.cat([function(chunk) for chunk in rows.split(max(1, _CHUNK // math.prod(summand.shape)))])
-        if values.shape != rows.shape[:1]:
+    values = []
+    for rows in summand.rows(_CHUNK):
+        value = function(rows)
+        if not isinstance(value, Tensor) or value.shape != rows.shape[:1]:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
-                f"aggregate returned shape {tuple(values.shape)} for contributions of shape {tuple(rows.shape)}; "
-                f"expected one number per row, shape ({rows.shape[0]},): reduce every dimension but the first"
+                f"aggregate returned {got} for contributions of shape {tuple(rows.shape)}; expected one number per "
+                f"row, shape ({rows.shape[0]},): reduce every dimension but the first"
             )
-        maps.append(values.reshape(positions))
-    return torch.stack(maps)
+        values.append(value)
+    return torch.cat(values).reshape(summand.p.values.shape[:1] + summand.p.values.shape[3:])
 
 
 def aggregate(summand: Summand, how: str | Materialized) -> Tensor:

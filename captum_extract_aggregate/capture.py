@@ -74,7 +74,8 @@ class Recording:
             with torch.inference_mode(False), torch.enable_grad(), _without_autocast():
                 scores = select_scores(self.output, target)
                 self._check_scores(scores)
-                gradients = self._backward(scores, retain=i + 1 < len(targets))
+                with _random_state(self.inputs):
+                    gradients = self._backward(scores, retain=i + 1 < len(targets))
             yield Evidence(scores.detach(), self._activations, gradients, self.inputs, self.models)
 
     def _check_scores(self, scores: Tensor) -> None:
@@ -390,7 +391,7 @@ def _warn_of_dropout(model: nn.Module) -> None:
 
 @contextlib.contextmanager
 def _random_state(tensors: Tensors) -> Iterator[None]:
-    """A forward that draws random numbers (dropout in train mode) leaves the generators as they were."""
+    """A pass that draws random numbers (dropout in train mode) leaves the generators as they were."""
     devices = sorted({t.device.index for t in tensors if t.device.type == "cuda" and t.device.index is not None})
     with torch.random.fork_rng(devices):
         yield

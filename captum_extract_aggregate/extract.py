@@ -44,14 +44,15 @@ def _scaling(x: Tensor, g: Tensor) -> Summand:
 def _conv(x: Tensor, g: Tensor, size: int) -> Summand:
     dims, channels = x.ndim - 2, x.shape[1]
     window = Window.centred(size, dims) if size > 1 else None
-    return Summand(Factor(g.unsqueeze(1)), Factor(x.unsqueeze(1), window), (channels, channels, *(size,) * dims))
+    kernel = (size,) * dims if size > 1 else ()
+    return Summand(Factor(g.unsqueeze(1)), Factor(x.unsqueeze(1), window), (channels, channels, *kernel))
 
 
 def _depthwise(x: Tensor, g: Tensor, size: int) -> Summand:
     dims = x.ndim - 2
     window = Window.centred(size, dims) if size > 1 else None
-    shape = (x.shape[1], *(size,) * dims)
-    return Summand(Factor(g.unsqueeze(2)), Factor(x.unsqueeze(2), window), shape)
+    kernel = (size,) * dims if size > 1 else ()
+    return Summand(Factor(g.unsqueeze(2)), Factor(x.unsqueeze(2), window), (x.shape[1], *kernel))
 
 
 VIRTUAL_EXTRACTS: dict[str, VirtualExtract] = {"bias": _bias, "scaling": _scaling}

@@ -77,6 +77,7 @@ class _Run:
     octave_in: int | None
     octave: int | None = None
     positions: int = 0
+    class_token: bool = False
 
 
 _Trace = dict[nn.Module, _Run]
@@ -88,7 +89,8 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
     For a network that works at several resolutions: the last layer before each halving of the resolution (`layer1`
     ... `layer4` of a ResNet, the last ReLU of each block of a VGG, the stages of a ConvNeXt or Swin). A stem, that is
     a resolution without any block of two or more convolutions in a network that is built of such blocks, is not
-    counted, and neither is the classifier. For a network of one resolution (ViT, MLP-Mixer): its repeated blocks.
+    counted, and neither is the classifier. For a network of one resolution (ViT, MLP-Mixer): its repeated blocks; with
+    a class token all but the last, after which the other tokens no longer reach the score and every map is zero.
 
     The resolutions are seen in one forward without gradients, which leaves the model as it was.
 
@@ -110,6 +112,8 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
     names = {module: name for name, module in model.named_modules()}
     stages = _stages(_before_classifier(list(_units(model, trace)), trace), trace)
     chosen = _repeated_blocks(model, trace) if len(stages) == 1 else []
+    if chosen and trace[chosen[-1]].class_token:
+        chosen = chosen[:-1]
     chosen = chosen or [stage[-1] for stage in stages]
     if not chosen:
         raise ValueError(
@@ -244,24 +248,26 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _observed(model: nn.Module, trace: _Trace, batch: int, image: tuple[int, ...]) -> Iterator[None]:
-    def octave_of(value: Any, module: nn.Module | None) -> tuple[int | None, int]:
+    def octave_of(value: Any, module: nn.Module | None) -> tuple[int | None, int, bool]:
         value = value[0] if isinstance(value, (tuple, list)) and value else value
         if not isinstance(value, Tensor) or not image:
-            return None, 0
+            return None, 0, False
         try:
             around = Surroundings(module=module, models=(model,), batch=batch, image=image)
-            positions = to_channels_first(value, "auto", around)(value).shape[2:]
+            on_grid = to_channels_first(value, "auto", around)(value)
         except ValueError:
-            return None, 0
-        scale = (math.prod(image) / math.prod(positions)) ** (1 / len(positions))
-        return round(math.log2(scale)), math.prod(positions)
+            return None, 0, False
+        positions = math.prod(on_grid.shape[2:])
+        scale = (math.prod(image) / positions) ** (1 / (on_grid.ndim - 2))
+        return round(math.log2(scale)), positions, on_grid.numel() < value.numel()
 
     def started(module: nn.Module, args: Any) -> None:
         if module not in trace:
             trace[module] = _Run(len(trace), octave_of(args, None)[0])
 
     def ended(module: nn.Module, args: Any, output: Any) -> None:
-        trace[module].octave, trace[module].positions = octave_of(output, module)
+        run = trace[module]
+        run.octave, run.positions, run.class_token = octave_of(output, module)
 
     with contextlib.ExitStack() as stack:
         for module in model.modules():

@@ -8,7 +8,9 @@ Every aggregate can be had from a few sums and extremes of p and of q, so that O
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 
@@ -108,10 +110,6 @@ class Factor:
         unfolded = self.window.unfold(self.values.flatten(1, 2))
         return unfolded.unflatten(1, (blocks, members))
 
-    def example(self, i: int) -> Factor:
-        """The factor of one example, still with a batch dimension."""
-        return Factor(self.values[i : i + 1], self.window) if len(self.values) > 1 else self
-
 
 def one(like: Tensor) -> Factor:
     """The constant factor 1, for contributions that are the gradient itself. `like` is `N x K x *S`."""
@@ -131,15 +129,18 @@ class Summand:
     shape: tuple[int, ...]
     arrange: Callable[[Tensor], Tensor] | None = None
 
-    def example(self, i: int) -> Summand:
-        """The contribution of one example, still with a batch dimension."""
-        return Summand(self.p.example(i), self.q.example(i), self.shape, self.arrange)
+    def rows(self, limit: int) -> Iterator[Tensor]:
+        """The outer products multiplied out, `P x *shape`, at most `limit` numbers (or one position) at a time."""
+        p, q = self.p.entries().squeeze(3), self.q.entries()
+        q = q.expand(p.shape[0], *q.shape[1:4], *p.shape[3:])
+        p = p.movedim((1, 2), (-2, -1)).flatten(0, -3)  # positions x B x P
+        q = q.movedim((1, 2, 3), (-3, -2, -1)).flatten(0, -4)  # positions x B x M x W
+        positions = max(1, limit // math.prod(self.shape))
+        for p_rows, q_rows in zip(p.split(positions), q.split(positions)):
+            product = p_rows[:, :, :, None, None] * q_rows[:, :, None]
+            yield product.reshape(-1, *self.shape) if self.arrange is None else self.arrange(product)
 
     def materialize(self) -> Tensor:
-        """The outer products multiplied out, `N x *S x *shape`: K x K or more numbers per position. For research."""
-        p, q = self.p.entries().squeeze(3), self.q.entries()
-        product = p[:, :, :, None, None] * q[:, :, None]  # N x B x P x M x W x *S
-        product = product.permute(0, *range(5, product.ndim), 1, 2, 3, 4)
-        if self.arrange is not None:
-            return self.arrange(product)
-        return product.reshape(*product.shape[:-4], *self.shape)
+        """All of them, `N x *S x *shape`: K x K or more numbers per position. For tests and research."""
+        positions = self.p.values.shape[:1] + self.p.values.shape[3:]
+        return torch.cat(list(self.rows(sys.maxsize))).reshape(*positions, *self.shape)

@@ -58,8 +58,8 @@ def mean_average_precision(model: nn.Module, images: Tensor, classes: Tensor) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=["vgg", "resnet"])
-    parser.add_argument("--scenes", type=int, default=12000)
-    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--scenes", type=int, default=16000)
+    parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="where the weights go; default: into the package")
     options = parser.parse_args()

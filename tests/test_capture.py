@@ -1,0 +1,416 @@
+"""The capture engine: values, what autograd records, unusual models, and the model afterwards."""
+
+import warnings
+
+import captum.attr as captum_attr
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import captum_extract_aggregate as cea
+from captum_extract_aggregate.capture import Evidence, Place, _device_order, _joined, record
+from tests.conftest import relative_error
+
+
+def evidence_of(model, x, places, target=1, **kwargs) -> Evidence:
+    return next(record(model, x, places, **kwargs).evidence([target]))
+
+
+def saved_bytes(run):
+    """Bytes that autograd keeps for backward while `run` runs, each storage once."""
+    sizes = {}
+
+    def pack(t):
+        sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        run()
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("to_input", [False, True])
+def test_values_at_every_layer_equal_captum_s(small_net, images, to_input):
+    small_net, images = small_net.double(), images.double()
+    layers = [m for m in small_net.children() if m is not small_net.fc]
+    mine = cea.LinearApproximation(small_net, layers).attribute(images, 2, attribute_to_layer_input=to_input)
+    for layer, got in zip(layers, mine):
+        theirs = captum_attr.LayerGradientXActivation(small_net, layer)
+        expected = theirs.attribute(images, 2, attribute_to_layer_input=to_input).sum(1, keepdim=True)
+        assert relative_error(got, expected) < 1e-12
+
+
+def test_order_duplicates_and_nesting_do_not_matter():
+    torch.manual_seed(0)
+    net = torchvision.models.resnet18().eval().double()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    layers = [net.layer4, net.layer1, net.layer4[-1], net.layer4[-1].relu, net.layer2, net.layer1]
+    layers[3] = net.layer3[0].conv1
+    together = cea.NormGrad(net, layers).attribute(x, 5)
+    for layer, got in zip(layers, together):
+        assert torch.allclose(got, cea.NormGrad(net, layer).attribute(x, 5), rtol=1e-10)
+    assert torch.equal(together[0], together[2])  # a block and its last child give the same
+    assert torch.equal(together[1], together[5])
+
+
+def test_parallel_branches_and_inputs_used_before_the_layer_ran():
+    torch.manual_seed(0)
+    fire = torchvision.models.squeezenet.Fire(4, 3, 4, 4)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fire = fire
+
+        def forward(self, x):
+            return self.fire(x).square().mean((2, 3))
+
+    net, x = Net().double(), torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    layers = [fire.expand3x3, fire.expand1x1]
+    for to_input in (False, True):  # the input of expand3x3 was used by expand1x1 already
+        mine = cea.LinearApproximation(net, layers).attribute(x, 2, attribute_to_layer_input=to_input)
+        for layer, got in zip(layers, mine):
+            theirs = captum_attr.LayerGradientXActivation(net, layer)
+            expected = theirs.attribute(x, 2, attribute_to_layer_input=to_input).sum(1, keepdim=True)
+            assert torch.allclose(got, expected, rtol=1e-10)
+
+
+def test_in_place_operations_do_not_spoil_what_was_captured():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3)).eval()
+    model = lambda x: net(x).mean((2, 3))  # noqa: E731
+    x = torch.randn(1, 3, 8, 8)
+    got = evidence_of(model, x, [Place(net[0]), Place(net[1]), Place(net[1], "input")])
+    before, after = net[0](x), net[0](x).relu()
+    assert torch.allclose(got.activations[Place(net[0])][0], before)
+    assert torch.allclose(got.activations[Place(net[1])][0], after)
+    assert torch.allclose(got.activations[Place(net[1], "input")][0], before)
+
+
+def test_identity_shortcut_whose_tensor_is_changed_later():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.shortcut = nn.Conv2d(3, 3, 3, padding=1), nn.Identity()
+
+        def forward(self, x):
+            y = self.conv(x)
+            z = self.shortcut(y)
+            y += 1  # the shortcut's output is the same tensor
+            return (y * z).mean((2, 3))
+
+    net, x = Net(), torch.randn(1, 3, 5, 5)
+    captured = evidence_of(net, x, [Place(net.shortcut)]).activations[Place(net.shortcut)][0]
+    assert torch.allclose(captured, net.conv(x))
+
+
+def test_a_layer_s_input_overwritten_afterwards_is_an_error():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.conv = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            y = self.stem(x)
+            z = self.conv(y)
+            y.relu_()
+            return (y + z).mean((2, 3))
+
+    net = Net()
+    with pytest.raises(ValueError, match="overwritten in place"):
+        cea.NormGrad(net, net.conv).attribute(torch.randn(1, 3, 4, 4), 0, attribute_to_layer_input=True)
+
+
+def test_nothing_below_the_earliest_layer_is_recorded_and_no_weight_is_differentiated():
+    net = torchvision.models.resnet50().eval()
+    x = torch.randn(2, 3, 96, 96)
+    mine = saved_bytes(lambda: cea.LinearApproximation(net, net.layer4).attribute(x, 3))
+    theirs = saved_bytes(lambda: captum_attr.LayerGradCam(net, net.layer4).attribute(x, 3))
+    print(f"saved for backward: {mine / 1e6:.1f} MB against Captum's {theirs / 1e6:.1f} MB ({mine / theirs:.1%})")
+    assert mine <= net.fc.weight.nbytes + 1e5
+    assert mine / theirs < 0.1  # at 224 x 224 and batch 4 less than 2 %
+    recording = record(net, x, [Place(net.layer3)])
+    nodes, stack = set(), [recording.output.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is not None and node not in nodes:
+            nodes.add(node)
+            stack += [following for following, _ in node.next_functions]
+    leaves = [node for node in nodes if type(node).__name__ == "AccumulateGrad"]
+    assert len(leaves) == 1  # the tapped tensor, and no parameter
+    blocks = sum("Convolution" in type(node).__name__ for node in nodes)
+    assert blocks == sum(isinstance(m, nn.Conv2d) for m in net.layer4.modules())
+
+
+@pytest.mark.slow
+def test_saved_bytes_at_full_size():
+    net = torchvision.models.resnet50().eval()
+    x = torch.randn(4, 3, 224, 224)
+    mine = saved_bytes(lambda: cea.LinearApproximation(net, net.layer4).attribute(x, 3))
+    theirs = saved_bytes(lambda: captum_attr.LayerGradCam(net, net.layer4).attribute(x, 3))
+    print(f"saved for backward: {mine / 1e6:.1f} MB against Captum's {theirs / 1e6:.1f} MB ({mine / theirs:.2%})")
+    assert mine / theirs <= 0.02
+
+
+class Counting(nn.Module):
+    """Counts the forwards of a model, and the backwards through its end."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.forwards, self.backwards = model, 0, 0
+
+    def forward(self, *args):
+        self.forwards += 1
+        out = self.model(*args)
+        if out.requires_grad:
+            out.register_hook(self._count)
+        return out
+
+    def _count(self, grad):
+        self.backwards += 1
+
+
+def test_several_targets_share_the_forward(small_net, images):
+    net = Counting(small_net)
+    layers = [small_net.conv1, small_net.conv3]
+    method = cea.NormGrad(net, layers)
+    targets = torch.tensor([[0, 1, 4], [2, 2, 0], [3, 1, 1]])
+    maps = method.attribute_per_target(images, targets)
+    assert (net.forwards, net.backwards) == (1, 3)
+    assert [tuple(m.shape) for m in maps] == [(3, 3, 1, 12, 12), (3, 3, 1, 3, 3)]
+    for t in range(3):
+        for got, expected in zip(maps, method.attribute(images, target=targets[:, t])):
+            assert torch.allclose(got[:, t], expected, rtol=1e-5, atol=1e-9)
+    for_all = method.attribute_per_target(images, [1, 4])
+    assert torch.allclose(for_all[0][:, 1], method.attribute(images, target=4)[0], rtol=1e-5, atol=1e-9)
+    single = cea.NormGrad(net, small_net.conv3).attribute_per_target(images[:1], [[1, 2]])
+    assert tuple(single.shape) == (1, 2, 1, 3, 3)
+
+
+def test_methods_together_share_one_pass(small_net, images):
+    net = Counting(small_net)
+    methods = {
+        "norm": cea.NormGrad(net, [small_net.conv1, small_net.conv3]),
+        "real": cea.NormGrad(net, small_net.conv2, virtual_identity=False),
+        "input": cea.LayerGradient(net),
+        "captum": captum_attr.LayerGradCam(net, small_net.conv3),
+        "other": cea.NormGrad(small_net, small_net.conv3),
+    }
+    maps = cea.attribute_together(methods, images, target=[0, 1, 2])
+    assert list(maps) == list(methods)
+    assert (net.forwards, net.backwards) == (2, 2)  # one for ours, one for Captum's own
+    for name, method in methods.items():
+        expected = method.attribute(images, target=[0, 1, 2])
+        for got, want in zip(maps[name], expected):
+            assert torch.allclose(got, want, rtol=1e-5, atol=1e-9), name
+
+
+def test_any_callable_with_additional_arguments_and_several_inputs(small_net, images):
+    """A generated caption's log-probability, say: a plain function that calls a model, twice as long as it is wide."""
+
+    def caption_log_probability(x, y, words, weight):
+        log_p = small_net(x + y).log_softmax(-1)
+        return log_p.gather(1, words).sum(1) * weight
+
+    words = torch.tensor([[0, 1], [2, 3], [4, 4]])
+    method = cea.LinearApproximation(caption_log_probability, [small_net.conv1, small_net.conv3])
+    maps = method.attribute((images, images), additional_forward_args=(words, 2.0))
+    assert all(p.requires_grad for p in small_net.parameters())
+    for layer, got in zip((small_net.conv1, small_net.conv3), maps):
+        theirs = captum_attr.LayerGradientXActivation(caption_log_probability, layer)
+        expected = theirs.attribute((images, images), additional_forward_args=(words, 2.0)).sum(1, keepdim=True)
+        assert relative_error(got, expected) < 1e-5
+    at_inputs = cea.LayerGradient(caption_log_probability).attribute((images, images), None, (words, 2.0))
+    assert isinstance(at_inputs, tuple)
+    assert torch.equal(*at_inputs)
+
+
+def test_parameters_of_a_model_that_a_function_calls_are_frozen_too(small_net, images):
+    mine = saved_bytes(lambda: cea.NormGrad(lambda x: small_net(x), small_net.conv3).attribute(images, 1))
+    direct = saved_bytes(lambda: cea.NormGrad(small_net, small_net.conv3).attribute(images, 1))
+    assert mine == direct
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_grad_modes_and_frozen_parameters(small_net, images, context):
+    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
+    for p in list(small_net.parameters())[::2]:
+        p.requires_grad_(False)
+    with context():
+        got = cea.NormGrad(small_net, small_net.conv3).attribute(images + 0, 1)
+        assert torch.is_grad_enabled() == (context is torch.enable_grad)
+    assert torch.equal(got, expected)
+    assert [p.requires_grad for p in small_net.parameters()] == [False, True] * (len(list(small_net.parameters())) // 2)
+
+
+def test_channels_last_memory_and_strided_inputs(small_net, images):
+    expected = cea.NormGrad(small_net, small_net.conv2).attribute(images, 1)
+    net = small_net.to(memory_format=torch.channels_last)
+    got = cea.NormGrad(net, net.conv2).attribute(images.to(memory_format=torch.channels_last), 1)
+    assert torch.allclose(got, expected, rtol=1e-4, atol=1e-7)
+    assert torch.allclose(cea.NormGrad(net, net.conv2).attribute(images.flip(3).flip(3), 1), expected, rtol=1e-4)
+
+
+def test_half_precision_and_autocast(small_net, images):
+    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
+        assert torch.ones(1, 1).mm(torch.ones(1, 1)).dtype == torch.bfloat16
+    assert under_autocast.dtype == torch.float32
+    assert relative_error(under_autocast, expected) < 0.1
+    net = small_net.to(torch.bfloat16)
+    got = cea.NormGrad(net, net.conv3).attribute(images.bfloat16(), 1)
+    assert got.dtype == torch.bfloat16
+    assert relative_error(got.float(), expected) < 0.1
+
+
+def test_data_parallel_wrapper(small_net, images):
+    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
+    for layer in ("conv3", "module.conv3", small_net.conv3):
+        assert torch.equal(cea.NormGrad(nn.DataParallel(small_net), layer).attribute(images, 1), expected)
+
+
+def test_parts_from_several_devices_are_joined_in_the_batch_s_order():
+    devices = {torch.device("cuda", 1): "b", torch.device("cuda", 0): "a"}
+    assert _device_order(devices, [0, 1]) == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert _device_order(devices, [1, 0]) == [torch.device("cuda", 1), torch.device("cuda", 0)]
+    parts = [(torch.zeros(2, 1), torch.ones(2, 3)), (torch.ones(1, 1), torch.zeros(1, 3))]
+    first, second = _joined(parts)
+    assert first.flatten().tolist() == [0, 0, 1]
+    assert second.shape == (3, 3)
+
+
+def test_compiled_model(small_net, images):
+    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
+    compiled = torch.compile(small_net, backend="eager")
+    compiled(images)
+    assert torch.equal(cea.NormGrad(compiled, compiled.conv3).attribute(images, 1), expected)
+    assert torch.equal(cea.NormGrad(compiled, "conv3").attribute(images, 1), expected)
+    assert torch.equal(cea.NormGrad(torch.compile(lambda x: small_net(x), backend="eager"), small_net.conv3).attribute(
+        images, 1), expected)
+
+
+@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch >= 2.6")
+def test_model_compiled_in_place(small_net, images):
+    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
+    small_net.compile(backend="eager")
+    small_net(images)
+    assert torch.equal(cea.NormGrad(small_net, small_net.conv3).attribute(images, 1), expected)
+    assert small_net._compiled_call_impl is not None
+
+
+def test_scripted_model(small_net, images):
+    traced = torch.jit.trace(small_net, images)
+    with pytest.raises(ValueError, match="scripted or traced"):
+        cea.NormGrad(traced, traced.conv3).attribute(images, 1)
+    at_input = cea.LayerGradient(traced).attribute(images, 1)
+    assert torch.allclose(at_input, cea.LayerGradient(small_net).attribute(images, 1), rtol=1e-4, atol=1e-7)
+
+
+class Shared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.Tanh()
+
+    def forward(self, x):
+        return self.act(self.conv(self.act(self.conv(x)))).mean((2, 3))
+
+
+def test_a_layer_that_runs_several_times():
+    net, x = Shared(), torch.randn(2, 3, 6, 6)
+    with pytest.raises(ValueError, match=r"'conv'.*ran 2 times.*call=0"):
+        cea.NormGrad(net, net.conv).attribute(x, 1)
+    maps = {call: cea.LinearApproximation(net, net.conv, call=call).attribute(x, 1) for call in (0, 1, -1)}
+    assert torch.equal(maps[1], maps[-1])
+    assert not torch.allclose(maps[0], maps[1])
+    last = captum_attr.LayerGradientXActivation(net, net.conv).attribute(x, 1).sum(1, keepdim=True)
+    assert torch.allclose(maps[1], last, rtol=1e-4, atol=1e-7)  # Captum gives the last call, without a word
+    with pytest.raises(ValueError, match="call is 2"):
+        cea.NormGrad(net, net.conv, call=2).attribute(x, 1)
+    real = cea.ExtractAggregate(net, net.conv, "layer", "sum", call=0).attribute(x, 1)
+    assert real.shape == (2, 1, 6, 6)
+
+
+def test_layers_that_emit_tuples_and_take_keywords():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, *, image, flag):
+            y = self.conv(image)
+            return y, (y * 2)[..., 1:], flag
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.two = Two()
+
+        def forward(self, x):
+            a, b, _ = self.two(image=x, flag=True)
+            return a.mean((2, 3)) + b.square().mean((2, 3))
+
+    net, x = Net(), torch.randn(2, 3, 6, 6)
+    maps = cea.LinearApproximation(net, net.two).attribute(x, 1)
+    assert isinstance(maps, tuple)
+    assert [tuple(m.shape) for m in maps] == [(2, 1, 4, 4), (2, 1, 4, 3)]
+    at_input = cea.LinearApproximation(net, net.two).attribute(x, 1, attribute_to_layer_input=True)
+    assert torch.allclose(at_input, cea.LinearApproximation(net, None).attribute(x, 1))
+    both = cea.NormGrad(net, [net.two, net.two.conv]).attribute(x, 1)
+    assert isinstance(both[0], tuple)
+    per_target = cea.LinearApproximation(net, net.two).attribute_per_target(x, [0, 1])
+    assert torch.equal(per_target[1][:, 1], maps[1])
+
+
+def test_integer_inputs_and_their_embedding():
+    class Text(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.norm, self.head = nn.Embedding(9, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+
+        def forward(self, ids):
+            return self.head(torch.tanh(self.norm(self.embedding(ids)))).mean(1)
+
+    net, ids = Text(), torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]])
+    for layer, to_input in ((net.embedding, False), (net.norm, True), (net.norm, False)):
+        got = cea.LinearApproximation(net, layer, layout="channels_last").attribute(
+            ids, 1, attribute_to_layer_input=to_input
+        )
+        theirs = captum_attr.LayerGradientXActivation(net, layer)
+        expected = theirs.attribute(ids, 1, attribute_to_layer_input=to_input).sum(2).unsqueeze(1)
+        assert torch.allclose(got, expected, rtol=1e-4, atol=1e-7)
+        assert got.dtype == torch.float32
+
+
+def test_maps_are_per_example(small_net, images):
+    small_net, images = small_net.double(), images.double()
+    target = torch.tensor([3, 0, 1])
+    for method in (cea.NormGrad, cea.SelectiveNormGrad, cea.LinearApproximation, cea.LayerGradient):
+        batch = method(small_net, small_net.conv2).attribute(images, target)
+        order = torch.tensor([2, 0, 1])
+        assert torch.allclose(method(small_net, small_net.conv2).attribute(images[order], target[order]), batch[order])
+        for i in range(3):
+            one = method(small_net, small_net.conv2).attribute(images[i : i + 1], target[i : i + 1])
+            assert torch.allclose(one, batch[i : i + 1], rtol=1e-10)
+
+
+def test_active_dropout_is_announced_and_the_random_state_restored():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    x, state = torch.randn(1, 3, 8, 8), torch.get_rng_state()
+    with pytest.warns(UserWarning, match="dropout is active"):
+        cea.NormGrad(net.train(), net[0]).attribute(x, 0)
+    assert torch.equal(torch.get_rng_state(), state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cea.NormGrad(net.eval(), net[0]).attribute(x, 0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_on_a_gpu(small_net, images, dtype):
+    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
+    net = small_net.cuda().to(dtype)
+    got = cea.NormGrad(net, net.conv3).attribute(images.cuda().to(dtype), 1)
+    assert got.is_cuda
+    assert got.dtype == dtype
+    assert relative_error(got.float().cpu(), expected) < (1e-3 if dtype == torch.float32 else 0.1)

@@ -1,0 +1,148 @@
+"""Whatever happens inside, the model, its flags, hooks and gradients, and the random state are bit for bit as before."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+import captum_extract_aggregate as cea
+from tests.conftest import SmallNet
+
+
+class Injected(Exception):
+    """The fault."""
+
+
+def snapshot(net, x):
+    """Everything that must come back, as comparable values; tensors by identity, version and bytes."""
+    tensors = [*net.parameters(), *net.buffers(), x]
+    return {
+        "bytes": [t.detach().numpy().tobytes() for t in tensors],
+        "identity": [(id(t), t.data_ptr(), t._version) for t in tensors],
+        "grad": [None if t.grad is None else t.grad.numpy().tobytes() for t in tensors],
+        "requires_grad": [t.requires_grad for t in tensors],
+        "training": [m.training for m in net.modules()],
+        "in_place": [getattr(m, "inplace", None) for m in net.modules()],
+        "hooks": [
+            (list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks)) for m in net.modules()
+        ],
+        "global_hooks": (
+            list(nn.modules.module._global_forward_hooks),
+            list(nn.modules.module._global_forward_pre_hooks),
+            list(nn.modules.module._global_backward_hooks),
+        ),
+        "random": torch.get_rng_state().numpy().tobytes(),
+        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+    }
+
+
+def arm(net, stage, error):
+    """Makes `net` fail at a stage, through a user's own hooks, as a user's code would."""
+
+    def fail(*args):
+        torch.rand(3)  # the fault also draws random numbers
+        raise error
+
+    if stage == "before the forward":
+        return net.register_forward_pre_hook(fail)
+    if stage == "between the layers":
+        return net.bn.register_forward_hook(fail)
+    if stage == "before our hook":
+        return net.conv3.register_forward_hook(fail, prepend=True)
+    if stage == "after the forward":
+        return net.register_forward_hook(fail)
+    if stage == "in the backward":
+        return net.fc.register_full_backward_hook(fail)
+    raise AssertionError(stage)
+
+
+STAGES = ["before the forward", "between the layers", "before our hook", "after the forward", "in the backward"]
+
+
+def prepared():
+    torch.manual_seed(0)
+    net = SmallNet().eval()
+    net.conv1.weight.requires_grad_(False)
+    net.pool.train()  # mixed flags
+    x = torch.randn(2, 3, 8, 8)
+    net(x).sum().backward()  # gradients of the user's own
+    return net, x
+
+
+@pytest.mark.parametrize(("stage", "error"), list(itertools.product(STAGES, [Injected(), KeyboardInterrupt()])))
+@pytest.mark.parametrize("through_a_function", [False, True])
+def test_faults_in_the_model(stage, error, through_a_function):
+    net, x = prepared()
+    model = (lambda t: net(t)) if through_a_function else net
+    methods = {
+        "norm": cea.NormGrad(model, [net.conv1, net.conv3]),
+        "real": cea.NormGrad(model, net.conv2, virtual_identity=False),
+        "input": cea.LayerGradient(model),
+    }
+    handle = arm(net, stage, error)
+    before = snapshot(net, x)
+    for run in (
+        *(lambda m=m: m.attribute(x, 1) for m in methods.values()),
+        lambda: methods["norm"].attribute_per_target(x, [0, 1]),
+        lambda: methods["norm"].attribute(x, 1, attribute_to_layer_input=True),
+        lambda: cea.attribute_together(methods, x, 1),
+    ):
+        with pytest.raises(type(error)):
+            run()
+        assert snapshot(net, x) == before
+    handle.remove()
+    maps = methods["norm"].attribute(x, 1)
+    assert all(torch.isfinite(m).all() for m in maps)
+
+
+@pytest.mark.parametrize("layout", [lambda t: 1 / 0, lambda t: t.flatten(0, 1)])
+def test_faults_in_a_user_s_layout_or_aggregate(layout):
+    net, x = prepared()
+    before = snapshot(net, x)
+    with pytest.raises((ZeroDivisionError, ValueError)):
+        cea.NormGrad(net, net.conv3, layout=layout).attribute(x, 1)
+    assert snapshot(net, x) == before
+    with pytest.raises(ZeroDivisionError):
+        cea.ExtractAggregate(net, net.conv3, "conv1x1", lambda rows: 1 / 0).attribute(x, 1)
+    assert snapshot(net, x) == before
+
+
+def test_our_own_errors_leave_no_trace():
+    net, x = prepared()
+    before = snapshot(net, x)
+    for run in (
+        lambda: cea.NormGrad(net, nn.ReLU()).attribute(x, 1),  # never runs
+        lambda: cea.NormGrad(net, net.fc).attribute(x, 1),  # no positions
+        lambda: cea.NormGrad(net, net.conv3).attribute(x, 99),  # no such class
+        lambda: cea.NormGrad(net, net.conv3).attribute(x),  # no target
+        lambda: cea.NormGrad(net, net.conv3, call=4).attribute(x, 1),
+    ):
+        with pytest.raises(ValueError, match="expected|never ran"):
+            run()
+        assert snapshot(net, x) == before
+
+
+def test_success_leaves_no_trace():
+    net, x = prepared()
+    before = snapshot(net, x)
+    cea.NormGrad(net, ["conv1", "conv3"]).attribute_per_target(x, [0, 1, 2])
+    cea.NormGrad(net, "conv2", virtual_identity=False).attribute(x, 1)
+    cea.LayerGradient(net).attribute(x, 1)
+    cea.LinearApproximation(net, "conv3").attribute(x, 1, attribute_to_layer_input=True)
+    assert snapshot(net, x) == before
+
+
+def test_a_model_that_overwrites_its_input_does_not_touch_the_user_s():
+    conv = nn.Conv2d(3, 2, 3)
+    model = lambda t: conv(t.mul_(2).relu_()).mean((2, 3))  # noqa: E731
+    x = torch.randn(1, 3, 6, 6)
+    kept = x.clone()
+    for method in (cea.NormGrad(model, conv), cea.LayerGradient(model)):
+        method.attribute(x, 1)
+        assert torch.equal(x, kept)
+    assert not x.requires_grad
+    with_gradient = x.clone().requires_grad_()
+    cea.LayerGradient(model).attribute(with_gradient, 1)
+    assert with_gradient.grad is None
+    assert with_gradient.requires_grad
