@@ -146,9 +146,7 @@ def record(
     # Of integer inputs (token indices) the graph can only begin at the embedding's weights.
     freeze = differentiable or not from_the_start
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = tuple(
-            t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors
-        )
+        leaves = tuple(t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors)
         taps = _Taps(places)
         with _prepared(forward_func, freeze) as models, taps, _random_state(tensors):
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
@@ -252,9 +250,7 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 continue
             if not by_device:
                 raise ValueError(_never_ran(place, models))
-            parts = [
-                _chosen_call(place, by_device[device], models) for device in _device_order(by_device, device_ids)
-            ]
+            parts = [_chosen_call(place, by_device[device], models) for device in _device_order(by_device, device_ids)]
             found[place] = parts[0] if len(parts) == 1 else _joined(parts)
         return found
 

@@ -216,8 +216,8 @@ def _real_batch_norm(module: nn.BatchNorm2d, x: Tensor, g: Tensor) -> Summand:
 def _real_layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Summand:
     if len(module.normalized_shape) > 1:
         raise ValueError(
-            f"extract='layer' got a LayerNorm over {tuple(module.normalized_shape)}, whose weight is not shared between "
-            "positions; expected one over the channels alone"
+            f"extract='layer' got a LayerNorm over {tuple(module.normalized_shape)}, whose weight is not shared "
+            "between positions; expected one over the channels alone"
         )
     channels_last = F.layer_norm(x.movedim(1, -1), (x.shape[1],), eps=module.eps)
     return _normalized(module, channels_last.movedim(-1, 1), g)

@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate.layout import Surroundings, to_channels_first
 from captum_extract_aggregate.messages import unknown_name
 
-Layer = Union[nn.Module, str, None]
+Layer = nn.Module | str | None
 
 
 def model_of(forward_func: Callable[..., Any]) -> nn.Module | None:

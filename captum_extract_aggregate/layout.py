@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Union
 
 from torch import Tensor, nn
 
 LayoutFunction = Callable[[Tensor], Tensor]
-Layout = Union[str, LayoutFunction]
+Layout = str | LayoutFunction
 
 LAYOUTS = ("auto", "channels_first", "channels_last", "tokens")
 # Class token; class and distillation token; class and four register tokens. No prefix is tried first.

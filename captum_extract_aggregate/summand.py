@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Elementwise = Callable[[Tensor], Tensor]
-_PAD_MODES = {"reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,12 @@ class Window:
         if self.spread is not None and max(self.spread) > 1:
             sizes = [(n - 1) * step + 1 for n, step in zip(t.shape[2:], self.spread)]
             spread = t.new_zeros(*t.shape[:2], *sizes)
-            spread[(slice(None), slice(None), *(slice(None, None, step) for step in self.spread))] = t
+            index = [slice(None), slice(None), *(slice(None, None, step) for step in self.spread)]
+            spread[tuple(index)] = t
             t = spread
         if any(side for pair in self.padding for side in pair):
             last_dim_first = [side for pair in reversed(self.padding) for side in pair]
-            t = F.pad(t, last_dim_first, mode=_PAD_MODES.get(self.padding_mode, "constant"))
+            t = F.pad(t, last_dim_first, mode="constant" if self.padding_mode == "zeros" else self.padding_mode)
         return t
 
     def _taps(self, t: Tensor, axis: int) -> list[Tensor]:
@@ -106,9 +106,8 @@ class Factor:
         """All entries, multiplied out over the window: `N x B x M x W x *S`."""
         if self.window is None:
             return self.values.unsqueeze(3)
-        n, blocks, members = self.values.shape[:3]
         unfolded = self.window.unfold(self.values.flatten(1, 2))
-        return unfolded.unflatten(1, (blocks, members))
+        return unfolded.unflatten(1, self.values.shape[1:3])
 
 
 def one(like: Tensor) -> Factor:

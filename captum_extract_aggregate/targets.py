@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
 from captum._utils.common import _select_targets
 from torch import Tensor
 
-Target = Union[None, int, "tuple[int, ...]", Tensor, "list[int]", "list[tuple[int, ...]]"]
+Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
 
 FORMS = (
     "an int, a tuple of ints (outputs of more than two dimensions), a list of either with one entry per example, "
@@ -113,9 +113,7 @@ def per_target(targets: Any, examples: int) -> list[Target]:
                 f"targets has shape {tuple(targets.shape)}; expected {examples} x T, T targets for each of the "
                 f"{examples} examples, or a list of T targets for all"
             )
-        return [column for column in targets.T] if examples > 1 else list(targets[0].tolist())
+        return list(targets.T) if examples > 1 else list(targets[0].tolist())
     if not isinstance(targets, (list, tuple)) or not targets:
-        raise TypeError(
-            f"targets is {targets!r}; expected an N x T tensor of indices or a non-empty list of T targets"
-        )
+        raise TypeError(f"targets is {targets!r}; expected an N x T tensor of indices or a non-empty list of T targets")
     return list(targets)

@@ -286,8 +286,10 @@ def test_compiled_model(small_net, images):
     compiled(images)
     assert torch.equal(cea.NormGrad(compiled, compiled.conv3).attribute(images, 1), expected)
     assert torch.equal(cea.NormGrad(compiled, "conv3").attribute(images, 1), expected)
-    assert torch.equal(cea.NormGrad(torch.compile(lambda x: small_net(x), backend="eager"), small_net.conv3).attribute(
-        images, 1), expected)
+    assert torch.equal(
+        cea.NormGrad(torch.compile(lambda x: small_net(x), backend="eager"), small_net.conv3).attribute(images, 1),
+        expected,
+    )
 
 
 @pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch >= 2.6")

@@ -1,4 +1,4 @@
-"""Whatever happens inside, the model, its flags, hooks and gradients, and the random state are bit for bit as before."""
+"""Whatever happens inside, the model, its flags, hooks and gradients and the random state are as before."""
 
 import itertools
 
@@ -10,7 +10,7 @@ import captum_extract_aggregate as cea
 from tests.conftest import SmallNet
 
 
-class Injected(Exception):
+class InjectedError(Exception):
     """The fault."""
 
 
@@ -24,9 +24,7 @@ def snapshot(net, x):
         "requires_grad": [t.requires_grad for t in tensors],
         "training": [m.training for m in net.modules()],
         "in_place": [getattr(m, "inplace", None) for m in net.modules()],
-        "hooks": [
-            (list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks)) for m in net.modules()
-        ],
+        "hooks": [(list(m._forward_hooks), list(m._forward_pre_hooks), list(m._backward_hooks)) for m in net.modules()],
         "global_hooks": (
             list(nn.modules.module._global_forward_hooks),
             list(nn.modules.module._global_forward_pre_hooks),
@@ -70,7 +68,7 @@ def prepared():
     return net, x
 
 
-@pytest.mark.parametrize(("stage", "error"), list(itertools.product(STAGES, [Injected(), KeyboardInterrupt()])))
+@pytest.mark.parametrize(("stage", "error"), list(itertools.product(STAGES, [InjectedError(), KeyboardInterrupt()])))
 @pytest.mark.parametrize("through_a_function", [False, True])
 def test_faults_in_the_model(stage, error, through_a_function):
     net, x = prepared()
@@ -118,7 +116,7 @@ def test_our_own_errors_leave_no_trace():
         lambda: cea.NormGrad(net, net.conv3).attribute(x),  # no target
         lambda: cea.NormGrad(net, net.conv3, call=4).attribute(x, 1),
     ):
-        with pytest.raises(ValueError, match="expected|never ran"):
+        with pytest.raises(ValueError, match=r"expected|never ran"):
             run()
         assert snapshot(net, x) == before
 

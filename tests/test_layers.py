@@ -36,8 +36,10 @@ def sweep(name):
     net = build(name)
     side = getattr(net, "image_size", None) or _SIZES.get(name, 96)
     layers = cea.default_layers(net)
-    methods = {m.__name__: m(net, list(layers.values())) for m in (
-        cea.NormGrad, cea.SelectiveNormGrad, cea.LinearApproximation, cea.LayerGradient)}
+    methods = {
+        m.__name__: m(net, list(layers.values()))
+        for m in (cea.NormGrad, cea.SelectiveNormGrad, cea.LinearApproximation, cea.LayerGradient)
+    }
     x = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     before = {key: value.clone() for key, value in net.state_dict().items()}
     maps = cea.attribute_together(methods, x, target=[3, 7])
@@ -114,7 +116,7 @@ def test_default_layers_leave_the_model_as_it_was():
 
 
 def test_default_layers_with_an_example_batch(small_net):
-    assert list(cea.default_layers(small_net, torch.zeros(1, 3, 12, 12)))[0] == "relu2"
+    assert next(iter(cea.default_layers(small_net, torch.zeros(1, 3, 12, 12)))) == "relu2"
     with pytest.raises(ValueError, match="expected inputs="):
         cea.default_layers(small_net, torch.zeros(1, 4, 12, 12))
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 import torch
 from captum.attr import Attribution, GradientAttribution, LayerAttribution
@@ -30,8 +30,8 @@ from captum_extract_aggregate.layers import Layer, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
 from captum_extract_aggregate.targets import Target, per_target
 
-Map = Union[Tensor, tuple[Tensor, ...]]
-Maps = Union[Map, list[Map]]
+Map = Tensor | tuple[Tensor, ...]
+Maps = Map | list[Map]
 
 
 def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -202,7 +202,9 @@ def attribute_together(
         [(1, 1, 96, 96), (1, 1, 48, 48), (1, 1, 24, 24), (1, 1, 12, 12)]
     """
     if not isinstance(methods, Mapping) or not all(isinstance(m, Attribution) for m in methods.values()):
-        raise TypeError('methods is not a mapping of attribution objects; expected {"name": NormGrad(model, layer), ...}')
+        raise TypeError(
+            'methods is not a mapping of attribution objects; expected {"name": NormGrad(model, layer), ...}'
+        )
     result: dict[str, Any] = dict.fromkeys(methods)
     groups: dict[tuple[int, tuple[int, ...]], dict[str, CaptureAttribution]] = {}
     for name, method in methods.items():

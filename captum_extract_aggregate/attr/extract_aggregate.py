@@ -222,9 +222,7 @@ class SelectiveNormGrad(_Named):
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(
-            forward_func, layer, device_ids, layout, call, extract="scaling", aggregate="filter_norm"
-        )
+        super().__init__(forward_func, layer, device_ids, layout, call, extract="scaling", aggregate="filter_norm")
 
     @classmethod
     def get_name(cls) -> str:

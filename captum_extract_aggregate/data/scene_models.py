@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -31,7 +32,7 @@ class SceneVGG(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers = _vgg_block(3, _WIDTHS[0])
-        for width_in, width in zip(_WIDTHS, _WIDTHS[1:]):
+        for width_in, width in pairwise(_WIDTHS):
             layers += [nn.MaxPool2d(2), *_vgg_block(width_in, width)]
         self.features = nn.Sequential(*layers)
         self.pool = nn.AdaptiveMaxPool2d(3)

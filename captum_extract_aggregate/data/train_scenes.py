@@ -56,6 +56,7 @@ def mean_average_precision(model: nn.Module, images: Tensor, classes: Tensor) ->
 
 
 def main() -> None:
+    """Trains, stores and scores the networks named on the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=["vgg", "resnet"])
     parser.add_argument("--scenes", type=int, default=16000)

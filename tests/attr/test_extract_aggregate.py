@@ -57,7 +57,10 @@ def test_noise_tunnel(small_net, images, nt_type):
     torch.manual_seed(0)
     noisy = torch.normal(images.repeat_interleave(4, 0), 0.1)
     maps = cea.NormGrad(small_net, small_net.conv3).attribute(noisy, torch.tensor([0, 1, 2]).repeat_interleave(4))
-    by_hand = {"smoothgrad": maps.view(3, 4, 1, 3, 3).mean(1), "smoothgrad_sq": maps.square().view(3, 4, 1, 3, 3).mean(1)}
+    by_hand = {
+        "smoothgrad": maps.view(3, 4, 1, 3, 3).mean(1),
+        "smoothgrad_sq": maps.square().view(3, 4, 1, 3, 3).mean(1),
+    }
     if nt_type in by_hand:
         assert torch.allclose(got, by_hand[nt_type], rtol=1e-4, atol=1e-7)
     at_input = NoiseTunnel(cea.LayerGradient(small_net)).attribute(images, nt_type=nt_type, nt_samples=2, target=1)

@@ -1,0 +1,56 @@
+"""Pictures from files, whatever their format, as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """The picture in a file: turned upright by its EXIF tag, in 8-bit RGB, transparent parts white.
+
+    Raises ValueError with the cause if there is no such file, it is no picture, or it is damaged or too large.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
+            with Image.open(path) as picture:
+                picture.load()
+                return _to_rgb(ImageOps.exif_transpose(picture))
+    except FileNotFoundError:
+        raise ValueError(f"there is no file {str(path)!r}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(f"{str(path)!r} has more than {limit:,} pixels; scale it down first") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from None
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return Image.fromarray(_to_8_bit(np.asarray(picture))).convert("RGB")
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """16-bit integers by their range; anything else that does not fit, from its smallest to its largest value."""
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535 or (high <= 1 and values.dtype.kind == "f" and high > 0 and not _integral(values)):
+        values = (values - low) / max(high - low, 1e-12) * 255
+    elif high > 255:
+        values = values / 257
+    return values.round().clip(0, 255).astype(np.uint8)
+
+
+def _integral(values: np.ndarray) -> bool:
+    return bool((values == values.round()).all())
