@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,22 +47,24 @@ def _fields(output: Any) -> str:
 
 
 def _plain(target: Any) -> Any:
-    """NumPy integers and arrays as Captum's forms."""
+    """NumPy's integers and arrays, and integer tensors of any width, as Captum's forms."""
     if isinstance(target, np.integer):
         return int(target)
     if isinstance(target, np.ndarray):
-        return torch.from_numpy(target)
-    if isinstance(target, Tensor) and target.numel() == 1:
-        return target.reshape(-1)
+        target = torch.from_numpy(target)
+    if isinstance(target, Tensor):
+        target = target.reshape(-1) if target.numel() == 1 else target
+        is_index = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+        return target.long() if is_index else target
     return target
 
 
 def _check_target(output: Tensor, target: Any) -> None:
-    examples, indexed = output.shape[0], output.shape[1:]
+    examples, sizes = output.shape[0], tuple(output.shape[1:])
     if isinstance(target, bool) or not isinstance(target, (int, tuple, list, Tensor)):
         raise TypeError(f"target is a {type(target).__name__}; expected {FORMS}")
     if isinstance(target, Tensor):
-        if target.dtype.is_floating_point or target.dtype == torch.bool or target.is_complex():
+        if target.dtype != torch.long:
             raise TypeError(f"target is a tensor of {target.dtype}; expected class indices (multi-hot vectors are not)")
         if target.numel() > 1 and target.ndim > 1:
             raise ValueError(
@@ -77,25 +78,28 @@ def _check_target(output: Tensor, target: Any) -> None:
     if per_example and len(entries) != examples:
         raise ValueError(f"target has {len(entries)} entries for {examples} examples; expected {FORMS}")
     for entry in entries:
-        _check_entry(entry, indexed, whole_tuple=per_example)
+        _check_entry(entry, sizes, per_example)
 
 
-def _check_entry(entry: Any, indexed: Sequence[int], whole_tuple: bool) -> None:
-    """One index, or one tuple of indices, against the sizes of the output without the batch."""
-    if not isinstance(entry, (int, tuple)) or isinstance(entry, bool):
-        raise TypeError(f"target holds {entry!r}; expected {FORMS}")
+def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
+    """One index, or one tuple of indices, against the sizes of the output without the batch.
+
+    As in Captum, one target for all examples counts from the last dimension (and may be negative), one per example
+    from the first behind the batch.
+    """
     indices = entry if isinstance(entry, tuple) else (entry,)
-    if not all(isinstance(i, int) for i in indices):
-        raise TypeError(f"target holds {entry!r}; expected integers")
-    if len(indices) != len(indexed):
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
+        raise TypeError(f"target holds {entry!r}; expected {FORMS}")
+    gathered = per_example and not isinstance(entry, tuple)
+    if len(indices) > len(sizes) or (gathered and len(sizes) != 1):
         raise ValueError(
-            f"target {entry!r} holds {len(indices)} indices for an output of {len(indexed)} dimensions beside the "
-            f"batch, {tuple(indexed)}; expected one index each"
-            + (" (forward_func gives one score per example already: leave target out)" if not indexed else "")
+            f"target {entry!r} holds {len(indices)} indices for an output of {len(sizes)} dimensions beside the batch, "
+            f"{sizes}; expected one index each"
+            + ("" if sizes else " (forward_func gives one score per example already: leave target out)")
         )
-    lowest = 0 if whole_tuple and not isinstance(entry, tuple) else None
-    for index, size in zip(indices, indexed):
-        if not (-size if lowest is None else lowest) <= index < size:
+    for index, size in zip(indices, sizes if per_example else sizes[len(sizes) - len(indices) :]):
+        lowest = 0 if gathered else -size
+        if not lowest <= index < size:
             raise ValueError(f"target {entry!r} is out of range; expected 0 to {size - 1} (the output has {size})")
 
 

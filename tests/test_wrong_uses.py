@@ -148,7 +148,7 @@ WRONG_USES = {
     "a segmentation model": (
         norm_grad(model=lambda x: NET.conv1(x), layer=NET.conv1),
         ValueError,
-        "holds 1 indices for an output of 3",
+        "pass a target of 3 indices",
     ),
     "targets that are no list": (
         lambda: cea.NormGrad(NET, "conv3").attribute_per_target(X, 3),

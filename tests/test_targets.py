@@ -1,0 +1,89 @@
+"""Targets: every form that Captum accepts, with its result, and none that it would misread."""
+
+import numpy as np
+import pytest
+import torch
+from captum._utils.common import _select_targets
+
+from captum_extract_aggregate.targets import per_target, select_scores
+
+TWO = torch.arange(12.0).view(3, 4)
+THREE = torch.arange(24.0).view(3, 2, 4)
+
+
+@pytest.mark.parametrize(
+    ("output", "target"),
+    [
+        (TWO, 2),
+        (TWO, -1),
+        (TWO, (3,)),
+        (TWO, torch.tensor(2)),
+        (TWO, torch.tensor([2])),
+        (TWO, torch.tensor([0, 3, 1])),
+        (TWO, torch.tensor([0, 3, 1], dtype=torch.int32)),
+        (TWO, [0, 3, 1]),
+        (TWO, [(0,), (3,), (-1,)]),
+        (TWO[:1], [3]),
+        (THREE, (1, 3)),
+        (THREE, (-1, 0)),
+        (THREE, [(0, 1), (1, 3), (1, -1)]),
+        (THREE[:, :1], 2),
+        (TWO[:, 0], None),
+        (TWO[:, :1], None),
+    ],
+)
+def test_captum_s_forms(output, target):
+    if isinstance(target, torch.Tensor) and target.dtype == torch.int32:
+        expected = _select_targets(output, target.long())
+    else:
+        expected = _select_targets(output, target)
+    assert torch.equal(select_scores(output, target), expected.flatten())
+
+
+@pytest.mark.parametrize("target", [np.int64(2), np.array(2), np.array([2, 2, 2]), torch.tensor([[2]])])
+def test_forms_that_captum_refuses_but_are_clear(target):
+    assert torch.equal(select_scores(TWO, target), TWO[:, 2])
+
+
+@pytest.mark.parametrize(
+    ("output", "target", "error"),
+    [
+        (TWO, None, ValueError),
+        (TWO, 4, ValueError),
+        (TWO, -5, ValueError),
+        (TWO, [0, -1, 1], ValueError),
+        (TWO, [0, 1], ValueError),
+        (TWO, (1, 1), ValueError),
+        (TWO, True, TypeError),
+        (TWO, [True, False, True], TypeError),
+        (TWO, 1.0, TypeError),
+        (TWO, {0}, TypeError),
+        (TWO, torch.tensor([0.0, 1, 2]), TypeError),
+        (TWO, torch.eye(4)[:3].long(), ValueError),
+        (THREE, 1, ValueError),
+        (THREE, [0, 1, 0], ValueError),
+        (THREE, (1, 4), ValueError),
+        (TWO[:, 0], 0, ValueError),
+        ((TWO,), 0, TypeError),
+    ],
+)
+def test_mistakes(output, target, error):
+    with pytest.raises(error, match="expected"):
+        select_scores(output, target)
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ([0, 1], [0, 1]),
+        ((0, 1), [0, 1]),
+        (torch.tensor([0, 1]), [0, 1]),
+        ([(0, 1), (1, 1)], [(0, 1), (1, 1)]),
+        (torch.tensor([[0, 1], [2, 3], [0, 0]]), [[0, 2, 0], [1, 3, 0]]),
+        (np.array([[0, 1], [2, 3], [0, 0]]), [[0, 2, 0], [1, 3, 0]]),
+        ([[0, 1], [2, 3], [0, 0]], [[0, 2, 0], [1, 3, 0]]),
+    ],
+)
+def test_targets_per_example(targets, expected):
+    got = per_target(targets, 3)
+    assert [t.tolist() if isinstance(t, torch.Tensor) else t for t in got] == expected
