@@ -84,8 +84,8 @@ def _check_target(output: Tensor, target: Any) -> None:
 def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
     """One index, or one tuple of indices, against the sizes of the output without the batch.
 
-    As in Captum, one target for all examples counts from the last dimension (and may be negative), one per example
-    from the first behind the batch.
+    As in Captum, indices count from the first dimension behind the batch, and may be negative unless there is one
+    integer per example.
     """
     indices = entry if isinstance(entry, tuple) else (entry,)
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
@@ -97,7 +97,7 @@ def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
             f"{sizes}; expected one index each"
             + ("" if sizes else " (forward_func gives one score per example already: leave target out)")
         )
-    for index, size in zip(indices, sizes if per_example else sizes[len(sizes) - len(indices) :]):
+    for index, size in zip(indices, sizes):
         lowest = 0 if gathered else -size
         if not lowest <= index < size:
             raise ValueError(f"target {entry!r} is out of range; expected 0 to {size - 1} (the output has {size})")

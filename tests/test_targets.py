@@ -27,7 +27,7 @@ THREE = torch.arange(24.0).view(3, 2, 4)
         (THREE, (1, 3)),
         (THREE, (-1, 0)),
         (THREE, [(0, 1), (1, 3), (1, -1)]),
-        (THREE[:, :1], 2),
+        (THREE[:, :, :1], 1),
         (TWO[:, 0], None),
         (TWO[:, :1], None),
     ],

@@ -34,7 +34,8 @@ class ExtractAggregate(CaptureAttribution):
     extract is u's summand in the gradient of a parameter that all positions share, and the aggregate makes it one
     number. Nothing of size K x K is ever built (see `captum_extract_aggregate.aggregate` for the closed forms).
 
-    Units: those of the score, divided by those of the parameter; `sum` of `scaling` is in units of the score.
+    Units: of the score where activations take part (the virtual layers' weights have no unit); of score per unit of
+    activation for `bias` and `layer_bias`.
 
     Args:
         forward_func: the model, or any callable that returns a score per example and class.
@@ -137,6 +138,9 @@ class ExtractAggregate(CaptureAttribution):
 class _Named(ExtractAggregate):
     """A member of the grid under its own name."""
 
+    _extract: str
+    _aggregate: str
+
     def __init__(
         self,
         forward_func: Callable[..., Any],
@@ -144,15 +148,14 @@ class _Named(ExtractAggregate):
         device_ids: list[int] | None = None,
         layout: Layout = "auto",
         call: int | None = None,
-        *,
-        extract: str,
-        aggregate: str,
     ) -> None:
-        super().__init__(forward_func, layer, extract, aggregate, device_ids, layout, call)
+        super().__init__(forward_func, layer, self._extract, self._aggregate, device_ids, layout, call)
 
 
-class NormGrad(_Named):
-    r"""NormGrad: :math:`\|g_u\| \, \|x_u\|`, the Frobenius norm of :math:`g_u x_u^T`; `N x 1 x *S`, non-negative.
+class NormGrad(ExtractAggregate):
+    r"""NormGrad: :math:`\|g_u\| \, \|x_u\|`, the Frobenius norm of :math:`g_u x_u^T`.
+
+    `N x 1 x *S`, non-negative, in units of the score.
 
     With `virtual_identity=False` it is the norm of the contribution to the layer's own weights: for a convolution
     :math:`\|g_u\| \, \|x_{patch(u)}\|`, with x the layer's input and g the gradient at its output.
@@ -186,7 +189,7 @@ class NormGrad(_Named):
         if not isinstance(virtual_identity, bool):
             raise TypeError(f"virtual_identity is {virtual_identity!r}; expected True or False")
         extract = "conv1x1" if virtual_identity else "layer"
-        super().__init__(forward_func, layer, device_ids, layout, call, extract=extract, aggregate="norm")
+        super().__init__(forward_func, layer, extract, "norm", device_ids, layout, call)
 
     @classmethod
     def get_name(cls) -> str:
@@ -194,7 +197,7 @@ class NormGrad(_Named):
 
 
 class SelectiveNormGrad(_Named):
-    r"""Selective NormGrad: :math:`\|(g_u \odot x_u)_+\|`; `N x 1 x *S`, non-negative.
+    r"""Selective NormGrad: :math:`\|(g_u \odot x_u)_+\|`; `N x 1 x *S`, non-negative, in units of the score.
 
     Only the channels that raise the score count, which makes it more class-selective than NormGrad.
 
@@ -214,15 +217,7 @@ class SelectiveNormGrad(_Named):
     Source: Rebuffi et al., CVPR 2020, section 3.2, Table 2 (row 3).
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer],
-        device_ids: list[int] | None = None,
-        layout: Layout = "auto",
-        call: int | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call, extract="scaling", aggregate="filter_norm")
+    _extract, _aggregate = "scaling", "filter_norm"
 
     @classmethod
     def get_name(cls) -> str:
@@ -251,23 +246,17 @@ class LinearApproximation(_Named):
     Source: Rebuffi et al., CVPR 2020, section 3.2, Table 2 (row 2).
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer],
-        device_ids: list[int] | None = None,
-        layout: Layout = "auto",
-        call: int | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call, extract="scaling", aggregate="sum")
+    _extract, _aggregate = "scaling", "sum"
 
     @property
     def multiplies_by_inputs(self) -> bool:
         return True
 
 
-class LayerGradient(_Named):
+class LayerGradient(ExtractAggregate):
     r"""Gradient: :math:`\max_k |g_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k g_{u,k}`; `N x 1 x *S`.
+
+    Non-negative (the sum is signed), in units of score per unit of activation.
 
     At the input (`layer=None`) with the default aggregate this is the saliency map of Simonyan et al. (2014): Captum's
     `Saliency`, maximum over the channels.
@@ -298,4 +287,4 @@ class LayerGradient(_Named):
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call, extract="bias", aggregate=aggregate)
+        super().__init__(forward_func, layer, "bias", aggregate, device_ids, layout, call)
