@@ -9,7 +9,7 @@ from captum_extract_aggregate.attr import (
     attribute_together,
 )
 from captum_extract_aggregate.data import DigitScenes, load_scene_model
-from captum_extract_aggregate.layers import default_layers
+from captum_extract_aggregate.stages import default_layers
 
 __version__ = "0.1.0"
 

@@ -133,6 +133,6 @@ def aggregate(summand: Summand, how: str | Materialized) -> Tensor:
 
 def check_aggregate(how: str) -> str:
     """`how` itself if it names an aggregate; otherwise our error."""
-    if how not in AGGREGATES:
+    if not isinstance(how, str) or how not in AGGREGATES:
         raise ValueError(unknown_name("aggregate", how, AGGREGATES))
     return how

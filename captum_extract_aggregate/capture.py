@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,11 @@ from typing import Any
 import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from captum_extract_aggregate.layers import describe, model_of
-from captum_extract_aggregate.layout import Surroundings
+from captum_extract_aggregate.layers import checked_inputs, describe
+from captum_extract_aggregate.layout import Surroundings, image_size
+from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
 
 Tensors = tuple[Tensor, ...]
@@ -53,37 +53,48 @@ class Evidence:
 
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
-        image = next((tuple(t.shape[2:]) for t in self.inputs if t.ndim > 3), ())
         name = describe(place.layer, self.models)
-        return Surroundings(name, place.layer, self.models, self.inputs[0].shape[0], image)
+        return Surroundings(name, place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs))
+
+
+@dataclass(frozen=True)
+class _Tapped:
+    """A tensor met in the forward: its value, and where in the graph its gradient arrives."""
+
+    value: Tensor
+    edge: GradientEdge | None
 
 
 class Recording:
     """A finished forward: its output, still attached to the tapped tensors, and nothing of the model."""
 
-    def __init__(self, output: Any, taps: dict[Place, Tensors], inputs: Tensors, models: tuple[nn.Module, ...]) -> None:
+    def __init__(
+        self, output: Any, taps: dict[Place, list[list[_Tapped]]], inputs: Tensors, models: tuple[nn.Module, ...]
+    ) -> None:
         self.output = output
         self.inputs = inputs
         self.models = models
-        self._taps = taps
-        self._activations = {place: tuple(t.detach() for t in tensors) for place, tensors in taps.items()}
+        self._taps = taps  # per place, per tensor it holds, the parts from each device
+        self._activations = {
+            place: tuple(_joined([part.value for part in parts]) for parts in tensors)
+            for place, tensors in taps.items()
+        }
 
     def evidence(self, targets: Sequence[Target]) -> Iterator[Evidence]:
         """For each target one backward; the graph is freed with the last."""
         for i, target in enumerate(targets):
-            with torch.inference_mode(False), torch.enable_grad(), _without_autocast():
+            with torch.inference_mode(False), torch.enable_grad(), without_autocast(), random_state(self.inputs):
                 scores = select_scores(self.output, target)
                 self._check_scores(scores)
-                with _random_state(self.inputs):
-                    gradients = self._backward(scores, retain=i + 1 < len(targets))
+                gradients = self._backward(scores, retain=i + 1 < len(targets))
             yield Evidence(scores.detach(), self._activations, gradients, self.inputs, self.models)
 
     def _check_scores(self, scores: Tensor) -> None:
         batch = self.inputs[0].shape[0]
-        if len(scores) == 1 and batch > 1:
+        if len(scores) != batch:
             raise ValueError(
-                f"forward_func returned one score for a batch of {batch}; expected one per example, shape ({batch},), "
-                "so that each example's map is its own"
+                f"forward_func gives {len(scores)} score(s) for a batch of {batch}; expected one per example, shape "
+                f"({batch},) or ({batch}, classes), so that each example's map is its own"
             )
         # Elsewhere a check would make the host wait for the device: there the maps say NaN (see attr/base.py).
         if scores.device.type == "cpu" and not torch.isfinite(scores).all():
@@ -94,30 +105,32 @@ class Recording:
             )
 
     def _backward(self, scores: Tensor, retain: bool) -> dict[Place, Tensors]:
-        wanted = [(place, t) for place, tensors in self._taps.items() if place.differentiate for t in tensors]
-        found: Sequence[Tensor | None] = [None] * len(wanted)
-        if scores.requires_grad and wanted:
-            found = torch.autograd.grad(
-                scores,
-                [t for _, t in wanted],
-                grad_outputs=torch.ones_like(scores),
-                retain_graph=retain,
-                allow_unused=True,
-            )
-        gradients: dict[Place, list[Tensor | None]] = {}
-        for (place, _), gradient in zip(wanted, found):
-            gradients.setdefault(place, []).append(gradient)
-        return {place: self._fill(place, found) for place, found in gradients.items()}
+        wanted = [place for place in self._taps if place.differentiate]
+        edges = [part.edge for place in wanted for parts in self._taps[place] for part in parts]
+        found: Iterator[Tensor | None] = iter([None] * len(edges))
+        if scores.requires_grad and edges:
+            with _explained_failure():
+                ones = torch.ones_like(scores)
+                found = iter(torch.autograd.grad(scores, edges, ones, retain_graph=retain, allow_unused=True))  # type: ignore[arg-type]
+        return {place: self._gradients(place, found) for place in wanted}
 
-    def _fill(self, place: Place, found: list[Tensor | None]) -> Tensors:
-        """Zeros for those of a layer's several outputs that the score does not use; our error if it uses none."""
-        if all(gradient is None for gradient in found):
+    def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
+        """The next gradients for a place's tensors; zeros for those that the score does not use, our error if all."""
+        tensors = [[(part.value, next(found)) for part in parts] for parts in self._taps[place]]
+        if all(gradient is None for parts in tensors for _, gradient in parts):
             raise ValueError(
                 f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way; "
                 "expected a layer between the input and the output (not an auxiliary head), and a forward_func that "
                 "neither detaches, nor runs under torch.no_grad, nor takes an argmax"
             )
-        return tuple(torch.zeros_like(t) if g is None else g for g, t in zip(found, self._taps[place]))
+        gradients = tuple(_joined([torch.zeros_like(x) if g is None else g for x, g in parts]) for parts in tensors)
+        for g in gradients:
+            if g.device.type == "cpu" and not torch.isfinite(torch.linalg.vector_norm(g, torch.inf)):
+                raise ValueError(
+                    f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
+                    "expected a score that is differentiable there (no square root or logarithm of 0)"
+                )
+        return gradients
 
 
 def record(
@@ -129,60 +142,97 @@ def record(
 ) -> Recording:
     """One forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were."""
     places = list(dict.fromkeys(places))
-    tensors = _checked_inputs(inputs)
-    extra = _format_additional_forward_args(additional_forward_args) or ()
-    extra = tuple(t.clone() if isinstance(t, Tensor) and t.is_inference() else t for t in extra)
-    forward_func = _uncompiled(forward_func)
-    at_input = any(place.layer is None for place in places)
-    # A layer's input may have been used by other layers before this one ran. Its derivative runs through them too, so
-    # for that side the graph has to begin at the network's input.
-    from_the_start = at_input or any(p.side == "input" and p.differentiate for p in places)
-    differentiable = any(t.is_floating_point() for t in tensors)
-    if at_input and not all(t.is_floating_point() for t in tensors):
+    tensors = checked_inputs(inputs)
+    if any(place.layer is None for place in places) and not all(t.is_floating_point() for t in tensors):
         raise TypeError(
             f"layer=None asks for maps at the input, but inputs hold {[str(t.dtype) for t in tensors]}; expected "
             "floating point tensors (for token indices choose the embedding layer)"
         )
+    extra = _format_additional_forward_args(additional_forward_args) or ()
+    extra = tuple(t.clone() if isinstance(t, Tensor) and t.is_inference() else t for t in extra)
+    forward_func = uncompiled(forward_func)
+    device_ids = device_ids or getattr(forward_func, "device_ids", None)
+    # A layer's input may have been used by other layers before this one ran. Its derivative runs through them too, so
+    # for that side the graph has to begin at the network's input.
+    at_inputs = any(place.side == "input" and place.differentiate for place in places)
+    try:
+        return _forward(forward_func, tensors, places, extra, device_ids, from_the_start=at_inputs, copy=False)
+    except _OverwrittenError:  # something else holds a tapped tensor and works on it in place: record everything
+        pass
+    try:
+        return _forward(forward_func, tensors, places, extra, device_ids, from_the_start=True, copy=True)
+    except _OverwrittenError as error:
+        raise ValueError(
+            "the model works in place on a tensor that does not come from its inputs, at one of the layers; expected "
+            "other layers, or a model that leaves its constants as they are"
+        ) from error
+
+
+def _forward(
+    forward_func: Callable[..., Any],
+    tensors: Tensors,
+    places: list[Place],
+    extra: tuple[Any, ...],
+    device_ids: list[int] | None,
+    from_the_start: bool,
+    copy: bool,
+) -> Recording:
     # Of integer inputs (token indices) the graph can only begin at the embedding's weights.
-    freeze = differentiable or not from_the_start
+    freeze = not from_the_start or any(t.is_floating_point() for t in tensors)
     with torch.inference_mode(False), torch.enable_grad():
-        leaves = tuple(t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors)
-        taps = _Taps(places)
-        with _prepared(forward_func, freeze) as models, taps, _random_state(tensors):
+        leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
+        taps = _Taps(places, copy)
+        with prepared(forward_func, tensors, freeze) as models, taps, _explained_failure():
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
-    found = taps.collect(leaves, tuple(models), device_ids or getattr(forward_func, "device_ids", None))
+        found = taps.collect(leaves, tuple(models), device_ids)
     return Recording(output, found, tensors, tuple(models))
 
 
-def _checked_inputs(inputs: Any) -> Tensors:
-    tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-    for t in tensors:
-        if not isinstance(t, Tensor):
-            raise TypeError(
-                f"inputs is or holds a {type(t).__name__}; expected a tensor or a tuple of tensors, batch first"
-            )
-        if t.ndim == 0 or t.shape[0] == 0:
-            raise ValueError(f"inputs holds a tensor of shape {tuple(t.shape)}; expected at least one example")
-    if len({t.shape[0] for t in tensors}) > 1:
-        raise ValueError(f"inputs hold batches of {[t.shape[0] for t in tensors]}; expected one batch size")
-    if not tensors:
-        raise ValueError("inputs is empty; expected a tensor or a tuple of tensors")
-    return tensors
+class _OverwrittenError(Exception):
+    """A tapped tensor was overwritten in place by something else that holds it."""
+
+
+@contextlib.contextmanager
+def _explained_failure() -> Iterator[None]:
+    """PyTorch's errors about what cannot be differentiated, with their cure."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "leaf Variable that requires grad" in text:
+            raise _OverwrittenError from error
+        if "checkpoint" in text.lower() or "incompatible with .grad()" in text:
+            raise ValueError(
+                "gradient checkpointing runs parts of the forward again, without hooks, during the backward; expected "
+                f"a model with checkpointing switched off ({text.splitlines()[0]})"
+            ) from error
+        if "modified by an inplace operation" in text:
+            raise ValueError(
+                "the model overwrites a tensor in place that its own gradient needs, so it cannot be differentiated; "
+                f"expected a model that could be trained ({text.splitlines()[0]})"
+            ) from error
+        raise
 
 
 class _Taps(contextlib.AbstractContextManager["_Taps"]):
     """Forward hooks at the places; every call's tensors are kept, by device (a DataParallel model runs on several)."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
-        self._places = places
-        self._calls: dict[Place, dict[torch.device, list[Tensors]]] = {place: {} for place in places}
-        self._versions: list[tuple[Place, Tensor, int]] = []
+    def __init__(self, places: Sequence[Place], copy: bool) -> None:
+        self._calls: dict[Place, dict[torch.device, list[list[_Tapped]]]] = {place: {} for place in places}
+        self._copy = copy
+        self._met: list[tuple[Tensor, int]] = []
+        self._marked: list[Tensor] = []
         self._lock = threading.Lock()
         self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> _Taps:
         with contextlib.ExitStack() as registered:
-            for place in self._places:
+            for place in self._calls:
+                if isinstance(place.layer, torch.jit.ScriptModule):
+                    raise ValueError(
+                        f"layer is a {type(place.layer).__name__}, and hooks do not run in scripted or traced code; "
+                        "expected a layer of the Python module it was made from"
+                    )
                 if place.layer is None:
                     continue
                 if place.side == "output":
@@ -196,25 +246,24 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
 
     def __exit__(self, *exception: object) -> None:
         self._hooks.close()
+        for t in self._marked:
+            if t.is_leaf:
+                t.requires_grad_(False)  # the graph keeps its edge; the tensor may be the user's
 
     def _after(self, place: Place, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        aliased = {t.data_ptr() for t in args if isinstance(t, Tensor)}
         values = list(output) if isinstance(output, (tuple, list)) else [output]
-        handed_on = self._tap(place, values, lambda t: _leaf(t.clone() if t.data_ptr() in aliased else t))
-        return _like(output, handed_on)
+        return _like(output, self._tap(place, values))
 
     def _before(
         self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        keys = [] if any(isinstance(a, Tensor) for a in args) else list(kwargs)
-        values = [kwargs[key] for key in keys] if keys else list(args)
-        tap = _mark if place.differentiate else (lambda t: t.detach().clone())
-        handed_on = self._tap(place, values, tap, clone=place.differentiate)
-        return (args, {**kwargs, **dict(zip(keys, handed_on))}) if keys else (tuple(handed_on), kwargs)
+        if any(isinstance(value, Tensor) for value in args):
+            return tuple(self._tap(place, list(args))), kwargs
+        return args, dict(zip(kwargs, self._tap(place, list(kwargs.values()))))
 
-    def _tap(self, place: Place, values: list[Any], tap: Callable[[Tensor], Tensor], clone: bool = True) -> list[Any]:
-        """Taps each floating point tensor. What is handed on is a clone: an in-place operation that follows then
-        cannot spoil what was captured."""
+    def _tap(self, place: Place, values: list[Any]) -> list[Any]:
+        """Taps each floating point tensor, and hands on a clone: an in-place operation that follows then cannot spoil
+        what was captured."""
         chosen = [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
         if not chosen:
             kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
@@ -222,47 +271,42 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 f"the {place.side} of layer {type(place.layer).__name__} is {kinds}; expected a floating point tensor "
                 "or a tuple of them: choose a layer inside it"
             )
-        tapped = tuple(tap(values[i]) for i in chosen)
         with self._lock:
-            self._calls[place].setdefault(tapped[0].device, []).append(tapped)
-            self._versions += [(place, t, t._version) for t in tapped]
-        handed_on = list(values)
-        if clone:
-            for i, t in zip(chosen, tapped):
-                handed_on[i] = t.clone()
-        return handed_on
+            tapped = [self._mark(values[i]) if place.differentiate else _value(values[i]) for i in chosen]
+            self._calls[place].setdefault(tapped[0].value.device, []).append(tapped)
+        if not place.differentiate:
+            return values
+        return [t.clone() if i in chosen else t for i, t in enumerate(values)]
+
+    def _mark(self, t: Tensor) -> _Tapped:
+        """Makes the very tensor, not an alias, part of the graph: whatever else uses it belongs to its derivative."""
+        with torch.enable_grad():
+            if not t.requires_grad:
+                t.requires_grad_()
+                self._marked.append(t)
+            self._met.append((t, t._version))
+            return _Tapped(t.detach().clone() if self._copy else t.detach(), get_gradient_edge(t))
 
     def collect(
-        self, leaves: Tensors, models: tuple[nn.Module, ...], device_ids: list[int] | None
-    ) -> dict[Place, Tensors]:
-        """The tensors of the chosen call at each place; several devices' parts are joined in the order of the batch."""
-        for place, t, version in self._versions:
-            if t._version != version:
-                raise ValueError(
-                    f"the {place.side} of layer {describe(place.layer, models)} is overwritten in place by something "
-                    "else that holds it, so its value is lost; expected a layer whose tensor stays as it is: take the "
-                    f"{'output of the layer before' if place.side == 'input' else 'input of the layer after'} it"
-                )
-        found: dict[Place, Tensors] = {}
+        self, leaves: list[Tensor], models: tuple[nn.Module, ...], device_ids: list[int] | None
+    ) -> dict[Place, list[list[_Tapped]]]:
+        """The tensors of the chosen call at each place, each with its parts in the order of the batch."""
+        if not self._copy and any(t._version != version for t, version in self._met):
+            raise _OverwrittenError
+        found: dict[Place, list[list[_Tapped]]] = {}
         for place, by_device in self._calls.items():
             if place.layer is None:
-                found[place] = leaves
+                found[place] = [[_Tapped(t.detach(), get_gradient_edge(t))] for t in leaves]
                 continue
             if not by_device:
                 raise ValueError(_never_ran(place, models))
             parts = [_chosen_call(place, by_device[device], models) for device in _device_order(by_device, device_ids)]
-            found[place] = parts[0] if len(parts) == 1 else _joined(parts)
+            found[place] = [list(column) for column in zip(*parts)]
         return found
 
 
-def _leaf(t: Tensor) -> Tensor:
-    """`t` itself where it is part of the graph already; else a leaf from which the graph begins."""
-    return t if t.requires_grad else t.detach().requires_grad_()
-
-
-def _mark(t: Tensor) -> Tensor:
-    """Marks the very tensor, not an alias: whatever else uses it belongs to its derivative."""
-    return t if t.requires_grad else t.requires_grad_()
+def _value(t: Tensor) -> _Tapped:
+    return _Tapped(t.detach().clone(), None)
 
 
 def _like(output: Any, values: list[Any]) -> Any:
@@ -277,12 +321,12 @@ def _device_order(by_device: dict[torch.device, Any], device_ids: list[int] | No
     return sorted(by_device, key=lambda device: device_ids.index(device.index) if device.index in device_ids else -1)
 
 
-def _joined(parts: list[Tensors]) -> Tensors:
-    home = parts[0][0].device
-    return tuple(torch.cat([t.to(home) for t in column]) for column in zip(*parts))
+def _joined(parts: list[Tensor]) -> Tensor:
+    """The parts of a batch from several devices, on the first."""
+    return parts[0] if len(parts) == 1 else torch.cat([t.to(parts[0].device) for t in parts])
 
 
-def _chosen_call(place: Place, calls: list[Tensors], models: tuple[nn.Module, ...]) -> Tensors:
+def _chosen_call(place: Place, calls: list[list[_Tapped]], models: tuple[nn.Module, ...]) -> list[_Tapped]:
     name, count = describe(place.layer, models), len(calls)
     if place.call is None:
         if count > 1:
@@ -309,92 +353,3 @@ def _never_ran(place: Place, models: tuple[nn.Module, ...]) -> str:
             "choose its parent or a neighbour, or pass the model before torch.compile"
         )
     return f"layer {name} never ran in the forward; {why}"
-
-
-# --- The model during the forward ------------------------------------------------------------------------------------
-
-
-def _uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
-    """The eager function behind `torch.compile`: compiled code runs no hooks."""
-    for attribute in ("_orig_mod", "_torchdynamo_orig_callable"):
-        forward_func = getattr(forward_func, attribute, forward_func)
-    return forward_func
-
-
-@contextlib.contextmanager
-def _prepared(forward_func: Callable[..., Any], freeze: bool) -> Iterator[list[nn.Module]]:
-    """Freezes the parameters of every model that runs within, and gives their list; all is undone at the end.
-
-    A model that `forward_func` merely calls is met, and frozen, when it begins to run.
-    """
-    models: list[nn.Module] = []
-    seen: set[nn.Module] = set()
-    frozen: list[nn.Parameter] = []
-
-    def prepare(model: nn.Module) -> None:
-        models.append(model)
-        _warn_of_dropout(model)
-        for module in model.modules():
-            seen.add(module)
-            _check_mode(module, models)
-            if freeze:
-                for parameter in module.parameters(recurse=False):
-                    if parameter.requires_grad:
-                        frozen.append(parameter)
-                        parameter.requires_grad_(False)
-
-    def meet(module: nn.Module, args: Any) -> None:
-        if module not in seen:
-            prepare(module)
-
-    with contextlib.ExitStack() as stack:
-
-        @stack.callback
-        def thaw() -> None:
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-
-        model = model_of(forward_func)
-        if model is not None:
-            prepare(model)
-            if any(_is_compiled(module) for module in model.modules()) and hasattr(torch.compiler, "set_stance"):
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-        else:
-            stack.callback(register_module_forward_pre_hook(meet).remove)
-        yield models
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
-
-
-def _check_mode(module: nn.Module, models: Sequence[nn.Module]) -> None:
-    if module.training and isinstance(module, nn.modules.batchnorm._BatchNorm):
-        raise ValueError(
-            f"{describe(module, models)} ({type(module).__name__}) is in train mode, where examples of a batch mix and "
-            "running statistics change; expected eval mode: call model.eval() first"
-        )
-
-
-def _warn_of_dropout(model: nn.Module) -> None:
-    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in model.modules()):
-        warnings.warn(
-            "dropout is active, so the map is of a random part of the model; call model.eval() for the map of the "
-            "model. (The random state is restored after each call: reseed between calls to sample dropout masks.)",
-            stacklevel=2,
-        )
-
-
-@contextlib.contextmanager
-def _random_state(tensors: Tensors) -> Iterator[None]:
-    """A pass that draws random numbers (dropout in train mode) leaves the generators as they were."""
-    devices = sorted({t.device.index for t in tensors if t.device.type == "cuda" and t.device.index is not None})
-    with torch.random.fork_rng(devices):
-        yield
-
-
-@contextlib.contextmanager
-def _without_autocast() -> Iterator[None]:
-    """Backward and map arithmetic run in the precision of what was captured, whatever the caller's autocast says."""
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield

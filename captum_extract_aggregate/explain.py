@@ -26,8 +26,9 @@ from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.data.images import load_image
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
-from captum_extract_aggregate.layers import default_layers, find_layer
+from captum_extract_aggregate.layers import find_layer
 from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.visualization import grid
 
 METHODS: dict[str, Callable[..., CaptureAttribution]] = {

@@ -30,7 +30,7 @@ VirtualExtract = Callable[[Tensor, Tensor], Summand]
 LayerExtract = Callable[[Any, Tensor, Tensor], Summand]
 
 REAL_LAYER_EXTRACTS = ("layer", "layer_bias")
-_WINDOWED = re.compile(r"(conv|depthwise)(\d+)x(\d+)")
+_WINDOWED = re.compile(r"(conv|depthwise)(\d{1,2})x(\d{1,2})")
 
 
 def _bias(x: Tensor, g: Tensor) -> Summand:
@@ -61,12 +61,12 @@ _WINDOWED_EXTRACTS: dict[str, Callable[[Tensor, Tensor, int], Summand]] = {"conv
 
 def virtual_extract(name: str) -> VirtualExtract:
     """The function `(x, g) -> Summand` of a virtual identity layer, by name (`"bias"`, `"conv3x3"`, ...)."""
-    if name in VIRTUAL_EXTRACTS:
+    if isinstance(name, str) and name in VIRTUAL_EXTRACTS:
         return VIRTUAL_EXTRACTS[name]
     match = _WINDOWED.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         known = [*VIRTUAL_EXTRACTS, "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", *REAL_LAYER_EXTRACTS]
-        raise ValueError(unknown_name("extract", name, known, " (convNxN and depthwiseNxN take any odd N)"))
+        raise ValueError(unknown_name("extract", name, known, " (convNxN and depthwiseNxN take any odd N up to 99)"))
     kind, size, other = match.group(1), int(match.group(2)), int(match.group(3))
     if size != other or size % 2 == 0:
         raise ValueError(
@@ -212,7 +212,12 @@ def _real_batch_norm(module: nn.BatchNorm2d, x: Tensor, g: Tensor) -> Summand:
     return _normalized(module, (x - mean) * (variance + module.eps).rsqrt(), g)
 
 
-@register_layer(nn.LayerNorm, "torchvision.models.convnext.LayerNorm2d", "timm.layers.norm.LayerNorm2d")
+@register_layer(
+    nn.LayerNorm,
+    "torchvision.models.convnext.LayerNorm2d",
+    "timm.layers.norm.LayerNorm",
+    "timm.layers.norm.LayerNorm2d",
+)
 def _real_layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Summand:
     if len(module.normalized_shape) > 1:
         raise ValueError(
@@ -223,7 +228,7 @@ def _real_layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Summand:
     return _normalized(module, channels_last.movedim(-1, 1), g)
 
 
-@register_layer(nn.GroupNorm)
+@register_layer(nn.GroupNorm, "timm.layers.norm.GroupNorm", "timm.layers.norm.GroupNorm1")
 def _real_group_norm(module: nn.GroupNorm, x: Tensor, g: Tensor) -> Summand:
     return _normalized(module, F.group_norm(x, module.num_groups, eps=module.eps), g)
 

@@ -7,7 +7,7 @@ as their number of channels nearly always does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -98,7 +98,8 @@ def _check_positions(activation: Tensor, around: Surroundings) -> None:
     if activation.ndim < 3:
         raise ValueError(
             f"{around.name} gives an activation of shape {shape}, which has no positions to map; expected a layer "
-            "before the flattening or global pooling (default_layers(model) lists good ones)"
+            "before the flattening or global pooling (default_layers(model) lists good ones; inputs without positions "
+            "go into additional_forward_args)"
         )
     if around.batch is not None and shape[0] != around.batch:
         raise ValueError(
@@ -106,33 +107,68 @@ def _check_positions(activation: Tensor, around: Surroundings) -> None:
             f"{around.batch}; expected batch first (windows or heads folded into the batch have no places in the "
             "image: choose the block around them; for sequence-first layers pass layout=lambda t: t.permute(1, 2, 0))"
         )
+    if activation.ndim == 3 and shape[0] == shape[1] and any(map(_is_sequence_first, around.models)):
+        raise ValueError(
+            f"{around.name} gives an activation of shape {shape} in a model with sequence-first attention, and nothing "
+            "tells its batch from its sequence; expected another batch size, or layout=lambda t: t.permute(1, 2, 0)"
+        )
+
+
+def _is_sequence_first(model: nn.Module) -> bool:
+    return any(isinstance(m, nn.MultiheadAttention) and not m.batch_first for m in model.modules())
+
+
+def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:
+    """The spatial size of the first picture (or video) among the inputs; nothing if there is none."""
+    for t in inputs:
+        if t.ndim > 3:
+            last = t.shape[-1] in (1, 3, 4) and min(t.shape[1:-1]) > 2 * t.shape[-1]
+            return tuple(t.shape[1:-1] if last else t.shape[2:])
+    return ()
 
 
 def _detect(activation: Tensor, around: Surroundings) -> str:
+    """By the layer's own type, else by the positions' fit to the picture, else by the layers' numbers of channels."""
     last = "tokens" if activation.ndim == 3 else "channels_last"
-    if isinstance(around.module, _CHANNELS_FIRST):
+    if isinstance(around.module, _CHANNELS_FIRST) or _is_layer_norm_2d(around.module):
         return "channels_first"
-    if isinstance(around.module, _CHANNELS_LAST) and type(around.module).forward in _LAST_FORWARDS:
+    if isinstance(around.module, _CHANNELS_LAST):
         return last
+    fits_first, fits_last = _fit(activation, around)
+    if fits_first != fits_last:
+        return "channels_first" if fits_first else last
     for source in (around.module, *around.models):
         if source is not None:
             first_counts, last_counts = _channel_counts(source)
             is_first, is_last = activation.shape[1] in first_counts, activation.shape[-1] in last_counts
             if is_first != is_last:
                 return "channels_first" if is_first else last
-    shape = activation.shape
-    if activation.ndim > 3:  # square pictures: the odd one out is the channels
-        if len(set(shape[2:])) == 1 and shape[1] != shape[2]:
-            return "channels_first"
-        if len(set(shape[1:-1])) == 1 and shape[1] != shape[-1]:
-            return "channels_last"
     raise ValueError(
-        f"{around.name} gives an activation of shape {tuple(shape)}, and nothing tells whether its channels are in "
-        "dimension 1 or the last; expected layout='channels_first', 'channels_last' or 'tokens'"
+        f"{around.name} gives an activation of shape {tuple(activation.shape)}, and nothing tells whether its channels "
+        "are in dimension 1 or the last; expected layout='channels_first', 'channels_last' or 'tokens'"
     )
 
 
-_LAST_FORWARDS = {layer.forward for layer in _CHANNELS_LAST}
+def _fit(activation: Tensor, around: Surroundings) -> tuple[bool, bool]:
+    """Whether the dimensions behind dimension 1, and those before the last, have the picture's proportions."""
+    shape, image = activation.shape, around.image
+    if activation.ndim == 3:
+        return False, False
+    if len(image) != activation.ndim - 2:  # nothing to compare with: most pictures are square
+        return len(set(shape[2:])) == 1, len(set(shape[1:-1])) == 1
+    return _proportional(shape[2:], image), _proportional(shape[1:-1], image)
+
+
+def _proportional(size: Sequence[int], image: tuple[int, ...]) -> bool:
+    """The same height to width, to two cells that borders and rounding may cost. (Time may be reduced otherwise.)"""
+    (height, width), (image_height, image_width) = size[-2:], image[-2:]
+    ratio = image_height / image_width
+    return abs(height - width * ratio) <= 2 * max(1, ratio)
+
+
+def _is_layer_norm_2d(module: nn.Module | None) -> bool:
+    """A LayerNorm over the channels of N K H W, as torchvision's and timm's networks define for themselves."""
+    return isinstance(module, nn.LayerNorm) and "2d" in type(module).__name__.lower()
 
 
 def _channel_counts(root: nn.Module) -> tuple[set[int], set[int]]:
@@ -146,6 +182,8 @@ def _channel_counts(root: nn.Module) -> tuple[set[int], set[int]]:
             first.add(module.num_features)
         elif isinstance(module, nn.GroupNorm):
             first.add(module.num_channels)
+        elif isinstance(module, nn.LayerNorm) and _is_layer_norm_2d(module):
+            first.add(module.normalized_shape[-1])
         elif isinstance(module, nn.Linear):
             last |= {module.in_features, module.out_features}
         elif isinstance(module, nn.LayerNorm):
@@ -157,6 +195,11 @@ def _channel_counts(root: nn.Module) -> tuple[set[int], set[int]]:
 
 def _token_grid(tokens: int, around: Surroundings) -> tuple[int, int, int]:
     """How many leading tokens have no position, and the height and width of the grid of the others."""
+    if any(hasattr(model, "reroll") for model in around.models):
+        raise ValueError(
+            f"{around.name} gives tokens in an order of the model's own (it has a `reroll`), not row by row; expected "
+            "layout=lambda t: ... that returns batch x channels x height x width"
+        )
     if len(around.image) == 2:
         prefixes = _known_prefix(around)
         for exact in (True, False):

@@ -50,6 +50,8 @@ def _plain(target: Any) -> Any:
     """NumPy's integers and arrays, and integer tensors of any width, as Captum's forms."""
     if isinstance(target, np.integer):
         return int(target)
+    if isinstance(target, list):
+        return [int(entry) if isinstance(entry, np.integer) else entry for entry in target]
     if isinstance(target, np.ndarray):
         target = torch.from_numpy(target)
     if isinstance(target, Tensor):
@@ -105,19 +107,21 @@ def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
 
 def per_target(targets: Any, examples: int) -> list[Target]:
     """`targets` as a list of T Captum targets: from `N x T` indices, or a list of T targets for all examples."""
+    if isinstance(targets, (list, tuple)) and targets and all(isinstance(row, list) for row in targets):
+        if len({len(row) for row in targets}) > 1 or not all(isinstance(i, int) for row in targets for i in row):
+            raise ValueError(f"targets is {targets!r}; expected rows of equally many indices, one row per example")
+        targets = torch.tensor(targets)
     if isinstance(targets, np.ndarray):
         targets = torch.from_numpy(targets)
-    if isinstance(targets, (list, tuple)) and targets and isinstance(targets[0], list):
-        targets = torch.tensor(targets)
     if isinstance(targets, Tensor):
-        if targets.ndim == 1:
-            return list(targets.tolist())
-        if targets.ndim != 2 or targets.shape[0] != examples:
+        if targets.ndim not in (1, 2) or (targets.ndim == 2 and targets.shape[0] != examples) or not targets.numel():
             raise ValueError(
                 f"targets has shape {tuple(targets.shape)}; expected {examples} x T, T targets for each of the "
                 f"{examples} examples, or a list of T targets for all"
             )
-        return list(targets.T) if examples > 1 else list(targets[0].tolist())
+        if targets.ndim == 1 or examples == 1:
+            return list(targets.flatten().tolist())
+        return list(targets.T)
     if not isinstance(targets, (list, tuple)) or not targets:
         raise TypeError(f"targets is {targets!r}; expected an N x T tensor of indices or a non-empty list of T targets")
     return list(targets)

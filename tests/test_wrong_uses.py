@@ -138,7 +138,7 @@ WRONG_USES = {
     "one score for the whole batch": (
         norm_grad(model=lambda x: NET(x).sum(), layer=NET.conv3, target=None),
         ValueError,
-        "one score for a batch",
+        "1 score(s) for a batch of 2",
     ),
     "a model that returns a dict": (
         norm_grad(model=lambda x: {"logits": NET(x)}, layer=NET.conv3),

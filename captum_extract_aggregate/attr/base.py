@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_extract_aggregate.capture import Evidence, Place, record
-from captum_extract_aggregate.layers import Layer, find_layer
+from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
 from captum_extract_aggregate.targets import Target, per_target
 
@@ -132,8 +133,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         Returns:
             `N x T x 1 x *S`; a list of those for a list of layers.
         """
-        examples = (inputs[0] if isinstance(inputs, tuple) else inputs).shape[0]
-        wanted = per_target(targets, examples)
+        wanted = per_target(targets, checked_inputs(inputs)[0].shape[0])
         maps = [
             single[""]
             for single in _maps_per_target(
@@ -162,10 +162,12 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
 
     def _canonical(self, place: Place, evidence: Evidence, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Tensors captured at a place as `N x K x *S`, in at least float32."""
+        likes = evidence.activations[place]
         around = evidence.surroundings(place)
         canonical = []
-        for like, t in zip(evidence.activations[place], tensors):
-            canonical.append(_at_least_float32(to_channels_first(like, self.layout, around)(t)))
+        for i, (like, t) in enumerate(zip(likes, tensors), start=1):
+            named = replace(around, name=f"{around.name} (tensor {i} of {len(likes)})") if len(likes) > 1 else around
+            canonical.append(_at_least_float32(to_channels_first(like, self.layout, named)(t)))
         return canonical
 
 

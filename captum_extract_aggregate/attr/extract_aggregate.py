@@ -80,9 +80,7 @@ class ExtractAggregate(CaptureAttribution):
             check_aggregate(aggregate)
         if extract not in REAL_LAYER_EXTRACTS:
             virtual_extract(extract)
-            return
-        for single in self.layer if isinstance(self.layer, list) else [self.layer]:
-            self._check_real_layer(single)
+        self._all_places(to_input=False)  # a layer without such parameters is refused here, not only at the first map
 
     def _check_real_layer(self, layer: nn.Module | None) -> None:
         if layer is None:
@@ -102,6 +100,7 @@ class ExtractAggregate(CaptureAttribution):
     def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         if self.extract not in REAL_LAYER_EXTRACTS:
             return super()._places(layer, to_input)
+        self._check_real_layer(layer)
         if to_input:
             raise ValueError(
                 f"attribute_to_layer_input is True, but extract={self.extract!r} takes the layer's input and the "

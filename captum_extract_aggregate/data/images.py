@@ -43,14 +43,11 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
     """16-bit integers by their range; anything else that does not fit, from its smallest to its largest value."""
+    fractional = values.dtype.kind == "f"
     values = np.nan_to_num(values.astype(np.float64))
     low, high = values.min(), values.max()
-    if low < 0 or high > 65535 or (high <= 1 and values.dtype.kind == "f" and high > 0 and not _integral(values)):
+    if low < 0 or high > 65535 or (fractional and high <= 1):
         values = (values - low) / max(high - low, 1e-12) * 255
     elif high > 255:
         values = values / 257
     return values.round().clip(0, 255).astype(np.uint8)
-
-
-def _integral(values: np.ndarray) -> bool:
-    return bool((values == values.round()).all())

@@ -158,6 +158,8 @@ class DigitScenes(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             raise ValueError(f"n is {n}; expected at least one scene")
         if split not in _SPLITS:
             raise ValueError(f"split is {split!r}; expected one of {_SPLITS}")
+        if seed < 0:
+            raise ValueError(f"seed is {seed}; expected 0 or more")
         self.n, self.seed, self.split = n, seed, split
 
     def __len__(self) -> int:

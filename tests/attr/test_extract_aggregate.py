@@ -72,10 +72,12 @@ def test_noise_tunnel_with_a_list_of_layers_says_why_not(small_net, images):
         NoiseTunnel(cea.NormGrad(small_net, ["conv1", "conv3"])).attribute(images, target=1)
 
 
-def test_tcav_accepts_our_methods(small_net, images):
+def test_tcav_s_reassignment_of_the_layer(small_net, images, tmp_path):
     from captum.concept import TCAV
 
-    tcav = TCAV(small_net, ["conv3"], layer_attr_method=cea.LinearApproximation(small_net, None))
+    tcav = TCAV(
+        small_net, ["conv3"], layer_attr_method=cea.LinearApproximation(small_net, None), save_path=str(tmp_path)
+    )
     assert isinstance(tcav.layer_attr_method, cea.LinearApproximation)
     tcav.layer_attr_method.layer = small_net.conv3
     entry = tcav.layer_attr_method.attribute.__wrapped__

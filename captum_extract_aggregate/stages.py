@@ -1,0 +1,261 @@
+"""The layers a map is usually taken at: the ends of a network's resolution stages, or its repeated blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_extract_aggregate.capture import Place, record
+from captum_extract_aggregate.layers import checked_inputs, model_of
+from captum_extract_aggregate.layout import Surroundings, image_size, to_channels_first
+from captum_extract_aggregate.state import random_state
+
+
+@dataclass
+class _Run:
+    """What one module did in the example forward. `octave`: how often the resolution had been halved."""
+
+    started: int
+    octave_in: int | None
+    octave: int | None = None
+    positions: int = 0
+    tokens: bool = False
+    times: int = 1
+
+
+_Trace = dict[nn.Module, _Run]
+
+
+def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None = None) -> dict[str, nn.Module]:
+    """The layers at which maps are usually taken, by name, in network order.
+
+    For a network that works at several resolutions: the last layer before each halving of the resolution (`layer1`
+    ... `layer4` of a ResNet, the last ReLU of each block of a VGG, the stages of a ConvNeXt or Swin). A stem, that is
+    a resolution without any block of two or more convolutions in a network that is built of such blocks, is not
+    counted, and neither is the classifier. For a network of one resolution (ViT, MLP-Mixer): its repeated blocks. Where
+    a class token alone makes the score, what comes after the last exchange between tokens is left out: the other
+    tokens no longer reach the score there, and every map would be zero.
+
+    The resolutions are seen in a forward on an example, which leaves the model as it was.
+
+    Args:
+        model: any image classifier.
+        inputs: an example batch; left out, zeros of the size the model declares (`input_size`, `image_size`, timm's
+            `pretrained_cfg`), or 224 x 224.
+
+    Example:
+        >>> from captum_extract_aggregate import default_layers
+        >>> from captum_extract_aggregate.data import load_scene_model
+        >>> list(default_layers(load_scene_model("resnet")))
+        ['layer1', 'layer2', 'layer3', 'layer4']
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    model = model_of(model) or model
+    trace, example = _trace(model, inputs)
+    names = {module: name for name, module in model.named_modules()}
+    classifier = _classifier(trace)
+    stages = _stages(_before(classifier, _units(model, trace)), trace)
+    chosen = _repeated_blocks(model, trace) if len(stages) == 1 else []
+    chosen = chosen or [stage[-1] for stage in stages]
+    if classifier is not None and any(trace[module].tokens for module in chosen):
+        with _evaluating(model):
+            chosen = _reaching(model, classifier, chosen, example)
+    if not chosen:
+        raise ValueError(
+            f"model ({type(model).__name__}) has no resolution stages that default_layers can tell; expected an image "
+            "classifier: name the layers yourself"
+        )
+    return {names[module]: module for module in chosen}
+
+
+def _reaching(
+    model: nn.Module, classifier: nn.Module, layers: list[nn.Module], example: tuple[Tensor, ...]
+) -> list[nn.Module]:
+    """Those of the layers whose positions have any influence on what the classifier sees."""
+
+    def features(*inputs: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        with contextlib.ExitStack() as stack:
+            stack.callback(classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0])).remove)
+            model(*inputs)
+        flat = seen[0].flatten(1)
+        return (flat * torch.linspace(-1, 1, flat.shape[1], dtype=flat.dtype, device=flat.device)).sum(1)
+
+    places = [Place(layer) for layer in layers]
+    evidence = next(record(features, example, places).evidence([None]))
+    reaching = []
+    for layer, place in zip(layers, places):
+        like, gradient = evidence.activations[place][0], evidence.gradients[place][0]
+        if to_channels_first(like, "auto", evidence.surroundings(place))(gradient).abs().max() > 0:
+            reaching.append(layer)
+    return reaching
+
+
+def _units(module: nn.Module, trace: _Trace) -> Iterator[nn.Module]:
+    """The largest modules that stay at one resolution or change it once, in the order in which they ran."""
+    run = trace.get(module)
+    children = sorted((c for c in module.children() if _first_start(c, trace) is not None), key=_start_key(trace))
+    if run is not None and run.octave is not None and run.octave_in is not None and run.octave - run.octave_in <= 1:
+        yield module
+    elif children:
+        for child in children:
+            yield from _units(child, trace)
+    elif run is not None:
+        yield module
+
+
+def _first_start(module: nn.Module, trace: _Trace) -> int | None:
+    starts = [trace[m].started for m in module.modules() if m in trace]
+    return min(starts) if starts else None
+
+
+def _start_key(trace: _Trace) -> Callable[[nn.Module], int]:
+    return lambda module: _first_start(module, trace) or 0
+
+
+def _classifier(trace: _Trace) -> nn.Module | None:
+    """The last layer with weights to run, which makes the scores."""
+    leaves = [m for m in trace if next(m.children(), None) is None and next(m.parameters(), None) is not None]
+    return max(leaves, key=lambda m: trace[m].started, default=None)
+
+
+def _before(classifier: nn.Module | None, units: Iterator[nn.Module]) -> list[nn.Module]:
+    before: list[nn.Module] = []
+    for unit in units:
+        if any(module is classifier for module in unit.modules()):
+            break
+        before.append(unit)
+    return before
+
+
+def _stages(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
+    """The units that have positions and do something, grouped by resolution; stems left out."""
+    by_octave: dict[int, list[nn.Module]] = {}
+    for unit in units:
+        run = trace[unit]
+        if run.octave is None or run.positions < 2 or run.times > 1:
+            continue
+        if _weighted(unit) or _is_activation(unit):
+            by_octave.setdefault(run.octave, []).append(unit)
+    stages = [stage for stage in by_octave.values() if any(map(_weighted, stage))]
+    of_blocks = [stage for stage in stages if any(_weight_layers(unit) >= 2 for unit in stage)]
+    return of_blocks or stages
+
+
+def _weighted(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return type(module).__module__ == "torch.nn.modules.activation"
+
+
+def _repeated_blocks(model: nn.Module, trace: _Trace) -> list[nn.Module]:
+    """The largest family of alike siblings with positions, such as the encoder blocks of a ViT."""
+    families: list[list[nn.Module]] = []
+    for parent in model.modules():
+        by_type: dict[type, list[nn.Module]] = {}
+        for child in parent.children():
+            run = trace.get(child)
+            if run is not None and run.octave is not None and run.times == 1 and _weight_layers(child) >= 2:
+                by_type.setdefault(type(child), []).append(child)
+        families += by_type.values()
+    largest = max(families, key=len, default=[])
+    return largest if len(largest) > 1 else []
+
+
+def _weight_layers(module: nn.Module) -> int:
+    return sum(isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)) for m in module.modules())
+
+
+def _trace(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> tuple[_Trace, tuple[Tensor, ...]]:
+    """One forward of the model in eval mode: at which resolution each module ran, and the example it ran on."""
+    trace: _Trace = {}
+    error: Exception | None = None
+    for tensors in _examples(model) if inputs is None else [checked_inputs(inputs)]:
+        trace.clear()
+        try:
+            with torch.no_grad(), random_state(tensors), _evaluating(model), _observed(model, trace, tensors):
+                model(*tensors)
+            return trace, tensors
+        except Exception as caught:  # whatever the model's own code raises on a size it does not take
+            error = caught
+    raise ValueError(
+        f"default_layers could not run {type(model).__name__} on {'inputs' if inputs is not None else 'an example'} "
+        f"({type(error).__name__}: {error}); expected inputs=, a batch that the model accepts"
+    ) from error
+
+
+def _examples(model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+    """Noise of the sizes that the model may take, the likeliest first."""
+    parameter = next(model.parameters(), torch.zeros(0))
+    convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
+    channels = 3 if convolution is None else convolution.in_channels
+    sizes: list[tuple[int, ...]] = []
+    for module in (model, getattr(model, "module", None)):
+        config = getattr(module, "pretrained_cfg", None) or {}
+        declared = getattr(module, "input_size", None) or (config.get("input_size") if hasattr(config, "get") else None)
+        if isinstance(declared, (tuple, list)) and len(declared) > 2:
+            sizes.append(tuple(declared))
+        side = getattr(module, "image_size", None)
+        if isinstance(side, int):
+            sizes.append((channels, side, side))
+    if isinstance(convolution, nn.Conv3d):
+        sizes.append((channels, 16, 112, 112))
+    sizes += [(channels, side, side) for side in (224, 299, 32, 28)]
+    for size in dict.fromkeys(sizes):
+        noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+        yield (noise.to(parameter.device, parameter.dtype),)
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode within; every module's own flag back afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextlib.contextmanager
+def _observed(model: nn.Module, trace: _Trace, tensors: tuple[Tensor, ...]) -> Iterator[None]:
+    batch, image = tensors[0].shape[0], image_size(tensors)
+
+    def positions_of(value: Any, module: nn.Module | None) -> tuple[int | None, int, bool]:
+        value = value[0] if isinstance(value, (tuple, list)) and value else value
+        if not isinstance(value, Tensor) or not image:
+            return None, 0, False
+        try:
+            around = Surroundings(module=module, models=(model,), batch=batch, image=image)
+            on_grid = to_channels_first(value, "auto", around)(value)
+        except ValueError:
+            return None, 0, False
+        positions = math.prod(on_grid.shape[2:])
+        scale = (math.prod(image) / positions) ** (1 / (on_grid.ndim - 2))
+        return round(math.log2(scale)), positions, value.ndim == 3
+
+    def started(module: nn.Module, args: Any) -> None:
+        if module in trace:
+            trace[module].times += 1
+        else:
+            trace[module] = _Run(len(trace), positions_of(args, None)[0])
+
+    def ended(module: nn.Module, args: Any, output: Any) -> None:
+        run = trace[module]
+        run.octave, run.positions, run.tokens = positions_of(output, module)
+
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(started).remove)
+            stack.callback(module.register_forward_hook(ended).remove)
+        yield

@@ -1,0 +1,147 @@
+"""The model during a pass: frozen, eager, checked, and afterwards as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from captum_extract_aggregate.layers import describe, model_of
+
+
+def uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
+    """The eager function behind `torch.compile`: compiled code runs no hooks."""
+    for attribute in ("_orig_mod", "_torchdynamo_orig_callable"):
+        forward_func = getattr(forward_func, attribute, forward_func)
+    return forward_func
+
+
+@contextlib.contextmanager
+def prepared(forward_func: Callable[..., Any], tensors: tuple[Tensor, ...], freeze: bool) -> Iterator[list[nn.Module]]:
+    """Freezes the parameters of every model that runs within, and gives their list; all is undone at the end.
+
+    A model that `forward_func` merely calls is met, and frozen, when it begins to run.
+    """
+    models: list[nn.Module] = []
+    seen: set[nn.Module] = set()
+    with contextlib.ExitStack() as stack:
+
+        def prepare(model: nn.Module) -> None:
+            models.append(model)
+            for module in model.modules():
+                if module not in seen:
+                    seen.add(module)
+                    _check(module, models, batch=tensors[0].shape[0])
+                    if freeze:
+                        _freeze(module, stack)
+                    if getattr(module, "training", False):
+                        _keep_buffers(module, stack)
+            _warn_of_dropout(model)
+            _make_eager(model, stack)
+
+        def meet(module: nn.Module, args: Any) -> None:
+            if module not in seen:
+                prepare(module)
+
+        stack.enter_context(random_state(tensors))
+        stack.enter_context(_without_fused_attention())
+        model = model_of(forward_func)
+        if model is not None:
+            prepare(model)
+        stack.callback(register_module_forward_pre_hook(meet).remove)
+        yield models
+
+
+def _freeze(module: nn.Module, stack: contextlib.ExitStack) -> None:
+    for parameter in module.parameters(recurse=False):
+        if parameter.requires_grad and parameter.is_leaf:
+            if parameter.is_inference():
+                raise ValueError(
+                    "the model was built under torch.inference_mode, so nothing can be differentiated through it; "
+                    "expected one built outside (or copied: parameter.clone() outside of it)"
+                )
+            stack.callback(parameter.requires_grad_, True)
+            parameter.requires_grad_(False)
+
+
+def _keep_buffers(module: nn.Module, stack: contextlib.ExitStack) -> None:
+    """In train mode a module may update its buffers (running statistics, spectral norm): they are put back."""
+    for name, buffer in module._buffers.items():
+        if buffer is not None:
+            stack.callback(_put_back, module._buffers, name, buffer, buffer._version, buffer.clone())
+
+
+def _put_back(buffers: dict[str, Tensor | None], name: str, buffer: Tensor, version: int, value: Tensor) -> None:
+    buffers[name] = buffer
+    if buffer._version != version:
+        with torch.no_grad():
+            buffer.copy_(value)
+
+
+def _check(module: nn.Module, models: list[nn.Module], batch: int) -> None:
+    """Our error for a normalisation that mixes the examples of a batch."""
+    if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return
+    name = f"{describe(module, models)} ({type(module).__name__})"
+    if module.training:
+        raise ValueError(
+            f"{name} is in train mode, where examples of a batch mix and running statistics change; expected eval "
+            "mode: call model.eval() first"
+        )
+    if module.running_mean is None and batch > 1:
+        raise ValueError(
+            f"{name} has no running statistics (track_running_stats=False), so each example's score depends on the "
+            "others of its batch; expected batches of one example"
+        )
+
+
+def _warn_of_dropout(model: nn.Module) -> None:
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in model.modules()):
+        warnings.warn(
+            "dropout is active, so the map is of a random part of the model; call model.eval() for the map of the "
+            "model. (The random state is restored after each call: reseed between calls to sample dropout masks.)",
+            stacklevel=2,
+        )
+
+
+def _make_eager(model: nn.Module, stack: contextlib.ExitStack) -> None:
+    """Compiled parts of a model run as they were written: compiled code runs no hooks."""
+    if not any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
+        return
+    if not hasattr(torch.compiler, "set_stance"):
+        raise ValueError(
+            "the model is compiled, or holds a compiled part, whose layers cannot be reached before torch 2.6; expected "
+            "the model before torch.compile"
+        )
+    stack.enter_context(torch.compiler.set_stance("force_eager"))
+
+
+@contextlib.contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Transformer layers call their parts, where hooks are, instead of one fused kernel."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextlib.contextmanager
+def random_state(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """A pass that draws random numbers (dropout in train mode) leaves the generators as they were."""
+    devices = sorted({t.device.index for t in tensors if t.device.type == "cuda" and t.device.index is not None})
+    with torch.random.fork_rng(devices):
+        yield
+
+
+@contextlib.contextmanager
+def without_autocast() -> Iterator[None]:
+    """Backward and map arithmetic run in the precision of what was captured, whatever the caller's autocast says."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
