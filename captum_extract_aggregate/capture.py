@@ -121,7 +121,7 @@ class Recording:
             raise ValueError(
                 f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way; "
                 "expected a layer between the input and the output (not an auxiliary head), and a forward_func that "
-                "neither detaches, nor runs under torch.no_grad, nor takes an argmax"
+                "neither detaches, nor runs under torch.no_grad, nor takes an argmax, nor checkpoints the layer"
             )
         gradients = tuple(_joined([torch.zeros_like(x) if g is None else g for x, g in parts]) for parts in tensors)
         for g in gradients:

@@ -39,6 +39,7 @@ METHODS: dict[str, Callable[..., CaptureAttribution]] = {
 }
 _SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet"}
 _MOST_COLUMNS = 5
+_LARGEST = 4096
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -79,16 +80,17 @@ def run(request: Request) -> str:
     if not request.output.absolute().parent.is_dir():
         raise ValueError(f"output is {str(request.output)!r}, but the folder {request.output.parent} does not exist")
     methods = _split(request.methods)
+    if not methods:
+        raise ValueError(f"methods is {request.methods!r}; expected at least one of {', '.join(METHODS)}")
     for method in methods:
         _check_method(method)
+    if request.image is None and (request.size or request.mean or request.std):
+        raise ValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
     subject = _subject(request)
     x, boxes = _scene(request) if request.image is None else (_preprocess(load_image(request.image), subject), None)
+    scores = _scores(subject.model, x)
     layers = _layers(request, subject.model, x)
     made = {method: _make_method(method, subject.model, list(layers.values())) for method in methods}
-    with torch.no_grad():
-        scores = subject.model(x)
-    if not isinstance(scores, Tensor) or scores.ndim != 2:
-        raise ValueError(f"model {request.model!r} gives no scores of shape batch x classes; expected a classifier")
     target = _target(request.target, subject.classes, scores[0])
     maps = attribute_together(made, x, target)
     name = _class_name(subject.classes, target)
@@ -97,6 +99,20 @@ def run(request: Request) -> str:
     figure = grid(_to_picture(x[0], subject), rows, title, boxes)
     figure.savefig(request.output, dpi=150)
     return _report(scores[0], subject.classes, target, layers, request.output)
+
+
+def _scores(model: nn.Module, x: Tensor) -> Tensor:
+    try:
+        with torch.no_grad():
+            scores = model(x)
+    except Exception as error:  # whatever the model's own code raises
+        raise ValueError(
+            f"the model does not run on a picture of shape {tuple(x.shape)} ({type(error).__name__}: {error}); "
+            "expected one that does: see --size"
+        ) from error
+    if not isinstance(scores, Tensor) or scores.ndim != 2:
+        raise ValueError(f"the model gives a {type(scores).__name__}; expected a tensor of shape batch x classes")
+    return scores
 
 
 def _report(scores: Tensor, classes: list[str], target: int, layers: dict[str, nn.Module], output: Path) -> str:
@@ -117,6 +133,8 @@ def _report(scores: Tensor, classes: list[str], target: int, layers: dict[str, n
 def _subject(request: Request) -> Subject:
     names = _read_class_names(request.class_names)
     if request.model in _SCENES:
+        if request.weights:
+            raise ValueError(f"weights is {request.weights!r}, but {request.model} brings its own; expected none")
         model = load_scene_model(_SCENES[request.model])
         subject = Subject(model, SCENE_SIZE, SCENE_SIZE, (SCENE_MEAN,), (SCENE_STD,), [str(i) for i in range(10)])
     elif ":" in request.model:
@@ -129,8 +147,8 @@ def _subject(request: Request) -> Subject:
     subject.model.eval()
     subject.classes = names or subject.classes
     if request.size:
-        if request.size < 8:
-            raise ValueError(f"size is {request.size}; expected at least 8 pixels")
+        if not 8 <= request.size <= _LARGEST:
+            raise ValueError(f"size is {request.size}; expected 8 to {_LARGEST} pixels")
         subject.resize = max(request.size, round(request.size * subject.resize / subject.size))
         subject.size = request.size
     subject.mean = _numbers("mean", request.mean) or subject.mean
@@ -196,7 +214,10 @@ def _user_model(spec: str) -> nn.Module:
         raise ValueError(f"model is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
     if not callable(getattr(module, name, None)):
         raise ValueError(unknown_name("model", name, [n for n in vars(module) if callable(vars(module)[n])]))
-    model = getattr(module, name)()
+    try:
+        model = getattr(module, name)()
+    except Exception as error:
+        raise ValueError(f"model is {spec!r}, which failed: {error!r}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"model is {spec!r}, which returned a {type(model).__name__}; expected a torch.nn.Module")
     return model
@@ -229,8 +250,8 @@ def _read_state_dict(path: str) -> dict[str, Any]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(f"weights {path!r} are no state dict that can be read safely: {reason}") from None
-    if not isinstance(state, dict):
-        raise ValueError(f"weights {path!r} hold a {type(state).__name__}; expected a state dict")
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"weights {path!r} hold a {type(state).__name__}; expected a state dict with names")
     return state
 
 
@@ -260,12 +281,9 @@ def _scene(request: Request) -> tuple[Tensor, Tensor]:
 def _preprocess(picture: Image.Image, subject: Subject) -> Tensor:
     """Short side to `resize`, the centre `size` square, normalised: what image classifiers are evaluated on."""
     width, height = picture.size
-    scale = subject.resize / min(width, height)
-    picture = picture.resize(
-        (max(subject.size, round(width * scale)), max(subject.size, round(height * scale))), Image.Resampling.BILINEAR
-    )
-    left, top = (picture.width - subject.size) // 2, (picture.height - subject.size) // 2
-    picture = picture.crop((left, top, left + subject.size, top + subject.size))
+    half = min(width, height) * subject.size / subject.resize / 2  # of the square's side, in the picture's pixels
+    square = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
+    picture = picture.resize((subject.size, subject.size), Image.Resampling.BILINEAR, box=square)
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(subject.size, subject.size, 3)
     x = pixels.permute(2, 0, 1).float().div(255)
     return ((x - _column(subject.mean)) / _column(subject.std))[None]

@@ -216,14 +216,14 @@ def _token_grid(tokens: int, around: Surroundings) -> tuple[int, int, int]:
 
 
 def _known_prefix(around: Surroundings) -> tuple[int, ...]:
-    """The number of class and register tokens, where the model says it; else the usual ones to try."""
+    """The number of class and register tokens, where the model says it (they may join late); else the usual ones."""
     for model in around.models:
         for module in model.modules():
             count = getattr(module, "num_prefix_tokens", None)
             if isinstance(count, int):
-                return (count,)
+                return (count, 0)
             if isinstance(getattr(module, "class_token", None), Tensor):
-                return (1, *(p for p in _PREFIXES if p != 1))
+                return (1, 0)
     return _PREFIXES
 
 

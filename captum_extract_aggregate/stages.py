@@ -142,6 +142,8 @@ def _stages(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
         run = trace[unit]
         if run.octave is None or run.positions < 2 or run.times > 1:
             continue
+        if by_octave and run.octave < max(by_octave):  # not a picture any more: attention between tokens, say
+            continue
         if _weighted(unit) or _is_activation(unit):
             by_octave.setdefault(run.octave, []).append(unit)
     stages = [stage for stage in by_octave.values() if any(map(_weighted, stage))]

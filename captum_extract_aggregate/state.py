@@ -115,8 +115,8 @@ def _make_eager(model: nn.Module, stack: contextlib.ExitStack) -> None:
         return
     if not hasattr(torch.compiler, "set_stance"):
         raise ValueError(
-            "the model is compiled, or holds a compiled part, whose layers cannot be reached before torch 2.6; expected "
-            "the model before torch.compile"
+            "the model is compiled, or holds a compiled part, whose layers cannot be reached before torch 2.6; "
+            "expected the model before torch.compile"
         )
     stack.enter_context(torch.compiler.set_stance("force_eager"))
 

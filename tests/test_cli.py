@@ -103,14 +103,21 @@ def test_a_model_of_one_s_own(run, picture, tmp_path):
         (["--layers", "layer5"], "did you mean 'layer"),
         (["--layers", "fc"], "no positions"),
         (["--methods", "gradcam"], "method is 'gradcam'"),
+        (["--methods", ","], "expected at least one of"),
+        (["--size", "64"], "for an IMAGE of your own"),
+        (["--weights", "DEFAULT"], "brings its own"),
+        (["picture.png", "--size", "1000000"], "8 to 4096"),
+        (["picture.png", "--model", "vit_b_32", "--weights", "random", "--size", "64", "--layers", "x"], "see --size"),
+        (["picture.png", "--model", "broken_builder.py:fail"], "which failed"),
+        (["picture.png", "--model", "resnet18", "--weights", "keys.pth"], "with names"),
         (["--methods", "conv3x3:nrom"], "did you mean 'norm'"),
         (["--target", "10"], "expected 0 to 9"),
         (["--target", "seven"], "target is 'seven'"),
         (["--output", "no/such/folder.png"], "does not exist"),
         (["--output", "maps.txt"], "expected a .png"),
-        (["--mean", "a,b"], "mean is 'a,b'"),
-        (["--std", "0"], "expected positive"),
-        (["--size", "2"], "at least 8"),
+        (["picture.png", "--mean", "a,b"], "mean is 'a,b'"),
+        (["picture.png", "--std", "0"], "expected positive"),
+        (["picture.png", "--size", "2"], "8 to 4096"),
         (["--seed", "-1"], "seed is -1"),
         (["--class-names", "empty.txt"], "one class name per line"),
         (["picture.png", "--model", "gone.py:build"], "no file 'gone.py'"),
@@ -124,7 +131,8 @@ def test_mistakes_get_one_line_and_exit_code_2(run, picture, tmp_path, arguments
     (tmp_path / "truncated.png").write_bytes(picture.read_bytes()[:2000])
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
-    (tmp_path / "broken_builder.py").write_text("def build():\n    return 3\n")
+    (tmp_path / "broken_builder.py").write_text("def build():\n    return 3\ndef fail():\n    return 1 / 0\n")
+    torch.save({1: torch.zeros(1)}, tmp_path / "keys.pth")
     torch.save(torchvision.models.squeezenet1_1(num_classes=2).state_dict(), tmp_path / "other.pth")
     torch.save(torchvision.models.squeezenet1_1(num_classes=2), tmp_path / "pickled.pth")
     result = run(*arguments)

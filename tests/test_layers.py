@@ -88,6 +88,42 @@ def test_timm_classifiers(name, expected):
         assert torch.isfinite(m).all()
 
 
+TIMM_FAMILIES = """
+cait_xxs24_224 coat_lite_tiny coatnet_nano_rw_224 convit_tiny convmixer_768_32 convnext_atto davit_tiny
+deit_tiny_distilled_patch16_224 densenet121 dla34 dpn48b edgenext_xx_small efficientformer_l1 efficientnet_b0
+eva02_tiny_patch14_224 fastvit_t8 focalnet_tiny_srf gcvit_xxtiny ghostnet_100 gmlp_ti16_224 inception_v4 levit_128s
+mambaout_femto maxvit_nano_rw_256 mixer_s32_224 mobilenetv3_small_050 mobilevit_xxs mvitv2_tiny nest_tiny nfnet_f0
+pit_ti_224 poolformer_s12 pvt_v2_b0 regnety_002 repvgg_a0 res2net50_26w_4s resmlp_12_224 resnetv2_50 rexnet_100
+selecsls42 sequencer2d_s skresnet18 starnet_s1 swin_tiny_patch4_window7_224 swinv2_cr_tiny_224 tiny_vit_5m_224
+twins_svt_small vgg11 visformer_tiny vit_small_patch16_dinov3 vit_tiny_patch16_224 volo_d1_224 xception41
+xcit_nano_12_p16_224
+""".split()
+
+
+@pytest.mark.slow
+def test_families_of_timm_classifiers():
+    timm = pytest.importorskip("timm")
+    known, count = set(timm.list_models()), 0
+    for name in TIMM_FAMILIES:
+        if name not in known:
+            continue  # an older or newer timm
+        torch.manual_seed(0)
+        net = timm.create_model(name).eval()
+        for module in net.modules():
+            if isinstance(module, nn.Linear) and module.weight.abs().max() == 0:
+                nn.init.normal_(module.weight, std=0.01)
+        layers = cea.default_layers(net)
+        for layer, m in zip(
+            layers, cea.NormGrad(net, list(layers)).attribute(torch.randn(1, *net.pretrained_cfg["input_size"]), 3)
+        ):
+            assert m.ndim == 4, (name, layer)
+            assert torch.isfinite(m).all(), (name, layer)
+            assert m.abs().max() > 0, (name, layer)
+        count += 1
+    print(f"{count} families of timm classifiers")
+    assert count >= 40
+
+
 def test_video_classifier():
     net = torchvision.models.video.r3d_18().eval()
     layers = cea.default_layers(net)

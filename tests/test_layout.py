@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torchvision.models.convnext import LayerNorm2d
 
-from captum_extract_aggregate.layout import Surroundings, to_channels_first
+from captum_extract_aggregate.layout import Surroundings, image_size, to_channels_first
 
 CONVOLUTIONAL = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU())
 TRANSFORMER = nn.Sequential(nn.Linear(24, 24), nn.LayerNorm(24), nn.GELU())
@@ -41,6 +42,30 @@ def test_channels_are_found(size, around, expected):
     assert shape(torch.zeros(2, *size), **around) == expected
 
 
+@pytest.mark.parametrize(
+    ("size", "module", "image", "expected"),
+    [
+        ((256, 16, 16), nn.Sequential(nn.Linear(256, 16), nn.Linear(16, 256)), (64, 64), (256, 16, 16)),  # gate
+        ((3, 32, 32), nn.Sequential(nn.Linear(3 * 32 * 32, 32)), (32, 32), (3, 32, 32)),  # the input of an MLP
+        ((96, 64, 96), nn.Sequential(nn.Conv2d(3, 96, 4, 4), LayerNorm2d(96)), (256, 384), (96, 64, 96)),
+        ((96, 64, 96), LayerNorm2d(96), (256, 384), (96, 64, 96)),
+        ((64, 96, 96), nn.Sequential(nn.Linear(96, 96)), (256, 384), (96, 64, 96)),  # channels last
+        ((224, 224, 3), nn.Identity(), (224, 224), (3, 224, 224)),
+        ((4, 6, 6, 24), nn.Identity(), (8, 48, 48), (24, 4, 6, 6)),  # video, channels last
+    ],
+)
+def test_the_picture_s_proportions_count_more_than_numbers_of_channels(size, module, image, expected):
+    assert shape(torch.zeros(2, *size), module=module, models=(module,), image=image) == expected
+
+
+def test_the_picture_among_the_inputs():
+    assert image_size((torch.zeros(2, 5), torch.zeros(2, 3, 40, 30))) == (40, 30)
+    assert image_size((torch.zeros(2, 40, 30, 3),)) == (40, 30)
+    assert image_size((torch.zeros(2, 3, 8, 40, 30),)) == (8, 40, 30)
+    assert image_size((torch.zeros(2, 5, 6, 4),)) == (6, 4)
+    assert image_size((torch.zeros(2, 5),)) == ()
+
+
 def test_a_transformer_with_24_tokens_and_24_channels_in_a_mixed_model():
     mixed = nn.Sequential(CONVOLUTIONAL, TRANSFORMER)
     with pytest.raises(ValueError, match="nothing tells"):
@@ -67,6 +92,20 @@ def test_the_model_says_how_many_tokens_have_no_place():
     assert tuple(to_channels_first(t, "tokens", around)(t).shape) == (1, 8, 4, 4)
     with pytest.raises(ValueError, match="make no grid"):
         to_channels_first(torch.zeros(1, 17, 8), "tokens", around)
+
+
+def test_tokens_in_an_order_of_the_model_s_own():
+    class Hiera(nn.Module):
+        reroll = None
+
+    with pytest.raises(ValueError, match="row by row"):
+        to_channels_first(torch.zeros(2, 16, 24), "tokens", Surroundings(batch=2, image=(32, 32), models=(Hiera(),)))
+
+
+def test_a_batch_as_large_as_a_sequence_that_comes_first():
+    attention = nn.Sequential(nn.MultiheadAttention(24, 2), nn.LayerNorm(24))
+    with pytest.raises(ValueError, match="its batch from its sequence"):
+        shape(torch.zeros(16, 16, 24), module=attention[1], models=(attention,), image=(32, 32))
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ THREE = torch.arange(24.0).view(3, 2, 4)
         (TWO, torch.tensor([0, 3, 1])),
         (TWO, torch.tensor([0, 3, 1], dtype=torch.int32)),
         (TWO, [0, 3, 1]),
+        (TWO, [np.int64(0), np.int64(3), np.int64(1)]),
         (TWO, [(0,), (3,), (-1,)]),
         (TWO[:1], [3]),
         (THREE, (1, 3)),
@@ -33,10 +34,9 @@ THREE = torch.arange(24.0).view(3, 2, 4)
     ],
 )
 def test_captum_s_forms(output, target):
-    if isinstance(target, torch.Tensor) and target.dtype == torch.int32:
-        expected = _select_targets(output, target.long())
-    else:
-        expected = _select_targets(output, target)
+    plain = target.long() if isinstance(target, torch.Tensor) else target
+    plain = list(map(int, plain)) if isinstance(plain, list) and not isinstance(plain[0], tuple) else plain
+    expected = _select_targets(output, plain)
     assert torch.equal(select_scores(output, target), expected.flatten())
 
 
@@ -70,6 +70,24 @@ def test_forms_that_captum_refuses_but_are_clear(target):
 def test_mistakes(output, target, error):
     with pytest.raises(error, match="expected"):
         select_scores(output, target)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        [[0], [1, 2], [0]],
+        [["a"], ["b"], ["c"]],
+        [[], [], []],
+        torch.zeros(3, 0),
+        torch.zeros(0),
+        torch.zeros(2, 2),
+        [],
+        3,
+    ],
+)
+def test_mistaken_targets_per_example(targets):
+    with pytest.raises((ValueError, TypeError), match="expected"):
+        per_target(targets, 3)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,22 @@ WRONG_USES = {
     ),
     # what is asked for
     "inputs is a list": (norm_grad(inputs=[X]), TypeError, "inputs is or holds a list"),
+    "inputs of several targets is a list": (
+        lambda: cea.NormGrad(NET, "conv3").attribute_per_target([X], [0]),
+        TypeError,
+        "inputs is or holds a list",
+    ),
+    "no inputs at all": (norm_grad(inputs=()), ValueError, "one batch size"),
+    "aggregate is a list": (extract_aggregate("conv1x1", ["norm"]), ValueError, "aggregate is ['norm']"),
+    "extract is a list": (extract_aggregate(["bias"]), ValueError, "extract is ['bias']"),
+    "a huge window": (extract_aggregate("conv999x999"), ValueError, "up to 99"),
+    "inputs without positions": (
+        lambda: cea.LayerGradient(lambda x, y: NET(x) + y.sum(1, keepdim=True)).attribute((X, torch.ones(2, 1)), 1),
+        ValueError,
+        "additional_forward_args",
+    ),
+    "default layers on a list": (lambda: cea.default_layers(NET, [X]), TypeError, "inputs is or holds a list"),
+    "scenes of a negative seed": (lambda: cea.DigitScenes(1, -1), ValueError, "0 or more"),
     "inputs is an array": (norm_grad(inputs=X.numpy()), TypeError, "ndarray"),
     "an empty batch": (norm_grad(inputs=X[:0]), ValueError, "at least one example"),
     "batches of different sizes": (norm_grad(inputs=(X, X[:1])), ValueError, "one batch size"),
