@@ -53,8 +53,7 @@ class Evidence:
 
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
-        name = describe(place.layer, self.models)
-        return Surroundings(name, place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs))
+        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ as their number of channels nearly always does.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor, nn
+
+from captum_extract_aggregate.layers import describe
 
 LayoutFunction = Callable[[Tensor], Tensor]
 Layout = str | LayoutFunction
@@ -34,11 +36,16 @@ _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention)
 class Surroundings:
     """What is known about the place of an activation; whatever is missing is simply no evidence."""
 
-    name: str = "the layer"
     module: nn.Module | None = None
     models: tuple[nn.Module, ...] = ()
     batch: int | None = None
-    image: tuple[int, ...] = field(default=())
+    image: tuple[int, ...] = ()
+    which: str = ""
+
+    @property
+    def name(self) -> str:
+        """How errors call the place; looked up only when there is one."""
+        return describe(self.module, self.models) + self.which
 
 
 def check_layout(layout: Layout) -> Layout:

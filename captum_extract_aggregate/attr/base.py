@@ -55,7 +55,7 @@ def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
 class CaptureAttribution(LayerAttribution, GradientAttribution):
     """A Captum layer method whose map at each layer follows from activations and gradients of one pass.
 
-    Subclasses say which places they need (`_places`) and what their map is (`_layer_map`).
+    Subclasses say what their map is (`_map`), and which places it needs (`_places`).
     """
 
     def __init__(
@@ -93,9 +93,16 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         side = "input" if to_input or layer is None else "output"
         return (Place(layer, side, call=self.call),)
 
-    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> Map:
-        """The map at one layer, `N x 1 x *S`, from what was captured at its places."""
+    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        """The map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32."""
         raise NotImplementedError
+
+    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+        """The map of each tensor at a layer: gradients from its first place, activations from its last."""
+        at = places[0]
+        gradients = self._canonical(at, evidence, evidence.gradients[at])
+        activations = self._canonical(places[-1], evidence, evidence.activations[places[-1]])
+        return tuple(self._map(at.layer, x, g) for x, g in zip(activations, gradients))
 
     @captum_entry
     def attribute(
@@ -106,8 +113,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         attribute_to_layer_input: bool = False,
     ) -> Maps:
         """The map of one target per example; see this module's text for the arguments and the result."""
-        together = {"": self}
-        (maps,) = _maps_per_target(together, inputs, [target], additional_forward_args, attribute_to_layer_input)
+        (maps,) = _maps_per_target({"": self}, inputs, [target], additional_forward_args, attribute_to_layer_input)
         return maps[""]
 
     def attribute_future(self) -> None:
@@ -134,13 +140,8 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
             `N x T x 1 x *S`; a list of those for a list of layers.
         """
         wanted = per_target(targets, checked_inputs(inputs)[0].shape[0])
-        maps = [
-            single[""]
-            for single in _maps_per_target(
-                {"": self}, inputs, wanted, additional_forward_args, attribute_to_layer_input
-            )
-        ]
-        return _stacked(maps)
+        maps = _maps_per_target({"": self}, inputs, wanted, additional_forward_args, attribute_to_layer_input)
+        return _stacked([single[""] for single in maps])
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
         """The maps of all layers, in the form in which `layer` was given."""
@@ -150,8 +151,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         return self._finished_map(layer, inputs, evidence, to_input)
 
     def _finished_map(self, layer: nn.Module | None, inputs: Any, evidence: Evidence, to_input: bool) -> Map:
-        result = self._layer_map(self._places(layer, to_input), evidence)
-        maps = tuple(_finished(m, evidence) for m in (result if isinstance(result, tuple) else (result,)))
+        maps = tuple(_finished(m, evidence) for m in self._layer_map(self._places(layer, to_input), evidence))
         is_tuple = isinstance(inputs, tuple) if layer is None else len(maps) > 1
         return maps if is_tuple else maps[0]
 
@@ -166,8 +166,8 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         around = evidence.surroundings(place)
         canonical = []
         for i, (like, t) in enumerate(zip(likes, tensors), start=1):
-            named = replace(around, name=f"{around.name} (tensor {i} of {len(likes)})") if len(likes) > 1 else around
-            canonical.append(_at_least_float32(to_channels_first(like, self.layout, named)(t)))
+            one = replace(around, which=f" (tensor {i} of {len(likes)})") if len(likes) > 1 else around
+            canonical.append(_at_least_float32(to_channels_first(like, self.layout, one)(t)))
         return canonical
 
 

@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from captum_extract_aggregate.aggregate import Materialized, aggregate, check_aggregate
-from captum_extract_aggregate.attr.base import CaptureAttribution, Map
-from captum_extract_aggregate.capture import Evidence, Place
+from captum_extract_aggregate.attr.base import CaptureAttribution
+from captum_extract_aggregate.capture import Place
 from captum_extract_aggregate.extract import (
     REAL_LAYER_EXTRACTS,
     check_parameter,
@@ -110,13 +110,6 @@ class ExtractAggregate(CaptureAttribution):
             Place(layer, "output", call=self.call),
             Place(layer, "input", differentiate=False, call=self.call),
         )
-
-    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> Map:
-        at = places[0]
-        gradients = self._canonical(at, evidence, evidence.gradients[at])
-        activations = self._canonical(places[-1], evidence, evidence.activations[places[-1]])
-        maps = tuple(self._map(at.layer, x, g) for x, g in zip(activations, gradients))
-        return maps if len(maps) > 1 else maps[0]
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         if callable(self.aggregate):  # not necessarily homogeneous in the gradient
