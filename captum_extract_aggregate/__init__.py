@@ -1,7 +1,13 @@
 """Saliency maps for Captum's users: Extract & Aggregate from one forward and one backward."""
 
 from captum_extract_aggregate.attr import (
+    CumulativeGradCAM,
+    CumulativeGradMid,
     ExtractAggregate,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradCAMPos,
+    GradMid,
     LayerGradient,
     LinearApproximation,
     NormGrad,
@@ -14,8 +20,14 @@ from captum_extract_aggregate.stages import default_layers
 __version__ = "0.1.0"
 
 __all__ = [
+    "CumulativeGradCAM",
+    "CumulativeGradMid",
     "DigitScenes",
     "ExtractAggregate",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "GradCAMPos",
+    "GradMid",
     "LayerGradient",
     "LinearApproximation",
     "NormGrad",

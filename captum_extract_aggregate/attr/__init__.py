@@ -8,9 +8,23 @@ from captum_extract_aggregate.attr.extract_aggregate import (
     NormGrad,
     SelectiveNormGrad,
 )
+from captum_extract_aggregate.attr.positive import (
+    CumulativeGradCAM,
+    CumulativeGradMid,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradCAMPos,
+    GradMid,
+)
 
 __all__ = [
+    "CumulativeGradCAM",
+    "CumulativeGradMid",
     "ExtractAggregate",
+    "GradCAM",
+    "GradCAMPlusPlus",
+    "GradCAMPos",
+    "GradMid",
     "LayerGradient",
     "LinearApproximation",
     "NormGrad",

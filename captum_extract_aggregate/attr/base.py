@@ -40,7 +40,7 @@ def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def for_captum(self: CaptureAttribution, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self.layer, (list, tuple)):
+        if isinstance(self.layer, (list, tuple)) and not self.joins_layers:
             raise ValueError(
                 f"layer is a list of {len(self.layer)} layers, but Captum's NoiseTunnel (and whatever else calls "
                 "attribute.__wrapped__) takes one map; expected one layer: build one method and tunnel per layer"
@@ -57,6 +57,8 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
 
     Subclasses say what their map is (`_map`), and which places it needs (`_places`).
     """
+
+    joins_layers = False  # whether a list of layers gives one map, not a list of maps
 
     def __init__(
         self,
@@ -145,20 +147,20 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
         """The maps of all layers, in the form in which `layer` was given."""
-        layer = self._find(self.layer, self.forward_func)  # read now: TCAV and users reassign it
-        if isinstance(layer, list):
-            return [self._finished_map(single, inputs, evidence, to_input) for single in layer]
-        return self._finished_map(layer, inputs, evidence, to_input)
+        maps = [self._finished_map(layer, inputs, evidence, to_input) for layer in self._layers()]
+        return maps if isinstance(self.layer, (list, tuple)) else maps[0]
 
     def _finished_map(self, layer: nn.Module | None, inputs: Any, evidence: Evidence, to_input: bool) -> Map:
-        maps = tuple(_finished(m, evidence) for m in self._layer_map(self._places(layer, to_input), evidence))
+        maps = tuple(finished(m, evidence) for m in self._layer_map(self._places(layer, to_input), evidence))
         is_tuple = isinstance(inputs, tuple) if layer is None else len(maps) > 1
         return maps if is_tuple else maps[0]
 
+    def _layers(self) -> list[nn.Module | None]:
+        layer = self._find(self.layer, self.forward_func)  # read now: TCAV and users reassign it
+        return layer if isinstance(layer, list) else [layer]
+
     def _all_places(self, to_input: bool) -> list[Place]:
-        layer = self._find(self.layer, self.forward_func)
-        layers = layer if isinstance(layer, list) else [layer]
-        return [place for single in layers for place in self._places(single, to_input)]
+        return [place for layer in self._layers() for place in self._places(layer, to_input)]
 
     def _canonical(self, place: Place, evidence: Evidence, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Tensors captured at a place as `N x K x *S`, in at least float32."""
@@ -246,7 +248,7 @@ def _at_least_float32(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
-def _finished(m: Tensor, evidence: Evidence) -> Tensor:
+def finished(m: Tensor, evidence: Evidence) -> Tensor:
     """The map in the inputs' dtype; NaN where the score was not finite (on the CPU that has raised already)."""
     dtype = next((t.dtype for t in evidence.inputs if t.is_floating_point()), m.dtype)
     if m.device.type != "cpu":
