@@ -1,38 +1,56 @@
 """Saliency maps for Captum's users: Extract & Aggregate from one forward and one backward."""
 
+from captum_extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.attr import (
+    ActivityAttribution,
+    AggregatedActivity,
+    BiasAttribution,
     CumulativeGradCAM,
     CumulativeGradMid,
     ExtractAggregate,
+    FullGrad,
     GradCAM,
     GradCAMPlusPlus,
     GradCAMPos,
     GradMid,
+    LayerCombination,
     LayerGradient,
     LinearApproximation,
     NormGrad,
     SelectiveNormGrad,
     attribute_together,
 )
+from captum_extract_aggregate.biases import bias_layers
 from captum_extract_aggregate.data import DigitScenes, load_scene_model
+from captum_extract_aggregate.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
 from captum_extract_aggregate.stages import default_layers
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActivityAttribution",
+    "AggregatedActivity",
+    "BiasAttribution",
     "CumulativeGradCAM",
     "CumulativeGradMid",
     "DigitScenes",
     "ExtractAggregate",
+    "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradCAMPos",
     "GradMid",
+    "LayerCombination",
     "LayerGradient",
+    "LayerWeights",
     "LinearApproximation",
     "NormGrad",
     "SelectiveNormGrad",
+    "accuracy_weights",
     "attribute_together",
+    "bias_layers",
     "default_layers",
+    "feature_spread_weights",
     "load_scene_model",
+    "virtual_identity_agreement",
 ]

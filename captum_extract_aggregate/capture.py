@@ -32,22 +32,28 @@ Tensors = tuple[Tensor, ...]
 class Place:
     """A place in a network: a layer's output or input, or (`layer=None`) the network's own input.
 
-    `differentiate=False` asks for the activation alone; `call` picks one of several calls of the layer in a forward.
+    `differentiate=False` asks for the activation alone; `call` picks one of several calls of the layer in a forward;
+    an `optional` place is left out where its layer never ran, and has zero gradients where the score does not use it.
     """
 
     layer: nn.Module | None
     side: str = "output"
     differentiate: bool = True
     call: int | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one forward and one target's backward showed: per place, the detached activations and gradients."""
+    """What one forward and one target's backward showed: per place, the detached activations and gradients.
+
+    `order` tells when in the forward each place was met (-1: the network's input).
+    """
 
     scores: Tensor
     activations: dict[Place, Tensors]
     gradients: dict[Place, Tensors]
+    order: dict[Place, int]
     inputs: Tensors
     models: tuple[nn.Module, ...]
 
@@ -62,6 +68,7 @@ class _Tapped:
 
     value: Tensor
     edge: GradientEdge | None
+    order: int = -1
 
 
 class Recording:
@@ -74,10 +81,16 @@ class Recording:
         self.inputs = inputs
         self.models = models
         self._taps = taps  # per place, per tensor it holds, the parts from each device
+        self._order = {place: tensors[0][0].order for place, tensors in taps.items()}
         self._activations = {
             place: tuple(_joined([part.value for part in parts]) for parts in tensors)
             for place, tensors in taps.items()
         }
+
+    def activity(self) -> Evidence:
+        """What the forward alone showed: no score is selected and nothing differentiated."""
+        none = torch.empty(0)
+        return Evidence(none, self._activations, {}, self._order, self.inputs, self.models)
 
     def evidence(self, targets: Sequence[Target]) -> Iterator[Evidence]:
         """For each target one backward; the graph is freed with the last."""
@@ -86,7 +99,7 @@ class Recording:
                 scores = select_scores(self.output, target)
                 self._check_scores(scores)
                 gradients = self._backward(scores, retain=i + 1 < len(targets))
-            yield Evidence(scores.detach(), self._activations, gradients, self.inputs, self.models)
+            yield Evidence(scores.detach(), self._activations, gradients, self._order, self.inputs, self.models)
 
     def _check_scores(self, scores: Tensor) -> None:
         batch = self.inputs[0].shape[0]
@@ -116,7 +129,7 @@ class Recording:
     def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
         """The next gradients for a place's tensors; zeros for those that the score does not use, our error if all."""
         tensors = [[(part.value, next(found)) for part in parts] for parts in self._taps[place]]
-        if all(gradient is None for parts in tensors for _, gradient in parts):
+        if not place.optional and all(gradient is None for parts in tensors for _, gradient in parts):
             raise ValueError(
                 f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way; "
                 "expected a layer between the input and the output (not an auxiliary head), and a forward_func that "
@@ -221,6 +234,7 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         self._copy = copy
         self._met: list[tuple[Tensor, int]] = []
         self._marked: list[Tensor] = []
+        self._count = 0
         self._lock = threading.Lock()
         self._hooks = contextlib.ExitStack()
 
@@ -271,10 +285,11 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 "or a tuple of them: choose a layer inside it"
             )
         with self._lock:
-            tapped = [self._mark(values[i]) if place.differentiate else _value(values[i]) for i in chosen]
+            tapped = [self._mark(values[i]) if place.differentiate else self._value(values[i]) for i in chosen]
+            self._count += 1
             self._calls[place].setdefault(tapped[0].value.device, []).append(tapped)
         if not place.differentiate:
-            return values
+            return values  # what was kept is a copy
         return [t.clone() if i in chosen else t for i, t in enumerate(values)]
 
     def _mark(self, t: Tensor) -> _Tapped:
@@ -284,7 +299,10 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 t.requires_grad_()
                 self._marked.append(t)
             self._met.append((t, t._version))
-            return _Tapped(t.detach().clone() if self._copy else t.detach(), get_gradient_edge(t))
+            return _Tapped(t.detach().clone() if self._copy else t.detach(), get_gradient_edge(t), self._count)
+
+    def _value(self, t: Tensor) -> _Tapped:
+        return _Tapped(t.detach().clone(), None, self._count)
 
     def collect(
         self, leaves: list[Tensor], models: tuple[nn.Module, ...], device_ids: list[int] | None
@@ -298,14 +316,12 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 found[place] = [[_Tapped(t.detach(), get_gradient_edge(t))] for t in leaves]
                 continue
             if not by_device:
+                if place.optional:
+                    continue
                 raise ValueError(_never_ran(place, models))
             parts = [_chosen_call(place, by_device[device], models) for device in _device_order(by_device, device_ids)]
             found[place] = [list(column) for column in zip(*parts)]
         return found
-
-
-def _value(t: Tensor) -> _Tapped:
-    return _Tapped(t.detach().clone(), None)
 
 
 def _like(output: Any, values: list[Any]) -> Any:

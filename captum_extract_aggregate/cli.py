@@ -54,7 +54,12 @@ def explain(
     ] = "",
     layers: Annotated[str, typer.Option(help="Layer names, separated by commas; left out: the default layers.")] = "",
     methods: Annotated[
-        str, typer.Option(help="Methods, separated by commas; also any EXTRACT:AGGREGATE such as conv3x3:filter_norm.")
+        str,
+        typer.Option(
+            help="Methods, separated by commas: normgrad, selective-normgrad, linear-approximation, gradient, gradcam, "
+            "gradcam-pos, gradcam++, gradmid, activity; of all layers together cumulative-gradcam, cumulative-gradmid, "
+            "aggregated-activity, fullgrad, normgrad-combined; or any EXTRACT:AGGREGATE such as conv3x3:filter_norm."
+        ),
     ] = "normgrad,selective-normgrad,linear-approximation,gradient",
     target: Annotated[str, typer.Option(help="Class index or name; left out: the class with the highest score.")] = "",
     output: Annotated[Path, typer.Option(help="Where the picture goes.")] = Path("explanation.png"),

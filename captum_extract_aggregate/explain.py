@@ -11,18 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from captum.attr import LayerAttribution
 from PIL import Image
 from torch import Tensor, nn
 
 from captum_extract_aggregate.attr import (
+    ActivityAttribution,
+    AggregatedActivity,
+    CumulativeGradCAM,
+    CumulativeGradMid,
     ExtractAggregate,
+    FullGrad,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradCAMPos,
+    GradMid,
+    LayerCombination,
     LayerGradient,
     LinearApproximation,
     NormGrad,
     SelectiveNormGrad,
     attribute_together,
 )
-from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.data.images import load_image
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
@@ -31,12 +41,23 @@ from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.visualization import grid
 
-METHODS: dict[str, Callable[..., CaptureAttribution]] = {
+METHODS: dict[str, Callable[..., LayerAttribution]] = {
     "normgrad": NormGrad,
     "selective-normgrad": SelectiveNormGrad,
     "linear-approximation": LinearApproximation,
     "gradient": LayerGradient,
+    "gradcam": GradCAM,
+    "gradcam-pos": GradCAMPos,
+    "gradcam++": GradCAMPlusPlus,
+    "gradmid": GradMid,
+    "activity": ActivityAttribution,
+    "cumulative-gradcam": CumulativeGradCAM,
+    "cumulative-gradmid": CumulativeGradMid,
+    "aggregated-activity": AggregatedActivity,
+    "fullgrad": lambda model, layers: FullGrad(model),
+    "normgrad-combined": lambda model, layers: LayerCombination(NormGrad(model, layers)),
 }
+DEFAULT_METHODS = "normgrad,selective-normgrad,linear-approximation,gradient"
 _SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet"}
 _MOST_COLUMNS = 5
 _LARGEST = 4096
@@ -51,7 +72,7 @@ class Request:
     model: str = "scene-resnet"
     weights: str = ""
     layers: str = ""
-    methods: str = ",".join(METHODS)
+    methods: str = DEFAULT_METHODS
     target: str = ""
     output: Path = Path("explanation.png")
     class_names: Path | None = None
@@ -94,11 +115,17 @@ def run(request: Request) -> str:
     target = _target(request.target, subject.classes, scores[0])
     maps = attribute_together(made, x, target)
     name = _class_name(subject.classes, target)
-    rows = {method: {layer: m[0] for layer, m in zip(layers, by_layer)} for method, by_layer in maps.items()}
+    rows = {method: _by_layer(list(layers), of_method) for method, of_method in maps.items()}
     title = f"{request.model}: class {name}, score {scores[0, target]:.2f}"
     figure = grid(_to_picture(x[0], subject), rows, title, boxes)
     figure.savefig(request.output, dpi=150)
     return _report(scores[0], subject.classes, target, layers, request.output)
+
+
+def _by_layer(layers: list[str], maps: Any) -> dict[str, Tensor]:
+    if isinstance(maps, Tensor):
+        return {"all layers": maps[0]}
+    return {layer: m[0] for layer, m in zip(layers, maps)}
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
@@ -333,7 +360,7 @@ def _check_method(name: str) -> None:
         raise ValueError(unknown_name("method", name, METHODS, " (or EXTRACT:AGGREGATE, such as conv3x3:norm)"))
 
 
-def _make_method(name: str, model: nn.Module, layers: list[nn.Module]) -> CaptureAttribution:
+def _make_method(name: str, model: nn.Module, layers: list[nn.Module]) -> LayerAttribution:
     if name in METHODS:
         return METHODS[name](model, layers)
     extract, _, how = name.partition(":")

@@ -137,7 +137,7 @@ def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:
 def _detect(activation: Tensor, around: Surroundings) -> str:
     """By the layer's own type, else by the positions' fit to the picture, else by the layers' numbers of channels."""
     last = "tokens" if activation.ndim == 3 else "channels_last"
-    if isinstance(around.module, _CHANNELS_FIRST) or _is_layer_norm_2d(around.module):
+    if isinstance(around.module, _CHANNELS_FIRST) or is_layer_norm_2d(around.module):
         return "channels_first"
     if isinstance(around.module, _CHANNELS_LAST):
         return last
@@ -173,7 +173,7 @@ def _proportional(size: Sequence[int], image: tuple[int, ...]) -> bool:
     return abs(height - width * ratio) <= 2 * max(1, ratio)
 
 
-def _is_layer_norm_2d(module: nn.Module | None) -> bool:
+def is_layer_norm_2d(module: nn.Module | None) -> bool:
     """A LayerNorm over the channels of N K H W, as torchvision's and timm's networks define for themselves."""
     return isinstance(module, nn.LayerNorm) and "2d" in type(module).__name__.lower()
 
@@ -189,7 +189,7 @@ def _channel_counts(root: nn.Module) -> tuple[set[int], set[int]]:
             first.add(module.num_features)
         elif isinstance(module, nn.GroupNorm):
             first.add(module.num_channels)
-        elif isinstance(module, nn.LayerNorm) and _is_layer_norm_2d(module):
+        elif isinstance(module, nn.LayerNorm) and is_layer_norm_2d(module):
             first.add(module.normalized_shape[-1])
         elif isinstance(module, nn.Linear):
             last |= {module.in_features, module.out_features}

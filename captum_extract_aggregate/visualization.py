@@ -49,14 +49,14 @@ def grid(
 
     Args:
         image: `3 x H x W` in [0, 1].
-        maps: by row (method) and column (layer), each `1 x h x w` or `h x w`.
+        maps: by row (method) and column (layer), each `1 x h x w` or `h x w`; a row may lack columns.
         title: above all, such as the class and its score.
         boxes: `D x 4` rectangles `x0, y0, x1, y1` to draw on the image.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = list(next(iter(maps.values())))
+    columns = list(dict.fromkeys(column for by_layer in maps.values() for column in by_layer))
     rows = len(maps)
     figure = Figure(figsize=(_CELL * (len(columns) + 1) + 0.4, _CELL * rows + 0.9), layout="constrained")
     FigureCanvasAgg(figure)
@@ -70,7 +70,9 @@ def grid(
             first.set_title("input", fontsize=9)
             _draw_boxes(first, boxes)
         for column, name in enumerate(columns, start=1):
-            overlay(cells[row][column], image, by_layer[name], signed)
+            if name in by_layer:
+                overlay(cells[row][column], image, by_layer[name], signed)
+            cells[row][column].set_axis_off()
             if row == 0:
                 cells[row][column].set_title(_wrapped(name), fontsize=9)
         cells[row][1].text(

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.cli import app
+from captum_extract_aggregate.explain import METHODS
 from tests.conftest import REAL_DATA, needs_real_data
 
 
@@ -65,6 +66,14 @@ def test_choices(run, tmp_path):
     assert "conv3x3:filter_norm" in (tmp_path / "a.svg").read_text()
 
 
+def test_every_method_by_name(run, tmp_path):
+    result = run("--methods", ",".join(METHODS), "--layers", "layer2,layer4")
+    assert result.exit_code == 0, result.output
+    check_picture(tmp_path / "explanation.png")
+    help_text = CliRunner().invoke(app, ["explain", "--help"], env={"COLUMNS": "900"}).output
+    assert all(name in help_text for name in METHODS)
+
+
 def test_torchvision_model_with_a_state_dict(run, picture, tmp_path):
     net = torchvision.models.get_model("squeezenet1_1", weights=None, num_classes=3)
     torch.save({"state_dict": {f"module.{k}": v for k, v in net.state_dict().items()}}, tmp_path / "weights.pth")
@@ -102,7 +111,7 @@ def test_a_model_of_one_s_own(run, picture, tmp_path):
         (["picture.png", "--model", "resnet18", "--weights", "other.pth"], "do not fit ResNet"),
         (["--layers", "layer5"], "did you mean 'layer"),
         (["--layers", "fc"], "no positions"),
-        (["--methods", "gradcam"], "method is 'gradcam'"),
+        (["--methods", "gradkam"], "did you mean 'gradcam'"),
         (["--methods", ","], "expected at least one of"),
         (["--size", "64"], "for an IMAGE of your own"),
         (["--weights", "DEFAULT"], "brings its own"),

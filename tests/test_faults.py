@@ -77,7 +77,12 @@ def test_faults_in_the_model(stage, error, through_a_function):
         "norm": cea.NormGrad(model, [net.conv1, net.conv3]),
         "real": cea.NormGrad(model, net.conv2, virtual_identity=False),
         "input": cea.LayerGradient(model),
+        "plus plus": cea.GradCAMPlusPlus(model, net.conv3),
+        "aggregated": cea.AggregatedActivity(model, [net.conv1, net.conv3], include_input=True),
+        "combined": cea.LayerCombination(cea.NormGrad(model, [net.conv1, net.conv3])),
     }
+    if not through_a_function:
+        methods["full"] = cea.FullGrad(net)
     handle = arm(net, stage, error)
     before = snapshot(net, x)
     for run in (

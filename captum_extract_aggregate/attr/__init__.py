@@ -1,6 +1,13 @@
 """The attribution classes: drop-in replacements for Captum's layer methods."""
 
 from captum_extract_aggregate.attr.base import attribute_together
+from captum_extract_aggregate.attr.combination import LayerCombination
+from captum_extract_aggregate.attr.decomposition import (
+    ActivityAttribution,
+    AggregatedActivity,
+    BiasAttribution,
+    FullGrad,
+)
 from captum_extract_aggregate.attr.extract_aggregate import (
     ExtractAggregate,
     LayerGradient,
@@ -18,13 +25,18 @@ from captum_extract_aggregate.attr.positive import (
 )
 
 __all__ = [
+    "ActivityAttribution",
+    "AggregatedActivity",
+    "BiasAttribution",
     "CumulativeGradCAM",
     "CumulativeGradMid",
     "ExtractAggregate",
+    "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradCAMPos",
     "GradMid",
+    "LayerCombination",
     "LayerGradient",
     "LinearApproximation",
     "NormGrad",

@@ -15,6 +15,11 @@ from captum_extract_aggregate.maps import min_max, upsample
 from captum_extract_aggregate.stages import default_layers
 
 
+def input_size(evidence: Evidence) -> tuple[int, ...]:
+    """The spatial size of the picture among the inputs (or of whatever the first input is)."""
+    return image_size(evidence.inputs) or tuple(evidence.inputs[0].shape[2:])
+
+
 class InputSizedAttribution(CaptureAttribution):
     """Sums its layers' maps after taking magnitudes, scaling each to [0, 1] per example and upsampling it."""
 
@@ -39,7 +44,7 @@ class InputSizedAttribution(CaptureAttribution):
         super().__init__(forward_func, layer, device_ids, layout, call)
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Map:
-        size = image_size(evidence.inputs) or tuple(evidence.inputs[0].shape[2:])
+        size = input_size(evidence)
         total: Tensor | None = None
         for layer in self._layers():
             for map_ in self._layer_map(self._places(layer, to_input), evidence):

@@ -1,0 +1,175 @@
+"""Combining the maps of several layers, and weights for the layers.
+
+Source: Rebuffi et al., There and Back Again (CVPR 2020), section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from captum.attr import LayerAttribution
+from torch import Tensor, nn
+
+from captum_extract_aggregate.attr.base import CaptureAttribution, captum_entry
+from captum_extract_aggregate.layers import checked_inputs, find_layer
+from captum_extract_aggregate.layout import image_size
+from captum_extract_aggregate.maps import min_max, upsample
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.targets import Target, per_target
+
+Weights = str | Sequence[float] | Mapping[Any, float]
+_WEIGHTS = ("uniform", "linear")
+_MODES = ("product", "sum")
+
+
+class LayerCombination(LayerAttribution):
+    r"""The maps of several layers as one: :math:`\prod_j m_j^{\gamma_j}` or :math:`\sum_j \gamma_j m_j`.
+
+    Each layer's map is upsampled bilinearly to the input's size, then scaled to [0, 1] per example (a constant map
+    gives 0): `N x 1 x H x W` in [0, 1]. The weights :math:`\gamma` are normalised to sum 1.
+
+    Args:
+        attribution_method: a layer method built on a list of layers: one of this package's (one pass for all layers),
+            or one of Captum's (one pass for each; its maps' channels are summed).
+        weights: `"uniform"`, `"linear"` (the j-th layer in the order of the list weighs j), a number per layer, or a
+            mapping from layers or their names to numbers, such as `feature_spread_weights` and `accuracy_weights` give.
+        mode: `"product"` or `"sum"`.
+
+    Raises:
+        TypeError, ValueError: for a method without a list of layers, or weights that do not fit it.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> layers = list(cea.default_layers(model))
+        >>> method = cea.LayerCombination(cea.NormGrad(model, layers), weights="linear")
+        >>> method.attribute(image[None], target=7).shape
+        torch.Size([1, 1, 96, 96])
+
+    Source: Rebuffi et al., CVPR 2020, section 4.2.
+    """
+
+    joins_layers = True
+
+    def __init__(
+        self, attribution_method: LayerAttribution, weights: Weights = "uniform", mode: str = "product"
+    ) -> None:
+        if not isinstance(attribution_method, LayerAttribution):
+            raise TypeError(
+                f"attribution_method is a {type(attribution_method).__name__}; expected a layer method such as "
+                "NormGrad(model, layers) or Captum's LayerGradCam(model, layers)"
+            )
+        layers = attribution_method.layer
+        if not isinstance(layers, (list, tuple)) or getattr(attribution_method, "joins_layers", False):
+            raise ValueError(
+                f"attribution_method gives one map, not one per layer ({attribution_method.get_name()} on "
+                f"{type(layers).__name__}); expected a method built on a list of layers"
+            )
+        if mode not in _MODES:
+            raise ValueError(unknown_name("mode", mode, _MODES))
+        forward_func = attribution_method.forward_func
+        modules = [find_layer(layer, forward_func) for layer in layers]
+        LayerAttribution.__init__(self, forward_func, modules, attribution_method.device_ids)
+        self.attribution_method = attribution_method
+        self.weights = _normalized_weights(weights, modules, forward_func)
+        self.mode = mode
+
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The combined map; other keywords are handed to the wrapped method's `attribute`."""
+        size = _size(inputs)
+        kwargs |= {
+            "target": target,
+            "additional_forward_args": additional_forward_args,
+            "attribute_to_layer_input": attribute_to_layer_input,
+        }
+        return self._combined([self._scaled(m, size) for m in self._maps_by_layer(inputs, kwargs)])
+
+    def attribute_per_target(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        targets: Any,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Tensor:
+        """The combined maps of several targets per example, `N x T x 1 x H x W`; the forward is shared if it can be."""
+        method = self.attribution_method
+        if not isinstance(method, CaptureAttribution):
+            wanted = per_target(targets, checked_inputs(inputs)[0].shape[0])
+            each = [self.attribute(inputs, t, additional_forward_args, attribute_to_layer_input) for t in wanted]
+            return torch.stack(each, 1)
+        maps: Any = method.attribute_per_target(inputs, targets, additional_forward_args, attribute_to_layer_input)
+        size, count = _size(inputs), len(_tensor(maps[0])[0])
+        combined = [self._combined([self._scaled(_tensor(m)[:, t], size) for m in maps]) for t in range(count)]
+        return torch.stack(combined, 1)
+
+    def _maps_by_layer(self, inputs: Any, kwargs: dict[str, Any]) -> list[Any]:
+        method = self.attribution_method
+        if isinstance(method, CaptureAttribution):
+            return list(method.attribute(inputs, **kwargs))
+        layers, maps = method.layer, []
+        try:
+            for layer in self.layer:
+                method.layer = layer
+                maps.append(method.attribute(inputs, **kwargs))
+        finally:
+            method.layer = layers
+        return maps
+
+    @staticmethod
+    def _scaled(map_: Any, size: tuple[int, ...]) -> Tensor:
+        return min_max(upsample(_tensor(map_).detach().sum(1, keepdim=True), size))
+
+    def _combined(self, maps: list[Tensor]) -> Tensor:
+        if self.mode == "sum":
+            return torch.stack([weight * m for weight, m in zip(self.weights, maps)]).sum(0)
+        return torch.stack([m**weight for weight, m in zip(self.weights, maps)]).prod(0)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Layer Combination"
+
+
+def _tensor(map_: Any) -> Tensor:
+    if not isinstance(map_, Tensor):
+        raise TypeError("a layer emits several tensors, hence several maps; expected layers that emit one")
+    return map_
+
+
+def _size(inputs: Any) -> tuple[int, ...]:
+    tensors = checked_inputs(inputs)
+    return image_size(tensors) or tuple(tensors[0].shape[2:])
+
+
+def _normalized_weights(weights: Weights, layers: list[nn.Module | None], forward_func: Any) -> tuple[float, ...]:
+    count = len(layers)
+    if isinstance(weights, str):
+        if weights not in _WEIGHTS:
+            raise ValueError(unknown_name("weights", weights, _WEIGHTS))
+        values = [1.0] * count if weights == "uniform" else [float(j) for j in range(1, count + 1)]
+    elif isinstance(weights, Mapping):
+        by_layer = {find_layer(layer, forward_func): float(value) for layer, value in weights.items()}
+        if set(by_layer) != set(layers):
+            raise ValueError(
+                f"weights name {len(by_layer)} layers, {len(set(by_layer) & set(layers))} of them the method's "
+                f"{count}; expected a weight for each of the method's layers and no other"
+            )
+        values = [by_layer[layer] for layer in layers]
+    else:
+        values = [float(value) for value in weights]
+    if len(values) != count:
+        raise ValueError(f"weights has {len(values)} numbers for {count} layers; expected one each")
+    total = sum(values)
+    if min(values) < 0 or not 0 < total < float("inf"):
+        raise ValueError(f"weights are {values}; expected numbers of at least 0, and one above")
+    return tuple(value / total for value in values)

@@ -1,0 +1,368 @@
+"""A score taken apart into what each activity and each bias contributes.
+
+For a network of convolutions, linear layers, eval-mode BatchNorm, ReLU and max or average pooling, the score is linear
+in what passes any cut, once the signs and maxima of this input are fixed. So at every cut l, with activities h, layer
+outputs z and biases b (BatchNorm's implicit one included),
+
+    f  =  sum_u a^{h,l}_u  +  sum over later layers l' of sum_u a^{b,l'}_u,
+    a^{h,l}_u = sum_k h_{u,k} df/dh_{u,k},      a^{b,l}_u = sum_k b_k df/dz^l_{u,k}.
+
+Networks with other nonlinearities (sigmoid, SiLU, GELU, LayerNorm, attention, ReLU6's ceiling) are no such function:
+there the two sides differ, and the convergence delta says by how much.
+
+Sources: Srinivas and Fleuret, Full-Gradient Representation for Neural Network Visualization (NeurIPS 2019);
+Grabska-Barwinska, Measuring and improving the quality of visual explanations (2020), section 2.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from captum._utils.common import _format_additional_forward_args
+from torch import Tensor, nn
+
+from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, finished
+from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
+from captum_extract_aggregate.attr.input_sized import InputSizedAttribution, input_size
+from captum_extract_aggregate.biases import bias_layers, bias_of, channel_dimension
+from captum_extract_aggregate.capture import Evidence, Place, record
+from captum_extract_aggregate.layers import Layer, checked_inputs, describe, model_of
+from captum_extract_aggregate.layout import Layout
+from captum_extract_aggregate.maps import upsample
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.state import prepared, uncompiled
+from captum_extract_aggregate.targets import Target
+
+_EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
+_RESCALE = ("channel_joint", "layer_map")
+
+
+class ActivityAttribution(LinearApproximation):
+    r"""Activity attribution: :math:`a^{h}_u = \sum_k h_{u,k} \, \partial f / \partial h_{u,k}`; `N x 1 x *S`, signed.
+
+    The linear approximation seen as a decomposition, in units of the score: `compute_convergence_delta` tells what is
+    missing to the score once the biases behind the layer are added.
+
+    Args:
+        forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.
+
+    Raises:
+        TypeError, ValueError: as `ExtractAggregate`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> method = cea.ActivityAttribution(model, ["layer2", "layer4"])
+        >>> [tuple(m.shape) for m in method.attribute(image[None], target=7)]
+        [(1, 1, 48, 48), (1, 1, 12, 12)]
+        >>> all(delta.abs().max() < 1e-3 for delta in method.compute_convergence_delta(image[None], target=7))
+        True
+
+    Source: Grabska-Barwinska 2020, equation 11.
+    """
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    def compute_convergence_delta(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Tensor | list[Tensor]:
+        """The activities at each layer plus all biases behind it, minus the score: `N` per layer, in its units.
+
+        0 up to rounding where the decomposition is exact (see this module's text). NaN, with a warning, where other
+        branches of the network bypass the layer: it is no cut, and nothing can be complete there.
+        """
+        places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
+        evidence = _with_biases(self, inputs, target, additional_forward_args, places)
+        deltas = []
+        for place in places:
+            if _is_bypassed(self.forward_func, inputs, additional_forward_args, place):
+                warnings.warn(
+                    f"{describe(place.layer, evidence.models)} is bypassed by parallel branches, so it is no cut "
+                    "through the network and its convergence delta is undefined (NaN); take the end of the block",
+                    stacklevel=2,
+                )
+                deltas.append(torch.full_like(evidence.scores, torch.nan))
+            else:
+                deltas.append(_completeness_delta(place, evidence))
+        return deltas if isinstance(self.layer, (list, tuple)) else deltas[0]
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Activity Attribution"
+
+
+class BiasAttribution(CaptureAttribution):
+    r"""Bias attribution: :math:`a^{b}_u = \sum_k b_k \, \partial f / \partial z_{u,k}`; `N x 1 x *S`, signed.
+
+    At the output z of a layer that adds a bias b: convolution, linear layer over positions, or normalisation
+    (BatchNorm's implicit bias :math:`\beta - \gamma \mu / \sqrt{\sigma^2 + \epsilon}`). In units of the score.
+    `bias_layers(model)` lists all layers that add one.
+
+    Args:
+        forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.
+
+    Raises:
+        TypeError, ValueError: as `ExtractAggregate`, and for a layer that adds no bias.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.BiasAttribution(model, "layer4.bn2").attribute(image[None], target=7).shape
+        torch.Size([1, 1, 12, 12])
+
+    Source: Grabska-Barwinska 2020, equation 12.
+    """
+
+    def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+        if layer is None or bias_of(layer) is None:
+            raise ValueError(
+                f"layer is {'the input' if layer is None else type(layer).__name__}, which adds no bias; expected a "
+                "convolution, linear layer or normalisation that does (bias_layers(model) lists them)"
+            )
+        if to_input:
+            raise ValueError(
+                "attribute_to_layer_input is True, but a bias acts at the layer's output; expected attribute_to_layer_"
+                "input=False"
+            )
+        return super()._places(layer, to_input)
+
+    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        assert layer is not None
+        bias = bias_of(layer)
+        assert bias is not None
+        return (bias.to(g.dtype).reshape(1, -1, *(1,) * (g.ndim - 2)) * g).sum(1, keepdim=True)
+
+
+class FullGrad(CaptureAttribution):
+    r"""FullGrad: :math:`\psi(x \odot \nabla_x f) + \sum_l \sum_k \psi(b^l \odot \partial f / \partial z^l)_k`.
+
+    One map of the input's size, `N x 1 x H x W`, non-negative, without unit. :math:`\psi` takes magnitudes, scales
+    each layer's to [0, 1] per example over channels and positions jointly, and upsamples; channels are then summed.
+    The biases of all layers with positions enter; those of linear layers without positions enter only the convergence
+    delta (input and all biases against the score).
+
+    Args:
+        forward_func, device_ids, layout: as for `ExtractAggregate`.
+        layer: the layers whose biases enter the map; None: all that add one (`bias_layers`).
+        rescale: `"channel_joint"` as published; `"layer_map"` sums over the channels first, so that each layer counts
+            once, whatever its number of channels.
+        include_input: with the input's own term.
+        align_corners: of the bilinear upsampling; True as in the authors' code.
+
+    Raises:
+        TypeError, ValueError: as `ExtractAggregate`, and for another `rescale`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.FullGrad(model).attribute(image[None], target=7).shape
+        torch.Size([1, 1, 96, 96])
+
+    Source: Srinivas and Fleuret, NeurIPS 2019, section 4; `"layer_map"`: Grabska-Barwinska 2020.
+    """
+
+    joins_layers = True
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        device_ids: list[int] | None = None,
+        rescale: str = "channel_joint",
+        include_input: bool = True,
+        align_corners: bool = True,
+        layout: Layout = "auto",
+    ) -> None:
+        self._only_seen = layer is None
+        if layer is None:
+            layer = list(bias_layers(_model(forward_func)).values())
+            if not layer:
+                raise ValueError("the model adds no bias anywhere; expected layers with biases, or another method")
+        super().__init__(forward_func, layer, device_ids, layout)
+        if rescale not in _RESCALE:
+            raise ValueError(unknown_name("rescale", rescale, _RESCALE))
+        self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
+        for single in self._layers():
+            if single is None or bias_of(single) is None:
+                raise ValueError(
+                    f"layer holds {'the input' if single is None else type(single).__name__}, which adds no bias; "
+                    "expected layers of bias_layers(model)"
+                )
+
+    def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+        return (Place(layer, optional=self._only_seen),)
+
+    def _all_places(self, to_input: bool) -> list[Place]:
+        return [Place(None, "input"), *super()._all_places(to_input)]
+
+    def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
+        size = input_size(evidence)
+        total = torch.zeros(evidence.inputs[0].shape[0], 1, *size, device=evidence.inputs[0].device)
+        for place in self._all_places(to_input):
+            if place not in evidence.gradients or (place.layer is None and not self.include_input):
+                continue
+            for contribution in self._contributions(place, evidence):
+                total = total + self._psi(contribution, size)
+        return finished(total, evidence)
+
+    def _contributions(self, place: Place, evidence: Evidence) -> list[Tensor]:
+        """What a place contributes, channel by channel, `N x K x *S`; nothing where there are no positions."""
+        try:
+            gradients = self._canonical(place, evidence, evidence.gradients[place])
+        except ValueError:
+            if self._only_seen:
+                return []
+            raise
+        if place.layer is None:
+            activations = self._canonical(place, evidence, evidence.activations[place])
+            return [x * g for x, g in zip(activations, gradients)]
+        bias = bias_of(place.layer)
+        assert bias is not None
+        return [bias.to(g.dtype).reshape(1, -1, *(1,) * (g.ndim - 2)) * g for g in gradients]
+
+    def _psi(self, contribution: Tensor, size: tuple[int, ...]) -> Tensor:
+        if self.rescale == "layer_map":
+            contribution = contribution.sum(1, keepdim=True)
+        magnitude = contribution.abs()
+        shape = (-1, *(1,) * (magnitude.ndim - 1))
+        magnitude = magnitude - magnitude.flatten(1).amin(1).reshape(shape)
+        scaled = magnitude / (magnitude.flatten(1).amax(1).reshape(shape) + _EPS)
+        return upsample(scaled, size, self.align_corners).sum(1, keepdim=True)
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    def compute_convergence_delta(  # type: ignore[override]
+        self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None
+    ) -> Tensor:
+        """Input times gradient plus all biases of the network, minus the score: `N`, 0 where the terms are all."""
+        place = Place(None, "input")
+        evidence = _with_biases(self, inputs, target, additional_forward_args, [place])
+        return _completeness_delta(place, evidence)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "FullGrad"
+
+
+class AggregatedActivity(InputSizedAttribution):
+    r"""Aggregated activity: :math:`[\psi(a^{h,0})] + \sum_{l \ge l_0} \psi(a^{h,l})`; `N x 1 x H x W`, non-negative.
+
+    :math:`\psi` takes the magnitude of a layer's activity attribution, scales it to [0, 1] per example and upsamples it
+    bilinearly. The author found all layers without the input best for VGG-16, and the top two (`l0=-2`) for ResNet-50.
+
+    Args:
+        forward_func, device_ids, layout, call: as for `ExtractAggregate`.
+        layer: the layers in network order; None: `default_layers` of the model.
+        l0: the first of them that counts; negative from the end.
+        include_input: with the input's own term.
+
+    Raises:
+        TypeError, ValueError: as `ExtractAggregate`, and for an `l0` outside of the layers.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.AggregatedActivity(model, l0=-2).attribute(image[None], target=7).shape
+        torch.Size([1, 1, 96, 96])
+
+    Source: Grabska-Barwinska 2020, equation 16.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        device_ids: list[int] | None = None,
+        l0: int = 0,
+        include_input: bool = False,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, layout, call)
+        count = len(super()._layers())
+        if isinstance(l0, bool) or not isinstance(l0, int) or not -count <= l0 < count:
+            raise ValueError(f"l0 is {l0!r}; expected {-count} to {count - 1}, one of the {count} layers")
+        self.l0, self.include_input = l0, include_input
+
+    def _layers(self) -> list[nn.Module | None]:
+        chosen = super()._layers()[self.l0 :]
+        return [None, *chosen] if self.include_input else chosen
+
+    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        return (x * g).sum(1, keepdim=True)
+
+
+# --- Completeness ----------------------------------------------------------------------------------------------------
+
+
+def _model(forward_func: Callable[..., Any]) -> nn.Module:
+    model = model_of(forward_func)
+    if model is None:
+        raise TypeError(
+            f"forward_func is a {type(forward_func).__name__}, in which no layers with biases can be found; expected "
+            "the model itself"
+        )
+    return model
+
+
+def _with_biases(
+    method: CaptureAttribution, inputs: Any, target: Target, additional_forward_args: Any, places: list[Place]
+) -> Evidence:
+    """One pass with the gradients at `places` and at every layer of the network that adds a bias."""
+    model = _model(method.forward_func)
+    biased = [Place(layer, optional=True) for layer in bias_layers(model).values()]
+    recording = record(method.forward_func, inputs, [*places, *biased], additional_forward_args, method.device_ids)
+    return next(recording.evidence([target]))
+
+
+def _completeness_delta(cut: Place, evidence: Evidence) -> Tensor:
+    examples = len(evidence.scores)
+    total = -evidence.scores.double()
+    for x, g in zip(evidence.activations[cut], evidence.gradients[cut]):
+        total = total + (x.double() * g.double()).reshape(examples, -1).sum(1)
+    for place, gradients in evidence.gradients.items():
+        if place.optional and place.layer is not None and evidence.order[place] > evidence.order[cut]:
+            bias = bias_of(place.layer)
+            assert bias is not None
+            for g in gradients:
+                channels_last = g.movedim(channel_dimension(place.layer), -1).double()
+                total = total + (channels_last * bias.double()).reshape(examples, -1).sum(1)
+    return total.to(evidence.scores.dtype)
+
+
+def _is_bypassed(forward_func: Callable[..., Any], inputs: Any, additional_forward_args: Any, place: Place) -> bool:
+    """Whether the output still depends on the inputs when the graph is severed at the place."""
+    tensors = checked_inputs(inputs)
+    if place.layer is None or not any(t.is_floating_point() for t in tensors):
+        return False
+    extra = _format_additional_forward_args(additional_forward_args) or ()
+
+    def severed(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return value.detach()
+        return type(value)(map(severed, value)) if type(value) in (tuple, list) else value
+
+    with torch.inference_mode(False), torch.enable_grad(), prepared(forward_func, tensors, freeze=True):
+        leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in tensors]
+        if place.side == "output":
+            handle = place.layer.register_forward_hook(lambda module, args, output: severed(output))
+        else:
+            handle = place.layer.register_forward_pre_hook(lambda module, args: severed(args))
+        try:
+            output = uncompiled(forward_func)(*(t.clone() for t in leaves), *extra)
+        finally:
+            handle.remove()
+    return bool(output.requires_grad)

@@ -1,0 +1,204 @@
+"""Combining layers, and the weights that data give them."""
+
+import json
+
+import captum.attr as captum_attr
+import numpy as np
+import pytest
+import torch
+from captum.attr import NoiseTunnel
+from torch.utils.data import DataLoader, TensorDataset
+
+import captum_extract_aggregate as cea
+from tests.conftest import relative_error
+
+LAYERS = ["conv1", "relu2", "conv3"]
+
+
+def scaled(m, size=(12, 12)):
+    m = torch.nn.functional.interpolate(m, size, mode="bilinear", align_corners=False)
+    rows = []
+    for single in m:
+        spread = single.max() - single.min()
+        rows.append((single - single.min()) / spread if spread > 0 else single * 0)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("mode", ["sum", "product"])
+@pytest.mark.parametrize(
+    ("weights", "gamma"),
+    [
+        ("uniform", [1 / 3] * 3),
+        ("linear", [1 / 6, 2 / 6, 3 / 6]),
+        ([0.2, 0, 0.6], [0.25, 0, 0.75]),
+        (np.array([1, 2, 1]), [0.25, 0.5, 0.25]),
+        ({"conv3": 1, "conv1": 3, "relu2": 0}, [0.75, 0, 0.25]),
+    ],
+)
+def test_combination_equals_the_definition(small_net, images, mode, weights, gamma):
+    small_net, images = small_net.double(), images.double()
+    for method in (cea.NormGrad(small_net, LAYERS), cea.LinearApproximation(small_net, LAYERS)):
+        maps = [scaled(m) for m in method.attribute(images, [0, 1, 2])]
+        if mode == "sum":
+            expected = sum(g * m for g, m in zip(gamma, maps))
+        else:
+            expected = torch.ones_like(maps[0])
+            for g, m in zip(gamma, maps):
+                expected = expected * m**g
+        combination = cea.LayerCombination(method, weights, mode)
+        got = combination.attribute(images, [0, 1, 2])
+        assert got.shape == (3, 1, 12, 12)
+        assert relative_error(got, expected) < 1e-10
+        assert not got.requires_grad
+        per_target = combination.attribute_per_target(images, [0, 1])
+        assert torch.allclose(per_target[:1, 0], got[:1])
+
+
+def test_captum_s_layer_methods_are_looped_over(small_net, images):
+    layers = [small_net.get_submodule(name) for name in LAYERS]
+    method = captum_attr.LayerGradCam(small_net, layers)
+    combination = cea.LayerCombination(method, "linear", "sum")
+    got = combination.attribute(images, 1, relu_attributions=True)
+    maps = [
+        scaled(captum_attr.LayerGradCam(small_net, la).attribute(images, 1, relu_attributions=True)) for la in layers
+    ]
+    assert relative_error(got, sum((j + 1) / 6 * m.detach() for j, m in enumerate(maps))) < 1e-5
+    assert method.layer == layers
+    assert combination.attribute_per_target(images, [0, 1]).shape == (3, 2, 1, 12, 12)
+    with pytest.raises((AssertionError, IndexError)):
+        combination.attribute(images, 99)
+    assert method.layer == layers  # also after an exception
+
+
+def test_noise_tunnel_and_together(small_net, images):
+    combination = cea.LayerCombination(cea.NormGrad(small_net, LAYERS))
+    plain = combination.attribute(images, 1)
+    assert torch.allclose(
+        NoiseTunnel(combination).attribute(images, nt_samples=2, stdevs=0.0, target=1), plain, atol=1e-6
+    )
+    assert torch.equal(cea.attribute_together({"it": combination}, images, 1)["it"], plain)
+    assert plain.min() >= 0
+    assert plain.max() <= 1
+
+
+def test_constant_maps_are_zero(small_net, images):
+    zero = cea.LayerCombination(cea.NormGrad(lambda x: small_net(x) * 0, [small_net.conv1, small_net.conv3]))
+    assert zero.attribute(images, 1).abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ((lambda net: net,), TypeError, "expected a layer method"),
+        ((lambda net: cea.NormGrad(net, "conv1"),), ValueError, "built on a list of layers"),
+        ((lambda net: cea.CumulativeGradCAM(net, LAYERS),), ValueError, "built on a list of layers"),
+        ((lambda net: cea.NormGrad(net, LAYERS), "even"), ValueError, "expected one of 'uniform', 'linear'"),
+        ((lambda net: cea.NormGrad(net, LAYERS), [1, 2]), ValueError, "2 numbers for 3 layers"),
+        ((lambda net: cea.NormGrad(net, LAYERS), [1, 2, -1]), ValueError, "at least 0"),
+        ((lambda net: cea.NormGrad(net, LAYERS), [0, 0, 0]), ValueError, "one above"),
+        ((lambda net: cea.NormGrad(net, LAYERS), {"conv1": 1, "conv2": 1, "conv3": 1}), ValueError, "2 of them"),
+        ((lambda net: cea.NormGrad(net, LAYERS), "uniform", "max"), ValueError, "expected one of 'product', 'sum'"),
+    ],
+)
+def test_mistakes(small_net, arguments, error, match):
+    with pytest.raises(error, match=match):
+        cea.LayerCombination(arguments[0](small_net), *arguments[1:])
+
+
+def batches(n=24, size=5):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(n, 3, 12, 12, generator=generator), torch.arange(n) % 3
+    x[:, 0] += y[:, None, None]
+    return DataLoader(TensorDataset(x, y), size), x, y
+
+
+def test_feature_spread(small_net):
+    loader, x, _ = batches()
+    weights = cea.feature_spread_weights(small_net, LAYERS, loader, show_progress=False)
+    raw = []
+    for name in LAYERS:
+        kept = captum_attr.LayerActivation(small_net, small_net.get_submodule(name)).attribute(x).mean((2, 3)).double()
+        raw.append((kept - kept.mean(0)).abs().mean(0).mean().item())
+    assert list(weights.raw.values()) == pytest.approx(raw, rel=1e-5)
+    assert list(weights.values()) == pytest.approx([r / sum(raw) for r in raw], rel=1e-5)
+    assert weights.images == 24
+    single = cea.feature_spread_weights(small_net, LAYERS, [row[None] for row in x], show_progress=False)
+    assert list(single.values()) == pytest.approx(list(weights.values()), rel=1e-5)
+
+
+def test_accuracy(small_net):
+    loader, _, _ = batches(120, 16)
+    weights = cea.accuracy_weights(small_net, LAYERS, loader, show_progress=False)
+    assert weights == cea.accuracy_weights(small_net, LAYERS, loader, show_progress=False)
+    assert all(0 <= accuracy <= 1 for accuracy in weights.raw.values())
+    assert weights.raw["conv1"] > 0.8  # the first channel's mean tells the class
+    assert sum(weights.values()) == pytest.approx(1)
+    shuffled = [(x, y[torch.randperm(len(y))]) for x, y in loader]
+    chance = cea.accuracy_weights(small_net, LAYERS, shuffled, show_progress=False)
+    assert chance.raw["conv1"] < 0.7
+
+
+def test_weights_print_save_load_and_combine(small_net, images, tmp_path):
+    loader, _, _ = batches()
+    weights = cea.feature_spread_weights(small_net, LAYERS, loader, show_progress=False)
+    lines = str(weights).splitlines()
+    assert len(lines) == 4
+    assert "feature spread (24 images)" in lines[0]
+    weights.save(tmp_path / "weights.json")
+    assert json.loads((tmp_path / "weights.json").read_text())["what"] == "feature spread"
+    loaded = cea.LayerWeights.load(tmp_path / "weights.json")
+    assert loaded == weights
+    assert str(loaded) == str(weights)
+    combination = cea.LayerCombination(cea.NormGrad(small_net, LAYERS), loaded)
+    assert combination.weights == pytest.approx(tuple(weights.values()))
+    assert combination.attribute(images, 1).shape == (3, 1, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("function", "loader", "match"),
+    [
+        (cea.feature_spread_weights, [], "at least two"),
+        (cea.feature_spread_weights, [torch.zeros(4, 3, 12, 12)], "is 0"),
+        (cea.feature_spread_weights, iter([torch.randn(4, 3, 12, 12)]), "gone through twice"),
+        (cea.feature_spread_weights, ["a"], "batches of tensors"),
+        (cea.accuracy_weights, [torch.randn(4, 3, 12, 12)], "no class index"),
+        (cea.accuracy_weights, [(torch.randn(4, 3, 12, 12), torch.zeros(4).long())], "at least two classes"),
+        (cea.accuracy_weights, [(torch.randn(4, 3, 12, 12), torch.zeros(4, 2))], "one index per image"),
+    ],
+)
+def test_mistaken_data(small_net, function, loader, match):
+    with pytest.raises((ValueError, TypeError), match=match):
+        function(small_net, LAYERS, loader, show_progress=False)
+
+
+def test_weights_leave_the_model_as_it_was(small_net):
+    loader, _, _ = batches()
+    before = {key: value.clone() for key, value in small_net.state_dict().items()}
+    cea.accuracy_weights(small_net, LAYERS, loader, show_progress=False)
+    assert all(torch.equal(before[key], value) for key, value in small_net.state_dict().items())
+    assert all(p.requires_grad for p in small_net.parameters())
+    assert all(not m._forward_hooks for m in small_net.modules())
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet"])
+def test_the_virtual_identity_changes_little(name):
+    """R20, appendix B: .94 to .995 on ResNet-50 and VGG-16."""
+    from scipy.stats import spearmanr
+
+    net = cea.load_scene_model(name)
+    layers = {
+        "vgg": ["features.2", "features.7", "features.12", "features.17"],
+        "resnet": [f"layer{i}.conv1" for i in range(1, 5)],
+    }[name]
+    scenes = [cea.DigitScenes(16, seed=4)[i] for i in range(16)]
+    images = torch.stack([image for image, _ in scenes])
+    labels = [int(target["labels"][0]) for _, target in scenes]
+    agreement = cea.virtual_identity_agreement(net, layers, images, labels)
+    assert agreement.shape == (4, 16)
+    print(name, [f"{row.mean():.3f} +- {row.std():.3f}" for row in agreement])
+    assert agreement.mean() > 0.85
+    virtual = cea.NormGrad(net, layers[2]).attribute(images[:1], labels[0])
+    real = cea.NormGrad(net, layers[2], virtual_identity=False).attribute(images[:1], labels[0])
+    assert agreement[2, 0] == pytest.approx(spearmanr(virtual.flatten(), real.flatten())[0], abs=1e-9)
+    constant = cea.virtual_identity_agreement(lambda x: net(x) * 0, [net.get_submodule(layers[0])], images[:1], 1)
+    assert constant.isnan().all()

@@ -1,0 +1,233 @@
+"""Activities and biases: literal sums, and completeness at every cut of every network for which it is exact."""
+
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+import captum_extract_aggregate as cea
+from captum_extract_aggregate.biases import bias_of
+from tests.conftest import REAL_DATA, needs_real_data, relative_error
+from tests.networks import CifarResNet20, lively
+
+NETWORKS = {
+    "vgg11": (torchvision.models.vgg11, 64),
+    "vgg11_bn": (torchvision.models.vgg11_bn, 64),
+    "resnet18": (torchvision.models.resnet18, 64),
+    "resnet50": (torchvision.models.resnet50, 64),
+    "squeezenet1_1": (torchvision.models.squeezenet1_1, 96),
+    "cifar_resnet20": (CifarResNet20, 32),
+    "scene_vgg": (lambda: cea.load_scene_model("vgg"), 96),
+    "scene_resnet": (lambda: cea.load_scene_model("resnet"), 96),
+}
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+
+
+def build(name):
+    torch.manual_seed(0)
+    make, side = NETWORKS[name]
+    net = make()
+    return (net if name.startswith("scene") else lively(net)), side
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_completeness_at_every_cut(name, dtype):
+    net, side = build(name)
+    net, x = net.to(dtype), torch.randn(2, 3, side, side, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    scores = net(x)[:, 3].detach()
+    layers = list(cea.default_layers(net, x))
+    method = cea.ActivityAttribution(net, [None, *layers])
+    assert method.has_convergence_delta()
+    deltas = method.compute_convergence_delta(x, 3)
+    worst = max((delta.abs() / scores.abs()).max().item() for delta in deltas)
+    full = (cea.FullGrad(net).compute_convergence_delta(x, 3).abs() / scores.abs()).max().item()
+    print(f"{name} {dtype}: worst gap over {len(deltas)} cuts {worst:.1e}, FullGrad {full:.1e}")
+    assert worst < TOLERANCE[dtype]
+    assert full < TOLERANCE[dtype]
+    without = sum(a.sum() for a in method.attribute(x, 3)[:1]) - scores.sum()
+    assert abs(without) > 1e-3 * scores.abs().sum()  # the biases do matter
+
+
+@needs_real_data
+def test_completeness_of_trained_networks():
+    for net, path, side in (
+        (CifarResNet20(), "resnet20-cifar10.pth", 32),
+        (torchvision.models.squeezenet1_1(), "squeezenet1_1-imagenet.pth", 224),
+    ):
+        net.load_state_dict(torch.load(REAL_DATA / "models" / path, weights_only=True))
+        net.eval().double()
+        x = torch.randn(1, 3, side, side, dtype=torch.float64)
+        layers = [None, *cea.default_layers(net, x)]
+        for delta in cea.ActivityAttribution(net, layers).compute_convergence_delta(x, 3):
+            assert (delta.abs() / net(x)[:, 3].abs()).max() < 1e-10
+
+
+def test_a_layer_that_branches_bypass_is_no_cut():
+    net = lively(torchvision.models.resnet18()).double()
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    method = cea.ActivityAttribution(net, ["layer2.0.conv1", "layer2.0", "layer3.1.bn2"])
+    with pytest.warns(UserWarning, match="bypassed"):
+        branch, block, other = method.compute_convergence_delta(x, 3)
+    assert branch.isnan().all()
+    assert other.isnan().all()
+    assert block.abs() < 1e-10
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        at_input = cea.ActivityAttribution(net, "layer2").compute_convergence_delta(x, 3, attribute_to_layer_input=True)
+    assert at_input.abs() < 1e-10
+
+
+@pytest.mark.parametrize(
+    "make", [torchvision.models.efficientnet_b0, torchvision.models.convnext_tiny, lambda: torchvision.models.swin_t()]
+)
+def test_networks_that_are_not_piecewise_linear_report_their_gap(make):
+    torch.manual_seed(0)
+    net, x = lively(make()), torch.randn(1, 3, 64, 64)
+    layer = list(cea.default_layers(net))[1]
+    delta = cea.ActivityAttribution(net, layer).compute_convergence_delta(x, 3)
+    assert torch.isfinite(delta).all()
+    assert delta.abs() > 1e-4
+    assert torch.isfinite(cea.FullGrad(net).compute_convergence_delta(x, 3)).all()
+    assert cea.FullGrad(net).attribute(x, 3).shape == (1, 1, 64, 64)
+
+
+def test_bias_attribution_by_hand():
+    torch.manual_seed(0)
+    conv, norm = nn.Conv2d(3, 4, 3, groups=1), nn.BatchNorm2d(4)
+    deep = nn.Conv2d(4, 4, 3, groups=4)
+    net = lively(nn.Sequential(conv, norm, nn.ReLU(), deep, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())).double()
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    implicit = norm.bias - norm.weight * norm.running_mean / torch.sqrt(norm.running_var + norm.eps)
+    assert torch.allclose(bias_of(norm), implicit)
+    assert torch.allclose(norm(torch.zeros(1, 4, 1, 1, dtype=torch.float64)).flatten(), implicit)
+    z = norm(conv(x))
+    for layer, tensor, rest, bias in (
+        (conv, conv(x), net[1:], conv.bias),
+        (norm, z, net[2:], implicit),
+        (deep, deep(z.relu()), net[4:], deep.bias),
+    ):
+        leaf = tensor.detach().requires_grad_()
+        (g,) = torch.autograd.grad(rest(leaf)[:, 2].sum(), leaf)
+        expected = sum(bias[k] * g[:, k] for k in range(4)).unsqueeze(1).detach()
+        assert relative_error(cea.BiasAttribution(net, layer).attribute(x, 2), expected) < 1e-12
+    assert list(cea.bias_layers(net)) == ["0", "1", "3"]
+
+
+def test_layers_without_a_bias_are_refused(small_net):
+    for layer in ("relu1", None):
+        with pytest.raises(ValueError, match="adds no bias"):
+            cea.BiasAttribution(small_net, layer).attribute(torch.randn(1, 3, 8, 8), 1)
+    with pytest.raises(ValueError, match="adds no bias"):
+        cea.FullGrad(small_net, ["conv1", "pool"])
+    with pytest.raises(ValueError, match="layer's output"):
+        cea.BiasAttribution(small_net, "conv1").attribute(torch.randn(1, 3, 8, 8), 1, attribute_to_layer_input=True)
+    with pytest.raises(ValueError, match="no bias anywhere"):
+        cea.FullGrad(nn.Sequential(nn.Conv2d(3, 2, 1, bias=False)))
+    with pytest.raises(TypeError, match="expected the model itself"):
+        cea.FullGrad(lambda x: small_net(x))
+    assert bias_of(nn.ReLU()) is None
+    assert bias_of(nn.BatchNorm2d(3, affine=False)) is not None
+    assert bias_of(nn.LayerNorm(3, elementwise_affine=False)) is None
+
+
+def reference_full_grad(net, x, target, layer_map=False, include_input=True):
+    """By the definition, for one example: every bias layer's output kept by a hook, one term at a time."""
+    kept, handles = [], []
+    for module in net.modules():
+        bias = bias_of(module)
+        if bias is not None and not isinstance(module, nn.Linear):
+            handles.append(module.register_forward_hook(lambda m, a, out, bias=bias: kept.append((bias, out))))
+    x = x.clone().requires_grad_()
+    f = net(x)[0, target]
+    for handle in handles:
+        handle.remove()
+    gradients = torch.autograd.grad(f, [x, *(out for _, out in kept)])
+    terms = [(x * gradients[0]).detach()] if include_input else []
+    terms += [bias[None, :, None, None] * g for (bias, _), g in zip(kept, gradients[1:])]
+    total = torch.zeros(1, 1, *x.shape[2:], dtype=x.dtype)
+    for term in terms:
+        term = (term.sum(1, keepdim=True) if layer_map else term).abs()
+        term = term - term.min()
+        term = term / (term.max() + 1e-6)
+        for channel in range(term.shape[1]):
+            single = term[:, channel : channel + 1]
+            total += F.interpolate(single, x.shape[2:], mode="bilinear", align_corners=True)
+    return total
+
+
+@pytest.mark.parametrize("rescale", ["channel_joint", "layer_map"])
+@pytest.mark.parametrize("include_input", [True, False])
+def test_full_grad_equals_reference(rescale, include_input):
+    net, side = build("cifar_resnet20")
+    net, x = net.double(), torch.randn(2, 3, side, side, dtype=torch.float64)
+    got = cea.FullGrad(net, rescale=rescale, include_input=include_input).attribute(x, [4, 7])
+    assert got.shape == (2, 1, side, side)
+    for i, target in enumerate((4, 7)):
+        want = reference_full_grad(net, x[i : i + 1], target, rescale == "layer_map", include_input)
+        assert relative_error(got[i : i + 1], want) < 1e-10
+    centred = cea.FullGrad(net, rescale=rescale, align_corners=False).attribute(x, 4)
+    assert not torch.allclose(centred, cea.FullGrad(net, rescale=rescale).attribute(x, 4))
+    per_target = cea.FullGrad(net, rescale=rescale, include_input=include_input).attribute_per_target(x, [4, 7])
+    assert torch.allclose(per_target[0, 0], got[0])
+    assert torch.allclose(per_target[1, 1], got[1])
+
+
+def test_wrong_options(small_net):
+    with pytest.raises(ValueError, match="'channel_joint', 'layer_map'"):
+        cea.FullGrad(small_net, rescale="xyz")
+    for l0 in (3, -4, 1.0, True):
+        with pytest.raises(ValueError, match="one of the 3 layers"):
+            cea.AggregatedActivity(small_net, ["conv1", "conv2", "conv3"], l0=l0)
+
+
+def test_aggregated_activity(small_net, images):
+    from tests.reference.positive import psi
+
+    small_net, images = small_net.double(), images.double()
+    layers = ["conv1", "relu2", "conv3"]
+    single = cea.ActivityAttribution(small_net, [None, *layers]).attribute(images, 2)
+    scaled = [psi(m, (12, 12)) for m in single]
+    for options, chosen in (
+        ({}, scaled[1:]),
+        ({"l0": 1}, scaled[2:]),
+        ({"l0": -2}, scaled[2:]),
+        ({"l0": -1, "include_input": True}, [scaled[0], scaled[3]]),
+    ):
+        got = cea.AggregatedActivity(small_net, layers, **options).attribute(images, 2)
+        assert relative_error(got, sum(chosen)) < 1e-10
+    assert cea.AggregatedActivity(cea.load_scene_model("vgg")).attribute(torch.randn(1, 3, 96, 96), 1).shape == (
+        1,
+        1,
+        96,
+        96,
+    )
+
+
+def test_activity_attribution_is_the_linear_approximation(small_net, images):
+    for layer in ("conv1", "conv3"):
+        got = cea.ActivityAttribution(small_net, layer).attribute(images, 1)
+        assert torch.equal(got, cea.LinearApproximation(small_net, layer).attribute(images, 1))
+
+
+def test_maps_are_per_example_and_zero_maps_are_no_nan(small_net, images):
+    for method in (cea.FullGrad(small_net), cea.AggregatedActivity(small_net, ["conv1", "conv3"])):
+        batch = method.attribute(images, [0, 1, 2])
+        for i in range(3):
+            assert torch.allclose(method.attribute(images[i : i + 1], i), batch[i : i + 1], rtol=1e-4, atol=1e-6)
+    zero = cea.FullGrad(nn.Sequential(small_net, nn.Linear(5, 5, bias=False)))
+    zero.forward_func[1].weight.data.zero_()
+    maps = zero.attribute(images, 1)
+    assert torch.isfinite(maps).all()
+    assert maps.abs().max() == 0
+
+
+def test_auxiliary_heads_that_do_not_run_are_left_out():
+    net = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=True).eval()
+    x = torch.randn(1, 3, 96, 96)
+    assert torch.isfinite(cea.FullGrad(net).attribute(x, 3)).all()
+    scores = net(x)[:, 3]
+    assert (cea.FullGrad(net).compute_convergence_delta(x, 3).abs() / scores.abs()).max() < 1e-3

@@ -1,0 +1,55 @@
+"""Networks for tests that torchvision does not have."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class _CifarBlock(nn.Module):
+    """Two 3 x 3 convolutions; the shortcut drops every second position and pads channels with zeros (option A)."""
+
+    def __init__(self, width_in, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width_in, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride, self.pad = stride, (width - width_in) // 2
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.pad:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+        return F.relu(out + x)
+
+
+class CifarResNet20(nn.Module):
+    """The CIFAR-10 ResNet-20, with functional ReLUs and additions; `conv1`, `bn1`, `layer1` ... `layer3`, `linear`."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        widths = [16, 16, 32, 64]
+        for i in range(1, 4):
+            first = _CifarBlock(widths[i - 1], widths[i], 1 if i == 1 else 2)
+            setattr(self, f"layer{i}", nn.Sequential(first, *(_CifarBlock(widths[i], widths[i], 1) for _ in range(2))))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
+
+
+def lively(net):
+    """Random biases and running statistics, so that every kind of bias matters."""
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.copy_(torch.randn(module.num_features, generator=generator) * 0.2)
+            module.running_var.copy_(torch.rand(module.num_features, generator=generator) + 0.5)
+        bias = getattr(module, "bias", None)
+        if isinstance(bias, nn.Parameter):
+            bias.data.copy_(torch.randn(bias.shape, generator=generator) * 0.2)
+    return net.eval()
