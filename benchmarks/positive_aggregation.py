@@ -142,6 +142,15 @@ near the output. GradCAM_Pos adds magnitudes, so that nothing cancels; but what 
 what speaks for it. Linear approximation keeps sign and position. (Khakzar et al., ICML WHI 2020; Rebuffi et al., CVPR
 2020.)
 
+What the tables show:
+
+- GradCAM fails before the last stage: *holds* on all three networks (but for the third stage of the small ResNet).
+- Linear approximation does not: *holds*.
+- GradCAM_Pos is insensitive to the class, at every stage: *holds*; GradCAM and linear approximation are not.
+- GradCAM_Pos does not fail before the last stage: *does not hold* for the class asked for, on which its maximum lies
+  hardly more often than GradCAM's. It does find objects, of whatever class, from the second stage of the scene networks
+  on, and so does GradCAM; on VOC07 both lag far behind linear approximation there too.
+
 *Hits*: share of image-class pairs whose map's maximum lies on the class's boxes (pointing game; all pairs weigh the
 same), or on the boxes of any class. *Spearman*: rank correlation between an image's maps for its highest and its lowest
 scoring class; near 0 is class-sensitive, near 1 is not. Constant maps have no correlation and are counted as undefined.

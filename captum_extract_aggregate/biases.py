@@ -7,31 +7,38 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.layout import is_layer_norm_2d
 
-_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """What the layer adds to each channel, `K`, detached; None if it adds nothing.
+    """What the layer adds, detached: one number per channel (or the shape of a LayerNorm); None if it adds nothing.
 
     A convolution's, linear layer's or normalisation's `bias`; for a normalisation with running statistics (BatchNorm
-    in eval mode) `beta - gamma * mean / sqrt(variance + eps)`, which it adds even without a `bias`.
+    in eval mode, torchvision's FrozenBatchNorm2d) `beta - gamma * mean / sqrt(variance + eps)`, which it adds even
+    without a `bias`. None also for normalisations that hold further layers (see `fused_norms`).
     """
-    if not isinstance(module, (*_CHANNELS_FIRST, *_CHANNELS_LAST)):
+    fixed = _has_running_statistics(module)
+    if not fixed and not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)):
         return None
-    bias: Tensor | None = module.bias if isinstance(module.bias, Tensor) else None
-    if not isinstance(module, nn.modules.batchnorm._NormBase) or module.running_mean is None:
-        return None if bias is None else bias.detach()
-    assert module.running_var is not None
+    if _is_fused(module):
+        return None
+    bias = getattr(module, "bias", None)
+    if not fixed:
+        return bias.detach() if isinstance(bias, Tensor) else None
     with torch.no_grad():
-        shift = -module.running_mean * (module.running_var + module.eps).rsqrt()
-        shift = shift if module.weight is None else shift * module.weight
+        shift = -module.running_mean * (module.running_var + module.eps).rsqrt()  # type: ignore[operator]
+        weight = getattr(module, "weight", None)
+        shift = shift if weight is None else shift * weight
         return (shift if bias is None else shift + bias).detach()
 
 
-def channel_dimension(module: nn.Module) -> int:
-    """Where the layer's channels are in its output."""
-    return 1 if isinstance(module, _CHANNELS_FIRST) or is_layer_norm_2d(module) else -1
+def biased(module: nn.Module, g: Tensor) -> Tensor:
+    """`b * g` element by element, for a gradient `g` at the layer's output, in the layer's own layout."""
+    bias = bias_of(module)
+    assert bias is not None
+    bias = bias.to(g.dtype)
+    channels_last = bias.ndim > 1 or (isinstance(module, (nn.Linear, nn.LayerNorm)) and not is_layer_norm_2d(module))
+    return g * (bias if channels_last else bias.reshape(-1, *(1,) * (g.ndim - 2)))
 
 
 def bias_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -43,3 +50,20 @@ def bias_layers(model: nn.Module) -> dict[str, nn.Module]:
         ['bn1', 'layer1.bn1']
     """
     return {name: module for name, module in model.named_modules() if bias_of(module) is not None}
+
+
+def fused_norms(model: nn.Module) -> list[str]:
+    """Names of normalisations that hold further layers, such as timm's BatchNormAct2d with its activation.
+
+    At their output the bias can no longer be told, so they are left out of `bias_layers`.
+    """
+    return [name for name, module in model.named_modules() if _is_fused(module)]
+
+
+def _is_fused(module: nn.Module) -> bool:
+    return isinstance(module, _NORMS) and any(not isinstance(child, nn.Identity) for child in module.children())
+
+
+def _has_running_statistics(module: nn.Module) -> bool:
+    names = ("running_mean", "running_var", "eps")
+    return all(getattr(module, name, None) is not None for name in names)

@@ -33,7 +33,8 @@ class Place:
     """A place in a network: a layer's output or input, or (`layer=None`) the network's own input.
 
     `differentiate=False` asks for the activation alone; `call` picks one of several calls of the layer in a forward;
-    an `optional` place is left out where its layer never ran, and has zero gradients where the score does not use it.
+    an `optional` place is left out where its layer never ran, has zero gradients where the score does not use it, and
+    holds the tensors of all calls where the layer ran several times.
     """
 
     layer: nn.Module | None
@@ -47,13 +48,13 @@ class Place:
 class Evidence:
     """What one forward and one target's backward showed: per place, the detached activations and gradients.
 
-    `order` tells when in the forward each place was met (-1: the network's input).
+    `order` tells when in the forward each tensor was met (-1: the network's input).
     """
 
     scores: Tensor
     activations: dict[Place, Tensors]
     gradients: dict[Place, Tensors]
-    order: dict[Place, int]
+    order: dict[Place, tuple[int, ...]]
     inputs: Tensors
     models: tuple[nn.Module, ...]
 
@@ -81,7 +82,7 @@ class Recording:
         self.inputs = inputs
         self.models = models
         self._taps = taps  # per place, per tensor it holds, the parts from each device
-        self._order = {place: tensors[0][0].order for place, tensors in taps.items()}
+        self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
         self._activations = {
             place: tuple(_joined([part.value for part in parts]) for parts in tensors)
             for place, tensors in taps.items()
@@ -265,7 +266,7 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
 
     def _after(self, place: Place, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         values = list(output) if isinstance(output, (tuple, list)) else [output]
-        return _like(output, self._tap(place, values))
+        return like(output, self._tap(place, values))
 
     def _before(
         self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -319,12 +320,17 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 if place.optional:
                     continue
                 raise ValueError(_never_ran(place, models))
-            parts = [_chosen_call(place, by_device[device], models) for device in _device_order(by_device, device_ids)]
+            devices = _device_order(by_device, device_ids)
+            if place.optional:
+                parts = [[tapped for call in by_device[device] for tapped in call] for device in devices]
+            else:
+                parts = [_chosen_call(place, by_device[device], models) for device in devices]
             found[place] = [list(column) for column in zip(*parts)]
         return found
 
 
-def _like(output: Any, values: list[Any]) -> Any:
+def like(output: Any, values: list[Any]) -> Any:
+    """A layer's output with other values in it: a tensor, a tuple, a named tuple or a list."""
     if not isinstance(output, (tuple, list)):
         return values[0]
     return type(output)(*values) if hasattr(output, "_fields") else type(output)(values)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,8 @@ def feature_spread_weights(
 
     With :math:`\bar x^i` the spatial mean of a layer's activation for image i:
     :math:`\gamma_j = \mathrm{mean}_k \, \mathrm{mean}_i |\bar x^i_k - \mathrm{mean}_i \bar x^i_k|`. The images should
-    be sampled uniformly across classes.
+    be sampled uniformly across classes. (The mean absolute deviation of each channel; after a ReLU, where features are
+    not negative, the paper's formula is the same.)
 
     Args:
         model: the network.
@@ -148,7 +149,15 @@ def accuracy_weights(
                 "least two classes"
             )
         classes = np.array(labels)
-        train, test = train_test_split(np.arange(len(classes)), test_size=test_share, random_state=seed)
+        stratify = classes if np.unique(classes, return_counts=True)[1].min() > 1 else None
+        try:
+            train, test = train_test_split(
+                np.arange(len(classes)), test_size=test_share, random_state=seed, stratify=stratify
+            )
+        except ValueError as error:
+            raise ValueError(f"{len(labels)} images cannot be divided ({error}); expected more of them") from None
+        if len(set(classes[train])) < 2:
+            raise ValueError("only one class is left to train on; expected several images of each class")
         raw = {}
         for name, x in zip(_names(model, modules), files.read(len(labels))):
             probe = make_pipeline(StandardScaler(copy=False), LogisticRegression(max_iter=1000))
@@ -182,10 +191,17 @@ class _FeatureFiles:
 
 
 def _modules(model: nn.Module, layers: Iterable[Layer]) -> list[nn.Module]:
-    modules = [module for layer in layers if (module := find_layer(layer, model)) is not None]
-    if not modules:
-        raise ValueError("layers is empty; expected at least one layer (default_layers(model) lists some)")
-    return modules
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if isinstance(layers, (str, nn.Module)):
+        raise TypeError(f"layers is a single {type(layers).__name__}; expected a list of layers to weigh")
+    modules = [find_layer(layer, model) for layer in layers]
+    if not modules or None in modules:
+        raise ValueError(
+            "layers is empty or holds None; expected at least one layer, and layers alone (default_layers(model) "
+            "lists some)"
+        )
+    return modules  # type: ignore[return-value]
 
 
 def _names(model: nn.Module, modules: list[nn.Module]) -> list[str]:
@@ -193,29 +209,37 @@ def _names(model: nn.Module, modules: list[nn.Module]) -> list[str]:
 
 
 def _streamed(
-    model: Callable[..., Any], layers: list[nn.Module], dataloader: Iterable[Any], layout: Any, show: bool, what: str
+    model: nn.Module, layers: list[nn.Module], dataloader: Iterable[Any], layout: Any, show: bool, what: str
 ) -> Iterator[tuple[list[Tensor], Any]]:
     """Batch by batch the spatial means at each layer, `N x K`, and what came with the inputs."""
     places = [Place(layer, differentiate=False) for layer in layers]
-    device = next((p.device for p in model.parameters()), torch.device("cpu")) if isinstance(model, nn.Module) else None
+    device = next((p.device for p in model.parameters()), None)
     for batch in tqdm(dataloader, desc=what, disable=not show):
-        inputs, rest = (batch[0], batch[1:]) if isinstance(batch, (tuple, list)) else (batch, ())
+        inputs, rest = (batch[0], batch[1:]) if isinstance(batch, (tuple, list)) and batch else (batch, ())
         if not isinstance(inputs, Tensor):
             raise TypeError(f"dataloader gives {type(inputs).__name__}; expected batches of tensors, or tuples of them")
         with torch.no_grad():
             evidence = record(model, inputs.to(device), places).activity()
             features = []
             for place in places:
-                x = evidence.activations[place][0]
+                if len(evidence.activations[place]) > 1:
+                    raise TypeError("a layer emits several tensors, so it has no one feature; expected other layers")
+                (x,) = evidence.activations[place]
                 on_grid = to_channels_first(x, layout, evidence.surroundings(place))(x)
-                features.append(on_grid.flatten(2).float().mean(2))
+                mean = on_grid.flatten(2).float().mean(2)
+                if not torch.isfinite(mean).all():
+                    raise ValueError("features are NaN or infinite; expected finite images and weights")
+                features.append(mean)
         yield features, rest
 
 
 def _class_indices(rest: Any, count: int) -> list[int]:
     if not rest or not isinstance(rest[0], (Tensor, list, tuple)) or len(rest[0]) != count:
         raise ValueError("dataloader gives no class index for each image; expected batches (inputs, labels)")
-    labels = torch.as_tensor(rest[0])
+    try:
+        labels = torch.as_tensor(rest[0])
+    except (TypeError, ValueError):
+        raise ValueError(f"labels are {rest[0]!r}; expected class indices") from None
     if labels.ndim != 1 or labels.is_floating_point():
         raise ValueError(f"labels have shape {tuple(labels.shape)} and {labels.dtype}; expected one index per image")
     return labels.tolist()

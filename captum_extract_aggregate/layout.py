@@ -139,7 +139,7 @@ def _detect(activation: Tensor, around: Surroundings) -> str:
     last = "tokens" if activation.ndim == 3 else "channels_last"
     if isinstance(around.module, _CHANNELS_FIRST) or is_layer_norm_2d(around.module):
         return "channels_first"
-    if isinstance(around.module, _CHANNELS_LAST):
+    if isinstance(around.module, _CHANNELS_LAST) and not _is_over_positions(around.module):
         return last
     fits_first, fits_last = _fit(activation, around)
     if fits_first != fits_last:
@@ -173,6 +173,11 @@ def _proportional(size: Sequence[int], image: tuple[int, ...]) -> bool:
     return abs(height - width * ratio) <= 2 * max(1, ratio)
 
 
+def _is_over_positions(module: nn.Module) -> bool:
+    """A LayerNorm over more than the channels tells nothing of where they are."""
+    return isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1
+
+
 def is_layer_norm_2d(module: nn.Module | None) -> bool:
     """A LayerNorm over the channels of N K H W, as torchvision's and timm's networks define for themselves."""
     return isinstance(module, nn.LayerNorm) and "2d" in type(module).__name__.lower()
@@ -193,7 +198,7 @@ def _channel_counts(root: nn.Module) -> tuple[set[int], set[int]]:
             first.add(module.normalized_shape[-1])
         elif isinstance(module, nn.Linear):
             last |= {module.in_features, module.out_features}
-        elif isinstance(module, nn.LayerNorm):
+        elif isinstance(module, nn.LayerNorm) and not _is_over_positions(module):
             last.add(module.normalized_shape[-1])
         elif isinstance(module, nn.MultiheadAttention):
             last.add(module.embed_dim)

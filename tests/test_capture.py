@@ -393,7 +393,19 @@ def test_integer_inputs_and_their_embedding():
 def test_maps_are_per_example(small_net, images):
     small_net, images = small_net.double(), images.double()
     target = torch.tensor([3, 0, 1])
-    for method in (cea.NormGrad, cea.SelectiveNormGrad, cea.LinearApproximation, cea.LayerGradient):
+    for method in (
+        cea.NormGrad,
+        cea.SelectiveNormGrad,
+        cea.LinearApproximation,
+        cea.LayerGradient,
+        cea.GradCAM,
+        cea.GradCAMPos,
+        cea.GradMid,
+        cea.GradCAMPlusPlus,
+        cea.CumulativeGradCAM,
+        cea.CumulativeGradMid,
+        cea.BiasAttribution,
+    ):
         batch = method(small_net, small_net.conv2).attribute(images, target)
         order = torch.tensor([2, 0, 1])
         assert torch.allclose(method(small_net, small_net.conv2).attribute(images[order], target[order]), batch[order])

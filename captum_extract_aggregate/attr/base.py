@@ -169,7 +169,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         canonical = []
         for i, (like, t) in enumerate(zip(likes, tensors), start=1):
             one = replace(around, which=f" (tensor {i} of {len(likes)})") if len(likes) > 1 else around
-            canonical.append(_at_least_float32(to_channels_first(like, self.layout, one)(t)))
+            canonical.append(at_least_float32(to_channels_first(like, self.layout, one)(t)))
         return canonical
 
 
@@ -244,7 +244,8 @@ def _maps_per_target(
         ]
 
 
-def _at_least_float32(t: Tensor) -> Tensor:
+def at_least_float32(t: Tensor) -> Tensor:
+    """Half precision as float32, for sums over many channels or positions."""
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 

@@ -5,6 +5,7 @@ Source: Rebuffi et al., There and Back Again (CVPR 2020), section 4.2.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +64,7 @@ class LayerCombination(LayerAttribution):
                 "NormGrad(model, layers) or Captum's LayerGradCam(model, layers)"
             )
         layers = attribution_method.layer
-        if not isinstance(layers, (list, tuple)) or getattr(attribution_method, "joins_layers", False):
+        if not isinstance(layers, (list, tuple)) or not layers or getattr(attribution_method, "joins_layers", False):
             raise ValueError(
                 f"attribution_method gives one map, not one per layer ({attribution_method.get_name()} on "
                 f"{type(layers).__name__}); expected a method built on a list of layers"
@@ -93,6 +94,12 @@ class LayerCombination(LayerAttribution):
             "additional_forward_args": additional_forward_args,
             "attribute_to_layer_input": attribute_to_layer_input,
         }
+        taken = inspect.signature(self.attribution_method.attribute).parameters
+        for name in [name for name in ("target", "attribute_to_layer_input") if name not in taken]:
+            if kwargs.pop(name):  # such as LayerActivation, which explains no target
+                raise ValueError(
+                    f"{name} is given, but {self.attribution_method.get_name()} takes none; expected it left out"
+                )
         return self._combined([self._scaled(m, size) for m in self._maps_by_layer(inputs, kwargs)])
 
     def attribute_per_target(
@@ -141,6 +148,8 @@ class LayerCombination(LayerAttribution):
 
 
 def _tensor(map_: Any) -> Tensor:
+    if isinstance(map_, tuple) and len(map_) == 1:
+        return map_[0]
     if not isinstance(map_, Tensor):
         raise TypeError("a layer emits several tensors, hence several maps; expected layers that emit one")
     return map_
@@ -158,7 +167,7 @@ def _normalized_weights(weights: Weights, layers: list[nn.Module | None], forwar
             raise ValueError(unknown_name("weights", weights, _WEIGHTS))
         values = [1.0] * count if weights == "uniform" else [float(j) for j in range(1, count + 1)]
     elif isinstance(weights, Mapping):
-        by_layer = {find_layer(layer, forward_func): float(value) for layer, value in weights.items()}
+        by_layer = {find_layer(layer, forward_func): value for layer, value in weights.items()}
         if set(by_layer) != set(layers):
             raise ValueError(
                 f"weights name {len(by_layer)} layers, {len(set(by_layer) & set(layers))} of them the method's "
@@ -166,7 +175,11 @@ def _normalized_weights(weights: Weights, layers: list[nn.Module | None], forwar
             )
         values = [by_layer[layer] for layer in layers]
     else:
-        values = [float(value) for value in weights]
+        values = weights  # type: ignore[assignment]
+    try:
+        values = [float(value) for value in values]
+    except (TypeError, ValueError):
+        raise TypeError(f"weights is {weights!r}; expected 'uniform', 'linear', or a number for each layer") from None
     if len(values) != count:
         raise ValueError(f"weights has {len(values)} numbers for {count} layers; expected one each")
     total = sum(values)

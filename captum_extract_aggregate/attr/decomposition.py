@@ -18,29 +18,53 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, finished
+from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, at_least_float32, captum_entry, finished
 from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution, input_size
-from captum_extract_aggregate.biases import bias_layers, bias_of, channel_dimension
-from captum_extract_aggregate.capture import Evidence, Place, record
+from captum_extract_aggregate.biases import bias_layers, bias_of, biased, fused_norms
+from captum_extract_aggregate.capture import Evidence, Place, like, record
 from captum_extract_aggregate.layers import Layer, checked_inputs, describe, model_of
-from captum_extract_aggregate.layout import Layout
+from captum_extract_aggregate.layout import Layout, to_channels_first
 from captum_extract_aggregate.maps import upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.state import prepared, uncompiled
-from captum_extract_aggregate.targets import Target
+from captum_extract_aggregate.targets import Target, select_scores
 
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
 _RESCALE = ("channel_joint", "layer_map")
 
 
-class ActivityAttribution(LinearApproximation):
+class _WithDelta(CaptureAttribution):
+    """A decomposition whose `attribute` can give its convergence delta too, as Captum's integrated gradients can."""
+
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """The maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
+        maps = super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
+        if not return_convergence_delta:
+            return maps
+        to_input = {"attribute_to_layer_input": True} if attribute_to_layer_input else {}
+        return maps, self.compute_convergence_delta(inputs, target, additional_forward_args, **to_input)
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+
+class ActivityAttribution(_WithDelta, LinearApproximation):
     r"""Activity attribution: :math:`a^{h}_u = \sum_k h_{u,k} \, \partial f / \partial h_{u,k}`; `N x 1 x *S`, signed.
 
     The linear approximation seen as a decomposition, in units of the score: `compute_convergence_delta` tells what is
@@ -65,9 +89,6 @@ class ActivityAttribution(LinearApproximation):
     Source: Grabska-Barwinska 2020, equation 11.
     """
 
-    def has_convergence_delta(self) -> bool:
-        return True
-
     def compute_convergence_delta(  # type: ignore[override]
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -78,13 +99,14 @@ class ActivityAttribution(LinearApproximation):
         """The activities at each layer plus all biases behind it, minus the score: `N` per layer, in its units.
 
         0 up to rounding where the decomposition is exact (see this module's text). NaN, with a warning, where other
-        branches of the network bypass the layer: it is no cut, and nothing can be complete there.
+        branches of the network bypass the layer: it is no cut, and nothing can be complete there. Costs one more
+        forward per layer, with the graph severed there, to find that out.
         """
         places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
         evidence = _with_biases(self, inputs, target, additional_forward_args, places)
         deltas = []
         for place in places:
-            if _is_bypassed(self.forward_func, inputs, additional_forward_args, place):
+            if _is_bypassed(self.forward_func, inputs, target, additional_forward_args, place):
                 warnings.warn(
                     f"{describe(place.layer, evidence.models)} is bypassed by parallel branches, so it is no cut "
                     "through the network and its convergence delta is undefined (NaN); take the end of the block",
@@ -136,14 +158,18 @@ class BiasAttribution(CaptureAttribution):
             )
         return super()._places(layer, to_input)
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        assert layer is not None
-        bias = bias_of(layer)
-        assert bias is not None
-        return (bias.to(g.dtype).reshape(1, -1, *(1,) * (g.ndim - 2)) * g).sum(1, keepdim=True)
+    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+        (place,) = places
+        assert place.layer is not None
+        terms = [biased(place.layer, g) for g in evidence.gradients[place]]
+        return tuple(term.sum(1, keepdim=True) for term in self._canonical(place, evidence, terms))
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Bias Attribution"
 
 
-class FullGrad(CaptureAttribution):
+class FullGrad(_WithDelta):
     r"""FullGrad: :math:`\psi(x \odot \nabla_x f) + \sum_l \sum_k \psi(b^l \odot \partial f / \partial z^l)_k`.
 
     One map of the input's size, `N x 1 x H x W`, non-negative, without unit. :math:`\psi` takes magnitudes, scales
@@ -190,7 +216,7 @@ class FullGrad(CaptureAttribution):
             if not layer:
                 raise ValueError("the model adds no bias anywhere; expected layers with biases, or another method")
         super().__init__(forward_func, layer, device_ids, layout)
-        if rescale not in _RESCALE:
+        if not isinstance(rescale, str) or rescale not in _RESCALE:
             raise ValueError(unknown_name("rescale", rescale, _RESCALE))
         self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
         for single in self._layers():
@@ -204,32 +230,44 @@ class FullGrad(CaptureAttribution):
         return (Place(layer, optional=self._only_seen),)
 
     def _all_places(self, to_input: bool) -> list[Place]:
-        return [Place(None, "input"), *super()._all_places(to_input)]
+        if to_input:
+            raise ValueError(
+                "attribute_to_layer_input is True, but a bias acts at the layer's output; expected False for FullGrad"
+            )
+        return [Place(None, "input")] * self.include_input + super()._all_places(to_input)
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
         size = input_size(evidence)
         total = torch.zeros(evidence.inputs[0].shape[0], 1, *size, device=evidence.inputs[0].device)
+        left_out: list[str] = []
         for place in self._all_places(to_input):
-            if place not in evidence.gradients or (place.layer is None and not self.include_input):
-                continue
-            for contribution in self._contributions(place, evidence):
-                total = total + self._psi(contribution, size)
+            for term in self._terms(place, evidence, left_out):
+                total = total + self._psi(term, size)
+        fused = fused_norms(_model(self.forward_func)) if self._only_seen else []
+        if left_out or fused:
+            warnings.warn(
+                f"FullGrad's map lacks the biases of {len(left_out + fused)} layers whose positions are not the "
+                f"picture's, or that are fused with what follows them: {', '.join((left_out + fused)[:5])}, ...",
+                stacklevel=2,
+            )
         return finished(total, evidence)
 
-    def _contributions(self, place: Place, evidence: Evidence) -> list[Tensor]:
+    def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
         """What a place contributes, channel by channel, `N x K x *S`; nothing where there are no positions."""
-        try:
-            gradients = self._canonical(place, evidence, evidence.gradients[place])
-        except ValueError:
-            if self._only_seen:
-                return []
-            raise
-        if place.layer is None:
-            activations = self._canonical(place, evidence, evidence.activations[place])
-            return [x * g for x, g in zip(activations, gradients)]
-        bias = bias_of(place.layer)
-        assert bias is not None
-        return [bias.to(g.dtype).reshape(1, -1, *(1,) * (g.ndim - 2)) * g for g in gradients]
+        terms = []
+        likes = evidence.activations.get(place, ())  # none where the layer never ran
+        around = evidence.surroundings(place)
+        for x, g in zip(likes, evidence.gradients.get(place, ())):
+            if x.ndim < 3:
+                continue
+            term = x * g if place.layer is None else biased(place.layer, g)
+            try:
+                terms.append(at_least_float32(to_channels_first(x, self.layout, around)(term)))
+            except ValueError:
+                if not place.optional:
+                    raise
+                left_out.append(around.name)
+        return terms
 
     def _psi(self, contribution: Tensor, size: tuple[int, ...]) -> Tensor:
         if self.rescale == "layer_map":
@@ -238,10 +276,8 @@ class FullGrad(CaptureAttribution):
         shape = (-1, *(1,) * (magnitude.ndim - 1))
         magnitude = magnitude - magnitude.flatten(1).amin(1).reshape(shape)
         scaled = magnitude / (magnitude.flatten(1).amax(1).reshape(shape) + _EPS)
-        return upsample(scaled, size, self.align_corners).sum(1, keepdim=True)
-
-    def has_convergence_delta(self) -> bool:
-        return True
+        # Upsampling is linear, so the channels can be summed before it, at the layer's own size.
+        return upsample(scaled.sum(1, keepdim=True), size, self.align_corners)
 
     def compute_convergence_delta(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None
@@ -323,8 +359,9 @@ def _with_biases(
 ) -> Evidence:
     """One pass with the gradients at `places` and at every layer of the network that adds a bias."""
     model = _model(method.forward_func)
-    biased = [Place(layer, optional=True) for layer in bias_layers(model).values()]
-    recording = record(method.forward_func, inputs, [*places, *biased], additional_forward_args, method.device_ids)
+    # Biases first: at a layer that is tapped as both, its own bias is met before, and so lies in front of, the cut.
+    biases = [Place(layer, optional=True) for layer in bias_layers(model).values()]
+    recording = record(method.forward_func, inputs, [*biases, *places], additional_forward_args, method.device_ids)
     return next(recording.evidence([target]))
 
 
@@ -334,35 +371,73 @@ def _completeness_delta(cut: Place, evidence: Evidence) -> Tensor:
     for x, g in zip(evidence.activations[cut], evidence.gradients[cut]):
         total = total + (x.double() * g.double()).reshape(examples, -1).sum(1)
     for place, gradients in evidence.gradients.items():
-        if place.optional and place.layer is not None and evidence.order[place] > evidence.order[cut]:
-            bias = bias_of(place.layer)
-            assert bias is not None
-            for g in gradients:
-                channels_last = g.movedim(channel_dimension(place.layer), -1).double()
-                total = total + (channels_last * bias.double()).reshape(examples, -1).sum(1)
+        for g, order in zip(gradients, evidence.order[place]):
+            if place.optional and place.layer is not None and order > evidence.order[cut][0]:
+                total = total + biased(place.layer, g.double()).reshape(examples, -1).sum(1)
     return total.to(evidence.scores.dtype)
 
 
-def _is_bypassed(forward_func: Callable[..., Any], inputs: Any, additional_forward_args: Any, place: Place) -> bool:
-    """Whether the output still depends on the inputs when the graph is severed at the place."""
+def _is_bypassed(
+    forward_func: Callable[..., Any], inputs: Any, target: Target, additional_forward_args: Any, place: Place
+) -> bool:
+    """Whether the score still depends on the inputs when the graph is severed at the place."""
     tensors = checked_inputs(inputs)
-    if place.layer is None or not any(t.is_floating_point() for t in tensors):
+    if place.layer is None:
+        return False
+    if not any(t.is_floating_point() for t in tensors):
+        warnings.warn("whether other branches bypass the layer cannot be seen for integer inputs", stacklevel=3)
         return False
     extra = _format_additional_forward_args(additional_forward_args) or ()
-
-    def severed(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return value.detach()
-        return type(value)(map(severed, value)) if type(value) in (tuple, list) else value
-
     with torch.inference_mode(False), torch.enable_grad(), prepared(forward_func, tensors, freeze=True):
         leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in tensors]
-        if place.side == "output":
-            handle = place.layer.register_forward_hook(lambda module, args, output: severed(output))
+        given = [t.detach().clone().requires_grad_() if _is_float(t) else t for t in extra]
+        with _Severed(place) as severed:
+            output = uncompiled(forward_func)(*(t.clone() for t in leaves), *given)
+        if place.call is not None and place.call < 0:
+            with _Severed(replace(place, call=place.call + severed.calls)):
+                output = uncompiled(forward_func)(*(t.clone() for t in leaves), *given)
+        scores = select_scores(output, target)
+        if not scores.requires_grad:
+            return False
+        sources = [t for t in (*leaves, *given) if _is_float(t)]
+        gradients = torch.autograd.grad(scores.sum(), sources, allow_unused=True)
+    return any(g is not None and bool((g != 0).any()) for g in gradients)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+class _Severed:
+    """Cuts the graph at one call of a layer: values pass, gradients do not."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.calls = place, 0
+
+    def __enter__(self) -> _Severed:
+        assert self.place.layer is not None
+        if self.place.side == "output":
+            self._handle = self.place.layer.register_forward_hook(self._after)
         else:
-            handle = place.layer.register_forward_pre_hook(lambda module, args: severed(args))
-        try:
-            output = uncompiled(forward_func)(*(t.clone() for t in leaves), *extra)
-        finally:
-            handle.remove()
-    return bool(output.requires_grad)
+            self._handle = self.place.layer.register_forward_pre_hook(self._before, with_kwargs=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._handle.remove()
+
+    def _is_here(self) -> bool:
+        self.calls += 1
+        return self.place.call is None or self.place.call == self.calls - 1
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        values = list(output) if isinstance(output, (tuple, list)) else [output]
+        return like(output, [_detached(value) for value in values]) if self._is_here() else output
+
+    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
+        if not self._is_here():
+            return args, kwargs
+        return tuple(map(_detached, args)), {key: _detached(value) for key, value in kwargs.items()}
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value

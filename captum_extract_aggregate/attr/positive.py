@@ -25,7 +25,7 @@ _POSITIVE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs, "relu": to
 
 
 def _check_positive(positive: str) -> str:
-    if positive not in _POSITIVE:
+    if not isinstance(positive, str) or positive not in _POSITIVE:
         raise ValueError(unknown_name("positive", positive, _POSITIVE))
     return positive
 
@@ -136,6 +136,10 @@ class GradMid(_Positive):
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _POSITIVE[self.positive](g).sum(1, keepdim=True)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "GradMid"
 
 
 class GradCAMPlusPlus(CaptureAttribution):
@@ -260,3 +264,7 @@ class CumulativeGradMid(InputSizedAttribution):
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _POSITIVE[self.positive](g).sum(1, keepdim=True)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Cumulative GradMid"

@@ -70,6 +70,16 @@ def test_captum_s_layer_methods_are_looped_over(small_net, images):
     assert method.layer == layers  # also after an exception
 
 
+def test_captum_s_methods_that_explain_no_target(small_net, images):
+    layers = [small_net.get_submodule(name) for name in LAYERS]
+    combination = cea.LayerCombination(captum_attr.LayerActivation(small_net, layers))
+    assert combination.attribute(images).shape == (3, 1, 12, 12)
+    with pytest.raises(ValueError, match="expected it left out"):
+        combination.attribute(images, 1)
+    with_input = cea.LayerCombination(cea.NormGrad(small_net, [None, "conv3"]))
+    assert torch.equal(with_input.attribute((images,), 1), with_input.attribute(images, 1))
+
+
 def test_noise_tunnel_and_together(small_net, images):
     combination = cea.LayerCombination(cea.NormGrad(small_net, LAYERS))
     plain = combination.attribute(images, 1)
@@ -96,6 +106,10 @@ def test_constant_maps_are_zero(small_net, images):
         ((lambda net: cea.NormGrad(net, LAYERS), [1, 2]), ValueError, "2 numbers for 3 layers"),
         ((lambda net: cea.NormGrad(net, LAYERS), [1, 2, -1]), ValueError, "at least 0"),
         ((lambda net: cea.NormGrad(net, LAYERS), [0, 0, 0]), ValueError, "one above"),
+        ((lambda net: cea.NormGrad(net, LAYERS), 3), TypeError, "a number for each layer"),
+        ((lambda net: cea.NormGrad(net, LAYERS), None), TypeError, "a number for each layer"),
+        ((lambda net: cea.NormGrad(net, LAYERS), ["a", "b", "c"]), TypeError, "a number for each layer"),
+        ((lambda net: captum_attr.LayerGradCam(net, []),), ValueError, "built on a list of layers"),
         ((lambda net: cea.NormGrad(net, LAYERS), {"conv1": 1, "conv2": 1, "conv3": 1}), ValueError, "2 of them"),
         ((lambda net: cea.NormGrad(net, LAYERS), "uniform", "max"), ValueError, "expected one of 'product', 'sum'"),
     ],
@@ -164,11 +178,37 @@ def test_weights_print_save_load_and_combine(small_net, images, tmp_path):
         (cea.accuracy_weights, [torch.randn(4, 3, 12, 12)], "no class index"),
         (cea.accuracy_weights, [(torch.randn(4, 3, 12, 12), torch.zeros(4).long())], "at least two classes"),
         (cea.accuracy_weights, [(torch.randn(4, 3, 12, 12), torch.zeros(4, 2))], "one index per image"),
+        (cea.accuracy_weights, [(torch.randn(2, 3, 12, 12), ["cat", "dog"])], "expected class indices"),
+        (cea.feature_spread_weights, [torch.full((4, 3, 12, 12), torch.nan)], "NaN or infinite"),
+        (cea.feature_spread_weights, [()], "batches of tensors"),
     ],
 )
 def test_mistaken_data(small_net, function, loader, match):
     with pytest.raises((ValueError, TypeError), match=match):
         function(small_net, LAYERS, loader, show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ("layers", "error"),
+    [([], ValueError), ([None, "conv1"], ValueError), ("conv1", TypeError), (["conv9"], ValueError)],
+)
+def test_mistaken_layers(small_net, layers, error):
+    loader, _, _ = batches()
+    with pytest.raises(error, match="layer"):
+        cea.feature_spread_weights(small_net, layers, loader, show_progress=False)
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        cea.accuracy_weights(lambda x: small_net(x), LAYERS, loader, show_progress=False)
+
+
+def test_a_class_with_one_image_may_be_missing_from_the_training_half(small_net):
+    loader = [(torch.randn(5, 3, 12, 12), torch.tensor([0, 1, 0, 0, 0]))]
+    outcomes = set()
+    for seed in range(12):
+        try:
+            outcomes.add(type(cea.accuracy_weights(small_net, LAYERS, loader, seed=seed, show_progress=False)))
+        except ValueError as error:
+            outcomes.add("left to train on" in str(error))
+    assert outcomes == {cea.LayerWeights, True}
 
 
 def test_weights_leave_the_model_as_it_was(small_net):

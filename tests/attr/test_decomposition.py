@@ -52,6 +52,22 @@ def test_completeness_at_every_cut(name, dtype):
     assert abs(without) > 1e-3 * scores.abs().sum()  # the biases do matter
 
 
+@pytest.mark.parametrize("to_input", [False, True])
+@pytest.mark.parametrize("name", ["vgg11_bn", "scene_vgg"])
+def test_completeness_at_every_single_layer_on_both_sides(name, to_input):
+    """Also at layers that add a bias themselves, and behind the flattening, where there are no positions to map."""
+    net, side = build(name)
+    net, x = (
+        net.double(),
+        torch.randn(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+    )
+    leaves = [m for m in net.modules() if next(m.children(), None) is None]
+    assert len(leaves) > 15
+    method = cea.ActivityAttribution(net, leaves)
+    for leaf, delta in zip(leaves, method.compute_convergence_delta(x, 3, attribute_to_layer_input=to_input)):
+        assert (delta.abs() / net(x)[:, 3].abs()).max() < 1e-10, leaf
+
+
 @needs_real_data
 def test_completeness_of_trained_networks():
     for net, path, side in (
@@ -231,3 +247,139 @@ def test_auxiliary_heads_that_do_not_run_are_left_out():
     assert torch.isfinite(cea.FullGrad(net).attribute(x, 3)).all()
     scores = net(x)[:, 3]
     assert (cea.FullGrad(net).compute_convergence_delta(x, 3).abs() / scores.abs()).max() < 1e-3
+
+
+class SharedReLU(nn.Module):
+    """The same ReLU inside and at the end of a residual block."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+        self.relu, self.head = nn.ReLU(), nn.Linear(3, 2)
+
+    def forward(self, x):
+        y = self.conv2(self.relu(self.conv1(x)))
+        return self.head(self.relu(y + x).mean((2, 3)))
+
+
+def test_only_the_chosen_call_of_a_shared_layer_is_severed():
+    torch.manual_seed(0)
+    net, x = SharedReLU().double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    for call, is_cut in ((0, False), (1, True), (-2, False), (-1, True)):
+        method = cea.ActivityAttribution(net, "relu", call=call)
+        if is_cut:
+            assert method.compute_convergence_delta(x, 1).abs().max() < 1e-12
+        else:
+            with pytest.warns(UserWarning, match="bypassed"):
+                assert method.compute_convergence_delta(x, 1).isnan().all()
+
+
+class Branches(nn.Module):
+    """Two branches, each with its own output; layers called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 2, 3), nn.Conv2d(3, 2, 3)
+        self.head1, self.head2 = nn.Linear(2, 1), nn.Linear(2, 1)
+
+    def forward(self, x, shift=None):
+        x = x if shift is None else x + shift
+        outs = []
+        for conv, head in ((self.conv1, self.head1), (self.conv2, self.head2)):
+            outs.append(head(conv(input=x).relu().mean((2, 3))))
+        return torch.cat(outs, 1) if shift is None else torch.cat(outs, 1) + shift.mean((1, 2, 3))[:, None]
+
+
+def test_what_bypasses_a_layer_depends_on_the_target_and_on_all_arguments():
+    torch.manual_seed(0)
+    net, x = Branches().double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    method = cea.ActivityAttribution(net, "conv1")
+    assert method.compute_convergence_delta(x, 0).abs().max() < 1e-12
+    by_keyword = method.compute_convergence_delta(x[:1], 0, attribute_to_layer_input=True)
+    assert by_keyword.abs().max() < 1e-12
+    with pytest.warns(UserWarning, match="bypassed"):
+        assert method.compute_convergence_delta(x, 0, (torch.ones_like(x),)).isnan().all()
+
+
+def test_biases_of_layers_that_run_several_times():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+        def forward(self, x):
+            return self.head(self.conv(self.conv(x).relu()).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    net, x = Twice().double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    assert cea.FullGrad(net).compute_convergence_delta(x, 1).abs().max() < 1e-12
+    assert cea.FullGrad(net).attribute(x, 1).shape == (2, 1, 6, 6)
+    for call in (0, 1):
+        delta = cea.ActivityAttribution(net, "conv", call=call).compute_convergence_delta(x, 1)
+        assert delta.abs().max() < 1e-12
+
+
+def test_frozen_batch_norm_adds_a_bias_too():
+    norm = torchvision.ops.FrozenBatchNorm2d(4)
+    for name in ("weight", "bias", "running_mean"):
+        getattr(norm, name).normal_()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    assert list(cea.bias_layers(net)) == ["0", "1"]
+    assert cea.FullGrad(net).compute_convergence_delta(x, 1).abs().max() < 1e-12
+    assert cea.BiasAttribution(net, "1").attribute(x, 1).shape == (2, 1, 4, 4)
+
+
+def test_normalisation_fused_with_its_activation_is_announced():
+    timm = pytest.importorskip("timm")
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), timm.layers.BatchNormAct2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x = torch.randn(1, 3, 6, 6)
+    assert list(cea.bias_layers(net)) == ["0"]
+    with pytest.raises(ValueError, match="adds no bias"):
+        cea.BiasAttribution(net, "1").attribute(x, 1)
+    with pytest.warns(UserWarning, match="fused with what follows"):
+        cea.FullGrad(net).attribute(x, 1)
+
+
+def test_full_grad_of_a_picture_and_a_vector():
+    conv, head = nn.Conv2d(3, 4, 3), nn.Linear(6, 2)
+    model = Both(conv, head).double()
+    x, v = torch.randn(2, 3, 6, 6, dtype=torch.float64), torch.randn(2, 2, dtype=torch.float64)
+    with_input = cea.FullGrad(model).attribute((x, v), 1)
+    without = cea.FullGrad(model, include_input=False).attribute((x, v), 1)
+    assert not torch.allclose(with_input, without)
+    assert cea.FullGrad(model).compute_convergence_delta((x, v), 1).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="layer's output"):
+        cea.FullGrad(model).attribute((x, v), 1, attribute_to_layer_input=True)
+
+
+class Both(nn.Module):
+    def __init__(self, conv, head):
+        super().__init__()
+        self.conv, self.head = conv, head
+
+    def forward(self, x, v):
+        return self.head(torch.cat([self.conv(x).relu().mean((2, 3)), v], 1))
+
+
+def test_layer_norm_over_positions():
+    net = nn.Sequential(nn.LayerNorm((3, 6, 6)), nn.Conv2d(3, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    nn.init.normal_(net[0].bias)
+    x = torch.randn(2, 3, 6, 6)
+    assert cea.BiasAttribution(net, "0").attribute(x, 1).shape == (2, 1, 6, 6)
+    assert cea.FullGrad(net).attribute(x, 1).shape == (2, 1, 6, 6)
+    assert torch.isfinite(cea.FullGrad(net).compute_convergence_delta(x, 1)).all()
+
+
+def test_delta_with_the_maps(small_net, images):
+    for method in (cea.ActivityAttribution(small_net, "relu2"), cea.FullGrad(small_net)):
+        maps, delta = method.attribute(images, 1, return_convergence_delta=True)
+        assert torch.equal(maps, method.attribute(images, 1))
+        assert torch.equal(delta, method.compute_convergence_delta(images, 1))
+        from captum.attr import NoiseTunnel
+
+        smooth, deltas = NoiseTunnel(method).attribute(
+            images, nt_samples=2, stdevs=0.0, target=1, return_convergence_delta=True
+        )
+        assert torch.allclose(smooth, maps, rtol=1e-4, atol=1e-6)
+        assert deltas.shape == (6,)

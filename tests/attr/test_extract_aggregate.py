@@ -19,9 +19,17 @@ from tests.conftest import SmallNet, relative_error
 from tests.reference import extract_aggregate as reference
 
 NAMED = [cea.NormGrad, cea.SelectiveNormGrad, cea.LinearApproximation, cea.LayerGradient]
+LAYER_METHODS = [
+    *NAMED,
+    cea.GradCAM,
+    cea.GradCAMPos,
+    cea.GradMid,
+    cea.GradCAMPlusPlus,
+    cea.ActivityAttribution,
+]
 
 
-@pytest.mark.parametrize("method", [cea.ExtractAggregate, *NAMED])
+@pytest.mark.parametrize("method", [cea.ExtractAggregate, *LAYER_METHODS])
 def test_captum_s_conventions(method, small_net, images):
     made = method(small_net, small_net.conv3)
     assert isinstance(made, LayerAttribution)
@@ -29,8 +37,9 @@ def test_captum_s_conventions(method, small_net, images):
     assert made.layer is small_net.conv3
     assert callable(made.attribute.__wrapped__)
     keywords = list(inspect.signature(made.attribute).parameters)
-    assert keywords == ["inputs", "target", "additional_forward_args", "attribute_to_layer_input"]
-    assert not made.has_convergence_delta()
+    assert keywords[:4] == ["inputs", "target", "additional_forward_args", "attribute_to_layer_input"]
+    assert keywords[4:] == ["return_convergence_delta"] * (method is cea.ActivityAttribution)
+    assert made.has_convergence_delta() == (method is cea.ActivityAttribution)
     with pytest.raises(NotImplementedError):
         made.attribute_future()
     maps = made.attribute(images, target=1)
@@ -44,8 +53,17 @@ def test_captum_s_conventions(method, small_net, images):
 
 
 def test_names_read_well():
-    names = [method.get_name() for method in NAMED]
-    assert names == ["NormGrad", "Selective NormGrad", "Linear Approximation", "Layer Gradient"]
+    names = [method.get_name() for method in LAYER_METHODS]
+    assert names[:4] == ["NormGrad", "Selective NormGrad", "Linear Approximation", "Layer Gradient"]
+    assert names[4:] == ["GradCAM", "GradCAM Pos", "GradMid", "GradCAM++", "Activity Attribution"]
+    others = (cea.FullGrad, cea.BiasAttribution, cea.AggregatedActivity, cea.CumulativeGradCAM, cea.CumulativeGradMid)
+    assert [method.get_name() for method in others] == [
+        "FullGrad",
+        "Bias Attribution",
+        "Aggregated Activity",
+        "Cumulative GradCAM",
+        "Cumulative GradMid",
+    ]
 
 
 @pytest.mark.parametrize("nt_type", ["smoothgrad", "smoothgrad_sq", "vargrad"])
@@ -164,7 +182,7 @@ def test_real_layers_inside_transformers():
             assert torch.allclose(maps[i].sum(), (gradient * probe).sum(), rtol=1e-8)
 
 
-@pytest.mark.parametrize("method", NAMED)
+@pytest.mark.parametrize("method", LAYER_METHODS)
 def test_layouts_are_the_same_network_written_differently(method):
     """A network of positionwise layers gives the same map channels first, channels last and as tokens."""
 
@@ -218,7 +236,7 @@ def test_one_and_three_spatial_dimensions(dims):
     model = lambda x: net(x).mean(-1)  # noqa: E731
     x = torch.randn(2, 2, *(6, 5, 4)[:dims])
     for layer, to_input in ((net[0], False), (net[1], False), (net[2], True)):
-        for method in NAMED:
+        for method in LAYER_METHODS:
             got = method(model, layer).attribute(x, 1, attribute_to_layer_input=to_input)
             assert got.shape == (2, 1, *x.shape[2:])
     assert cea.ExtractAggregate(model, net[2], "layer", "filter_norm").attribute(x, 1).shape[2] == x.shape[2] - 2
