@@ -1,4 +1,4 @@
-"""Slow, literal Extract & Aggregate (METHODS.md sections 1.1 to 1.3), for tests only.
+"""Slow, literal Extract & Aggregate (Rebuffi et al., CVPR 2020, section 3), for tests only.
 
 Every summand is materialised entry by entry, one output position and one kernel tap at a time; no closed form is used.
 Each function handles one example exactly as it handles it alone: nothing is shared across the batch.
@@ -66,7 +66,7 @@ def _patch(
 
 
 def virtual_summands(extract: str, x: Tensor, g: Tensor) -> Tensor:
-    """Summands of a virtual identity layer (METHODS 1.1): x and g are N x K x *S, the result is N x *S x E.
+    """Summands of a virtual identity layer: x and g are N x K x *S, the result is N x *S x E.
 
     `extract` is "bias", "scaling", "convNxN" or "depthwiseNxN" with odd N; the window is N along each spatial axis,
     however many there are, with zero padding (N - 1) / 2. The entries are in the order of the identity layer's
@@ -210,7 +210,7 @@ def _normalised_input(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def layer_summands(module: nn.Module, x: Tensor, g: Tensor) -> Tensor:
-    """Summands of the gradient of `module.weight` (METHODS 1.2): N x *S_out x (shape of the weight).
+    """Summands of the gradient of `module.weight`: N x *S_out x (shape of the weight).
 
     x is the layer's input and g the gradient at its output, both in the layer's own format: N x C x *S for
     convolutions, BatchNorm, GroupNorm and InstanceNorm; N x *S x C for Linear and LayerNorm.
@@ -235,7 +235,7 @@ def layer_bias_summands(module: nn.Module, g: Tensor) -> Tensor:
 
 
 def aggregate(summands: Tensor, name: str, n_position_dims: int) -> Tensor:
-    """One number per position (METHODS 1.3): summands N x *S x (entry dims...) become N x *S."""
+    """One number per position: summands N x *S x (entry dims...) become N x *S."""
     c = summands.reshape(*summands.shape[: 1 + n_position_dims], -1)
     positive = c.clamp(min=0)
     if name == "norm":
