@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,7 @@ def accuracy_weights(
                 "least two classes"
             )
         classes = np.array(labels)
-        stratify = classes if np.unique(classes, return_counts=True)[1].min() > 1 else None
+        stratify = classes if min(Counter(labels).values()) > 1 else None
         try:
             train, test = train_test_split(
                 np.arange(len(classes)), test_size=test_share, random_state=seed, stratify=stratify
