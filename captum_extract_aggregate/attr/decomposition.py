@@ -18,24 +18,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, at_least_float32, captum_entry, finished
 from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution, input_size
 from captum_extract_aggregate.biases import bias_layers, bias_of, biased, fused_norms
-from captum_extract_aggregate.capture import Evidence, Place, like, record
-from captum_extract_aggregate.layers import Layer, checked_inputs, describe, model_of
+from captum_extract_aggregate.capture import Evidence, Place
+from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
+from captum_extract_aggregate.layers import Layer, describe
 from captum_extract_aggregate.layout import Layout, to_channels_first
 from captum_extract_aggregate.maps import upsample
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.state import prepared, uncompiled
-from captum_extract_aggregate.targets import Target, select_scores
+from captum_extract_aggregate.targets import Target
 
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
 _RESCALE = ("channel_joint", "layer_map")
@@ -103,10 +101,10 @@ class ActivityAttribution(_WithDelta, LinearApproximation):
         forward per layer, with the graph severed there, to find that out.
         """
         places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
-        evidence = _with_biases(self, inputs, target, additional_forward_args, places)
+        evidence = with_biases(self.forward_func, inputs, target, additional_forward_args, places, self.device_ids)
         deltas = []
         for place in places:
-            if _is_bypassed(self.forward_func, inputs, target, additional_forward_args, place):
+            if is_bypassed(self.forward_func, inputs, target, additional_forward_args, place):
                 warnings.warn(
                     f"{describe(place.layer, evidence.models)} is bypassed by parallel branches, so it is no cut "
                     "through the network and its convergence delta is undefined (NaN); take the end of the block",
@@ -114,7 +112,7 @@ class ActivityAttribution(_WithDelta, LinearApproximation):
                 )
                 deltas.append(torch.full_like(evidence.scores, torch.nan))
             else:
-                deltas.append(_completeness_delta(place, evidence))
+                deltas.append(completeness_delta(place, evidence))
         return deltas if isinstance(self.layer, (list, tuple)) else deltas[0]
 
     @classmethod
@@ -212,7 +210,7 @@ class FullGrad(_WithDelta):
     ) -> None:
         self._only_seen = layer is None
         if layer is None:
-            layer = list(bias_layers(_model(forward_func)).values())
+            layer = list(bias_layers(the_model(forward_func)).values())
             if not layer:
                 raise ValueError("the model adds no bias anywhere; expected layers with biases, or another method")
         super().__init__(forward_func, layer, device_ids, layout)
@@ -243,7 +241,7 @@ class FullGrad(_WithDelta):
         for place in self._all_places(to_input):
             for term in self._terms(place, evidence, left_out):
                 total = total + self._psi(term, size)
-        fused = fused_norms(_model(self.forward_func)) if self._only_seen else []
+        fused = fused_norms(the_model(self.forward_func)) if self._only_seen else []
         if left_out or fused:
             warnings.warn(
                 f"FullGrad's map lacks the biases of {len(left_out + fused)} layers whose positions are not the "
@@ -284,8 +282,8 @@ class FullGrad(_WithDelta):
     ) -> Tensor:
         """Input times gradient plus all biases of the network, minus the score: `N`, 0 where the terms are all."""
         place = Place(None, "input")
-        evidence = _with_biases(self, inputs, target, additional_forward_args, [place])
-        return _completeness_delta(place, evidence)
+        evidence = with_biases(self.forward_func, inputs, target, additional_forward_args, [place], self.device_ids)
+        return completeness_delta(place, evidence)
 
     @classmethod
     def get_name(cls) -> str:
@@ -339,105 +337,3 @@ class AggregatedActivity(InputSizedAttribution):
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return (x * g).sum(1, keepdim=True)
-
-
-# --- Completeness ----------------------------------------------------------------------------------------------------
-
-
-def _model(forward_func: Callable[..., Any]) -> nn.Module:
-    model = model_of(forward_func)
-    if model is None:
-        raise TypeError(
-            f"forward_func is a {type(forward_func).__name__}, in which no layers with biases can be found; expected "
-            "the model itself"
-        )
-    return model
-
-
-def _with_biases(
-    method: CaptureAttribution, inputs: Any, target: Target, additional_forward_args: Any, places: list[Place]
-) -> Evidence:
-    """One pass with the gradients at `places` and at every layer of the network that adds a bias."""
-    model = _model(method.forward_func)
-    # Biases first: at a layer that is tapped as both, its own bias is met before, and so lies in front of, the cut.
-    biases = [Place(layer, optional=True) for layer in bias_layers(model).values()]
-    recording = record(method.forward_func, inputs, [*biases, *places], additional_forward_args, method.device_ids)
-    return next(recording.evidence([target]))
-
-
-def _completeness_delta(cut: Place, evidence: Evidence) -> Tensor:
-    examples = len(evidence.scores)
-    total = -evidence.scores.double()
-    for x, g in zip(evidence.activations[cut], evidence.gradients[cut]):
-        total = total + (x.double() * g.double()).reshape(examples, -1).sum(1)
-    for place, gradients in evidence.gradients.items():
-        for g, order in zip(gradients, evidence.order[place]):
-            if place.optional and place.layer is not None and order > evidence.order[cut][0]:
-                total = total + biased(place.layer, g.double()).reshape(examples, -1).sum(1)
-    return total.to(evidence.scores.dtype)
-
-
-def _is_bypassed(
-    forward_func: Callable[..., Any], inputs: Any, target: Target, additional_forward_args: Any, place: Place
-) -> bool:
-    """Whether the score still depends on the inputs when the graph is severed at the place."""
-    tensors = checked_inputs(inputs)
-    if place.layer is None:
-        return False
-    if not any(t.is_floating_point() for t in tensors):
-        warnings.warn("whether other branches bypass the layer cannot be seen for integer inputs", stacklevel=3)
-        return False
-    extra = _format_additional_forward_args(additional_forward_args) or ()
-    with torch.inference_mode(False), torch.enable_grad(), prepared(forward_func, tensors, freeze=True):
-        leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in tensors]
-        given = [t.detach().clone().requires_grad_() if _is_float(t) else t for t in extra]
-        with _Severed(place) as severed:
-            output = uncompiled(forward_func)(*(t.clone() for t in leaves), *given)
-        if place.call is not None and place.call < 0:
-            with _Severed(replace(place, call=place.call + severed.calls)):
-                output = uncompiled(forward_func)(*(t.clone() for t in leaves), *given)
-        scores = select_scores(output, target)
-        if not scores.requires_grad:
-            return False
-        sources = [t for t in (*leaves, *given) if _is_float(t)]
-        gradients = torch.autograd.grad(scores.sum(), sources, allow_unused=True)
-    return any(g is not None and bool((g != 0).any()) for g in gradients)
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point()
-
-
-class _Severed:
-    """Cuts the graph at one call of a layer: values pass, gradients do not."""
-
-    def __init__(self, place: Place) -> None:
-        self.place, self.calls = place, 0
-
-    def __enter__(self) -> _Severed:
-        assert self.place.layer is not None
-        if self.place.side == "output":
-            self._handle = self.place.layer.register_forward_hook(self._after)
-        else:
-            self._handle = self.place.layer.register_forward_pre_hook(self._before, with_kwargs=True)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handle.remove()
-
-    def _is_here(self) -> bool:
-        self.calls += 1
-        return self.place.call is None or self.place.call == self.calls - 1
-
-    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        values = list(output) if isinstance(output, (tuple, list)) else [output]
-        return like(output, [_detached(value) for value in values]) if self._is_here() else output
-
-    def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
-        if not self._is_here():
-            return args, kwargs
-        return tuple(map(_detached, args)), {key: _detached(value) for key, value in kwargs.items()}
-
-
-def _detached(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
