@@ -145,7 +145,7 @@ def _grouped(t: Tensor, groups: int) -> Tensor:
     return t.unflatten(1, (groups, -1))
 
 
-def _same_padding(module: nn.modules.conv._ConvNd) -> tuple[tuple[int, int], ...]:
+def _border(module: nn.modules.conv._ConvNd) -> tuple[tuple[int, int], ...]:
     """The border of a convolution in numbers, also for `padding="same"`, whose odd remainder goes behind."""
     if module.padding == "valid":
         return ((0, 0),) * len(module.kernel_size)
@@ -157,7 +157,7 @@ def _same_padding(module: nn.modules.conv._ConvNd) -> tuple[tuple[int, int], ...
 
 @register_layer(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def _real_conv(module: nn.Conv2d, x: Tensor, g: Tensor) -> Summand:
-    window = Window(module.kernel_size, module.stride, module.dilation, _same_padding(module), module.padding_mode)
+    window = Window(module.kernel_size, module.stride, module.dilation, _border(module), module.padding_mode)
     groups = module.groups
     return Summand(
         Factor(_grouped(g, groups)),
@@ -193,7 +193,7 @@ def _real_linear(module: nn.Linear, x: Tensor, g: Tensor) -> Summand:
     return Summand(Factor(g.unsqueeze(1)), Factor(x.unsqueeze(1)), tuple(module.weight.shape))
 
 
-def _normalized(module: nn.Module, normalized: Tensor, g: Tensor) -> Summand:
+def _normalized(normalized: Tensor, g: Tensor) -> Summand:
     return Summand(Factor(g.unsqueeze(2)), Factor(normalized.unsqueeze(2)), (g.shape[1],))
 
 
@@ -209,7 +209,7 @@ def _real_batch_norm(module: nn.BatchNorm2d, x: Tensor, g: Tensor) -> Summand:
             "mixes the examples of a batch; expected one with running statistics, in eval mode"
         )
     mean, variance = _per_channel(module.running_mean, x), _per_channel(module.running_var, x)
-    return _normalized(module, (x - mean) * (variance + module.eps).rsqrt(), g)
+    return _normalized((x - mean) * (variance + module.eps).rsqrt(), g)
 
 
 @register_layer(
@@ -225,19 +225,19 @@ def _real_layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Summand:
             "between positions; expected one over the channels alone"
         )
     channels_last = F.layer_norm(x.movedim(1, -1), (x.shape[1],), eps=module.eps)
-    return _normalized(module, channels_last.movedim(-1, 1), g)
+    return _normalized(channels_last.movedim(-1, 1), g)
 
 
 @register_layer(nn.GroupNorm, "timm.layers.norm.GroupNorm", "timm.layers.norm.GroupNorm1")
 def _real_group_norm(module: nn.GroupNorm, x: Tensor, g: Tensor) -> Summand:
-    return _normalized(module, F.group_norm(x, module.num_groups, eps=module.eps), g)
+    return _normalized(F.group_norm(x, module.num_groups, eps=module.eps), g)
 
 
 @register_layer(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 def _real_instance_norm(module: nn.InstanceNorm2d, x: Tensor, g: Tensor) -> Summand:
     if module.running_mean is not None and module.running_var is not None and not module.training:
         return _real_batch_norm(module, x, g)
-    return _normalized(module, F.instance_norm(x, eps=module.eps), g)
+    return _normalized(F.instance_norm(x, eps=module.eps), g)
 
 
 def unit_scale(g: Tensor) -> tuple[Tensor, Tensor]:

@@ -134,6 +134,11 @@ def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:
     return ()
 
 
+def input_size(inputs: Sequence[Tensor]) -> tuple[int, ...]:
+    """The spatial size of the picture among the inputs, or of whatever the first input is."""
+    return image_size(inputs) or tuple(inputs[0].shape[2:])
+
+
 def _detect(activation: Tensor, around: Surroundings) -> str:
     """By the layer's own type, else by the positions' fit to the picture, else by the layers' numbers of channels."""
     last = "tokens" if activation.ndim == 3 else "channels_last"

@@ -24,10 +24,10 @@ def upsample(map_: Tensor, size: Sequence[int], align_corners: bool = False) -> 
     return F.interpolate(map_, tuple(size), mode=_MODES[dims], align_corners=align_corners)
 
 
-def min_max(map_: Tensor) -> Tensor:
-    """Each example from 0 (its smallest value) to 1 (its largest); a constant map is 0."""
+def min_max(map_: Tensor, eps: float = 0) -> Tensor:
+    """Each example from 0 (its smallest value) to 1 (its largest, but for `eps`); a constant map is 0."""
     flat = map_.flatten(1)
     low, high = flat.amin(1), flat.amax(1)
     shape = (-1, *(1,) * (map_.ndim - 1))
     low, spread = low.reshape(shape), (high - low).reshape(shape)
-    return (map_ - low) / torch.where(spread > 0, spread, torch.ones_like(spread))
+    return (map_ - low) / (torch.where(spread > 0, spread, torch.ones_like(spread)) + eps)

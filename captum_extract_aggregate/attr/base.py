@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate.capture import Evidence, Place, record
 from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
+from captum_extract_aggregate.state import without_autocast
 from captum_extract_aggregate.targets import Target, per_target
 
 Map = Tensor | tuple[Tensor, ...]
@@ -237,7 +238,7 @@ def _maps_per_target(
     places = [place for method in methods.values() for place in method._all_places(to_input)]
     first = next(iter(methods.values()))
     recording = record(first.forward_func, inputs, places, additional_forward_args, first.device_ids)
-    with torch.inference_mode(False), torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad(), without_autocast():
         return [
             {name: method._maps(inputs, evidence, to_input) for name, method in methods.items()}
             for evidence in recording.evidence(targets)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.attr.base import CaptureAttribution, captum_entry
 from captum_extract_aggregate.layers import checked_inputs, find_layer
-from captum_extract_aggregate.layout import image_size
+from captum_extract_aggregate.layout import input_size
 from captum_extract_aggregate.maps import min_max, upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.targets import Target, per_target
@@ -88,7 +88,7 @@ class LayerCombination(LayerAttribution):
         **kwargs: Any,
     ) -> Tensor:
         """The combined map; other keywords are handed to the wrapped method's `attribute`."""
-        size = _size(inputs)
+        size = input_size(checked_inputs(inputs))
         kwargs |= {
             "target": target,
             "additional_forward_args": additional_forward_args,
@@ -116,7 +116,7 @@ class LayerCombination(LayerAttribution):
             each = [self.attribute(inputs, t, additional_forward_args, attribute_to_layer_input) for t in wanted]
             return torch.stack(each, 1)
         maps: Any = method.attribute_per_target(inputs, targets, additional_forward_args, attribute_to_layer_input)
-        size, count = _size(inputs), len(_tensor(maps[0])[0])
+        size, count = input_size(checked_inputs(inputs)), len(_tensor(maps[0])[0])
         combined = [self._combined([self._scaled(_tensor(m)[:, t], size) for m in maps]) for t in range(count)]
         return torch.stack(combined, 1)
 
@@ -153,11 +153,6 @@ def _tensor(map_: Any) -> Tensor:
     if not isinstance(map_, Tensor):
         raise TypeError("a layer emits several tensors, hence several maps; expected layers that emit one")
     return map_
-
-
-def _size(inputs: Any) -> tuple[int, ...]:
-    tensors = checked_inputs(inputs)
-    return image_size(tensors) or tuple(tensors[0].shape[2:])
 
 
 def _normalized_weights(weights: Weights, layers: list[nn.Module | None], forward_func: Any) -> tuple[float, ...]:

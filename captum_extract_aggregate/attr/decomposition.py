@@ -25,13 +25,13 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, at_least_float32, captum_entry, finished
 from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
-from captum_extract_aggregate.attr.input_sized import InputSizedAttribution, input_size
+from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.biases import bias_layers, bias_of, biased, fused_norms
 from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
 from captum_extract_aggregate.layers import Layer, describe
-from captum_extract_aggregate.layout import Layout, to_channels_first
-from captum_extract_aggregate.maps import upsample
+from captum_extract_aggregate.layout import Layout, input_size, to_channels_first
+from captum_extract_aggregate.maps import min_max, upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.targets import Target
 
@@ -120,6 +120,20 @@ class ActivityAttribution(_WithDelta, LinearApproximation):
         return "Activity Attribution"
 
 
+def _check_bias(layer: nn.Module | None, to_input: bool) -> None:
+    """Our error for a layer that adds no bias, and for the side at which none acts."""
+    if layer is None or bias_of(layer) is None:
+        raise ValueError(
+            f"layer is or holds {'the input' if layer is None else type(layer).__name__}, which adds no bias; expected "
+            "a convolution, linear layer or normalisation that does (bias_layers(model) lists them)"
+        )
+    if to_input:
+        raise ValueError(
+            "attribute_to_layer_input is True, but a bias acts at the layer's output; expected "
+            "attribute_to_layer_input=False"
+        )
+
+
 class BiasAttribution(CaptureAttribution):
     r"""Bias attribution: :math:`a^{b}_u = \sum_k b_k \, \partial f / \partial z_{u,k}`; `N x 1 x *S`, signed.
 
@@ -144,16 +158,7 @@ class BiasAttribution(CaptureAttribution):
     """
 
     def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
-        if layer is None or bias_of(layer) is None:
-            raise ValueError(
-                f"layer is {'the input' if layer is None else type(layer).__name__}, which adds no bias; expected a "
-                "convolution, linear layer or normalisation that does (bias_layers(model) lists them)"
-            )
-        if to_input:
-            raise ValueError(
-                "attribute_to_layer_input is True, but a bias acts at the layer's output; expected attribute_to_layer_"
-                "input=False"
-            )
+        _check_bias(layer, to_input)
         return super()._places(layer, to_input)
 
     def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
@@ -217,25 +222,17 @@ class FullGrad(_WithDelta):
         if not isinstance(rescale, str) or rescale not in _RESCALE:
             raise ValueError(unknown_name("rescale", rescale, _RESCALE))
         self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
-        for single in self._layers():
-            if single is None or bias_of(single) is None:
-                raise ValueError(
-                    f"layer holds {'the input' if single is None else type(single).__name__}, which adds no bias; "
-                    "expected layers of bias_layers(model)"
-                )
+        self._all_places(to_input=False)  # a layer without a bias is refused here, not only at the first map
 
     def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+        _check_bias(layer, to_input)
         return (Place(layer, optional=self._only_seen),)
 
     def _all_places(self, to_input: bool) -> list[Place]:
-        if to_input:
-            raise ValueError(
-                "attribute_to_layer_input is True, but a bias acts at the layer's output; expected False for FullGrad"
-            )
         return [Place(None, "input")] * self.include_input + super()._all_places(to_input)
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
-        size = input_size(evidence)
+        size = input_size(evidence.inputs)
         total = torch.zeros(evidence.inputs[0].shape[0], 1, *size, device=evidence.inputs[0].device)
         left_out: list[str] = []
         for place in self._all_places(to_input):
@@ -270,12 +267,8 @@ class FullGrad(_WithDelta):
     def _psi(self, contribution: Tensor, size: tuple[int, ...]) -> Tensor:
         if self.rescale == "layer_map":
             contribution = contribution.sum(1, keepdim=True)
-        magnitude = contribution.abs()
-        shape = (-1, *(1,) * (magnitude.ndim - 1))
-        magnitude = magnitude - magnitude.flatten(1).amin(1).reshape(shape)
-        scaled = magnitude / (magnitude.flatten(1).amax(1).reshape(shape) + _EPS)
         # Upsampling is linear, so the channels can be summed before it, at the layer's own size.
-        return upsample(scaled.sum(1, keepdim=True), size, self.align_corners)
+        return upsample(min_max(contribution.abs(), _EPS).sum(1, keepdim=True), size, self.align_corners)
 
     def compute_convergence_delta(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None

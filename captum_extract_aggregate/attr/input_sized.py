@@ -10,14 +10,9 @@ from torch import Tensor
 from captum_extract_aggregate.attr.base import CaptureAttribution, Map, finished
 from captum_extract_aggregate.capture import Evidence
 from captum_extract_aggregate.layers import Layer, model_of
-from captum_extract_aggregate.layout import Layout, image_size
+from captum_extract_aggregate.layout import Layout, input_size
 from captum_extract_aggregate.maps import min_max, upsample
 from captum_extract_aggregate.stages import default_layers
-
-
-def input_size(evidence: Evidence) -> tuple[int, ...]:
-    """The spatial size of the picture among the inputs (or of whatever the first input is)."""
-    return image_size(evidence.inputs) or tuple(evidence.inputs[0].shape[2:])
 
 
 class InputSizedAttribution(CaptureAttribution):
@@ -44,7 +39,7 @@ class InputSizedAttribution(CaptureAttribution):
         super().__init__(forward_func, layer, device_ids, layout, call)
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Map:
-        size = input_size(evidence)
+        size = input_size(evidence.inputs)
         total: Tensor | None = None
         for layer in self._layers():
             for map_ in self._layer_map(self._places(layer, to_input), evidence):
