@@ -2,49 +2,64 @@
 
 from captum_extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.attr import (
+    LRP,
     ActivityAttribution,
     AggregatedActivity,
     BiasAttribution,
+    ContrastiveExcitationBackprop,
     CumulativeGradCAM,
     CumulativeGradMid,
+    Deconvolution,
+    ExcitationBackprop,
     ExtractAggregate,
     FullGrad,
     GradCAM,
     GradCAMPlusPlus,
     GradCAMPos,
     GradMid,
+    GuidedBackprop,
     LayerCombination,
     LayerGradient,
     LinearApproximation,
     NormGrad,
+    RectGrad,
+    RectGradMod,
     SelectiveNormGrad,
     attribute_together,
 )
 from captum_extract_aggregate.biases import bias_layers
 from captum_extract_aggregate.data import DigitScenes, load_scene_model
 from captum_extract_aggregate.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
+from captum_extract_aggregate.operations import register_operation, unregister_operation
 from captum_extract_aggregate.stages import default_layers
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "LRP",
     "ActivityAttribution",
     "AggregatedActivity",
     "BiasAttribution",
+    "ContrastiveExcitationBackprop",
     "CumulativeGradCAM",
     "CumulativeGradMid",
+    "Deconvolution",
     "DigitScenes",
+    "ExcitationBackprop",
     "ExtractAggregate",
     "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
     "GradCAMPos",
     "GradMid",
+    "GuidedBackprop",
     "LayerCombination",
     "LayerGradient",
     "LayerWeights",
     "LinearApproximation",
     "NormGrad",
+    "RectGrad",
+    "RectGradMod",
     "SelectiveNormGrad",
     "accuracy_weights",
     "attribute_together",
@@ -52,5 +67,7 @@ __all__ = [
     "default_layers",
     "feature_spread_weights",
     "load_scene_model",
+    "register_operation",
+    "unregister_operation",
     "virtual_identity_agreement",
 ]

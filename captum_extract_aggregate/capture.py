@@ -26,6 +26,8 @@ from captum_extract_aggregate.state import prepared, random_state, uncompiled, w
 from captum_extract_aggregate.targets import Target, select_scores
 
 Tensors = tuple[Tensor, ...]
+Seed = Callable[[Tensor], Tensor]
+Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,36 @@ class Recording:
         none = torch.empty(0)
         return Evidence(none, self._activations, {}, self._order, self.inputs, self.models)
 
-    def evidence(self, targets: Sequence[Target]) -> Iterator[Evidence]:
-        """For each target one backward; the graph is freed with the last."""
+    def evidence(
+        self, targets: Sequence[Target], seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
+    ) -> Iterator[Evidence]:
+        """For each target one backward; the graph is freed with the last.
+
+        What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
+        may run backward passes of its own.
+        """
         for i, target in enumerate(targets):
             with torch.inference_mode(False), torch.enable_grad(), without_autocast(), random_state(self.inputs):
                 scores = select_scores(self.output, target)
                 self._check_scores(scores)
-                gradients = self._backward(scores, retain=i + 1 < len(targets))
+                with around(scores):
+                    gradients = self._backward(scores, seed(scores.detach()), retain=i + 1 < len(targets))
             yield Evidence(scores.detach(), self._activations, gradients, self._order, self.inputs, self.models)
+
+    def leads_to(self, tensor: Tensor) -> bool:
+        """Whether a tensor of the graph was computed from every place (or is tapped there)."""
+        below: set[Any] = set()
+        waiting: list[Any] = [get_gradient_edge(tensor).node]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in below:
+                below.add(node)
+                waiting += [lower for lower, _ in node.next_functions]
+        return all(
+            any(part.edge is not None and part.edge.node in below for parts in tensors for part in parts)
+            for place, tensors in self._taps.items()
+            if place.differentiate
+        )
 
     def _check_scores(self, scores: Tensor) -> None:
         batch = self.inputs[0].shape[0]
@@ -117,14 +141,13 @@ class Recording:
                 "numbers: check the inputs (torch.isfinite(x).all()), the weights, and the range of half precision"
             )
 
-    def _backward(self, scores: Tensor, retain: bool) -> dict[Place, Tensors]:
+    def _backward(self, scores: Tensor, seed: Tensor, retain: bool) -> dict[Place, Tensors]:
         wanted = [place for place in self._taps if place.differentiate]
         edges = [part.edge for place in wanted for parts in self._taps[place] for part in parts]
         found: Iterator[Tensor | None] = iter([None] * len(edges))
         if scores.requires_grad and edges:
             with _explained_failure():
-                ones = torch.ones_like(scores)
-                found = iter(torch.autograd.grad(scores, edges, ones, retain_graph=retain, allow_unused=True))  # type: ignore[arg-type]
+                found = iter(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))  # type: ignore[arg-type]
         return {place: self._gradients(place, found) for place in wanted}
 
     def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
@@ -152,8 +175,14 @@ def record(
     places: Iterable[Place],
     additional_forward_args: Any = None,
     device_ids: list[int] | None = None,
+    within: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    from_the_start: bool = False,
 ) -> Recording:
-    """One forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were."""
+    """One forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were.
+
+    The forward runs within the context that `within` gives (afresh if it has to run a second time). With
+    `from_the_start` everything is recorded, not only what lies above the first place.
+    """
     places = list(dict.fromkeys(places))
     tensors = checked_inputs(inputs)
     if any(place.layer is None for place in places) and not all(t.is_floating_point() for t in tensors):
@@ -167,13 +196,13 @@ def record(
     device_ids = device_ids or getattr(forward_func, "device_ids", None)
     # A layer's input may have been used by other layers before this one ran. Its derivative runs through them too, so
     # for that side the graph has to begin at the network's input.
-    at_inputs = any(place.side == "input" and place.differentiate for place in places)
+    from_the_start |= any(place.side == "input" and place.differentiate for place in places)
     try:
-        return _forward(forward_func, tensors, places, extra, device_ids, from_the_start=at_inputs, copy=False)
+        return _forward(forward_func, tensors, places, extra, device_ids, within, from_the_start, copy=False)
     except _OverwrittenError:  # something else holds a tapped tensor and works on it in place: record everything
         pass
     try:
-        return _forward(forward_func, tensors, places, extra, device_ids, from_the_start=True, copy=True)
+        return _forward(forward_func, tensors, places, extra, device_ids, within, True, copy=True)
     except _OverwrittenError as error:
         raise ValueError(
             "the model works in place on a tensor that does not come from its inputs, at one of the layers; expected "
@@ -187,6 +216,7 @@ def _forward(
     places: list[Place],
     extra: tuple[Any, ...],
     device_ids: list[int] | None,
+    within: Callable[[], contextlib.AbstractContextManager[Any]],
     from_the_start: bool,
     copy: bool,
 ) -> Recording:
@@ -195,7 +225,7 @@ def _forward(
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
         taps = _Taps(places, copy)
-        with prepared(forward_func, tensors, freeze) as models, taps, _explained_failure():
+        with prepared(forward_func, tensors, freeze) as models, taps, _explained_failure(), within():
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
         found = taps.collect(leaves, tuple(models), device_ids)
     return Recording(output, found, tensors, tuple(models))

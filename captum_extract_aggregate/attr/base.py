@@ -17,7 +17,7 @@ that emits several tensors gives a tuple.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,6 +95,17 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         """The places whose activations and gradients the map at `layer` needs."""
         side = "input" if to_input or layer is None else "output"
         return (Place(layer, side, call=self.call),)
+
+    def _evidence(
+        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
+    ) -> Iterator[Evidence]:
+        """One pass, and what it shows of the places for each target."""
+        recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)
+        return recording.evidence(targets)
+
+    def _pass_key(self) -> int:
+        """Methods on one forward function whose keys agree can share a pass."""
+        return 0
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         """The map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32."""
@@ -211,10 +222,10 @@ def attribute_together(
             'methods is not a mapping of attribution objects; expected {"name": NormGrad(model, layer), ...}'
         )
     result: dict[str, Any] = dict.fromkeys(methods)
-    groups: dict[tuple[int, tuple[int, ...]], dict[str, CaptureAttribution]] = {}
+    groups: dict[tuple[int, ...], dict[str, CaptureAttribution]] = {}
     for name, method in methods.items():
         if isinstance(method, CaptureAttribution):
-            key = (id(method.forward_func), tuple(method.device_ids or ()))
+            key = (id(method.forward_func), method._pass_key(), *(method.device_ids or ()))
             groups.setdefault(key, {})[name] = method
         else:
             kwargs: dict[str, Any] = {"target": target, "additional_forward_args": additional_forward_args}
@@ -237,11 +248,10 @@ def _maps_per_target(
     """One pass for all methods (which share a forward_func), and for each target every method's maps."""
     places = [place for method in methods.values() for place in method._all_places(to_input)]
     first = next(iter(methods.values()))
-    recording = record(first.forward_func, inputs, places, additional_forward_args, first.device_ids)
     with torch.inference_mode(False), torch.no_grad(), without_autocast():
         return [
             {name: method._maps(inputs, evidence, to_input) for name, method in methods.items()}
-            for evidence in recording.evidence(targets)
+            for evidence in first._evidence(inputs, places, additional_forward_args, targets)
         ]
 
 

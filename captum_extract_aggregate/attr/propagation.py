@@ -1,0 +1,585 @@
+"""Methods that give the operations of a network another backward pass: guided backprop, RectGrad, LRP, excitation.
+
+A quantity R goes from the explained score down to the input or a layer; at each operation a rule says how
+(`captum_extract_aggregate.rules`). The operations are intercepted where they are called, so functional ReLUs, sums and
+in-place operations of an unmodified network are seen, and whatever no rule is known for is an error, never skipped
+(`captum_extract_aggregate.register_operation`).
+
+At the input (`layer=None`, the default) the result has the inputs' shapes, as Captum's methods for inputs; at a layer
+it is a map `N x 1 x *S`. Memory: guided backprop, deconvolution and RectGrad hold what a gradient holds; the relevance
+methods hold the input of each linear operation and each average, and a share for each term of a sum: about what
+training the network holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_extract_aggregate.aggregate import aggregate as aggregate_entries
+from captum_extract_aggregate.aggregate import check_aggregate
+from captum_extract_aggregate.attr.base import CaptureAttribution, captum_entry
+from captum_extract_aggregate.capture import Around, Evidence, Place, Recording, record
+from captum_extract_aggregate.extract import unit_scale, virtual_extract
+from captum_extract_aggregate.gated import Gate, GatedInterception
+from captum_extract_aggregate.interception import Interception, nodes_below
+from captum_extract_aggregate.layers import Layer, find_layer
+from captum_extract_aggregate.layout import Layout
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.relevance import LinearStep, RelevanceInterception
+from captum_extract_aggregate.rules import (
+    Epsilon,
+    Gamma,
+    LinearRule,
+    RectifiedGate,
+    ZPlus,
+    check_number,
+    deconvolution_gate,
+    guided_gate,
+)
+from captum_extract_aggregate.targets import Target
+
+Rules = Mapping[Any, LinearRule]
+
+
+class PropagationAttribution(CaptureAttribution):
+    """A map of what arrives at the input or a layer; subclasses say by which rules (`_interception`)."""
+
+    _extract = "bias"  # of the arriving quantity alone; "scaling": times the activation
+    _aggregate = "sum"
+    _from_the_start = False  # whether rules have to see what happens below the layer
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        aggregate: str | None = None,
+        device_ids: list[int] | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, layout, call)
+        self.aggregate = self._aggregate if aggregate is None else check_aggregate(aggregate)
+
+    def _interception(self) -> Interception:
+        raise NotImplementedError
+
+    def _seed(self, scores: Tensor) -> Tensor:
+        """The quantity at the scores."""
+        return torch.ones_like(scores)
+
+    def _around(self, interception: Interception, recording: Recording) -> Around:
+        """What the backward pass runs within."""
+        return contextlib.nullcontext
+
+    def _evidence(
+        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
+    ) -> Iterator[Evidence]:
+        made: list[Interception] = []
+
+        def within() -> Interception:
+            made.append(self._interception())
+            return made[-1]
+
+        extra, devices = additional_forward_args, self.device_ids
+        recording = record(self.forward_func, inputs, places, extra, devices, within, self._from_the_start)
+        made[-1].check(recording.output)
+        return recording.evidence(targets, self._seed, self._around(made[-1], recording))
+
+    def _pass_key(self) -> int:
+        return id(self)  # no other method has these rules
+
+    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        g, scale = unit_scale(g)
+        return aggregate_entries(virtual_extract(self._extract)(x, g), self.aggregate) * scale
+
+    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+        at = places[0]
+        if at.layer is not None:
+            return super()._layer_map(places, evidence)
+        return tuple(self._at_input(x, R) for x, R in zip(evidence.activations[at], evidence.gradients[at]))
+
+    def _at_input(self, x: Tensor, R: Tensor) -> Tensor:
+        """The attribution of an input, in its shape."""
+        return x * R if self._extract == "scaling" else R
+
+
+class GuidedBackprop(PropagationAttribution):
+    r"""Guided backprop: at every ReLU with output a, R passes where :math:`a > 0` and :math:`R > 0`.
+
+    Everything else passes its gradient. Captum's class of this name sees `nn.ReLU` modules only and returns the plain
+    gradient for the others; this one sees every ReLU, ReLU6 (which passes nothing where it saturates), leaky ReLU,
+    PReLU and `clamp(min=0)`, however they are called.
+
+    At the input: its shape, signed (below the first ReLU all weights act). At a layer: `N x 1 x *S`,
+    :math:`\max_k |R_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k R_{u,k}`. In units of score per activation.
+
+    Args:
+        forward_func: the model, or any callable that returns a score per example and class.
+        layer: None for the input; a module or its dotted name, or a list of those.
+        aggregate: of the channels at a layer, as for `ExtractAggregate`.
+        device_ids, layout, call: as for `ExtractAggregate`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected; for smooth activations (GELU,
+            SiLU, ...), which have no gate, and for functions that are not known.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.GuidedBackprop(model).attribute(image[None], target=7).shape
+        torch.Size([1, 3, 96, 96])
+        >>> cea.GuidedBackprop(model, "layer3").attribute(image[None], target=7).shape
+        torch.Size([1, 1, 24, 24])
+
+    Source: Springenberg et al., Striving for Simplicity (ICLR workshop 2015); Rebuffi et al., CVPR 2020, section 4.2.
+    """
+
+    _aggregate = "max_abs"
+    _gate: Gate = staticmethod(guided_gate)
+
+    def _interception(self) -> Interception:
+        return GatedInterception(type(self).__name__, self._gate)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Guided Backprop"
+
+
+class Deconvolution(GuidedBackprop):
+    r"""Deconvolution: at every ReLU, :math:`(R)_+` passes, whether the unit was active or not.
+
+    Otherwise as `GuidedBackprop`, in shapes, units, arguments and errors.
+
+    Args:
+        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+
+    Raises:
+        TypeError, ValueError: as `GuidedBackprop`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("vgg")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.Deconvolution(model).attribute(image[None], target=7).shape
+        torch.Size([1, 3, 96, 96])
+
+    Source: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014).
+    """
+
+    _gate: Gate = staticmethod(deconvolution_gate)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Deconvolution"
+
+
+class RectGrad(GuidedBackprop):
+    r"""RectGrad: at every ReLU with output a, R passes where :math:`a R > \tau`.
+
+    :math:`\tau` is the `percentile`-th percentile of :math:`a R` over the channels and positions of that ReLU, for each
+    example. The attribution is the arriving quantity times the activation: :math:`R \odot x` at the input, in its
+    shape; :math:`\sum_k R_{u,k} x_{u,k}` at a layer, `N x 1 x *S`. Signed, in units of the score.
+
+    Args:
+        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+        percentile: between 0 and 100; 98 is the authors' choice.
+
+    Raises:
+        TypeError, ValueError: as `GuidedBackprop`; for a percentile out of range.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.RectGrad(model, percentile=90).attribute(image[None], target=7).shape
+        torch.Size([1, 3, 96, 96])
+
+    Source: Kim et al., Why are Saliency Maps Noisy? Cause of and Solution to Noisy Saliency Maps (2019); Khakzar et
+    al., 2020, section 4.
+    """
+
+    _extract, _aggregate = "scaling", "sum"
+    _magnitude = False
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        percentile: float = 98,
+        aggregate: str | None = None,
+        device_ids: list[int] | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        check_number("percentile", percentile)
+        if percentile > 100:
+            raise ValueError(f"percentile is {percentile}; expected a number between 0 and 100")
+        self.percentile = percentile
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    def _interception(self) -> Interception:
+        return GatedInterception(type(self).__name__, RectifiedGate(self.percentile, self._magnitude))
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "RectGrad"
+
+
+class RectGradMod(RectGrad):
+    r"""Modified RectGrad: at every ReLU with output a, R passes where :math:`|a R| > \tau`: negative evidence too.
+
+    :math:`\tau` is the percentile of :math:`a R`, as for `RectGrad`, which this is otherwise.
+
+    Args:
+        forward_func, layer, percentile, aggregate, device_ids, layout, call: as for `RectGrad`.
+
+    Raises:
+        TypeError, ValueError: as `RectGrad`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.RectGradMod(model, "layer2").attribute(image[None], target=7).shape
+        torch.Size([1, 1, 48, 48])
+
+    Source: Khakzar et al., Rethinking Positive Aggregation and Propagation (2020), section 4.
+    """
+
+    _magnitude = True
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "RectGrad Mod"
+
+
+class _Relevance(PropagationAttribution):
+    """Methods that share a quantity out, so that one can ask whether all of it arrived."""
+
+    # A sum has to know all its addends, also those that come past the layer, from constants.
+    _from_the_start = True
+
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """The maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
+        maps = super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
+        if not return_convergence_delta:
+            return maps
+        delta = self.compute_convergence_delta(inputs, target, additional_forward_args, attribute_to_layer_input)
+        return maps, delta
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+    def compute_convergence_delta(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Tensor | list[Tensor]:
+        """What arrives at each layer minus what was sent from the score: `N` per layer. Costs one more pass.
+
+        It is what biases and the stabiliser have absorbed above the layer, up to rounding; at a layer that parallel
+        branches bypass, also what went through them.
+        """
+        places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
+        (evidence,) = self._evidence(inputs, list(places), additional_forward_args, [target])
+        sent = self._seed(evidence.scores).double()
+        deltas = []
+        for place in places:
+            arrived = [R.double().reshape(len(sent), -1).sum(1) for R in evidence.gradients[place]]
+            deltas.append((torch.stack(arrived).sum(0) - sent).to(evidence.scores.dtype))
+        return deltas if isinstance(self.layer, (list, tuple)) else deltas[0]
+
+
+class LRP(_Relevance):
+    r"""Layer-wise relevance propagation, LRP-:math:`\gamma`, from the explained logit; `gamma=0` is LRP-0.
+
+    With contributions :math:`z_{jk} = a_j w_{jk}`, at every convolution, linear layer and matrix product
+
+    .. math:: R_j = \sum_k \frac{c_{jk}}{c_k + \sum_i c_{ik}} R_k, \quad c_{jk} = z_{jk} + \gamma (z_{jk})_+,
+              \quad c_k = b_k + \gamma (b_k)_+
+
+    (for :math:`a \ge 0`, :math:`c_{jk}` is :math:`a_j (w_{jk} + \gamma w_{jk}^+)`). Where the output is negative,
+    negative parts stand in place of positive ones, so that no denominator vanishes. The bias takes its share, so that
+    the attributions sum to the logit less that: `compute_convergence_delta` reports it. A BatchNorm is joined with the
+    convolution in front of it, or else counts as an affine operation; LayerNorm and GroupNorm count as affine with
+    their statistics held fixed. R passes ReLUs and other activations unchanged, goes to the winner of a maximum, and is
+    shared among the addends of a sum and the positions of an average in proportion to their values. LRP-0 then is
+    gradient x input on networks of ReLUs.
+
+    With `gamma=math.inf` it is the z+ rule, equal to LRP-:math:`\alpha_1\beta_0` and to excitation backprop times the
+    logit: biases and normalisations play no part, sums and averages are shared by their positive parts, and nothing is
+    lost except below units without any positive contribution.
+
+    At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Signed, in units of the score.
+
+    Args:
+        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+        gamma: from 0 to `math.inf`; values around 0.25 favour positive contributions and calm deep networks.
+        epsilon: moves denominators away from 0.
+        rules: other rules for some layers, a composite: a mapping from layer types, dotted names or modules to rules of
+            `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`). A
+            rule holds for all linear operations inside the layer; names win over types, inner layers over outer ones.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected; for gates (products of two
+            activations), softmax, attention, and functions that are not known: see `register_operation`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.rules import ZBox
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> method = cea.LRP(model, gamma=0.25, rules={"conv1": ZBox(low=-3, high=3)})
+        >>> method.attribute(image[None], target=7).shape
+        torch.Size([1, 3, 96, 96])
+        >>> method = cea.LRP(model, "layer3", gamma=float("inf"))
+        >>> relevance, delta = method.attribute(image[None], target=7, return_convergence_delta=True)
+        >>> bool(delta.abs() < 1e-4 * model(image[None])[0, 7].abs())
+        True
+
+    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019); Khakzar et al., 2020, section 4.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        gamma: float = 0.0,
+        epsilon: float = 1e-9,
+        rules: Rules | None = None,
+        aggregate: str | None = None,
+        device_ids: list[int] | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        check_number("gamma", gamma)
+        check_number("epsilon", epsilon)
+        self.gamma, self.epsilon = gamma, epsilon
+        self.rules = dict(rules or {}) if rules is None or isinstance(rules, Mapping) else _not_a_mapping(rules)
+        for key, rule in self.rules.items():
+            _check_rule(key, rule)
+        self._named_rules()
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    def _seed(self, scores: Tensor) -> Tensor:
+        return scores
+
+    def _named_rules(self) -> dict[Any, LinearRule]:
+        """The rules by module or type; names are looked up in the model."""
+        return {
+            key if isinstance(key, type) else find_layer(key, self.forward_func): rule
+            for key, rule in self.rules.items()
+        }
+
+    def _interception(self) -> Interception:
+        rule: LinearRule = Epsilon(self.epsilon)
+        if math.isinf(self.gamma):
+            rule = ZPlus()
+        elif self.gamma:
+            rule = Gamma(self.gamma, self.epsilon)
+        return RelevanceInterception("LRP", rule, self._named_rules())
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "LRP"
+
+
+def _not_a_mapping(rules: Any) -> dict[Any, LinearRule]:
+    raise TypeError(
+        f"rules is a {type(rules).__name__}; expected a mapping from layer types, dotted names or modules to rules of "
+        "captum_extract_aggregate.rules: {'conv1': Flat()}"
+    )
+
+
+def _check_rule(key: Any, rule: Any) -> None:
+    if key is None or not (isinstance(key, (str, nn.Module)) or (isinstance(key, type) and issubclass(key, nn.Module))):
+        raise TypeError(f"rules has the key {key!r}; expected a layer type (nn.Conv2d), a dotted name or a module")
+    if not isinstance(rule, LinearRule):
+        got = rule.__name__ if isinstance(rule, type) else type(rule).__name__
+        raise TypeError(
+            f"rules holds {got} for {key!r}; expected a rule of captum_extract_aggregate.rules, such as Gamma(0.25)"
+        )
+
+
+class ExcitationBackprop(_Relevance):
+    r"""Excitation backprop: the probability that a winner-take-all walk down the network meets each unit.
+
+    From 1 at the explained score, at every convolution, linear layer and matrix product
+
+    .. math:: R_j = \sum_k \frac{(a_j w_{jk})_+}{\sum_i (a_i w_{ik})_+} R_k
+
+    Biases play no part, R passes activations and normalisations unchanged, goes to the winner of a maximum, and is
+    shared among the addends of a sum and the positions of an average in proportion to their positive parts. Nothing is
+    lost except below units without any positive contribution (kept alive by a bias or a BatchNorm's shift alone):
+    the attributions sum to 1, and `compute_convergence_delta` reports the gap.
+
+    At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Non-negative, a distribution.
+
+    Args:
+        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+
+    Raises:
+        TypeError, ValueError: as `LRP`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> attribution = cea.ExcitationBackprop(model, "layer3").attribute(image[None], target=7)
+        >>> tuple(attribution.shape), round(float(attribution.sum()), 3)
+        ((1, 1, 24, 24), 1.0)
+
+    Source: Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 3.
+    """
+
+    def _interception(self) -> Interception:
+        return RelevanceInterception(type(self).__name__, ZPlus())
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Excitation Backprop"
+
+
+class ContrastiveExcitationBackprop(ExcitationBackprop):
+    r"""Contrastive excitation backprop: what speaks for the class more than against it.
+
+    At the contrast layer (the input of the classifier), P is what excitation backprop sends there, and
+    :math:`\bar P` the same with the classifier's weights negated, the dual unit "not this class". The difference
+    :math:`P - \bar P` is propagated on by excitation backprop, and the map is its positive part,
+    :math:`(\sum_k R_{u,k})_+` at a layer, `N x 1 x *S`, and :math:`(R)_+` at the input, in its shape. Non-negative.
+
+    With `clamp="contrast"` it is :math:`(P - \bar P)_+` that is propagated on. If the classifier is a linear layer, or
+    a 1 x 1 convolution, no input both excites a class and its dual, so that this is excitation backprop again.
+
+    Args:
+        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`. The layer lies in front of
+            the contrast layer.
+        contrast_layer: a module or its dotted name, at whose output the contrast is taken; None for the input of the
+            last linear layer or convolution (the classifier, whose weights are negated in any case).
+        clamp: `"map"` (the original algorithm) or `"contrast"`.
+
+    Raises:
+        TypeError, ValueError: as `LRP`; where no single classifier can be found.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.ContrastiveExcitationBackprop(model, "layer3").attribute(image[None], target=7).shape
+        torch.Size([1, 1, 24, 24])
+
+    Source: Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 3.3.
+    """
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        contrast_layer: Layer = None,
+        clamp: str = "map",
+        aggregate: str | None = None,
+        device_ids: list[int] | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        if clamp not in ("map", "contrast"):
+            raise ValueError(unknown_name("clamp", clamp, ("map", "contrast")))
+        self.contrast_layer = find_layer(contrast_layer, forward_func)
+        self.clamp = clamp
+
+    def _interception(self) -> Interception:
+        return RelevanceInterception(type(self).__name__, ZPlus(), watch=self.contrast_layer)
+
+    def _around(self, interception: Interception, recording: Recording) -> Around:
+        @contextlib.contextmanager
+        def contrasted(scores: Tensor) -> Iterator[None]:
+            """Whatever arrives at the contrast layer within is replaced by the contrast."""
+            classifier = _classifier(scores)
+            at = classifier.saved_tensors[0] if self.contrast_layer is None else self._watched(interception)
+            if not recording.leads_to(at):
+                raise ValueError(
+                    "a layer does not lie in front of the contrast layer; expected one whose output the classifier's "
+                    "input (or contrast_layer) is computed from"
+                )
+            difference = self._arriving(scores, at)
+            classifier.step.negated = True
+            try:
+                difference = difference - self._arriving(scores, at)
+            finally:
+                classifier.step.negated = False
+            if self.clamp == "contrast":
+                difference = difference.clamp(min=0)
+            handle = at.register_hook(lambda R: difference)
+            try:
+                yield
+            finally:
+                handle.remove()
+
+        return contrasted
+
+    def _watched(self, interception: Interception) -> Tensor:
+        if len(interception.watched) != 1:
+            raise ValueError(
+                f"contrast_layer gave {len(interception.watched)} tensors in the forward; expected one: a layer that "
+                "runs once, in front of the classifier"
+            )
+        return interception.watched[0]
+
+    def _arriving(self, scores: Tensor, at: Tensor) -> Tensor:
+        (R,) = torch.autograd.grad(scores, at, torch.ones_like(scores), retain_graph=True, allow_unused=True)
+        if R is None:
+            raise ValueError(
+                "the explained score does not depend on contrast_layer; expected a layer in front of the classifier"
+            )
+        return R
+
+    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        return super()._map(layer, x, g).clamp(min=0)
+
+    def _at_input(self, x: Tensor, R: Tensor) -> Tensor:
+        return R.clamp(min=0)
+
+    def has_convergence_delta(self) -> bool:
+        return False
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Contrastive Excitation Backprop"
+
+
+def _classifier(scores: Tensor) -> Any:
+    """The node of the one linear step that is met first on all ways down from the scores."""
+    nodes = nodes_below([scores], stop=LinearStep)
+    found = [node for node in nodes if isinstance(getattr(node, "step", None), LinearStep)]
+    if len(found) != 1:
+        raise ValueError(
+            f"{len(found)} linear layers or convolutions lead to the explained score without another behind them; "
+            "expected one, the classifier (explain one head at a time)"
+        )
+    return found[0]

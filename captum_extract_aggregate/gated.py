@@ -1,0 +1,61 @@
+"""Gradients but for the rectifiers: the operations of guided backprop, deconvolution and RectGrad."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from captum_extract_aggregate.interception import Interception, Step, Tensors
+from captum_extract_aggregate.operations import Call
+
+Gate = Callable[[Tensor, Tensor, float], Tensor]
+
+
+class _Gated(Step):
+    """A rectifier with a gate."""
+
+    def __init__(self, call: Call, inputs: Tensors, gate: Gate, ceiling: float) -> None:
+        super().__init__(call, inputs)
+        self.gate, self.ceiling = gate, ceiling
+
+    def after(self, output: Tensor) -> Tensors:
+        return (output,)
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        return (self.gate(R, kept[0], self.ceiling),)
+
+
+class GatedInterception(Interception):
+    """Every rectifier gets the gate; all else passes its gradient."""
+
+    def __init__(self, method: str, gate: Gate) -> None:
+        super().__init__(method)
+        self.gate = gate
+
+    def step(self, call: Call, variables: Tensors) -> Step | None:
+        if call.kind == "activation":
+            raise self.unknown(call, " (a smooth activation, for which no gate is defined)")
+        if call.kind != "rectifier":
+            return None
+        if len(variables) != 1:
+            raise self.unknown(call, f" of {len(variables)} tensors that depend on the input")
+        return _Gated(call, variables, self.gate, self._ceiling(call))
+
+    def _ceiling(self, call: Call) -> float:
+        """Where a rectifier saturates; our error for bounds that make it none."""
+        low: Any = 0
+        high: Any = None
+        if call.name == "relu6":
+            high = 6
+        elif call.name == "hardtanh":
+            low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
+        elif call.name in ("clamp", "clip", "clamp_min"):
+            low, high = call.argument(1, "min"), call.argument(2, "max")
+        elif call.name == "threshold":
+            low = call.argument(1, "threshold") or call.argument(2, "value")
+        if isinstance(low, Tensor) or isinstance(high, Tensor) or low != 0:
+            raise self.unknown(call, f" from {low} to {high} (no rectifier at 0)")
+        return math.inf if high is None else float(high)

@@ -1,0 +1,237 @@
+"""Gives the operations of an unmodified network other backward passes, while it runs.
+
+`Interception` is a `TorchFunctionMode`: within it, every call of a PyTorch function goes through it first, whether by a
+module, a functional, an operator or an in-place method. Where a rule differs from the gradient, the call becomes a node
+of the autograd graph (`_Ruled`) with the same output and the rule as its backward. Nothing of the model is touched.
+
+What cannot be seen (scripted code, a custom `autograd.Function`, a replica in another thread) leaves nodes in the graph
+that did not come from here: `check` finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from captum_extract_aggregate.layers import describe
+from captum_extract_aggregate.operations import CUSTOM, OPERATIONS, Call, tensors_in
+
+Tensors = tuple[Tensor, ...]
+# Views whose history an in-place operation on their base has rewritten.
+_REWRITTEN = (
+    "CopySlices",
+    "AsStridedBackward0",
+    "ViewBackward0",
+    "SliceBackward0",
+    "SelectBackward0",
+    "AliasBackward0",
+)
+
+
+class Step:
+    """One call of a function, and how R passes it. `inputs` are the tensors that receive something."""
+
+    def __init__(self, call: Call, inputs: Tensors) -> None:
+        self.call, self.inputs = call, inputs
+        self.name = call.name
+        self.shapes = [t.shape for t in inputs]
+
+    def apply(self) -> Tensor:
+        """The call's output, with this step as its node in the graph."""
+        output: Tensor = _Ruled.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
+        del self.call, self.inputs  # the graph keeps what `before` and `after` chose, and no more
+        return output
+
+    def before(self) -> Tensors:
+        """What the rule needs of the inputs as they are before the call, which may work in place."""
+        return ()
+
+    def after(self, output: Tensor) -> Tensors:
+        """What it needs of the inputs and the output after the call."""
+        return ()
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        """What each input receives of R at the output; `kept` is what `before` and `after` gave."""
+        raise NotImplementedError
+
+
+class _Ruled(torch.autograd.Function):
+    """The node of a step: its call forward, its rule backward."""
+
+    @staticmethod
+    def forward(ctx: Any, step: Step, *inputs: Tensor) -> Tensor:
+        kept = step.before()
+        versions = [t._version for t in inputs]
+        output: Tensor = step.call.run()
+        if any(output is t and t._version != version for t, version in zip(inputs, versions)):
+            ctx.mark_dirty(output)
+        ctx.step = step
+        ctx.save_for_backward(*kept, *step.after(output))
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, *ctx.step.down(gradients[0], ctx.saved_tensors)
+
+
+class Pass(Step):
+    """R passes unchanged (summed over what was broadcast)."""
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        return (R.sum_to_size(self.shapes[0]),)
+
+
+class Custom(Step):
+    """A rule that a user registered."""
+
+    def __init__(self, call: Call, inputs: Tensors) -> None:
+        super().__init__(call, inputs)
+        self.rule, self.full_name = CUSTOM[call.function], call.full_name
+
+    def after(self, output: Tensor) -> Tensors:
+        if not isinstance(output, Tensor) or any(output is t for t in self.inputs):
+            raise ValueError(
+                f"{self.full_name} has a rule of one's own, but works in place or returns {type(output).__name__}; "
+                "expected a function that returns one new tensor"
+            )
+        return (output, *self.inputs)
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        received = self.rule(R, *kept)
+        received = tuple(received) if isinstance(received, (tuple, list)) else (received,)
+        got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in received]
+        expected = [tuple(t.shape) for t in kept[1:]]
+        if got != expected:
+            raise ValueError(
+                f"the rule registered for {self.full_name} returned {got}; expected one tensor per input, of shapes "
+                f"{expected}"
+            )
+        return received
+
+
+class Interception(TorchFunctionMode):
+    """The rules of one method at work. Subclasses say which step a call becomes (`step`)."""
+
+    def __init__(self, method: str, watch: nn.Module | None = None) -> None:
+        super().__init__()
+        self.method = method
+        self.watch = watch
+        self.watched: list[Tensor] = []  # the outputs of `watch`
+        self.stack: list[nn.Module] = []  # the modules that are running, outermost first
+        self._seen: set[Node] = set()
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> Interception:
+        self._handles = [
+            register_module_forward_pre_hook(self._enter_module),
+            register_module_forward_hook(self._leave_module, always_call=True),
+        ]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        try:
+            super().__exit__(*exception)
+        finally:
+            for handle in self._handles:
+                handle.remove()
+            self.stack.clear()
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        self.stack.append(module)
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.stack.pop()
+        if module is self.watch:
+            self.watched += tensors_in(output)
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        call = Call(func, args, kwargs or {}, OPERATIONS.get(func))
+        if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors_in((args, call.kwargs))):
+            return call.run()
+        variables = call.variables()
+        below = {t.grad_fn for t in variables}
+        if call.kind is None:
+            output = self._run_unknown(call)
+        else:
+            step = self._step(call, variables)
+            output = call.run() if step is None else step.apply()
+            self.made(call, variables, output, step)
+        self._note(call.args[:1] if output is None else output, below)
+        return output
+
+    def _run_unknown(self, call: Call) -> Any:
+        """A function that is not known may run if it gives nothing differentiable, or an argument as it was."""
+        before = [(t, t._version) for t in tensors_in((call.args, call.kwargs))]
+        output = call.run()
+        unchanged = [t for t, version in before if t._version == version]
+        new = [t for t in tensors_in(output) if t.requires_grad and not any(t is u for u in unchanged)]
+        if new or len(unchanged) < len(before):
+            raise self.unknown(call)
+        return output
+
+    def _step(self, call: Call, variables: Tensors) -> Step | None:
+        if not variables:
+            return None
+        if call.kind == "custom":
+            return Custom(call, variables)
+        if call.kind == "identity":
+            return Pass(call, variables[:1])
+        return self.step(call, variables)
+
+    def step(self, call: Call, variables: Tensors) -> Step | None:
+        """The step that a call of a known kind becomes; None where R passes as the gradient does."""
+        raise NotImplementedError
+
+    def made(self, call: Call, variables: Tensors, output: Any, step: Step | None) -> None:
+        """Called after each call of a known kind."""
+
+    def unknown(self, call: Call, why: str = "") -> ValueError:
+        where = f", called in {describe(self.stack[-1], self.stack[:1])}" if self.stack else ""
+        return ValueError(
+            f"{self.method} has no rule for {call.full_name}{why}{where}; expected convolutions, linear layers, "
+            "rectifiers, sums, pooling, normalisation and reshapes, or a rule for it: captum_extract_aggregate."
+            f"register_operation({call.full_name}, how), where how is 'relu', 'identity', 'gradient' or a function"
+        )
+
+    def _note(self, output: Any, below: set[Node | None]) -> None:
+        """Remembers the nodes of the graph between a call's output and its inputs."""
+        waiting = [t.grad_fn for t in tensors_in(output)]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in below and node not in self._seen:
+                self._seen.add(node)
+                waiting += [lower for lower, _ in node.next_functions]
+
+    def check(self, output: Any) -> None:
+        """Our error if something that led to the output could not be seen."""
+        for node in nodes_below(tensors_in(output)):
+            name = node.name()
+            if node not in self._seen and not name.endswith("AccumulateGrad") and name not in _REWRITTEN:
+                raise ValueError(
+                    f"{self.method} met {name}, whose call it could not see: scripted code, a custom "
+                    "autograd.Function, a checkpoint or a DataParallel replica hides its operations; expected the "
+                    "plain Python module, on one device"
+                )
+        self._seen.clear()
+
+
+def nodes_below(tensors: Iterable[Tensor], stop: type[Step] | None = None) -> Iterator[Node]:
+    """The nodes of the graph below some tensors; not those below a `stop` step."""
+    met: set[Node] = set()
+    waiting = [t.grad_fn for t in tensors]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            yield node
+            if stop is None or not isinstance(getattr(node, "step", None), stop):
+                waiting += [lower for lower, _ in node.next_functions]

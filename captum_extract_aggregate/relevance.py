@@ -1,0 +1,337 @@
+"""The operations of layer-wise relevance propagation and excitation backprop.
+
+Two families differ in all that is not linear. With a rule that shares out the bias (LRP with finite gamma), a
+BatchNorm behind a convolution is part of it, other normalisations count as `s x + t` with s and t held fixed, and sums
+are shared out in proportion to their signed addends. With the z+ rule (excitation backprop, gamma = infinity) R passes
+normalisations unchanged, and sums are shared out in proportion to the positive addends.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from captum_extract_aggregate.interception import Interception, Pass, Step, Tensors, nodes_below
+from captum_extract_aggregate.operations import Call, tensors_in
+from captum_extract_aggregate.rules import (
+    Linear,
+    LinearRule,
+    gamma_average,
+    gamma_shares,
+    positive_average,
+    positive_shares,
+    ratio,
+)
+
+NamedRules = Mapping[nn.Module | type[nn.Module], LinearRule]
+
+
+def _float(t: Tensor) -> Tensor:
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
+class LinearStep(Step):
+    """A convolution, linear layer or matrix product. A BatchNorm behind it may become part of it."""
+
+    def __init__(self, call: Call, inputs: Tensors, linear: Linear, rule: LinearRule) -> None:
+        super().__init__(call, inputs)
+        self.linear, self.rule = linear, rule
+        self.norm: tuple[Tensor, Tensor] | None = None  # scale and shift of the output's channels
+        self.negated = False  # the weights, for contrastive excitation backprop
+
+    def before(self) -> Tensors:
+        return self.inputs
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        (a,) = kept
+        return (self.rule.relevance(_float(R), _float(a), self._constants()).to(a.dtype),)
+
+    def _constants(self) -> Linear:
+        weight, bias = self.linear.weight, self.linear.bias
+        assert weight is not None
+        weight, bias = _float(weight.detach()), None if bias is None else _float(bias.detach())
+        if self.norm is not None:
+            scale, shift = (_float(t) for t in self.norm)
+            weight = self._scaled(weight, scale)
+            bias = shift if bias is None else bias * scale + shift
+        return Linear(self.linear.function, -weight if self.negated else weight, bias)
+
+    def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by group."""
+        if "transpose" not in self.name:
+            return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        groups = len(scale) // weight.shape[1]
+        by_group = weight.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))
+        return by_group.flatten(0, 1)
+
+
+class _Shares(Step):
+    """A sum. R goes to its addends in shares that follow from their values."""
+
+    def __init__(self, call: Call, inputs: Tensors, shares: Callable[[list[Tensor]], list[Tensor]]) -> None:
+        super().__init__(call, inputs)
+        self.shares_of = shares
+
+    def before(self) -> Tensors:
+        like = self.inputs[0]
+        addends = [torch.as_tensor(t, device=like.device) for t in _addends(self.call)]
+        shares = self.shares_of([_float(t.to(like.dtype)) for t in torch.broadcast_tensors(*addends)])
+        receives = [any(given is t for t in self.inputs) for given in _operands(self.call)]
+        return tuple(share.to(like.dtype) for share, mine in zip(shares, receives) if mine)
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        return tuple((R * share).sum_to_size(shape) for share, shape in zip(kept, self.shapes))
+
+
+class _Affine(Step):
+    """An operation `s x + t`, s and t held fixed: the constant takes its share."""
+
+    def __init__(self, call: Call, inputs: Tensors, gain: Callable[[Call], Tensor], epsilon: float) -> None:
+        super().__init__(call, inputs)
+        self.gain, self.epsilon = gain, epsilon
+
+    def after(self, output: Tensor) -> Tensors:
+        x = self.inputs[0]
+        return (ratio(self.gain(self.call) * _float(x), _float(output), self.epsilon).to(x.dtype),)
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        return (R * kept[0],)
+
+
+class _Average(Step):
+    """A sum over the input's positions with fixed, non-negative weights."""
+
+    def __init__(self, call: Call, inputs: Tensors, average: Callable[[Tensor, Tensor, Linear], Tensor]) -> None:
+        super().__init__(call, inputs)
+        self.function, self.average = call.as_function_of(*inputs), average
+
+    def before(self) -> Tensors:
+        return self.inputs
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        (a,) = kept
+        operation = Linear(lambda t, weight, bias: self.function(t))
+        return (self.average(_float(R), _float(a), operation).to(a.dtype),)
+
+
+class RelevanceInterception(Interception):
+    """Every operation passes relevance. `rule` holds for the linear ones that no named rule claims."""
+
+    def __init__(
+        self, method: str, rule: LinearRule, named_rules: NamedRules | None = None, watch: nn.Module | None = None
+    ) -> None:
+        super().__init__(method, watch)
+        self.rule = rule
+        self.named_rules = named_rules or {}
+        # Of the shares in sums and averages; in the z+ family these are of the positive parts, and need neither.
+        self.signed = rule.shares_bias
+        self.gamma, self.epsilon = float(getattr(rule, "gamma", 0.0)), float(getattr(rule, "epsilon", 0.0))
+        self._claimed: set[nn.Module] = set()
+        self._made_by: Any = WeakIdKeyDictionary()  # outputs of linear steps, with their version
+        self._merged: list[LinearStep] = []
+        self._kinds: dict[str, Callable[[Call, Tensors], Step]] = {
+            "linear": self._linear,
+            "sum": self._sum,
+            "average": self._average,
+            "normalization": self._normalization,
+        }
+
+    def step(self, call: Call, variables: Tensors) -> Step | None:
+        if call.kind == "routing":
+            return None
+        if call.kind == "smooth":
+            raise self.unknown(call, " (a gate, a softmax or attention; explain a logit, not a probability)")
+        if call.kind in self._kinds:
+            return self._kinds[call.kind](call, variables)
+        if len(variables) > 1:  # rectifiers, activations, dropout, scaling by a constant
+            raise self.unknown(call, f" of {len(variables)} tensors that depend on the input (a gate)")
+        return Pass(call, variables)
+
+    def made(self, call: Call, variables: Tensors, output: Any, step: Step | None) -> None:
+        if isinstance(step, LinearStep):
+            self._made_by[output] = (step, output._version)
+        elif call.name == "clone" and variables and variables[0] in self._made_by:  # what a tap hands on
+            self._made_by[output] = (self._made_by[variables[0]][0], output._version)
+
+    def check(self, output: Any) -> None:
+        super().check(output)
+        if _has_other_readers(self._merged, output):
+            raise ValueError(
+                f"{self.method} takes a BatchNorm and the convolution in front of it as one operation, but here that "
+                "convolution's output is used elsewhere too; expected gamma=math.inf, or rules with ZPlus() for it"
+            )
+        for module in self.named_rules:
+            if isinstance(module, nn.Module) and module not in self._claimed:
+                raise ValueError(
+                    f"rules holds a rule for a {type(module).__name__} in which no convolution, linear layer or matrix "
+                    "product ran; expected layers that hold some"
+                )
+
+    def _linear(self, call: Call, variables: Tensors) -> Step:
+        if len(variables) > 1:
+            raise self.unknown(call, " of two tensors that depend on the input (attention)")
+        if call.name in _PRODUCTS:
+            linear = _matrix_product(call, variables[0])
+        elif call.argument(0, "input") is variables[0]:
+            linear = _weighted(call)
+        else:
+            raise self.unknown(call, " whose weights depend on the input")
+        return LinearStep(call, variables, linear, self._rule())
+
+    def _rule(self) -> LinearRule:
+        """Names before types, and inner modules before outer ones."""
+        for module in reversed(self.stack):
+            if module in self.named_rules:
+                self._claimed.add(module)
+                return self.named_rules[module]
+        for module in reversed(self.stack):
+            for kind, rule in self.named_rules.items():
+                if isinstance(kind, type) and isinstance(module, kind):
+                    return rule
+        return self.rule
+
+    def _sum(self, call: Call, variables: Tensors) -> Step:
+        if self.signed:
+            return _Shares(call, variables, lambda addends: gamma_shares(addends, self.gamma, self.epsilon))
+        return Pass(call, variables) if len(variables) == 1 else _Shares(call, variables, positive_shares)
+
+    def _average(self, call: Call, variables: Tensors) -> Step:
+        if self.signed:
+            average = functools.partial(gamma_average, gamma=self.gamma, epsilon=self.epsilon)
+            return _Average(call, variables, average)
+        return _Average(call, variables, positive_average)
+
+    def _normalization(self, call: Call, variables: Tensors) -> Step:
+        if len(variables) > 1 or call.argument(0, "input") is not variables[0]:
+            raise self.unknown(call, " whose parameters depend on the input")
+        if call.name == "batch_norm":
+            return self._batch_norm(call, variables)
+        if not self.signed or call.name not in _GAINS:
+            return Pass(call, variables)
+        return _Affine(call, variables, _GAINS[call.name], self.epsilon)
+
+    def _batch_norm(self, call: Call, variables: Tensors) -> Step:
+        if normalization_arguments(call)["training"]:
+            raise self.unknown(call, " with the statistics of the batch (train mode)")
+        x = variables[0]
+        step, version = self._made_by.get(x, (None, None))
+        if step is None or version != x._version:
+            return _Affine(call, variables, _gain, self.epsilon) if self.signed else Pass(call, variables)
+        if step.rule.shares_bias:
+            if step.norm is not None or step.name in _PRODUCTS or (step.name == "linear" and x.ndim > 2):
+                raise self.unknown(call, " behind an operation that it cannot be joined with")
+            step.norm = _batch_norm_constants(call)
+            self._merged.append(step)
+        return Pass(call, variables)
+
+
+def _has_other_readers(merged: list[LinearStep], output: Any) -> bool:
+    """Whether the output of one of these steps goes anywhere but to its BatchNorm."""
+    readers: dict[Any, list[Any]] = {}
+    nodes = list(nodes_below(tensors_in(output)))
+    for node in nodes:
+        for lower, _ in node.next_functions:
+            readers.setdefault(lower, []).append(node)
+
+    def count(node: Any) -> int:
+        return sum(count(reader) if reader.name() == "CloneBackward0" else 1 for reader in readers.get(node, []))
+
+    steps = set(merged)
+    return any(count(node) > 1 for node in nodes if getattr(node, "step", None) in steps)
+
+
+_PRODUCTS = ("matmul", "mm", "bmm", "rmatmul")
+
+
+def _weighted(call: Call) -> Linear:
+    """A convolution or linear layer."""
+    function, rest = call.function, call.args[3:]
+    named = {name: value for name, value in call.kwargs.items() if name not in ("input", "weight", "bias")}
+
+    def run(a: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return function(a, weight, bias, *rest, **named)  # type: ignore[no-any-return]
+
+    return Linear(run, call.argument(1, "weight"), call.argument(2, "bias"))
+
+
+def _matrix_product(call: Call, variable: Tensor) -> Linear:
+    """A product with a constant matrix on either side."""
+    (constant,) = (t for t in tensors_in((call.args, call.kwargs)) if t is not variable)
+    product = call.as_function_of(variable, constant)
+    return Linear(lambda a, weight, bias: product(a, weight), constant)
+
+
+def _operands(call: Call) -> tuple[Any, Any]:
+    return call.argument(0, "input"), call.argument(1, "other")
+
+
+def _addends(call: Call) -> list[Any]:
+    """The two terms of an addition or subtraction, with their signs and factors."""
+    x, y = _operands(call)
+    alpha = call.kwargs.get("alpha", 1)
+    if call.name == "rsub":
+        return [-alpha * x, y]
+    return [x, (-alpha if "sub" in call.name else alpha) * y]
+
+
+def normalization_arguments(call: Call) -> dict[str, Any]:
+    """Arguments by name: torch and torch.nn.functional order them differently."""
+    statistics, affine = ["running_mean", "running_var"], ["weight", "bias"]
+    switch = "training" if call.name == "batch_norm" else "use_input_stats"
+    native = call.function in (torch.batch_norm, torch.instance_norm)
+    names = ["input", *(affine + statistics if native else statistics + affine), switch, "momentum", "eps"]
+    defaults = {**dict.fromkeys(names), switch: call.name == "instance_norm", "eps": 1e-5}
+    return {**defaults, **dict(zip(names, call.args)), **call.kwargs}
+
+
+def _batch_norm_constants(call: Call) -> tuple[Tensor, Tensor]:
+    """Scale and shift per channel."""
+    given = normalization_arguments(call)
+    scale = torch.rsqrt(_float(given["running_var"]) + given["eps"])
+    if given["weight"] is not None:
+        scale = scale * given["weight"]
+    shift = -given["running_mean"] * scale
+    return scale.detach(), (shift if given["bias"] is None else shift + given["bias"]).detach()
+
+
+def _gain(call: Call) -> Tensor:
+    """A BatchNorm's scale, to multiply its input with."""
+    return _by_channel(_batch_norm_constants(call)[0], normalization_arguments(call)["input"])
+
+
+def _by_channel(values: Tensor, x: Tensor) -> Tensor:
+    return values.reshape(-1, *(1,) * (x.ndim - 2))
+
+
+def _layer_norm_gain(call: Call) -> Tensor:
+    x, shape, weight = _float(call.args[0]), call.argument(1, "normalized_shape"), call.argument(2, "weight")
+    dims = tuple(range(-len(shape), 0))
+    gain = torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + call.argument(4, "eps", 1e-5))
+    return gain if weight is None else gain * weight
+
+
+def _group_norm_gain(call: Call) -> Tensor:
+    x, groups, weight = _float(call.args[0]), call.argument(1, "num_groups"), call.argument(2, "weight")
+    variance = x.unflatten(1, (groups, -1)).flatten(2).var(2, unbiased=False)
+    gain = torch.rsqrt(variance + call.argument(4, "eps", 1e-5)).repeat_interleave(x.shape[1] // groups, 1)
+    gain = gain.reshape(*gain.shape, *(1,) * (x.ndim - 2))
+    return gain if weight is None else gain * _by_channel(weight, x)
+
+
+def _instance_norm_gain(call: Call) -> Tensor:
+    given = normalization_arguments(call)
+    x, weight = _float(given["input"]), given["weight"]
+    if given["use_input_stats"]:
+        variance = x.flatten(2).var(2, unbiased=False).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
+    else:
+        variance = _by_channel(given["running_var"], x)
+    gain = torch.rsqrt(variance + given["eps"])
+    return gain if weight is None else gain * _by_channel(weight, x)
+
+
+_GAINS = {"layer_norm": _layer_norm_gain, "group_norm": _group_norm_gain, "instance_norm": _instance_norm_gain}

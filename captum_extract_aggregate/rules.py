@@ -1,0 +1,333 @@
+"""How one operation passes a quantity R from its output down to its inputs.
+
+For a linear operation :math:`z_k = \\sum_j a_j w_{jk} + b_k`, with contributions :math:`z_{jk} = a_j w_{jk}`, a rule
+takes some numbers :math:`c_{jk}` made from them and shares R out in proportion:
+
+    R_j = sum_k  c_jk / (sum_i c_ik [+ bias_k])  R_k                (0 where the denominator is 0)
+
+    Epsilon     c = z_jk                                             LRP-0, LRP-epsilon
+    Gamma       c = z_jk + gamma (z_jk)+                             LRP-gamma; for a >= 0: a_j (w_jk + gamma (w_jk)+)
+                (below z_k < 0 with negative parts in place of positive ones, so that no denominator vanishes)
+    AlphaBeta   alpha times c = (z_jk)+  minus  beta times c = (z_jk)-
+    ZPlus       c = (z_jk)+                                          the z+ rule, excitation backprop, gamma = infinity
+    Flat        c = 1                 WSquare   c = w_jk^2           for a first layer
+    ZBox        c = z_jk - low_j (w_jk)+ + high_j (w_jk)-            for pixels between low and high
+
+No contribution is ever held: each rule is one or two more calls of the operation itself, with other weights, and
+their gradients. With a bias, the bias is one more input of activity 1, which takes its share of R with it.
+
+Sources: Bach et al., On Pixel-Wise Explanations... by Layer-Wise Relevance Propagation (PLoS ONE 2015); Montavon et
+al., Layer-Wise Relevance Propagation: An Overview (2019); Zhang et al., Top-down Neural Attention by Excitation
+Backprop (ECCV 2016); Springenberg et al., Striving for Simplicity (ICLR workshop 2015); Kim et al., Why are Saliency
+Maps Noisy? (RectGrad, 2019); Khakzar et al., Rethinking Positive Aggregation and Propagation (2020), section 4.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Constant = Tensor | None
+Part = Callable[[Tensor], Tensor]
+Term = tuple[Tensor, Constant]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear operation `function(activity, weight, bias)` and its constants."""
+
+    function: Callable[[Tensor, Constant, Constant], Tensor]
+    weight: Constant = None
+    bias: Constant = None
+
+
+def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
+    """`numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
+    away = denominator + torch.where(denominator < 0, -epsilon, epsilon)
+    return torch.where(denominator == 0, 0, numerator / torch.where(denominator == 0, 1, away))
+
+
+def share_out(
+    R: Tensor, linear: Linear, terms: Sequence[Term], bias: Constant = None, epsilon: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """R in proportion to contributions, each a sum over terms (activity, weight) of their products.
+
+    Returns what the inputs receive, and the denominators.
+    """
+    with torch.enable_grad():
+        activities = [a.detach().requires_grad_() for a, _ in terms]
+        biases = [bias] + [None] * (len(terms) - 1)
+        z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
+        slopes = torch.autograd.grad(z, activities, ratio(R, z.detach(), epsilon))
+    return reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)]), z.detach()
+
+
+def positive(t: Tensor) -> Tensor:
+    """The positive part: `max(t, 0)`."""
+    return t.clamp(min=0)
+
+
+def negative(t: Tensor) -> Tensor:
+    """The negative part with its sign: `min(t, 0)`."""
+    return t.clamp(max=0)
+
+
+def _has_negative(t: Tensor) -> bool:
+    return bool((t < 0).any())
+
+
+class LinearRule:
+    """How a convolution, linear layer or matrix product passes R down; subclasses define `relevance`."""
+
+    shares_bias = False
+    """Whether the bias takes a share; a BatchNorm behind the operation is then part of it, else R passes it."""
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        """What the input `a` receives of R at the output; all in at least float32."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Epsilon(LinearRule):
+    """LRP-epsilon: in proportion to `z_jk`; with epsilon = 0, LRP-0."""
+
+    epsilon: float = 1e-9
+
+    shares_bias = True
+
+    def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon)
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        return share_out(R, linear, [(a, linear.weight)], linear.bias, self.epsilon)[0]
+
+
+@dataclass(frozen=True)
+class Gamma(LinearRule):
+    """LRP-gamma: in proportion to `z_jk + gamma (z_jk)+`, below a negative output to `z_jk + gamma (z_jk)-`."""
+
+    gamma: float = 0.25
+    epsilon: float = 1e-9
+
+    shares_bias = True
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma)
+        check_number("epsilon", self.epsilon)
+        if math.isinf(self.gamma):
+            raise ValueError("gamma is infinite; expected a finite number, or the rule ZPlus()")
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        z = linear.function(a, linear.weight, linear.bias)
+        received = self._below(R.masked_fill(z < 0, 0), a, linear, positive, negative)
+        R = R.masked_fill(z >= 0, 0)
+        return received + self._below(R, a, linear, negative, positive) if R.any() else received
+
+    def _below(self, R: Tensor, a: Tensor, linear: Linear, same: Part, other: Part) -> Tensor:
+        """The share of outputs of one sign; `same` and `other` take the parts of weights of that sign and the other."""
+        w, b = _weight(linear), linear.bias
+        terms = [(positive(a), w + self.gamma * same(w))]
+        if _has_negative(a):
+            terms.append((negative(a), w + self.gamma * other(w)))
+        return share_out(R, linear, terms, None if b is None else b + self.gamma * same(b), self.epsilon)[0]
+
+
+@dataclass(frozen=True)
+class AlphaBeta(LinearRule):
+    """LRP-alpha-beta: alpha times in proportion to `(z_jk)+`, minus beta times in proportion to `(z_jk)-`."""
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    epsilon: float = 1e-9
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "epsilon"):
+            check_number(name, getattr(self, name))
+        if not math.isclose(self.alpha - self.beta, 1):
+            raise ValueError(f"alpha - beta is {self.alpha - self.beta}; expected 1, so that relevance is kept")
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        received = self.alpha * share_out(R, linear, _excitation(a, linear), None, self.epsilon)[0]
+        if self.beta:
+            received = received - self.beta * share_out(R, linear, _inhibition(a, linear), None, self.epsilon)[0]
+        return received
+
+
+@dataclass(frozen=True)
+class ZPlus(LinearRule):
+    """The z+ rule: in proportion to `(z_jk)+`. Biases and BatchNorm play no part, and nothing is lost.
+
+    A unit without any positive contribution (a bias keeps it alive, or its relevance is due to its being negative)
+    shares in proportion to the magnitudes of its contributions; one with none at all in equal shares.
+    """
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        received, z = share_out(R, linear, _excitation(a, linear))
+        for terms in (_inhibition, _equal):
+            R = R.masked_fill(z != 0, 0)
+            if not R.any():
+                break
+            more, z = share_out(R, linear, terms(a, linear))
+            received = received + more
+        return received
+
+
+@dataclass(frozen=True)
+class Flat(LinearRule):
+    """In equal shares to all inputs that a unit sees."""
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        return share_out(R, linear, _equal(a, linear))[0]
+
+
+@dataclass(frozen=True)
+class WSquare(LinearRule):
+    """In proportion to the squared weights, whatever the inputs are."""
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        return share_out(R, linear, [(torch.ones_like(a), _weight(linear).square())])[0]
+
+
+@dataclass(frozen=True)
+class ZBox(LinearRule):
+    """For the first layer: inputs between `low` and `high` (numbers, or tensors that broadcast to the input).
+
+    For pixels in [0, 1] normalised by mean and std: `low = -mean / std`, `high = (1 - mean) / std`, as `C x 1 x 1`.
+    """
+
+    low: float | Tensor
+    high: float | Tensor
+    epsilon: float = 1e-9
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        w = _weight(linear)
+        low, high = (torch.as_tensor(bound, dtype=a.dtype, device=a.device).expand_as(a) for bound in self._bounds())
+        terms = [(a, w), (low, -positive(w)), (high, -negative(w))]
+        return share_out(R, linear, terms, None, self.epsilon)[0]
+
+    def _bounds(self) -> tuple[float | Tensor, float | Tensor]:
+        return self.low, self.high
+
+
+def _excitation(a: Tensor, linear: Linear) -> list[Term]:
+    """Terms whose sum is that of the positive contributions."""
+    w = _weight(linear)
+    terms: list[Term] = [(positive(a), positive(w))]
+    return [*terms, (negative(a), negative(w))] if _has_negative(a) else terms
+
+
+def _inhibition(a: Tensor, linear: Linear) -> list[Term]:
+    """Terms whose sum is that of the negative contributions."""
+    w = _weight(linear)
+    terms: list[Term] = [(positive(a), negative(w))]
+    return [*terms, (negative(a), positive(w))] if _has_negative(a) else terms
+
+
+def _equal(a: Tensor, linear: Linear) -> list[Term]:
+    return [(torch.ones_like(a), torch.ones_like(_weight(linear)))]
+
+
+def _weight(linear: Linear) -> Tensor:
+    assert linear.weight is not None
+    return linear.weight
+
+
+def check_number(name: str, value: Any) -> None:
+    """Our error for what is no non-negative number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
+        raise ValueError(f"{name} is {value!r}; expected a number that is not negative")
+
+
+def positive_average(R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+    """R through a sum with fixed, non-negative weights, in proportion to the positive inputs.
+
+    Where none is positive, in proportion to the magnitudes; where all are zero, equally: nothing is lost.
+    """
+    received, z = share_out(R, linear, [(positive(a), None)])
+    for instead in (a.abs(), torch.ones_like(a)):
+        R = R.masked_fill(z != 0, 0)
+        if not R.any():
+            break
+        more, z = share_out(R, linear, [(instead, None)])
+        received = received + more
+    return received
+
+
+def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
+    """The same by LRP-gamma: in proportion to `a + gamma (a)+`, below a negative output to `a + gamma (a)-`."""
+    below = linear.function(a, None, None) < 0
+    received, _ = share_out(R.masked_fill(below, 0), linear, [(a + gamma * positive(a), None)], None, epsilon)
+    R = R.masked_fill(~below, 0)
+    if R.any():
+        received = received + share_out(R, linear, [(a + gamma * negative(a), None)], None, epsilon)[0]
+    return received
+
+
+def positive_shares(addends: Sequence[Tensor]) -> list[Tensor]:
+    """The shares of addends of one shape in R: as `positive_average`."""
+    parts = [positive(t) for t in addends]
+    total = reduce(operator.add, parts)
+    if (total == 0).any():
+        magnitudes = [t.abs() for t in addends]
+        none = reduce(operator.add, magnitudes) == 0
+        parts = [torch.where(total > 0, p, torch.where(none, 1, m)) for p, m in zip(parts, magnitudes)]
+        total = reduce(operator.add, parts)
+    return [p / total for p in parts]
+
+
+def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> list[Tensor]:
+    """The shares of addends of one shape in R: as `gamma_average`."""
+    below = reduce(operator.add, addends) < 0
+    parts = [t + gamma * torch.where(below, negative(t), positive(t)) for t in addends]
+    total = reduce(operator.add, parts)
+    return [ratio(p, total, epsilon) for p in parts]
+
+
+# Gates: where a rectifier with output `a` lets R pass. `ceiling` is the value at which it saturates.
+
+
+def guided_gate(R: Tensor, a: Tensor, ceiling: float) -> Tensor:
+    """Guided backprop: where the unit is active (and not saturated) and R is positive."""
+    active = a > 0 if math.isinf(ceiling) else (a > 0) & (a < ceiling)
+    return positive(R).mul_(active)
+
+
+def deconvolution_gate(R: Tensor, a: Tensor, ceiling: float) -> Tensor:
+    """Deconvolution: where R is positive."""
+    return positive(R)
+
+
+@dataclass(frozen=True)
+class RectifiedGate:
+    """RectGrad: where `a R` (for the modified rule its magnitude) exceeds the layer's percentile of `a R`."""
+
+    percentile: float
+    magnitude: bool = False
+
+    def __call__(self, R: Tensor, a: Tensor, ceiling: float) -> Tensor:
+        importance = a * R
+        flat = importance.flatten(1).float() if importance.dtype in _HALF else importance.flatten(1)
+        threshold = percentile(flat, self.percentile).reshape(-1, *(1,) * (a.ndim - 1))
+        return R * ((importance.abs() if self.magnitude else importance) > threshold)
+
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def percentile(rows: Tensor, q: float) -> Tensor:
+    """Each row's q-th percentile, linearly interpolated. (`torch.quantile` sorts, and refuses large layers.)"""
+    index = q * (rows.shape[1] - 1) / 100
+    ranks = [math.floor(index), math.ceil(index)]
+    if rows.device.type == "cpu":  # NumPy selects some ten times faster than torch.kthvalue
+        low, high = torch.from_numpy(np.partition(rows.detach().numpy(), ranks, axis=1)[:, ranks]).unbind(1)
+    else:
+        low, high = (torch.kthvalue(rows, 1 + rank, dim=1).values for rank in ranks)
+    return torch.lerp(low, high, index - ranks[0])

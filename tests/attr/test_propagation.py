@@ -1,0 +1,705 @@
+"""Propagation rules against literal references, Captum, zennit, and the laws they must obey."""
+
+import itertools
+import math
+import warnings
+
+import captum.attr
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import captum_extract_aggregate as cea
+from captum_extract_aggregate.data.scene_models import build_scene_model
+from captum_extract_aggregate.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, percentile
+from tests.conftest import SmallNet, relative_error
+from tests.networks import CifarResNet20, lively
+from tests.reference import propagation as reference
+from tests.reference.propagation import Step
+
+TARGET = 2
+
+
+class Steps(nn.Module):
+    """The network that a list of the reference's steps describes, with functional ReLUs and sums."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps = steps
+        with_parts = [s for s in steps if s.kind not in ("relu", "flatten") and s.module is not None]
+        self.named = nn.ModuleDict({step.output: step.module for step in with_parts})
+
+    def forward(self, x):
+        values = {"x": x}
+        for step in self.steps:
+            inputs = [values[name] for name in step.inputs]
+            if step.kind == "add":
+                values[step.output] = inputs[0] + inputs[1]
+            elif step.kind == "relu":
+                values[step.output] = torch.relu(inputs[0])
+            elif step.kind == "relu6":
+                values[step.output] = F.relu6(inputs[0])
+            elif step.kind == "cat":
+                values[step.output] = torch.cat(inputs, 1)
+            elif step.kind == "flatten":
+                values[step.output] = inputs[0].flatten(1)
+            else:
+                values[step.output] = step.module(inputs[0])
+        return values[step.output]
+
+
+def batch_norm(channels):
+    norm = nn.BatchNorm2d(channels)
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    nn.init.normal_(norm.bias)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    norm.weight.data[0] *= -1
+    return norm
+
+
+def plain():
+    modules = [
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3, padding=1, stride=2), nn.ReLU(),
+        nn.MaxPool2d(3, stride=1, padding=1), nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 5),
+    ]  # fmt: skip
+    kinds = ["linear", "relu", "max_pool", "linear", "relu", "max_pool", "flatten", "linear", "relu", "linear"]
+    names = ["x", *(f"v{n}" for n in range(len(kinds)))]
+    pairs = zip(kinds, itertools.pairwise(names), modules)
+    return [Step(kind, (before,), after, module) for kind, (before, after), module in pairs]
+
+
+def residual():
+    return [
+        Step("linear", ("x",), "c1", nn.Conv2d(3, 4, 3, padding=1, bias=False)),
+        Step("batch_norm", ("c1",), "b1", batch_norm(4)),
+        Step("relu", ("b1",), "r1"),
+        Step("linear", ("r1",), "c2", nn.Conv2d(4, 4, 3, padding=1, groups=2)),
+        Step("batch_norm", ("c2",), "b2", batch_norm(4)),
+        Step("add", ("b2", "r1"), "sum"),
+        Step("batch_norm", ("sum",), "b3", batch_norm(4)),  # stands alone: it follows a sum
+        Step("relu6", ("b3",), "r3"),
+        Step("avg_pool", ("r3",), "p1", nn.AvgPool2d(3, stride=2, padding=1)),
+        Step("linear", ("p1",), "t1", nn.ConvTranspose2d(4, 6, 2, stride=2, groups=2)),
+        Step("batch_norm", ("t1",), "b4", batch_norm(6)),
+        Step("relu", ("b4",), "r4"),
+        Step("cat", ("r4", "r3"), "cat"),
+        Step("avg_pool", ("cat",), "p2", nn.AdaptiveAvgPool2d((2, 3))),
+        Step("flatten", ("p2",), "flat"),
+        Step("linear", ("flat",), "logits", nn.Linear(60, 5)),
+    ]
+
+
+@pytest.fixture(params=["plain", "residual"])
+def steps(request):
+    torch.manual_seed(0)
+    return {"plain": plain, "residual": residual}[request.param]()
+
+
+FAMILIES = {
+    "guided": (cea.GuidedBackprop, {}, reference.guided_rules()),
+    "deconvolution": (cea.Deconvolution, {}, reference.deconvolution_rules()),
+    "rectgrad": (cea.RectGrad, {"percentile": 70}, reference.rectgrad_rules(70)),
+    "rectgrad at 0": (cea.RectGrad, {"percentile": 0}, reference.rectgrad_rules(0)),
+    "rectgrad mod": (cea.RectGradMod, {"percentile": 90}, reference.rectgrad_mod_rules(90)),
+    "lrp 0": (cea.LRP, {}, reference.lrp_gamma_rules(0, 1e-9)),
+    "lrp gamma": (cea.LRP, {"gamma": 0.3, "epsilon": 1e-3}, reference.lrp_gamma_rules(0.3, 1e-3)),
+    "lrp infinity": (cea.LRP, {"gamma": math.inf}, reference.lrp_gamma_rules(math.inf)),
+    "excitation": (cea.ExcitationBackprop, {}, reference.excitation_rules()),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_literal_references(steps, family):
+    """At the input and at every module, for a batch, in float64."""
+    method, arguments, rules = FAMILIES[family]
+    net = Steps(steps).double().eval()
+    x = torch.randn(3, 3, 8, 8, dtype=torch.float64) * 3
+
+    def of_one(example):
+        values = reference.forward(steps, example)
+        logits = values[steps[-1].output]
+        seed = reference.one_hot(logits, TARGET) * (logits if "lrp" in family else 1)
+        return reference.propagate(steps, values, seed, rules)
+
+    expected = reference.per_example(of_one, x)
+    got = method(net, **arguments).attribute(x, target=TARGET)
+    tolerance = 1e-8 if "lrp" in family else 1e-10  # cancelling sums in denominators
+    assert relative_error(got, expected["x"] * (x if "rectgrad" in family else 1)) < tolerance
+    for name in net.named:
+        if expected[name].ndim == 4:
+            at = method(net, f"named.{name}", aggregate="sum", **arguments).attribute(x, target=TARGET)
+            values = reference.per_example(lambda e: reference.forward(steps, e), x)[name]
+            want = expected[name] * (values if "rectgrad" in family else 1)
+            assert relative_error(at, want.sum(1, keepdim=True)) < tolerance, name
+
+
+@pytest.mark.parametrize("clamp", ["map", "contrast"])
+def test_contrastive_reference(steps, clamp):
+    net = Steps(steps).double().eval()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+
+    def of_one(example):
+        return reference.contrastive(steps, reference.forward(steps, example), TARGET, clamp == "contrast")
+
+    expected = reference.per_example(of_one, x)
+    got = cea.ContrastiveExcitationBackprop(net, clamp=clamp).attribute(x, target=TARGET)
+    torch.testing.assert_close(got, expected["x"].clamp(min=0), rtol=1e-10, atol=1e-14)
+    name = next(step.output for step in steps if step.kind.endswith("pool"))
+    at = cea.ContrastiveExcitationBackprop(net, f"named.{name}", clamp=clamp).attribute(x, target=TARGET)
+    torch.testing.assert_close(at, expected[name].sum(1, keepdim=True).clamp(min=0), rtol=1e-10, atol=1e-14)
+    excitation = cea.ExcitationBackprop(net, f"named.{name}").attribute(x, target=TARGET)
+    assert torch.allclose(at, excitation, atol=1e-12) == (clamp == "contrast")  # disjoint supports: see the docstring
+
+
+def test_contrast_layer_by_name():
+    """At a layer of one's own choice, the network's own classifier still being negated."""
+    torch.manual_seed(0)
+    net = vgg11().double().eval()
+    x = torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    automatic = cea.ContrastiveExcitationBackprop(net, "features.10").attribute(x, target=1)
+    by_name = cea.ContrastiveExcitationBackprop(net, "features.10", contrast_layer="classifier.2").attribute(
+        x, target=1
+    )
+    lower = cea.ContrastiveExcitationBackprop(net, "features.10", "features.20").attribute(x, target=1)
+    clamped = cea.ContrastiveExcitationBackprop(net, "features.10", "features.20", "contrast").attribute(x, target=1)
+    assert torch.equal(automatic, by_name)
+    assert relative_error(lower, automatic) < 1e-10  # without clamping, the difference may be taken anywhere
+    assert relative_error(clamped, lower) > 1e-3
+
+
+# Networks
+
+
+def vgg11():
+    """With a smaller classifier, which takes most of the time otherwise."""
+    net = torchvision.models.vgg11(init_weights=False)
+    net.avgpool = nn.AdaptiveAvgPool2d(2)
+    net.classifier = nn.Sequential(nn.Linear(2048, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
+    return net
+
+
+NETWORKS = {
+    "vgg11": vgg11,
+    "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
+    "resnet50": lambda: torchvision.models.resnet50(num_classes=10),
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=10),
+    "squeezenet1_1": lambda: torchvision.models.squeezenet1_1(num_classes=10),
+    "googlenet": lambda: torchvision.models.googlenet(num_classes=10, aux_logits=False, init_weights=False),
+    "densenet121": lambda: torchvision.models.densenet121(num_classes=10),
+    "shufflenet_v2": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=10),
+    "mnasnet": lambda: torchvision.models.mnasnet0_5(num_classes=10),
+    "convnext": lambda: torchvision.models.convnext_tiny(num_classes=10),
+    "scene vgg": lambda: cea.load_scene_model("vgg"),
+    "scene resnet": lambda: cea.load_scene_model("resnet"),
+    "cifar resnet20": CifarResNet20,
+}
+
+
+def network(name):
+    torch.manual_seed(0)
+    net = NETWORKS[name]()
+    return (net if "scene" in name else lively(net)).double().eval()
+
+
+def pictures(net, n=2):
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(n, 3, 72, 72, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_conservation(name):
+    """Excitation backprop sums to 1, LRP with infinite gamma to the logit; LRP-0 loses what biases absorb."""
+    net = network(name)
+    x = pictures(net)
+    logits = net(x).detach()[:, TARGET]
+    excitation, gap = cea.ExcitationBackprop(net).attribute(x, target=TARGET, return_convergence_delta=True)
+    assert (excitation >= -1e-12).all() or "convnext" in name
+    assert gap.abs().max() < 1e-10
+    relevance = cea.LRP(net, gamma=math.inf).attribute(x, target=TARGET)
+    infinite_gap = (relevance.sum((1, 2, 3)) - logits) / logits
+    assert infinite_gap.abs().max() < 1e-10
+    assert relative_error(excitation * logits[:, None, None, None], relevance) < 1e-10
+    zero, delta = cea.LRP(net).attribute(x, target=TARGET, return_convergence_delta=True)
+    assert ((zero.sum((1, 2, 3)) - logits - delta) / logits).abs().max() < 1e-8
+    print(f"{name}: EB {gap.abs().max():.1e}, LRP-inf {infinite_gap.abs().max():.1e}, LRP-0 delta {delta.tolist()}")
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("mobilenet_v2", "mnasnet", "convnext")])
+def test_lrp_0_is_gradient_x_input(name):
+    """Exactly so with biases and BatchNorm too, as long as the only nonlinearities are ReLUs and maxima."""
+    net = network(name)
+    x = pictures(net)
+    expected = captum.attr.InputXGradient(net).attribute(x, target=TARGET)
+    assert relative_error(cea.LRP(net, epsilon=0).attribute(x, target=TARGET), expected) < 1e-6
+
+
+def test_lrp_bias_share_is_what_is_lost():
+    """The delta equals minus what the biases contribute: FullGrad's completeness on the same network."""
+    net = network("cifar resnet20")
+    x = pictures(net)
+    delta = cea.LRP(net, epsilon=0).compute_convergence_delta(x, target=TARGET)
+    gradient_x_input = captum.attr.InputXGradient(net).attribute(x, target=TARGET).sum((1, 2, 3))
+    assert relative_error(delta, gradient_x_input - net(x)[:, TARGET].detach()) < 1e-8
+    bias_free = torchvision.models.resnet18(num_classes=10).double().eval()  # fresh BatchNorm: no shift
+    bias_free.fc.bias.data.zero_()
+    delta = cea.LRP(bias_free).compute_convergence_delta(x, target=TARGET)
+    assert delta.abs().max() < 1e-5 * bias_free(x)[:, TARGET].abs().min()
+
+
+def test_infinite_gamma_alpha1_beta0_z_plus_and_large_gamma():
+    """One rule under many names, on a network whose activations are not negative, and at its signed input."""
+    net = network("vgg11")
+    for module in net.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias.data.zero_()
+    x = pictures(net)
+    by_type = {nn.Conv2d: AlphaBeta(1, 0, 0), nn.Linear: AlphaBeta(1, 0, 0)}
+    expected = cea.LRP(net, gamma=math.inf).attribute(x, target=TARGET)
+    logits = net(x).detach()[:, TARGET, None, None, None]
+    assert relative_error(cea.LRP(net, rules=by_type, epsilon=0).attribute(x, target=TARGET), expected) < 1e-9
+    zplus = cea.LRP(net, rules={nn.Module: ZPlus()}, epsilon=0).attribute(x, target=TARGET)
+    assert relative_error(zplus, expected) < 1e-9
+    assert relative_error(cea.ExcitationBackprop(net).attribute(x, target=TARGET) * logits, expected) < 1e-12
+    best = net(x).argmax(1)  # below a negative logit, large gamma takes the negative parts instead
+    large = cea.LRP(net, gamma=1e7).attribute(x, target=best)
+    assert relative_error(large, cea.LRP(net, gamma=math.inf).attribute(x, target=best)) < 1e-4
+
+
+def test_against_captum_on_relu_modules():
+    net = network("vgg11")
+    for module in net.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    x = pictures(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guided = captum.attr.GuidedBackprop(net).attribute(x, target=TARGET)
+        deconvolution = captum.attr.Deconvolution(net).attribute(x, target=TARGET)
+    assert relative_error(cea.GuidedBackprop(net).attribute(x, target=TARGET), guided) < 1e-12
+    assert relative_error(cea.Deconvolution(net).attribute(x, target=TARGET), deconvolution) < 1e-12
+    functional = network("cifar resnet20")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        blind = captum.attr.GuidedBackprop(functional).attribute(x, target=TARGET)
+    assert relative_error(blind, captum.attr.Saliency(functional).attribute(x, target=TARGET, abs=False)) < 1e-12
+    assert relative_error(cea.GuidedBackprop(functional).attribute(x, target=TARGET), blind) > 0.1
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 2.0])
+def test_against_zennit(gamma):
+    zennit = pytest.importorskip("zennit")
+    from zennit import attribution, composites, rules, types
+
+    assert zennit
+    net = network("vgg11")
+    x = pictures(net)
+    rule = rules.Gamma(gamma, stabilizer=1e-9) if gamma else rules.Epsilon(1e-9)
+    layers = [(types.Activation, rules.Pass()), (types.AvgPool, rules.Norm(1e-9)), (types.Linear, rule)]
+    composite = composites.LayerMapComposite(layers)
+    for target in range(4):
+        logits = net(x).detach()
+        seed = torch.zeros_like(logits)
+        seed[:, target] = logits[:, target]
+        with attribution.Gradient(net, composite) as attributor:
+            _, expected = attributor(x, seed)
+        assert relative_error(cea.LRP(net, gamma=gamma).attribute(x, target=target), expected) < 1e-6
+
+
+# Rules for single layers
+
+
+def one_layer(layer, rule, x):
+    net = nn.Sequential(layer, nn.Flatten()).double()
+    return cea.LRP(net, rules={"0": rule}).attribute(x, target=0)
+
+
+def test_rules_of_a_first_layer():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 1, 3).double()
+    w, b = layer.weight.detach()[0], layer.bias.detach()
+    x = torch.rand(1, 2, 3, 3, dtype=torch.float64) * 2 - 1
+    logit = (w * x).sum() + b
+    flat = torch.full_like(x, 1 / 18) * logit
+    assert relative_error(one_layer(layer, Flat(), x), flat) < 1e-12
+    assert relative_error(one_layer(layer, WSquare(), x), w**2 / (w**2).sum() * logit) < 1e-12
+    z = x * w + w.clamp(min=0) - w.clamp(max=0)  # low = -1, high = 1
+    assert relative_error(one_layer(layer, ZBox(-1, 1), x), z / z.sum() * logit) < 1e-8
+    bounds = ZBox(-torch.ones(2, 1, 1), torch.ones(2, 1, 1))
+    assert relative_error(one_layer(layer, bounds, x), z / z.sum() * logit) < 1e-8
+    contributions = x * w
+    up, down = contributions.clamp(min=0), contributions.clamp(max=0)
+    alpha_beta = (2 * up / up.sum() - down / down.sum()) * logit
+    assert relative_error(one_layer(layer, AlphaBeta(2, 1), x), alpha_beta) < 1e-8
+    assert relative_error(one_layer(layer, Epsilon(0.5), x), x * w / (logit + 0.5 * logit.sign()) * logit) < 1e-12
+
+
+def test_composite_names_win_over_types_and_inner_over_outer():
+    net = network("vgg11")
+    x = pictures(net)
+
+    def with_rules(rules):
+        return cea.LRP(net, rules=rules).attribute(x, target=TARGET)
+
+    everywhere = with_rules({nn.Conv2d: Gamma(0.3)})
+    assert torch.equal(everywhere, with_rules({"features": Gamma(0.3)}))
+    assert torch.equal(everywhere, with_rules({net.features: Gamma(0.3)}))
+    mixed = with_rules({nn.Conv2d: Gamma(0.3), "features.0": Flat()})
+    assert torch.equal(mixed, with_rules({"features": Gamma(0.3), "features.0": Flat(), nn.Conv2d: WSquare()}))
+    assert not torch.equal(mixed, everywhere)
+
+
+# Operations, however they are called
+
+
+class Spellings(nn.Module):
+    """One network in many spellings."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.head = nn.Linear(4, 5)
+
+    def relu(self, x):
+        return {
+            "module": nn.ReLU(),
+            "matmul": nn.ReLU(),
+            "in-place module": nn.ReLU(inplace=True),
+            "torch": torch.relu,
+            "torch in place": torch.relu_,
+            "method": lambda t: t.relu(),
+            "method in place": lambda t: t.relu_(),
+            "functional in place": lambda t: F.relu(t, inplace=True),
+            "clamp": lambda t: t.clamp(min=0),
+            "clamp_min_": lambda t: t.clamp_min_(0),
+            "threshold": lambda t: F.threshold(t, 0, 0),
+            "hardtanh": lambda t: F.hardtanh(t, 0, 1e9),
+            "leaky": lambda t: F.leaky_relu(t, 0.0),
+        }[self.how](x)
+
+    def forward(self, x):
+        y = self.relu(self.conv1(x))
+        z = self.conv2(y)
+        if "in place" in self.how:
+            z += y
+        else:
+            z = torch.add(z, y) if self.how == "torch" else z.add_(y) if self.how == "method in place" else z + y
+        z = self.relu(z)
+        pooled = z.mean((2, 3)) if "torch" in self.how else F.adaptive_avg_pool2d(z, 1).flatten(1)
+        if self.how == "matmul":
+            return pooled @ self.head.weight.T + self.head.bias
+        return self.head(pooled)
+
+
+SPELLINGS = [
+    "module", "in-place module", "torch", "torch in place", "method", "method in place", "functional in place", "clamp",
+    "clamp_min_", "threshold", "hardtanh", "leaky",
+]  # fmt: skip
+METHODS = {
+    "guided": cea.GuidedBackprop,
+    "deconvolution": cea.Deconvolution,
+    "rectgrad": lambda *args: cea.RectGrad(*args, percentile=80),
+    "rectgrad mod": lambda *args: cea.RectGradMod(*args, percentile=80),
+    "lrp 0": cea.LRP,
+    "lrp": lambda *args: cea.LRP(*args, gamma=0.25),
+    "lrp infinity": lambda *args: cea.LRP(*args, gamma=math.inf),
+    "excitation": cea.ExcitationBackprop,
+    "contrastive": cea.ContrastiveExcitationBackprop,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_spelling_is_seen(method):
+    torch.manual_seed(0)
+    reference_net = Spellings("module").double()
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    expected = METHODS[method](reference_net).attribute(x, target=TARGET)
+    # With a finite gamma, a product and then a sum are shared out one after the other.
+    for how in SPELLINGS + (["matmul"] if method != "lrp" else []):
+        net = Spellings(how).double()
+        net.load_state_dict(reference_net.state_dict())
+        tolerance = 1e-6 if how == "matmul" else 1e-12  # epsilon acts twice
+        assert relative_error(METHODS[method](net).attribute(x, target=TARGET), expected) < tolerance, how
+        at = METHODS[method](net, net.conv2).attribute(x, target=TARGET)
+        at_reference = METHODS[method](reference_net, reference_net.conv2).attribute(x, target=TARGET)
+        assert relative_error(at, at_reference) < tolerance, how
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "cifar resnet20", "scene resnet"])
+def test_a_batch_is_its_examples(method, name):
+    net = network(name)
+    x = pictures(net, 3)
+    layer = [None, next(iter(cea.default_layers(net).values()))]
+    targets = [1, 4, 2]
+    together = METHODS[method](net, layer).attribute(x, target=targets)
+    for i in range(3):
+        alone = METHODS[method](net, layer).attribute(x[i : i + 1], target=targets[i])
+        assert all(relative_error(t[i : i + 1], a) < 1e-9 for t, a in zip(together, alone))
+    again = METHODS[method](net, layer).attribute(x, target=targets)
+    assert all(torch.equal(t, a) for t, a in zip(together, again))
+    per_target = METHODS[method](net, layer[1]).attribute_per_target(x, targets=[[1, 4], [4, 0], [2, 2]])
+    assert relative_error(per_target[:, 0], together[1]) < 1e-9
+    assert per_target.shape[:3] == (3, 2, 1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_low_precision_and_autocast(method):
+    net = network("scene resnet").float()
+    image, _ = cea.DigitScenes(n=1)[0]
+    exact = METHODS[method](net, "layer3").attribute(image[None], target=7)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = METHODS[method](net, "layer3").attribute(image[None], target=7)
+    low = METHODS[method](net.bfloat16(), "layer3").attribute(image[None].bfloat16(), target=7)
+    assert low.dtype == torch.bfloat16
+    for other in (low.float(), mixed):
+        close = torch.nn.functional.cosine_similarity(other.flatten(), exact.flatten(), dim=0)
+        assert close > (0.97 if method != "lrp 0" else 0.7), float(close)  # LRP-0 is as noisy as gradients
+
+
+@given(n=st.integers(1, 40), q=st.floats(0, 100), seed=st.integers(0, 99))
+def test_percentiles(n, q, seed):
+    values = torch.randn(2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    torch.testing.assert_close(percentile(values, q), torch.quantile(values, q / 100, dim=1))
+
+
+# Captum's conventions
+
+
+def test_input_conventions():
+    net = SmallNet().eval()
+    x = torch.randn(2, 3, 12, 12)
+    single = cea.GuidedBackprop(net).attribute(x, target=1)
+    (in_tuple,) = cea.GuidedBackprop(net).attribute((x,), target=1)
+    assert torch.equal(single, in_tuple)
+    assert single.shape == x.shape
+    assert not single.requires_grad
+    scaled = cea.ExcitationBackprop(net).attribute(x, target=1, additional_forward_args=2.0)
+    assert relative_error(scaled, cea.ExcitationBackprop(net).attribute(x, target=1)) < 1e-6
+    first, second = cea.LRP(lambda a, b: net(a + b)).attribute((x, torch.randn(2, 3, 12, 12)), target=1)
+    assert first.shape == second.shape == x.shape
+    to_input = cea.GuidedBackprop(net, "conv2").attribute(x, target=1, attribute_to_layer_input=True)
+    torch.testing.assert_close(to_input, cea.GuidedBackprop(net, "relu1").attribute(x, target=1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("layer", [None, "conv3"])
+def test_noise_tunnel(method, layer):
+    net = SmallNet().eval()
+    x = torch.randn(2, 3, 12, 12)
+    attribution = METHODS[method](net, layer)
+    tunnel = captum.attr.NoiseTunnel(attribution)
+    torch.manual_seed(0)
+    got = tunnel.attribute(x, nt_samples=3, stdevs=0.1, target=1)
+    torch.manual_seed(0)
+    noisy = torch.normal(x.repeat_interleave(3, 0), 0.1)
+    expected = torch.stack([attribution.attribute(example[None], target=1) for example in noisy])
+    torch.testing.assert_close(got, expected.reshape(2, 3, *expected.shape[2:]).mean(1))
+
+
+def test_names_and_deltas():
+    net = SmallNet().eval()
+    names = [cls.get_name() for cls in (cea.GuidedBackprop, cea.RectGrad, cea.LRP, cea.ExcitationBackprop)]
+    assert names == ["Guided Backprop", "RectGrad", "LRP", "Excitation Backprop"]
+    assert cea.LRP(net).has_convergence_delta()
+    assert not cea.GuidedBackprop(net).has_convergence_delta()
+    assert cea.RectGrad(net).multiplies_by_inputs
+    x = torch.randn(2, 3, 12, 12)
+    layers = cea.LRP(net, ["conv1", "conv3"], gamma=math.inf)
+    maps, deltas = layers.attribute(x, target=1, return_convergence_delta=True)
+    logits = net(x)[:, 1].detach()
+    for map_, delta in zip(maps, deltas):
+        torch.testing.assert_close(map_.sum((1, 2, 3)) - logits, delta, atol=1e-5, rtol=1e-4)
+    tunnel = captum.attr.NoiseTunnel(cea.LRP(net, gamma=math.inf))
+    assert tunnel.has_convergence_delta()
+
+
+# What cannot be explained says so
+
+
+class Squeeze(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gate, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = F.relu(self.conv(x))
+        y = y * torch.sigmoid(self.gate(y.mean((2, 3), keepdim=True)))
+        return self.head(y.mean((2, 3)))
+
+
+class Doubled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, g):
+        return g * 2
+
+
+class SharedBeforeNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), batch_norm(4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.head((self.norm(y) + y).relu().mean((2, 3)))
+
+
+def made(body):
+    class Made(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(body(self.conv(x)).mean((2, 3)))
+
+    return Made().eval()
+
+
+CHECKPOINTED = made(lambda y: torch.utils.checkpoint.checkpoint(F.relu, y, use_reentrant=True))
+SCRIPTED = made(torch.jit.script(nn.ReLU()))
+NOT_SEEN = {
+    "an unknown function": (made(torch.erf), "no rule for torch.erf"),
+    "where": (made(lambda y: torch.where(y > 0, y, 0.0)), "no rule for torch.where"),
+    "scripted": (SCRIPTED, "could not see"),
+    "custom function": (made(Doubled.apply), "DoubledBackward, whose call it could not see"),
+    "checkpoint": (CHECKPOINTED, "CheckpointFunctionBackward"),
+}
+GUIDED_ONLY = {
+    "gelu": (made(F.gelu), "a smooth activation"),
+    "clamp": (made(lambda y: y.clamp(0.5, 2)), "from 0.5 to 2"),
+    "hardtanh": (made(F.hardtanh), "from -1.0 to 1.0"),
+}
+RELEVANCE_ONLY = {
+    "gate": (Squeeze().eval(), "a gate, a softmax or attention"),
+    "softmax": (made(lambda y: y.softmax(1)), "explain a logit"),
+    "product": (made(lambda y: y * y.flip(1)), "2 tensors that depend on the input"),
+    "attention": (made(lambda y: y @ y.mT), "attention"),
+    "weights": (
+        made(lambda y: F.conv2d(y, y[:1, :, :3, :3].expand(4, -1, -1, -1))),
+        "tensors that depend on the input",
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_no_rule_knows_is_an_error(method):
+    x = torch.randn(1, 3, 8, 8)
+    gated = method in ("guided", "deconvolution", "rectgrad", "rectgrad mod")
+    for case, (net, message) in {**NOT_SEEN, **(GUIDED_ONLY if gated else RELEVANCE_ONLY)}.items():
+        with pytest.raises(ValueError, match=message):
+            METHODS[method](net).attribute(x, target=0)
+        assert METHODS[method](NETWORKS["scene vgg"]().eval(), "features.3"), case
+    for net, _ in (RELEVANCE_ONLY if gated else {}).values():
+        METHODS[method](net).attribute(x, target=0)
+
+
+def test_shared_before_a_norm():
+    x = torch.randn(1, 3, 8, 8)
+    net = SharedBeforeNorm().eval()
+    with pytest.raises(ValueError, match="used elsewhere too"):
+        cea.LRP(net).attribute(x, target=0)
+    assert cea.LRP(net, gamma=math.inf).compute_convergence_delta(x, target=0).abs() < 1e-5
+
+
+def test_vision_transformers_are_errors_that_name_attention():
+    vit = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=3).eval()
+    with pytest.raises(ValueError, match="multi_head_attention_forward"):
+        cea.LRP(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
+    with pytest.raises(ValueError, match=r"gelu .* 'encoder\.layers\.encoder_layer_0\.mlp\.1'"):
+        cea.GuidedBackprop(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
+
+
+@pytest.fixture
+def registry():
+    functions = [torch.erf, torch.Tensor.mul, torch.sigmoid, torch.relu_]
+    yield
+    for function in functions:
+        cea.unregister_operation(function)
+
+
+def test_registered_operations(registry):
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    net = made(torch.erf).double()
+    gradient = captum.attr.Saliency(net).attribute(x, target=0, abs=False)
+    cea.register_operation(torch.erf, "gradient")
+    assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), gradient) < 1e-12
+    cea.register_operation(torch.erf, "identity")
+    plain_net = made(nn.Identity()).double()
+    plain_net.load_state_dict(net.state_dict())
+    expected = captum.attr.Saliency(plain_net).attribute(x, target=0, abs=False)
+    assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), expected) < 1e-12
+    assert cea.ExcitationBackprop(net).compute_convergence_delta(x, target=0).abs().max() < 1e-12
+    cea.register_operation(torch.erf, lambda r, output, y: 2 * r)
+    assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), 2 * expected) < 1e-12
+    cea.register_operation(torch.erf, "relu")
+    assert cea.Deconvolution(net).attribute(x, target=0).shape == x.shape
+    cea.register_operation(torch.erf, lambda r, output, y: r.sum())
+    with pytest.raises(ValueError, match=r"the rule registered for torch\.erf returned"):
+        cea.GuidedBackprop(net).attribute(x, target=0)
+    cea.unregister_operation(torch.erf)
+    with pytest.raises(ValueError, match=r"no rule for torch\.erf"):
+        cea.GuidedBackprop(net).attribute(x, target=0)
+
+
+def test_the_signal_takes_all_in_a_gated_network(registry):
+    """The rule of the documentation, on squeeze and excitation: nothing is lost, and the gate gets nothing."""
+
+    def signal_takes_all(relevance, output, *factors):
+        gate = min(range(len(factors)), key=lambda i: factors[i].numel())
+        return tuple(torch.zeros_like(f) if i == gate else relevance for i, f in enumerate(factors))
+
+    cea.register_operation(torch.Tensor.mul, signal_takes_all)
+    cea.register_operation(torch.sigmoid, lambda relevance, output, gate: torch.zeros_like(gate))
+    x = torch.randn(1, 3, 8, 8)
+    delta = cea.ExcitationBackprop(Squeeze().eval()).compute_convergence_delta(x, target=0)
+    assert delta.abs() < 1e-6
+
+
+def test_registering_nonsense():
+    with pytest.raises(ValueError, match="did you mean 'relu'"):
+        cea.register_operation(torch.erf, "relus")
+    with pytest.raises(TypeError, match="function is a str"):
+        cea.register_operation("erf", "relu")
+
+
+def test_rules_of_ones_own_for_in_place_functions(registry):
+    cea.register_operation(torch.relu_, lambda r, output, x: r)
+    with pytest.raises(ValueError, match="works in place"):
+        cea.GuidedBackprop(made(torch.relu_)).attribute(torch.randn(1, 3, 8, 8), target=0)
+
+
+def test_in_place_on_what_a_rule_needs():
+    """A convolution's input that is overwritten afterwards: an error, as in training, and not a wrong map."""
+
+    class Overwrites(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            y = self.conv1(x)
+            z = self.conv2(y)
+            y += z
+            return y.mean((2, 3))
+
+    net = Overwrites().eval()
+    with pytest.raises(ValueError, match="overwrites a tensor in place"):
+        cea.ExcitationBackprop(net).attribute(torch.randn(1, 3, 8, 8), target=0)
+
+
+def test_the_whole_zoo_of_scene_models():
+    for name in ("vgg", "resnet"):
+        net = build_scene_model(name).eval()
+        for method in METHODS.values():
+            maps = method(net, list(cea.default_layers(net).values())).attribute(torch.randn(1, 3, 96, 96), target=3)
+            assert all(m.shape[1] == 1 and torch.isfinite(m).all() for m in maps)
