@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
+from captum_extract_aggregate.gates import Gate
 from captum_extract_aggregate.interception import Interception, Step, Tensors
 from captum_extract_aggregate.operations import Call
-
-Gate = Callable[[Tensor, Tensor, float], Tensor]
 
 
 class _Gated(Step):

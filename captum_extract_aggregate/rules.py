@@ -24,6 +24,7 @@ Maps Noisy? (RectGrad, 2019); Khakzar et al., Rethinking Positive Aggregation an
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 from collections.abc import Callable, Sequence
@@ -31,7 +32,6 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -57,17 +57,34 @@ def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
 
 def share_out(
     R: Tensor, linear: Linear, terms: Sequence[Term], bias: Constant = None, epsilon: float = 0.0
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     """R in proportion to contributions, each a sum over terms (activity, weight) of their products.
 
-    Returns what the inputs receive, and the denominators.
+    Returns what the inputs receive, and what of R nobody can receive, for all contributions are zero (None: nothing).
     """
     with torch.enable_grad():
         activities = [a.detach().requires_grad_() for a, _ in terms]
         biases = [bias] + [None] * (len(terms) - 1)
         z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
-        slopes = torch.autograd.grad(z, activities, ratio(R, z.detach(), epsilon))
-    return reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)]), z.detach()
+        none = z.detach() == 0
+        lost = R.masked_fill(~none, 0) if none.any() else None
+        per_unit = R / z.detach() if lost is None and not epsilon else ratio(R, z.detach(), epsilon)
+        slopes = torch.autograd.grad(z, activities, per_unit)
+    received = reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)])
+    return received, lost
+
+
+def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[], list[Term]]]) -> Tensor:
+    """R by the first alternative; what nobody can receive by it, by the next."""
+    received: Tensor | None = None
+    for terms in alternatives:
+        more, lost = share_out(R, linear, terms())
+        received = more if received is None else received + more
+        if lost is None or not lost.any():
+            break
+        R = lost
+    assert received is not None
+    return received
 
 
 def positive(t: Tensor) -> Tensor:
@@ -81,7 +98,7 @@ def negative(t: Tensor) -> Tensor:
 
 
 def _has_negative(t: Tensor) -> bool:
-    return bool((t < 0).any())
+    return bool(t.amin() < 0)
 
 
 class LinearRule:
@@ -170,14 +187,8 @@ class ZPlus(LinearRule):
     """
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        received, z = share_out(R, linear, _excitation(a, linear))
-        for terms in (_inhibition, _equal):
-            R = R.masked_fill(z != 0, 0)
-            if not R.any():
-                break
-            more, z = share_out(R, linear, terms(a, linear))
-            received = received + more
-        return received
+        kinds = (_excitation, _inhibition, _equal)
+        return share_out_all(R, linear, [functools.partial(terms, a, linear) for terms in kinds])
 
 
 @dataclass(frozen=True)
@@ -220,15 +231,17 @@ class ZBox(LinearRule):
 def _excitation(a: Tensor, linear: Linear) -> list[Term]:
     """Terms whose sum is that of the positive contributions."""
     w = _weight(linear)
-    terms: list[Term] = [(positive(a), positive(w))]
-    return [*terms, (negative(a), negative(w))] if _has_negative(a) else terms
+    if not _has_negative(a):
+        return [(a, positive(w))]
+    return [(positive(a), positive(w)), (negative(a), negative(w))]
 
 
 def _inhibition(a: Tensor, linear: Linear) -> list[Term]:
     """Terms whose sum is that of the negative contributions."""
     w = _weight(linear)
-    terms: list[Term] = [(positive(a), negative(w))]
-    return [*terms, (negative(a), positive(w))] if _has_negative(a) else terms
+    if not _has_negative(a):
+        return [(a, negative(w))]
+    return [(positive(a), negative(w)), (negative(a), positive(w))]
 
 
 def _equal(a: Tensor, linear: Linear) -> list[Term]:
@@ -251,14 +264,8 @@ def positive_average(R: Tensor, a: Tensor, linear: Linear) -> Tensor:
 
     Where none is positive, in proportion to the magnitudes; where all are zero, equally: nothing is lost.
     """
-    received, z = share_out(R, linear, [(positive(a), None)])
-    for instead in (a.abs(), torch.ones_like(a)):
-        R = R.masked_fill(z != 0, 0)
-        if not R.any():
-            break
-        more, z = share_out(R, linear, [(instead, None)])
-        received = received + more
-    return received
+    weights = (positive, torch.abs, torch.ones_like)
+    return share_out_all(R, linear, [lambda of=of: [(of(a), None)] for of in weights])  # type: ignore[misc]
 
 
 def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
@@ -289,45 +296,3 @@ def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> lis
     parts = [t + gamma * torch.where(below, negative(t), positive(t)) for t in addends]
     total = reduce(operator.add, parts)
     return [ratio(p, total, epsilon) for p in parts]
-
-
-# Gates: where a rectifier with output `a` lets R pass. `ceiling` is the value at which it saturates.
-
-
-def guided_gate(R: Tensor, a: Tensor, ceiling: float) -> Tensor:
-    """Guided backprop: where the unit is active (and not saturated) and R is positive."""
-    active = a > 0 if math.isinf(ceiling) else (a > 0) & (a < ceiling)
-    return positive(R).mul_(active)
-
-
-def deconvolution_gate(R: Tensor, a: Tensor, ceiling: float) -> Tensor:
-    """Deconvolution: where R is positive."""
-    return positive(R)
-
-
-@dataclass(frozen=True)
-class RectifiedGate:
-    """RectGrad: where `a R` (for the modified rule its magnitude) exceeds the layer's percentile of `a R`."""
-
-    percentile: float
-    magnitude: bool = False
-
-    def __call__(self, R: Tensor, a: Tensor, ceiling: float) -> Tensor:
-        importance = a * R
-        flat = importance.flatten(1).float() if importance.dtype in _HALF else importance.flatten(1)
-        threshold = percentile(flat, self.percentile).reshape(-1, *(1,) * (a.ndim - 1))
-        return R * ((importance.abs() if self.magnitude else importance) > threshold)
-
-
-_HALF = (torch.float16, torch.bfloat16)
-
-
-def percentile(rows: Tensor, q: float) -> Tensor:
-    """Each row's q-th percentile, linearly interpolated. (`torch.quantile` sorts, and refuses large layers.)"""
-    index = q * (rows.shape[1] - 1) / 100
-    ranks = [math.floor(index), math.ceil(index)]
-    if rows.device.type == "cpu":  # NumPy selects some ten times faster than torch.kthvalue
-        low, high = torch.from_numpy(np.partition(rows.detach().numpy(), ranks, axis=1)[:, ranks]).unbind(1)
-    else:
-        low, high = (torch.kthvalue(rows, 1 + rank, dim=1).values for rank in ranks)
-    return torch.lerp(low, high, index - ranks[0])

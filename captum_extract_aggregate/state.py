@@ -87,17 +87,20 @@ def _check(module: nn.Module, models: list[nn.Module], batch: int) -> None:
     """Our error for a normalisation that mixes the examples of a batch."""
     if not isinstance(module, nn.modules.batchnorm._BatchNorm):
         return
-    name = f"{describe(module, models)} ({type(module).__name__})"
     if module.training:
         raise ValueError(
-            f"{name} is in train mode, where examples of a batch mix and running statistics change; expected eval "
-            "mode: call model.eval() first"
+            f"{_name(module, models)} is in train mode, where examples of a batch mix and running statistics change; "
+            "expected eval mode: call model.eval() first"
         )
     if module.running_mean is None and batch > 1:
         raise ValueError(
-            f"{name} has no running statistics (track_running_stats=False), so each example's score depends on the "
-            "others of its batch; expected batches of one example"
+            f"{_name(module, models)} has no running statistics (track_running_stats=False), so each example's score "
+            "depends on the others of its batch; expected batches of one example"
         )
+
+
+def _name(module: nn.Module, models: list[nn.Module]) -> str:
+    return f"{describe(module, models)} ({type(module).__name__})"
 
 
 def _warn_of_dropout(model: nn.Module) -> None:

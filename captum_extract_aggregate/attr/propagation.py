@@ -26,7 +26,8 @@ from captum_extract_aggregate.aggregate import check_aggregate
 from captum_extract_aggregate.attr.base import CaptureAttribution, captum_entry
 from captum_extract_aggregate.capture import Around, Evidence, Place, Recording, record
 from captum_extract_aggregate.extract import unit_scale, virtual_extract
-from captum_extract_aggregate.gated import Gate, GatedInterception
+from captum_extract_aggregate.gated import GatedInterception
+from captum_extract_aggregate.gates import Gate, RectifiedGate, deconvolution_gate, guided_gate
 from captum_extract_aggregate.interception import Interception, nodes_below
 from captum_extract_aggregate.layers import Layer, find_layer
 from captum_extract_aggregate.layout import Layout
@@ -36,11 +37,8 @@ from captum_extract_aggregate.rules import (
     Epsilon,
     Gamma,
     LinearRule,
-    RectifiedGate,
     ZPlus,
     check_number,
-    deconvolution_gate,
-    guided_gate,
 )
 from captum_extract_aggregate.targets import Target
 

@@ -1,0 +1,74 @@
+"""Exact percentiles of large rows, without sorting them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_SMALL = 2**15  # rows up to this length are partitioned as a whole
+_PIECE = 2**16
+
+
+def percentile(rows: Tensor, q: float) -> Tensor:
+    """Each row's q-th percentile, linearly interpolated. (`torch.quantile` sorts, and refuses large rows.)"""
+    index = q * (rows.shape[1] - 1) / 100
+    low, high = math.floor(index), math.ceil(index)
+    if rows.device.type != "cpu":
+        bounds = [torch.kthvalue(rows, 1 + rank, dim=1).values for rank in (low, high)]
+    else:
+        found = [_of_ranks(row, low, high) for row in rows.detach().numpy()]
+        bounds = [torch.tensor(values, dtype=rows.dtype) for values in zip(*found)]
+    return torch.lerp(bounds[0], bounds[1], index - low)
+
+
+def _of_ranks(row: Any, low: int, high: int) -> tuple[float, float]:
+    """The values of two neighbouring ranks (from 0).
+
+    A sample tells between which values they very likely lie; only what lies there is picked out and sorted. Where
+    that was wrong, the whole row is partitioned.
+    """
+    if len(row) > _SMALL:
+        lower, upper = _bracket(row, low / len(row))
+        up_to_lower, inside = _between(row, lower, upper)
+        inside.sort()
+
+        def value(rank: int) -> float | None:
+            if rank < up_to_lower:  # many values may be just this one: half of a layer is zero
+                return lower if np.count_nonzero(row < lower) <= rank else None
+            if rank < up_to_lower + len(inside):
+                return float(inside[rank - up_to_lower])
+            return upper if rank < np.count_nonzero(row <= upper) else None
+
+        found = value(low), value(high)
+        if found[0] is not None and found[1] is not None:
+            return found[0], found[1]
+    whole = np.partition(row, [low, high])
+    return float(whole[low]), float(whole[high])
+
+
+def _bracket(row: Any, fraction: float) -> tuple[float, float]:
+    """Two values with the quantile of that fraction between them, up to four standard errors of a sample."""
+    sample = np.sort(row[:: max(1, len(row) // 2**13)])
+    n = len(sample)
+    reach = 4 * math.sqrt(fraction * (1 - fraction) / n) + 2 / n
+    first, last = math.floor((fraction - reach) * n), math.ceil((fraction + reach) * n)
+    return float(sample[first]) if first >= 0 else -math.inf, float(sample[last]) if last < n else math.inf
+
+
+def _between(row: Any, lower: float, upper: float) -> tuple[int, Any]:
+    """How many values do not exceed `lower`, and those between it and `upper`. Piece by piece, within the cache."""
+    above, below = np.empty((2, _PIECE), dtype=bool)
+    others, inside = 0, []
+    for start in range(0, len(row), _PIECE):
+        part = row[start : start + _PIECE]
+        n = len(part)
+        np.greater(part, lower, out=above[:n])
+        others += n - np.count_nonzero(above[:n])
+        np.less(part, upper, out=below[:n])
+        np.logical_and(above[:n], below[:n], out=above[:n])
+        inside.append(part[above[:n]])
+    return others, np.concatenate(inside)
