@@ -1,5 +1,6 @@
 """Saliency maps for Captum's users: Extract & Aggregate from one forward and one backward."""
 
+from captum_extract_aggregate import rules
 from captum_extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.attr import (
     LRP,
@@ -68,6 +69,7 @@ __all__ = [
     "feature_spread_weights",
     "load_scene_model",
     "register_operation",
+    "rules",
     "unregister_operation",
     "virtual_identity_agreement",
 ]

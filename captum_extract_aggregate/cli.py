@@ -57,7 +57,8 @@ def explain(
         str,
         typer.Option(
             help="Methods, separated by commas: normgrad, selective-normgrad, linear-approximation, gradient, gradcam, "
-            "gradcam-pos, gradcam++, gradmid, activity; of all layers together cumulative-gradcam, cumulative-gradmid, "
+            "gradcam-pos, gradcam++, gradmid, activity, guided, deconvolution, rectgrad, rectgrad-mod, lrp, lrp-gamma, "
+            "excitation, contrastive-excitation; of all layers together cumulative-gradcam, cumulative-gradmid, "
             "aggregated-activity, fullgrad, normgrad-combined; or any EXTRACT:AGGREGATE such as conv3x3:filter_norm."
         ),
     ] = "normgrad,selective-normgrad,linear-approximation,gradient",

@@ -23,14 +23,15 @@ from captum_extract_aggregate.layers import describe
 from captum_extract_aggregate.operations import CUSTOM, OPERATIONS, Call, tensors_in
 
 Tensors = tuple[Tensor, ...]
-# Views whose history an in-place operation on their base has rewritten.
-_REWRITTEN = (
+# Views whose history an in-place operation on their base has rewritten, and what a user's backward hooks leave.
+_HARMLESS = (
     "CopySlices",
     "AsStridedBackward0",
     "ViewBackward0",
     "SliceBackward0",
     "SelectBackward0",
     "AliasBackward0",
+    "BackwardHookFunctionBackward",
 )
 
 
@@ -215,7 +216,7 @@ class Interception(TorchFunctionMode):
         """Our error if something that led to the output could not be seen."""
         for node in nodes_below(tensors_in(output)):
             name = node.name()
-            if node not in self._seen and not name.endswith("AccumulateGrad") and name not in _REWRITTEN:
+            if node not in self._seen and not name.endswith("AccumulateGrad") and name not in _HARMLESS:
                 raise ValueError(
                     f"{self.method} met {name}, whose call it could not see: scripted code, a custom "
                     "autograd.Function, a checkpoint or a DataParallel replica hides its operations; expected the "

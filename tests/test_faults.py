@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 import captum_extract_aggregate as cea
 from tests.conftest import SmallNet
@@ -31,7 +32,7 @@ def snapshot(net, x):
             list(nn.modules.module._global_backward_hooks),
         ),
         "random": torch.get_rng_state().numpy().tobytes(),
-        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "modes": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), _get_current_function_mode_stack()),
     }
 
 
@@ -78,6 +79,11 @@ def test_faults_in_the_model(stage, error, through_a_function):
         "real": cea.NormGrad(model, net.conv2, virtual_identity=False),
         "input": cea.LayerGradient(model),
         "plus plus": cea.GradCAMPlusPlus(model, net.conv3),
+        "guided": cea.GuidedBackprop(model, net.conv1),
+        "rectgrad": cea.RectGrad(model),
+        "relevance": cea.LRP(model, [net.conv1, net.conv3], rules={nn.Conv2d: cea.rules.Gamma(0.3)}),
+        "excitation": cea.ExcitationBackprop(model),
+        "contrastive": cea.ContrastiveExcitationBackprop(model, net.conv1, contrast_layer=net.relu2),
         "aggregated": cea.AggregatedActivity(model, [net.conv1, net.conv3], include_input=True),
         "combined": cea.LayerCombination(cea.NormGrad(model, [net.conv1, net.conv3])),
     }
@@ -120,6 +126,9 @@ def test_our_own_errors_leave_no_trace():
         lambda: cea.NormGrad(net, net.conv3).attribute(x, 99),  # no such class
         lambda: cea.NormGrad(net, net.conv3).attribute(x),  # no target
         lambda: cea.NormGrad(net, net.conv3, call=4).attribute(x, 1),
+        lambda: cea.LRP(lambda t: net(t).softmax(1)).attribute(x, 1),
+        lambda: cea.ExcitationBackprop(lambda t: net(t.erf())).attribute(x, 1),
+        lambda: cea.ContrastiveExcitationBackprop(net, contrast_layer=net.fc).attribute(x, 1),
     ):
         with pytest.raises(ValueError, match=r"expected|never ran"):
             run()
@@ -133,6 +142,9 @@ def test_success_leaves_no_trace():
     cea.NormGrad(net, "conv2", virtual_identity=False).attribute(x, 1)
     cea.LayerGradient(net).attribute(x, 1)
     cea.LinearApproximation(net, "conv3").attribute(x, 1, attribute_to_layer_input=True)
+    cea.GuidedBackprop(net).attribute(x, 1)
+    cea.LRP(net, "conv1").attribute_per_target(x, [0, 1, 2])
+    cea.ContrastiveExcitationBackprop(net).attribute(x, 1)
     assert snapshot(net, x) == before
 
 

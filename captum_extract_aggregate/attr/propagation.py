@@ -520,6 +520,8 @@ class ContrastiveExcitationBackprop(ExcitationBackprop):
             """Whatever arrives at the contrast layer within is replaced by the contrast."""
             classifier = _classifier(scores)
             at = classifier.saved_tensors[0] if self.contrast_layer is None else self._watched(interception)
+            if classifier in nodes_below([at]):
+                raise ValueError("contrast_layer lies behind the classifier; expected a layer in front of it")
             if not recording.leads_to(at):
                 raise ValueError(
                     "a layer does not lie in front of the contrast layer; expected one whose output the classifier's "

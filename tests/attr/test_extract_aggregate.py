@@ -26,7 +26,15 @@ LAYER_METHODS = [
     cea.GradMid,
     cea.GradCAMPlusPlus,
     cea.ActivityAttribution,
+    cea.GuidedBackprop,
+    cea.Deconvolution,
+    cea.RectGrad,
+    cea.RectGradMod,
+    cea.LRP,
+    cea.ExcitationBackprop,
+    cea.ContrastiveExcitationBackprop,
 ]
+WITH_DELTA = (cea.ActivityAttribution, cea.LRP, cea.ExcitationBackprop)
 
 
 @pytest.mark.parametrize("method", [cea.ExtractAggregate, *LAYER_METHODS])
@@ -38,8 +46,8 @@ def test_captum_s_conventions(method, small_net, images):
     assert callable(made.attribute.__wrapped__)
     keywords = list(inspect.signature(made.attribute).parameters)
     assert keywords[:4] == ["inputs", "target", "additional_forward_args", "attribute_to_layer_input"]
-    assert keywords[4:] == ["return_convergence_delta"] * (method is cea.ActivityAttribution)
-    assert made.has_convergence_delta() == (method is cea.ActivityAttribution)
+    assert keywords[4:] == ["return_convergence_delta"] * issubclass(method, WITH_DELTA)
+    assert made.has_convergence_delta() == (method in WITH_DELTA)
     with pytest.raises(NotImplementedError):
         made.attribute_future()
     maps = made.attribute(images, target=1)
@@ -55,7 +63,9 @@ def test_captum_s_conventions(method, small_net, images):
 def test_names_read_well():
     names = [method.get_name() for method in LAYER_METHODS]
     assert names[:4] == ["NormGrad", "Selective NormGrad", "Linear Approximation", "Layer Gradient"]
-    assert names[4:] == ["GradCAM", "GradCAM Pos", "GradMid", "GradCAM++", "Activity Attribution"]
+    assert names[4:9] == ["GradCAM", "GradCAM Pos", "GradMid", "GradCAM++", "Activity Attribution"]
+    assert names[9:13] == ["Guided Backprop", "Deconvolution", "RectGrad", "RectGrad Mod"]
+    assert names[13:] == ["LRP", "Excitation Backprop", "Contrastive Excitation Backprop"]
     others = (cea.FullGrad, cea.BiasAttribution, cea.AggregatedActivity, cea.CumulativeGradCAM, cea.CumulativeGradMid)
     assert [method.get_name() for method in others] == [
         "FullGrad",
@@ -196,12 +206,12 @@ def test_layouts_are_the_same_network_written_differently(method):
             x = x.movedim(1, -1)
             x = x.flatten(1, 2) if self.layout == "tokens" else x
             y = self.act(self.first(x))
-            return self.second(y).square().flatten(1, -2).mean(1)
+            return self.second(y).relu().flatten(1, -2).mean(1)
 
     class ChannelsFirst(Net):
         def forward(self, x):
             conv = lambda layer, t: nn.functional.conv2d(t, layer.weight[..., None, None], layer.bias)  # noqa: E731
-            return conv(self.second, self.act(conv(self.first, x))).square().mean((2, 3))
+            return conv(self.second, self.act(conv(self.first, x))).relu().mean((2, 3))
 
     nets = [Net("last"), Net("tokens"), ChannelsFirst("first")]
     for net in nets[1:]:

@@ -5,16 +5,18 @@ import math
 import warnings
 
 import captum.attr
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from PIL import Image
 from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.data.scene_models import build_scene_model
 from captum_extract_aggregate.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
-from tests.conftest import SmallNet, relative_error
+from tests.conftest import REAL_DATA, SmallNet, needs_real_data, relative_error
 from tests.networks import CifarResNet20, lively
 from tests.reference import propagation as reference
 from tests.reference.propagation import Step
@@ -695,3 +697,71 @@ def test_the_whole_zoo_of_scene_models():
         for method in METHODS.values():
             maps = method(net, list(cea.default_layers(net).values())).attribute(torch.randn(1, 3, 96, 96), target=3)
             assert all(m.shape[1] == 1 and torch.isfinite(m).all() for m in maps)
+
+
+# Real networks
+
+
+REAL = {
+    "squeezenet": lambda: torchvision.models.squeezenet1_1(),
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(),
+    "resnet20": CifarResNet20,
+}
+
+
+@needs_real_data
+@pytest.mark.parametrize("name", REAL)
+def test_real_networks_on_real_pictures(name):
+    """Trained weights and photographs, in float32: sums hold, and the rules differ where they should."""
+    files = {"squeezenet": "squeezenet1_1-imagenet", "mobilenet_v2": "mobilenet_v2-imagenet"}
+    path = REAL_DATA / "models" / f"{files.get(name, 'resnet20-cifar10')}.pth"
+    net = REAL[name]().eval()
+    net.load_state_dict(torch.load(path, weights_only=True))
+    size = 32 if name == "resnet20" else 224
+    paths = sorted((REAL_DATA / "imagenet_sample").glob("*.jpg"))[:3]
+    mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    pictures = torch.stack([(F.adaptive_avg_pool2d(_picture(path), size) - mean) / std for path in paths])
+    logits, target = net(pictures).detach().max(1)
+    gap = cea.ExcitationBackprop(net).compute_convergence_delta(pictures, target=target)
+    infinite = cea.LRP(net, gamma=math.inf).compute_convergence_delta(pictures, target=target) / logits
+    zero = cea.LRP(net).attribute(pictures, target=target)
+    delta = cea.LRP(net).compute_convergence_delta(pictures, target=target) / logits
+    print(f"{name}: EB {gap.abs().max():.1e}, LRP-inf {infinite.abs().max():.1e}, LRP-0 biases {delta.tolist()}")
+    assert gap.abs().max() < 1e-4
+    assert infinite.abs().max() < 1e-4
+    if name != "mobilenet_v2":  # whose ReLU6 saturates
+        expected = captum.attr.InputXGradient(net).attribute(pictures, target=target)
+        assert relative_error(zero, expected) < 1e-2
+    guided = cea.GuidedBackprop(net).attribute(pictures, target=target)
+    assert relative_error(guided, captum.attr.Saliency(net).attribute(pictures, target=target, abs=False)) > 0.05
+
+
+def _picture(path):
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
+
+
+@pytest.mark.slow
+def test_every_torchvision_classifier():
+    """Conserved, or an error that names the operation."""
+    names = [n for n in torchvision.models.list_models(module=torchvision.models) if "inception" not in n]
+    outcomes = {}
+    for name in names:
+        torch.manual_seed(0)
+        extra = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+        net = lively(torchvision.models.get_model(name, weights=None, **extra))
+        x = torch.randn(1, 3, 224, 224)
+        for method in (cea.ExcitationBackprop, cea.GuidedBackprop):
+            try:
+                outcome = float(method(net).attribute(x, target=1).sum())
+            except ValueError as error:
+                outcome = str(error).split(",")[0]
+            outcomes[name, method.__name__] = outcome
+            if isinstance(outcome, str):
+                assert "has no rule for torch." in outcome, name
+            elif method is cea.ExcitationBackprop:
+                assert abs(outcome - 1) < 1e-3, name
+        del net
+    explained = {name for (name, method), what in outcomes.items() if method[0] == "E" and isinstance(what, float)}
+    print(sorted(explained), {k: v for k, v in outcomes.items() if isinstance(v, str)})
+    assert len(explained) >= 45
