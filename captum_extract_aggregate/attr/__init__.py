@@ -15,6 +15,7 @@ from captum_extract_aggregate.attr.extract_aggregate import (
     NormGrad,
     SelectiveNormGrad,
 )
+from captum_extract_aggregate.attr.meta_saliency import MetaSaliency
 from captum_extract_aggregate.attr.positive import (
     CumulativeGradCAM,
     CumulativeGradMid,
@@ -53,6 +54,7 @@ __all__ = [
     "LayerCombination",
     "LayerGradient",
     "LinearApproximation",
+    "MetaSaliency",
     "NormGrad",
     "RectGrad",
     "RectGradMod",

@@ -122,7 +122,7 @@ class LayerCombination(LayerAttribution):
 
     def _maps_by_layer(self, inputs: Any, kwargs: dict[str, Any]) -> list[Any]:
         method = self.attribution_method
-        if isinstance(method, CaptureAttribution):
+        if getattr(method, "gives_lists", False):
             return list(method.attribute(inputs, **kwargs))
         layers, maps = method.layer, []
         try:

@@ -1,0 +1,403 @@
+"""Meta-saliency: explain the network that one step of training on this very example gives.
+
+Source: Rebuffi et al., There and Back Again (CVPR 2020), section 4.4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from captum._utils.common import _format_additional_forward_args
+from captum.attr import (
+    Attribution,
+    DeepLiftShap,
+    GradientAttribution,
+    GradientShap,
+    LayerAttribution,
+    LayerDeepLiftShap,
+    LayerGradientShap,
+)
+from torch import Tensor, nn
+
+from captum_extract_aggregate.attr.base import captum_entry
+from captum_extract_aggregate.attr.meta_vectorized import NotVectorizedError, pays, vectorized_maps
+from captum_extract_aggregate.layers import checked_inputs, model_of
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.state import prepared, uncompiled, without_autocast
+from captum_extract_aggregate.targets import Target, select_scores
+
+Loss = Callable[[Tensor, Any], Tensor]
+
+
+def _cross_entropy(output: Tensor, target: Any) -> Tensor:
+    """Of a class against all others: the class is the first index of the target, any others say where."""
+    if target is None or output.ndim < 2:
+        raise ValueError(
+            "target is None, or forward_func gives one score per example, of which there is no cross-entropy; expected "
+            "class scores and a target, loss_func='binary_cross_entropy', or a loss_func(output, target) of one's own"
+        )
+    select_scores(output, target)  # our error for a target that does not fit
+    entry = target[0] if isinstance(target, list) else target
+    indices = entry if isinstance(entry, tuple) else (int(entry),)
+    where = (slice(None), slice(None), *indices[1:])
+    logits = output[where]
+    return F.cross_entropy(logits, torch.full((len(output),), indices[0], device=output.device) % logits.shape[1])
+
+
+def _binary_cross_entropy(output: Tensor, target: Any) -> Tensor:
+    """Of the target's logit alone: is the class there? For networks with one sigmoid per class."""
+    return -F.logsigmoid(select_scores(output, target)).sum()
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "binary_cross_entropy": _binary_cross_entropy}
+
+
+class MetaSaliency(LayerAttribution, GradientAttribution):
+    r"""Meta-saliency: any attribution method, on the parameters after one step of gradient descent on the example.
+
+    For each example x with target y by itself, the step is
+
+    .. math:: \theta' = \theta - \mathrm{lr} \, \nabla_\theta \ell(\theta, x, y)
+
+    and the wrapped method explains the network with :math:`\theta'`. What the wrapped method returns is returned, in
+    its shapes and units. A batch gives exactly what its examples give one by one.
+
+    Which `lr`: the step has to change what the network says of this example, not the network. Rates from 1e-4 to
+    1e-2 are sensible for networks that were trained with SGD; far smaller ones give the plain map, and larger ones the
+    map of a network that is no longer the user's. Check that the loss falls, and by little.
+
+    The parameters (frozen ones too) are exchanged for the time of each example, and come back bit for bit, also after
+    an exception. BatchNorm is in eval mode during the step, and no buffer changes.
+
+    Args:
+        attribution_method: any attribution object of this package or of Captum: for layers or inputs, by gradients or
+            perturbation; NoiseTunnel and LayerCombination too.
+        lr: the learning rate.
+        ascent: climb the loss instead: :math:`\theta + \mathrm{lr} \cdot \nabla_\theta \ell`.
+        loss_func: None or `"cross_entropy"`, of the target's class; `"binary_cross_entropy"`, of the target's logit
+            alone, for multi-label networks; or `loss_func(output, target)`, which gets the output and target of one
+            example (batch size 1) and returns its loss.
+        parameters: which take the step: None for all; or a list of names, patterns of names (`"layer4.*"`) or
+            parameters.
+        steps: how many steps are taken, each on the parameters that the last one gave.
+        model: the module whose parameters take the step, where the wrapped object's `forward_func` is not one.
+        vectorized: whether examples run together (`torch.func.vmap`, each with parameters of its own): up to 2.6 times
+            as fast for small networks on small pictures, and slower for large ones. None: with four examples or more
+            of at most 64 x 64 pixels, and two million parameters at most. For this package's gradient-based layer
+            methods with class indices and named losses; all else goes one by one.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum.attr import LayerGradCam
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.MetaSaliency(cea.NormGrad(model, "layer3")).attribute(image[None], target=7).shape
+        torch.Size([1, 1, 24, 24])
+        >>> captums = LayerGradCam(model, model.layer3)
+        >>> cea.MetaSaliency(captums, lr=0.0025, ascent=True).attribute(image[None], target=7).shape
+        torch.Size([1, 1, 24, 24])
+
+    Source: Rebuffi et al., CVPR 2020, section 4.4 (whose :math:`2\epsilon` is `lr`).
+    """
+
+    def __init__(
+        self,
+        attribution_method: Attribution,
+        lr: float = 1e-3,
+        ascent: bool = False,
+        loss_func: str | Loss | None = None,
+        parameters: Sequence[str | Tensor] | None = None,
+        steps: int = 1,
+        model: nn.Module | None = None,
+        vectorized: bool | None = None,
+    ) -> None:
+        if not isinstance(attribution_method, Attribution):
+            raise TypeError(
+                f"attribution_method is a {type(attribution_method).__name__}; expected an attribution object, such as "
+                "NormGrad(model, layer)"
+            )
+        if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < float("inf"):
+            raise ValueError(f"lr is {lr!r}; expected a number of at least 0 (ascent=True climbs)")
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps is {steps!r}; expected an integer of at least 1")
+        if isinstance(loss_func, str) and loss_func not in LOSSES:
+            raise ValueError(unknown_name("loss_func", loss_func, LOSSES, ", or a callable loss_func(output, target)"))
+        if loss_func is not None and not isinstance(loss_func, str) and not callable(loss_func):
+            raise TypeError(f"loss_func is a {type(loss_func).__name__}; expected None, a name or a callable")
+        if vectorized is not None and not isinstance(vectorized, bool):
+            raise TypeError(f"vectorized is {vectorized!r}; expected True, False or None")
+        Attribution.__init__(self, attribution_method.forward_func)
+        self.gradient_func = getattr(attribution_method, "gradient_func", None)  # type: ignore[assignment]
+        self.device_ids = getattr(attribution_method, "device_ids", None)
+        self.attribution_method = attribution_method
+        self.lr, self.ascent, self.steps = lr, ascent, steps
+        self.loss_func: Loss = LOSSES[loss_func or "cross_entropy"] if not callable(loss_func) else loss_func
+        self.model = _checked_model(attribution_method.forward_func if model is None else model)
+        self.parameters = _chosen(self.model, parameters)
+        self.vectorized = vectorized
+
+    @property
+    def layer(self) -> Any:
+        """The wrapped method's."""
+        return getattr(self.attribution_method, "layer", None)
+
+    @layer.setter
+    def layer(self, layer: Any) -> None:
+        self.attribution_method.layer = layer  # type: ignore[attr-defined]
+
+    @property
+    def joins_layers(self) -> bool:
+        return getattr(self.attribution_method, "joins_layers", not hasattr(self.attribution_method, "layer"))
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return getattr(self.attribution_method, "multiplies_by_inputs", False)
+
+    @property
+    def gives_lists(self) -> bool:
+        """Whether a list of layers costs one call."""
+        return getattr(self.attribution_method, "gives_lists", False)
+
+    def has_convergence_delta(self) -> bool:
+        return bool(self.attribution_method.has_convergence_delta())
+
+    def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Not available by itself: the wrapped method's is of other parameters."""
+        raise NotImplementedError(
+            "expected attribute(..., return_convergence_delta=True), asked while the step is taken"
+        )
+
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """What the wrapped method's `attribute` gives; other keywords are handed to it.
+
+        Tensors among the arguments with one entry per example are taken apart with the inputs.
+        """
+        examples = len(checked_inputs(inputs)[0])
+        takes_target, takes_extra = (_takes(self.attribution_method, n) for n in ("target", "additional_forward_args"))
+        if not kwargs.get("attribute_to_layer_input", True):
+            del kwargs["attribute_to_layer_input"]  # the default; methods for inputs do not know it
+        if additional_forward_args is None and not kwargs and self._is_vectorized(inputs):
+            with contextlib.suppress(NotVectorizedError):
+                return self._vectorized(inputs, target)
+        results = []
+        for i in range(examples):
+            x, y, extra = _of(inputs, i, examples), _target_of(target, i, examples), additional_forward_args
+            extra = _of(extra, i, examples)
+            given = {name: self._keyword(name, value, i, examples) for name, value in kwargs.items()}
+            given |= {"target": y} if takes_target and y is not None else {}
+            given |= {"additional_forward_args": extra} if takes_extra and extra is not None else {}
+            with self._stepped(x, y, extra):
+                results.append(_detached(self.attribution_method.attribute(x, **given)))
+        return _joined(results)
+
+    def _is_vectorized(self, inputs: Any) -> bool:
+        return pays(self.model, checked_inputs(inputs)[0]) if self.vectorized is None else self.vectorized
+
+    def _vectorized(self, inputs: Any, target: Any) -> Any:
+        loss = next((name for name, function in LOSSES.items() if function is self.loss_func), None)
+        if loss is None or any(m.training for m in self.model.modules()):
+            raise NotVectorizedError
+        rate = self.lr if self.ascent else -self.lr
+        method, chosen = self.attribution_method, self.parameters
+        return vectorized_maps(method, self.model, chosen, rate, loss, self.steps, inputs, target)
+
+    def _keyword(self, name: str, value: Any, i: int, examples: int) -> Any:
+        if not _takes(self.attribution_method, name):
+            raise ValueError(
+                f"{name} is given, but {self.attribution_method.get_name()} takes none; expected it left out"
+            )
+        if name == "baselines" and _samples_baselines(self.attribution_method):
+            return value
+        return _of(value, i, examples)
+
+    @contextlib.contextmanager
+    def _stepped(self, x: Any, target: Any, extra: Any) -> Iterator[None]:
+        """The model with the parameters after the steps; then with its own again."""
+        own = [p.data for p in self.parameters]
+        try:
+            for _ in range(self.steps):
+                self._step(x, target, extra)
+            yield
+        finally:
+            for p, data in zip(self.parameters, own):
+                p.data = data
+
+    def _step(self, x: Any, target: Any, extra: Any) -> None:
+        rate = self.lr if self.ascent else -self.lr
+        with torch.inference_mode(False):
+            for p, gradient in zip(self.parameters, self._gradients(x, target, extra)):
+                if gradient is not None:
+                    p.data = torch.add(p.data, gradient, alpha=rate)  # a new tensor: the old one is kept as it is
+
+    def _gradients(self, x: Any, target: Any, extra: Any) -> tuple[Tensor | None, ...]:
+        """Of one example's loss."""
+        tensors = tuple(t.clone() if t.is_inference() else t.detach() for t in checked_inputs(x))
+        forward = uncompiled(self.forward_func)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            _differentiate_only(self.parameters, self.model, stack)
+            _batch_norm_in_eval_mode(self.model, stack)
+            stack.enter_context(prepared(forward, tensors, freeze=False))
+            loss = self._loss(forward(*tensors, *(_format_additional_forward_args(extra) or ())), target)
+            with without_autocast():
+                gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        if all(gradient is None for gradient in gradients):
+            raise ValueError(
+                "the loss depends on none of the chosen parameters; expected parameters of the model that forward_func "
+                "calls (is model= another copy?)"
+            )
+        return gradients
+
+    def _loss(self, output: Any, target: Any) -> Tensor:
+        loss = self.loss_func(output, target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+            raise ValueError(f"loss_func returned {got} for one example; expected a tensor of one number")
+        if not loss.requires_grad:
+            raise ValueError(
+                "the loss cannot be differentiated; expected a forward_func and a loss_func that neither detach nor "
+                "run under torch.no_grad"
+            )
+        if not torch.isfinite(loss).all():
+            raise ValueError(f"the loss is {float(loss)}; expected a finite number: check the inputs and the weights")
+        return loss.reshape(())
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Meta-saliency"
+
+
+def _checked_model(forward_func: Any) -> nn.Module:
+    model = model_of(forward_func)
+    if model is None:
+        raise TypeError(
+            f"forward_func is a {type(forward_func).__name__}, whose parameters cannot be found; expected model=, the "
+            "module that it calls"
+        )
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        raise TypeError(
+            "the model is a DistributedDataParallel, whose gradients are averaged over processes; expected the module "
+            "inside: model.module"
+        )
+    return model
+
+
+def _chosen(model: nn.Module, wanted: Sequence[str | Tensor] | None) -> list[nn.Parameter]:
+    """The parameters that take the step, each once."""
+    named = dict(model.named_parameters())
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in named.values()):
+        raise ValueError("the model has lazy parameters without values; expected one that has run once")
+    if wanted is None:
+        chosen = list(named.values())
+    elif isinstance(wanted, (str, Tensor)):
+        raise TypeError(f"parameters is a {type(wanted).__name__}; expected a list of names, patterns or parameters")
+    else:
+        chosen = [p for entry in wanted for p in _matching(entry, model, named)]
+    if not any(p.is_floating_point() for p in chosen):
+        raise ValueError("no parameters are chosen, or the model has none; expected at least one that can take a step")
+    return list(dict.fromkeys(p for p in chosen if p.is_floating_point()))
+
+
+def _matching(entry: str | Tensor, model: nn.Module, named: dict[str, nn.Parameter]) -> list[nn.Parameter]:
+    if isinstance(entry, Tensor):
+        found = [p for p in named.values() if p is entry]
+        if not found:
+            raise ValueError(
+                f"parameters holds a tensor of shape {tuple(entry.shape)} that is no parameter of the model"
+            )
+        return found
+    if not isinstance(entry, str):
+        raise TypeError(f"parameters holds a {type(entry).__name__}; expected names, patterns or parameters")
+    everything = dict(model.named_parameters(remove_duplicate=False))  # tied ones go by each of their names
+    found = [p for name, p in everything.items() if fnmatchcase(name, entry)]
+    if not found:
+        raise ValueError(unknown_name("parameters", entry, everything, "; patterns such as 'layer4.*' match many"))
+    return found
+
+
+def _differentiate_only(chosen: list[nn.Parameter], model: nn.Module, stack: contextlib.ExitStack) -> None:
+    """Flags for the time of the step: frozen parameters take it too, and no others are differentiated."""
+    wanted = set(chosen)
+    for p in model.parameters():
+        if p.is_floating_point() and p.requires_grad != (p in wanted):
+            stack.callback(p.requires_grad_, p.requires_grad)
+            p.requires_grad_(p in wanted)
+
+
+def _batch_norm_in_eval_mode(model: nn.Module, stack: contextlib.ExitStack) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
+            stack.callback(setattr, module, "training", True)
+            module.training = False
+
+
+def _takes(method: Any, name: str) -> bool:
+    """Whether a method's `attribute` knows a keyword; wrappers hand theirs on."""
+    parameters = inspect.signature(method.attribute).parameters
+    if name in parameters:
+        return True
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return False
+    inner = getattr(method, "attribution_method", None)
+    return inner is None or _takes(inner, name)
+
+
+def _samples_baselines(method: Any) -> bool:
+    """Whether `baselines` is a distribution to draw from, and not one baseline per example."""
+    kinds = (GradientShap, DeepLiftShap, LayerGradientShap, LayerDeepLiftShap)
+    return isinstance(method, kinds) or _samples_baselines_inside(method)
+
+
+def _samples_baselines_inside(method: Any) -> bool:
+    inner = getattr(method, "attribution_method", None)
+    return inner is not None and _samples_baselines(inner)
+
+
+def _of(value: Any, i: int, examples: int) -> Any:
+    """What belongs to the i-th example: tensors with one entry per example are cut, all else is shared."""
+    if isinstance(value, Tensor):
+        return value[i : i + 1] if value.ndim and len(value) == examples else value
+    if isinstance(value, (tuple, list)):
+        return type(value)(_of(v, i, examples) for v in value)
+    return value
+
+
+def _target_of(target: Any, i: int, examples: int) -> Any:
+    if isinstance(target, list) or (hasattr(target, "ndim") and target.ndim and len(target) != 1):
+        if len(target) != examples:
+            raise ValueError(f"target has {len(target)} entries for {examples} examples; expected one each")
+        return target[i : i + 1]
+    return target
+
+
+def _detached(result: Any) -> Any:
+    if isinstance(result, (tuple, list)):
+        return type(result)(_detached(r) for r in result)
+    return result.detach() if isinstance(result, Tensor) else result
+
+
+def _joined(results: list[Any]) -> Any:
+    """The examples' results, which have the same form, as one."""
+    first = results[0]
+    if isinstance(first, (tuple, list)):
+        return type(first)(_joined(list(column)) for column in zip(*results))
+    if isinstance(first, Tensor):
+        return torch.cat([r.reshape(1) if r.ndim == 0 else r for r in results])
+    return first
