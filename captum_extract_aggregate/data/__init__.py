@@ -1,6 +1,25 @@
-"""Embedded data: digit scenes with known boxes and masks, and two small networks trained on them."""
+"""Embedded digit scenes with two small networks trained on them, and image-class pairs of VOC and COCO."""
 
+from captum_extract_aggregate.data.pointing import (
+    VOC_CLASSES,
+    PointingPairs,
+    coco_pairs,
+    mask_from_boxes,
+    mask_from_polygons,
+    voc_pairs,
+)
 from captum_extract_aggregate.data.scene_models import SceneResNet, SceneVGG, load_scene_model
 from captum_extract_aggregate.data.scenes import DigitScenes
 
-__all__ = ["DigitScenes", "SceneResNet", "SceneVGG", "load_scene_model"]
+__all__ = [
+    "VOC_CLASSES",
+    "DigitScenes",
+    "PointingPairs",
+    "SceneResNet",
+    "SceneVGG",
+    "coco_pairs",
+    "load_scene_model",
+    "mask_from_boxes",
+    "mask_from_polygons",
+    "voc_pairs",
+]

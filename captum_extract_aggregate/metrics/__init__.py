@@ -1,0 +1,56 @@
+"""Measures of whether a map can be trusted, in the style of `captum.metrics`: one value per example."""
+
+from captum_extract_aggregate.metrics.adapter import InputAttribution, as_input_attribution
+from captum_extract_aggregate.metrics.class_sensitivity import class_sensitivity
+from captum_extract_aggregate.metrics.completeness import completeness_gap
+from captum_extract_aggregate.metrics.pixel_removal import Removal, RemovalContrast, pixel_removal, removal_contrast
+from captum_extract_aggregate.metrics.pointing_game import (
+    PointingGame,
+    RestrictedPointingGame,
+    centre_map,
+    pointing_game,
+)
+from captum_extract_aggregate.metrics.randomization import Randomization, parameter_randomization
+from captum_extract_aggregate.metrics.significance import Comparison, Comparisons, compare, compare_many, holm
+from captum_extract_aggregate.metrics.similarity import (
+    SIMILARITIES,
+    NullBaseline,
+    abs_spearman,
+    hog_spearman,
+    null_baseline,
+    spearman,
+    ssim,
+    top_k_intersection,
+)
+from captum_extract_aggregate.metrics.summary import ValueSummary
+
+__all__ = [
+    "SIMILARITIES",
+    "Comparison",
+    "Comparisons",
+    "InputAttribution",
+    "NullBaseline",
+    "PointingGame",
+    "Randomization",
+    "Removal",
+    "RemovalContrast",
+    "RestrictedPointingGame",
+    "ValueSummary",
+    "abs_spearman",
+    "as_input_attribution",
+    "centre_map",
+    "class_sensitivity",
+    "compare",
+    "compare_many",
+    "completeness_gap",
+    "hog_spearman",
+    "holm",
+    "null_baseline",
+    "parameter_randomization",
+    "pixel_removal",
+    "pointing_game",
+    "removal_contrast",
+    "spearman",
+    "ssim",
+    "top_k_intersection",
+]

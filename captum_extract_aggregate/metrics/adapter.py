@@ -1,0 +1,64 @@
+"""Layer methods where Captum's measures expect attributions of the inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from captum.attr import Attribution
+from torch import Tensor
+
+from captum_extract_aggregate.attr.base import captum_entry
+from captum_extract_aggregate.layers import checked_inputs
+from captum_extract_aggregate.metrics.explanations import as_maps
+
+
+class InputAttribution(Attribution):
+    """A layer method whose map is spread over the input's channels and pixels: see `as_input_attribution`."""
+
+    layer = None
+    joins_layers = True
+
+    def __init__(self, method: Attribution) -> None:
+        super().__init__(method.forward_func)
+        self.method = method
+
+    @captum_entry
+    def attribute(self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        """A tuple of one contiguous tensor of the input's shape."""
+        tensors = checked_inputs(inputs)
+        if len(tensors) != 1:
+            raise ValueError(f"inputs holds {len(tensors)} tensors; expected one picture: a map belongs to one")
+        maps = as_maps(self.method.attribute(inputs, *args, **kwargs), tensors)
+        return (maps.expand_as(tensors[0]).contiguous(),)
+
+
+def as_input_attribution(method: Attribution) -> InputAttribution:
+    """Makes a layer method usable in `captum.metrics.infidelity` and `captum.metrics.sensitivity_max`.
+
+    Captum's `sensitivity_max` takes a bare tensor from the explanation for a tuple of tensors, and so compares examples
+    with each other, for every layer method (its own among them); `infidelity` refuses whatever has not the input's
+    shape. The adapter's `attribute` returns a tuple of one tensor of the input's shape: the map, upsampled, the same in
+    all channels.
+
+    Args:
+        method: an attribution object that gives one map, on one layer.
+
+    Raises:
+        TypeError, ValueError: for what is no attribution object; at `attribute` for several maps or inputs.
+
+    Example:
+        >>> import torch
+        >>> from captum.metrics import sensitivity_max
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.metrics import as_input_attribution
+        >>> model = cea.load_scene_model("vgg")
+        >>> images = torch.stack([image for image, _ in cea.DigitScenes(n=2)])
+        >>> method = as_input_attribution(cea.NormGrad(model, "features.13"))
+        >>> sensitivity_max(method.attribute, images, target=7, n_perturb_samples=2).shape
+        torch.Size([2])
+    """
+    if not isinstance(method, Attribution):
+        raise TypeError(
+            f"method is a {type(method).__name__}; expected an attribution object, such as NormGrad(model, layer)"
+        )
+    return InputAttribution(method)

@@ -1,0 +1,252 @@
+"""Does the map depend on the network's parameters?
+
+Sources: Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018); Rebuffi et al. (CVPR 2020), section 4.5;
+Khakzar et al. (2020), section 2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from captum._utils.common import _format_additional_forward_args
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+from captum_extract_aggregate.layers import checked_inputs, find_layer
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.metrics.explanations import Explanation, as_maps, explainer_of, progress
+from captum_extract_aggregate.metrics.similarity import Similarity, find_similarity
+from captum_extract_aggregate.state import random_state
+
+Initializer = Callable[[nn.Module], None]
+_STD = 0.01
+_ORDERS = ("cascading", "independent")
+
+
+@dataclass(frozen=True)
+class Randomization:
+    """The similarity to the original map at every stage: `values` is stages x examples, averaged over the seeds.
+
+    `stages` names the layer that each stage randomises, from the output to the input; with `order="cascading"` all
+    stages before it stay randomised too. `per_seed` is stages x seeds x examples. The original network, whose
+    similarity is 1, is no stage and enters no average.
+    """
+
+    stages: tuple[str, ...]
+    values: Tensor
+    per_seed: Tensor
+    order: str
+    similarity: str
+
+    def mean(self) -> Tensor:
+        """Each stage's mean over the examples whose similarity is defined (NaN if none is)."""
+        return self.values.nanmean(1)
+
+    def undefined(self) -> Tensor:
+        """For each stage, of how many examples the similarity is undefined: their map has become constant."""
+        return self.values.isnan().sum(1)
+
+    def records(self) -> list[dict[str, Any]]:
+        """One dictionary per stage and example."""
+        return [
+            {"stage": i, "layer": name, "example": j, "order": self.order, self.similarity: value}
+            for i, name in enumerate(self.stages)
+            for j, value in enumerate(self.values[i].tolist())
+        ]
+
+    def plot(self, ax: Any = None, label: str | None = None) -> Any:
+        """The curve of means over the stages, with a band of one standard deviation; returns the axes."""
+        from matplotlib import pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(8, 4), layout="constrained")
+        mean = self.mean()
+        spread = (self.values - mean[:, None]).square().nanmean(1).sqrt()
+        x = range(len(self.stages))
+        ax.plot(x, mean, marker="o", markersize=3, label=label or self.similarity)
+        ax.fill_between(x, mean - spread, mean + spread, alpha=0.2)
+        ax.set_xticks(list(x), self.stages, rotation=90, fontsize=7)
+        ax.set_xlabel(f"randomised from the output on ({self.order})")
+        ax.set_ylabel(f"{self.similarity} with the original map")
+        ax.axhline(0, color="grey", linewidth=0.5)
+        ax.legend()
+        return ax
+
+
+def parameter_randomization(
+    explanation_func: Explanation | Attribution,
+    model: nn.Module,
+    inputs: Tensor | tuple[Tensor, ...],
+    target: Any = None,
+    order: str = "cascading",
+    init: str | Initializer = "normal",
+    similarity: str | Similarity = "spearman",
+    n_seeds: int = 1,
+    seed: int = 0,
+    layers: Sequence[str | nn.Module] | None = None,
+    additional_forward_args: Any = None,
+    show_progress: bool = False,
+    **kwargs: Any,
+) -> Randomization:
+    """The similarity of maps before and after layers of the network are initialised anew, from output to input.
+
+    A map that depends on what the network has learned falls to the similarity's null baseline.
+
+    Args:
+        explanation_func: an attribution object on `model`, its `attribute`, or any function
+            `(inputs, target=..., **kwargs)` that explains `model`.
+        model: the network; it comes back bit for bit, also after an exception.
+        inputs, target, additional_forward_args, kwargs: for the explainer.
+        order: `"cascading"`: each stage randomises one more layer; `"independent"`: each only its own.
+        init: `"normal"`: every parameter from N(0, 0.01^2); `"reset"`: the layer's own `reset_parameters`; or a
+            function that initialises a layer in place.
+        similarity: as for `class_sensitivity`.
+        n_seeds, seed: the whole is repeated with the seeds `seed`, `seed + 1`, ...; the global random state is kept.
+        layers: which layers, blocks of layers, or their names are stages; None: every layer that holds parameters of
+            its own. Stages follow the order in which the layers run.
+        show_progress: show a progress bar.
+
+    Returns:
+        A `Randomization`, with `stages`, `values` (stages x examples), `mean()`, `plot()`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+
+    Example:
+        >>> import torch
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.metrics import parameter_randomization
+        >>> model = cea.load_scene_model("resnet")
+        >>> images = torch.stack([image for image, _ in cea.DigitScenes(n=2)])
+        >>> blocks = ["fc", "layer4", "layer3", "layer2"]
+        >>> result = parameter_randomization(cea.NormGrad(model, "layer3"), model, images, target=7, layers=blocks)
+        >>> result.stages, tuple(result.values.shape)
+        (('fc', 'layer4', 'layer3', 'layer2'), (4, 2))
+    """
+    if order not in _ORDERS:
+        raise ValueError(unknown_name("order", order, _ORDERS))
+    if isinstance(n_seeds, bool) or not isinstance(n_seeds, int) or n_seeds < 1:
+        raise ValueError(f"n_seeds is {n_seeds!r}; expected an integer of at least 1")
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected the torch.nn.Module that is explained")
+    compare, initialize = find_similarity(similarity), _initializer(init)
+    tensors = checked_inputs(inputs)
+    kwargs |= {} if target is None else {"target": target}
+    kwargs |= {} if additional_forward_args is None else {"additional_forward_args": additional_forward_args}
+    explain = explainer_of(explanation_func)
+    stages = _stages(model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ())
+    original = as_maps(explain(inputs, **kwargs), tensors)
+    values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
+    runs = [(s, i) for s in range(n_seeds) for i in range(len(stages))]
+    with _kept(model), contextlib.ExitStack() as cascade:
+        for s, i in progress(runs, "Parameter randomization", len(runs), show_progress):
+            if i == 0:
+                cascade.close()  # the next seed begins with the original network
+            with contextlib.ExitStack() as own:
+                stack = cascade if order == "cascading" else own
+                with random_state(tensors):
+                    torch.manual_seed(seed + s + 1_000_003 * i)
+                    _randomize(stages[i][1], initialize, stack)
+                randomized = as_maps(explain(inputs, **kwargs), tensors)
+            values[i, s] = compare(original, randomized).double().cpu()
+    name = similarity if isinstance(similarity, str) else getattr(similarity, "__name__", "similarity")
+    return Randomization(tuple(n for n, _ in stages), values.nanmean(1), values, order, name)
+
+
+def _initializer(init: str | Initializer) -> Initializer:
+    if callable(init):
+        return init
+    known = {"normal": _normal, "reset": _reset}
+    if init not in known:
+        raise ValueError(unknown_name("init", init, known, ", or a function that initialises a layer in place"))
+    return known[init]
+
+
+def _normal(layer: nn.Module) -> None:
+    for p in layer.parameters(recurse=False):
+        nn.init.normal_(p, std=_STD)
+
+
+def _reset(layer: nn.Module) -> None:
+    reset = getattr(layer, "reset_parameters", None)
+    if not callable(reset):
+        raise ValueError(
+            f"init is 'reset', but a {type(layer).__name__} has no reset_parameters; expected init='normal' or a "
+            "function of the layer"
+        )
+    reset()
+
+
+def _holders(module: nn.Module) -> list[nn.Module]:
+    """The modules inside that hold parameters of their own."""
+    return [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
+
+
+def _stages(
+    model: nn.Module, wanted: Sequence[Any] | None, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]
+) -> list[tuple[str, nn.Module]]:
+    """The stages by name, from the output to the input, in the order in which their layers run."""
+    names = {m: name for name, m in model.named_modules()}
+    found = _holders(model) if wanted is None else [find_layer(layer, model) for layer in wanted]
+    chosen = [m for m in dict.fromkeys(found) if m is not None and m in names]
+    if len(chosen) != len(found):
+        raise ValueError("layers holds one twice, or one that is no part of the model; expected its own, each once")
+    empty = [names[m] for m in chosen if not _holders(m)]
+    if empty or not chosen:
+        what = ", ".join(map(repr, empty)) or "the model"
+        raise ValueError(f"{what} holds no parameters to randomise; expected layers (or a model) with some")
+    first = _first_runs(model, [held for m in chosen for held in _holders(m)], inputs, extra)
+    chosen.sort(key=lambda m: min(first.get(held, len(first)) for held in _holders(m)))
+    return [(names[m] or "the whole model", m) for m in reversed(chosen)]
+
+
+@torch.no_grad()
+def _first_runs(
+    model: nn.Module, layers: list[nn.Module], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]
+) -> dict[nn.Module, int]:
+    """When each layer first runs in a forward."""
+    first: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, args: Any) -> None:
+        first.setdefault(module, len(first))
+
+    with contextlib.ExitStack() as stack:
+        for layer in dict.fromkeys(layers):
+            stack.callback(layer.register_forward_pre_hook(note).remove)
+        stack.enter_context(random_state(inputs))
+        stack.enter_context(_kept(model))
+        model(*inputs, *extra)
+    return first
+
+
+def _randomize(stage: nn.Module, initialize: Initializer, stack: contextlib.ExitStack) -> None:
+    """Initialises copies of a stage's parameters and buffers; the originals come back when the stack closes."""
+    for module in _holders(stage):
+        for p in module.parameters(recurse=False):
+            stack.callback(setattr, p, "data", p.data)
+            p.data = p.data.clone()
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                stack.callback(module._buffers.__setitem__, name, buffer)
+                module._buffers[name] = buffer.clone()
+        with torch.no_grad():
+            initialize(module)
+
+
+@contextlib.contextmanager
+def _kept(model: nn.Module) -> Iterator[None]:
+    """Buffers that a forward in train mode updates come back."""
+    training = [m for m in model.modules() if m.training]
+    kept = [(m, name, b, b.clone()) for m in training for name, b in m._buffers.items() if b is not None]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for module, name, buffer, value in kept:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)

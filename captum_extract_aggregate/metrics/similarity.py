@@ -1,0 +1,196 @@
+"""How alike two maps are: one number per example, undefined (NaN) where a map is constant or not finite.
+
+Maps are `N x ...` tensors of one shape; for HOG and SSIM `N x 1 x H x W` or `N x H x W` (several channels are summed).
+
+Sources: Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), whose parameters HOG and SSIM have here;
+Rebuffi et al. (CVPR 2020), section 4.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from skimage.feature import hog
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from captum_extract_aggregate.messages import unknown_name
+
+Similarity = Callable[[Tensor, Tensor], Tensor]
+_HOG = {"orientations": 9, "pixels_per_cell": (16, 16), "cells_per_block": (3, 3), "block_norm": "L2-Hys"}
+_SMALLEST_HOG = 48  # three cells of 16 pixels
+_SMALLEST_SSIM = 11  # the Gaussian window
+
+
+def spearman(attributions: Tensor, others: Tensor) -> Tensor:
+    """Spearman's rank correlation of each example's values; `N`, in [-1, 1].
+
+    Ties take average ranks. Ranks and sums are in float64 on the tensors' device, so that millions of ties are exact.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.metrics import spearman
+        >>> spearman(torch.tensor([[1.0, 2.0, 2.0, 5.0]]), torch.tensor([[0.0, 3.0, 3.0, 9.0]])).item()
+        1.0
+    """
+    a, b = _checked(attributions, others)
+    return _correlation(_centred_ranks(a.flatten(1)), _centred_ranks(b.flatten(1)))
+
+
+def abs_spearman(attributions: Tensor, others: Tensor) -> Tensor:
+    """Spearman's rank correlation of the magnitudes; `N`, in [-1, 1]."""
+    a, b = _checked(attributions, others)
+    return spearman(a.abs(), b.abs())
+
+
+def hog_spearman(attributions: Tensor, others: Tensor) -> Tensor:
+    """Spearman's rank correlation of histograms of oriented gradients; `N`, in [-1, 1].
+
+    Each map is scaled to [0, 1]; cells of 16 x 16 pixels, 9 orientations, blocks of 3 x 3 cells, L2-Hys (scikit-image).
+    Two unrelated smooth maps score above 0 (see `null_baseline`). Maps of at least 48 x 48 pixels.
+    """
+    pairs = _scaled_pairs(*_checked(attributions, others), _SMALLEST_HOG)
+    described = [None if p is None else [torch.from_numpy(hog(m, **_HOG))[None] for m in p] for p in pairs]
+    values = [torch.nan if d is None else float(spearman(d[0], d[1])) for d in described]
+    return torch.tensor(values, device=attributions.device, dtype=torch.float64)
+
+
+def ssim(attributions: Tensor, others: Tensor) -> Tensor:
+    """Structural similarity of the maps scaled to [0, 1] (Gaussian window, scikit-image); `N`, at most 1."""
+    values = [
+        torch.nan
+        if pair is None
+        else structural_similarity(
+            pair[0], pair[1], data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for pair in _scaled_pairs(*_checked(attributions, others), _SMALLEST_SSIM)
+    ]
+    return torch.tensor(values, device=attributions.device, dtype=torch.float64)
+
+
+def top_k_intersection(attributions: Tensor, others: Tensor, k: int | float = 0.1) -> Tensor:
+    """The share of the k largest values (a number, or a fraction of all) that the two have in common; `N`, in [0, 1].
+
+    Of equal values the first counts as larger.
+    """
+    a, b = (t.flatten(1) for t in _checked(attributions, others))
+    size = a.shape[1]
+    count = k if isinstance(k, int) else max(1, round(k * size))
+    if isinstance(k, bool) or not 0 < count <= size:
+        raise ValueError(f"k is {k!r} of {size} values; expected a number from 1 to {size}, or a fraction of them")
+    chosen = [
+        torch.zeros_like(t, dtype=torch.bool).scatter_(
+            1, t.argsort(dim=1, descending=True, stable=True)[:, :count], True
+        )
+        for t in (a, b)
+    ]
+    shared = (chosen[0] & chosen[1]).sum(1).double() / count
+    return shared.masked_fill(_constant(a) | _constant(b), torch.nan)
+
+
+SIMILARITIES: dict[str, Similarity] = {
+    "spearman": spearman,
+    "abs_spearman": abs_spearman,
+    "hog_spearman": hog_spearman,
+    "ssim": ssim,
+    "top_k_intersection": top_k_intersection,
+}
+
+
+def find_similarity(similarity: str | Similarity) -> Similarity:
+    """A similarity by name, or a function `(N x 1 x H x W, N x 1 x H x W) -> N` as it is."""
+    if callable(similarity):
+        return similarity
+    if similarity not in SIMILARITIES:
+        hint = ", or a function of two maps"
+        raise ValueError(unknown_name("similarity", similarity, SIMILARITIES, hint))
+    return SIMILARITIES[similarity]
+
+
+class NullBaseline(NamedTuple):
+    """What a similarity gives for maps that have nothing to do with each other."""
+
+    mean: float
+    std: float
+    n: int
+
+
+def null_baseline(
+    similarity: str | Similarity, map_size: tuple[int, int], input_size: tuple[int, int], n: int = 64, seed: int = 0
+) -> NullBaseline:
+    """A similarity between unrelated random maps of `map_size`, upsampled bilinearly to `input_size`.
+
+    Smooth maps share structure by chance: HOG-Spearman gives about +0.09, not 0. A class sensitivity or a randomised
+    network's similarity means something only beside this number.
+
+    Example:
+        >>> from captum_extract_aggregate.metrics import null_baseline
+        >>> null_baseline("hog_spearman", (14, 14), (224, 224), n=8).mean > 0.02
+        True
+    """
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.rand(2 * n, 1, *map_size, generator=generator)
+    maps = F.interpolate(maps, tuple(input_size), mode="bilinear", align_corners=False)
+    values = find_similarity(similarity)(maps[:n], maps[n:]).double()
+    defined = values[~values.isnan()]
+    std = defined.std().item() if len(defined) > 1 else float("nan")
+    return NullBaseline(defined.mean().item(), std, len(defined))
+
+
+def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    for t in (a, b):
+        if not isinstance(t, Tensor) or t.ndim < 2:
+            got = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
+            raise TypeError(f"a map is {got}; expected a tensor with the examples in its first dimension")
+    if a.shape != b.shape:
+        raise ValueError(
+            f"maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected one shape (upsample both to the input)"
+        )
+    return a.detach(), b.detach()
+
+
+def _centred_ranks(rows: Tensor) -> Tensor:
+    """Average ranks minus their mean; NaN in rows that are not finite."""
+    n = rows.shape[1]
+    values, order = rows.sort(dim=1)
+    positions = torch.arange(n, device=rows.device).expand_as(order)
+    starts = torch.ones_like(values, dtype=torch.bool)
+    starts[:, 1:] = values[:, 1:] != values[:, :-1]
+    ends = torch.ones_like(starts)
+    ends[:, :-1] = starts[:, 1:]
+    first = torch.where(starts, positions, 0).cummax(1).values
+    last = torch.where(ends, positions, n - 1).flip(1).cummin(1).values.flip(1)
+    ranks = (first + last).double() / 2 - (n - 1) / 2
+    ranks = torch.empty_like(ranks).scatter_(1, order, ranks)
+    return ranks.masked_fill(~torch.isfinite(rows).all(1, keepdim=True), torch.nan)
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Of centred rows; NaN if one is zero."""
+    scale = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
+    return torch.where(scale > 0, (a * b).sum(1) / scale, torch.nan).clamp(-1, 1)
+
+
+def _constant(rows: Tensor) -> Tensor:
+    return (rows.amin(1) == rows.amax(1)) | ~torch.isfinite(rows).all(1)
+
+
+def _scaled_pairs(a: Tensor, b: Tensor, smallest: int) -> list[list[np.ndarray] | None]:  # type: ignore[type-arg]
+    """Pairs of pictures in [0, 1]; None where one is constant or not finite."""
+    pictures = []
+    for t in (a, b):
+        t = t.sum(1) if t.ndim == 4 else t
+        if t.ndim != 3 or min(t.shape[1:]) < smallest:
+            raise ValueError(
+                f"maps have shape {tuple(a.shape)}; expected N x 1 x H x W of at least {smallest} x {smallest} pixels "
+                "(upsample them to the input)"
+            )
+        pictures.append(t.double().cpu())
+    undefined = (_constant(pictures[0].flatten(1)) | _constant(pictures[1].flatten(1))).tolist()
+    low, high = ([m.amin((1, 2), keepdim=True) for m in pictures], [m.amax((1, 2), keepdim=True) for m in pictures])
+    scaled = [((m - lo) / (hi - lo)).numpy() for m, lo, hi in zip(pictures, low, high)]
+    return [None if skip else [scaled[0][i], scaled[1][i]] for i, skip in enumerate(undefined)]
