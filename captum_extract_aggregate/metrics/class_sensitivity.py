@@ -87,8 +87,8 @@ def class_sensitivity(
         given = {name: sliced(value, part, examples) for name, value in kwargs.items()}
         given |= {"additional_forward_args": some_extra} if some_extra else {}
         first, second = _both(explanation_func, some if isinstance(inputs, tuple) else some[0], chosen, given)
-        resolution = resolution or _resolution(first)
         values.append(compare(as_maps(first, some), as_maps(second, some)).double())
+        resolution = resolution or _resolution(first)
     result = torch.cat(values)
     if not return_null_baseline:
         return result

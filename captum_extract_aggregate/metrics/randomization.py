@@ -226,15 +226,25 @@ def _first_runs(
 def _randomize(stage: nn.Module, initialize: Initializer, stack: contextlib.ExitStack) -> None:
     """Initialises copies of a stage's parameters and buffers; the originals come back when the stack closes."""
     for module in _holders(stage):
-        for p in module.parameters(recurse=False):
-            stack.callback(setattr, p, "data", p.data)
-            p.data = p.data.clone()
         for name, buffer in module._buffers.items():
             if buffer is not None:
                 stack.callback(module._buffers.__setitem__, name, buffer)
                 module._buffers[name] = buffer.clone()
-        with torch.no_grad():
-            initialize(module)
+        own = dict(module._parameters)
+        try:  # other parameters stand in, so that the originals are not written to
+            for name, p in own.items():
+                if p is not None:
+                    module._parameters[name] = nn.Parameter(p.detach().clone(), p.requires_grad)
+            with torch.no_grad():
+                initialize(module)
+            drawn = dict(module._parameters)
+        finally:
+            module._parameters.update(own)
+        for name, p in own.items():
+            new = drawn[name]
+            if p is not None and new is not None:
+                stack.callback(setattr, p, "data", p.data)
+                p.data = new.data
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ Rebuffi et al. (CVPR 2020), section 4.3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -75,11 +76,11 @@ def ssim(attributions: Tensor, others: Tensor) -> Tensor:
 def top_k_intersection(attributions: Tensor, others: Tensor, k: int | float = 0.1) -> Tensor:
     """The share of the k largest values (a number, or a fraction of all) that the two have in common; `N`, in [0, 1].
 
-    Of equal values the first counts as larger.
+    Of equal values the first counts as larger. A fraction of the values is rounded up.
     """
     a, b = (t.flatten(1) for t in _checked(attributions, others))
     size = a.shape[1]
-    count = k if isinstance(k, int) else max(1, round(k * size))
+    count = k if isinstance(k, int) else math.ceil(k * size - 1e-9)
     if isinstance(k, bool) or not 0 < count <= size:
         raise ValueError(f"k is {k!r} of {size} values; expected a number from 1 to {size}, or a fraction of them")
     chosen = [
