@@ -5,11 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from captum_extract_aggregate.gates import Gate
-from captum_extract_aggregate.interception import Interception, Step, Tensors
-from captum_extract_aggregate.operations import Call
+from captum_extract_aggregate.interception import (
+    Interception,
+    Step,
+    Tensors,
+    check_maximum,
+    check_output,
+    uses_batch_statistics,
+)
+from captum_extract_aggregate.operations import Call, tensors_in
 
 
 class _Gated(Step):
@@ -20,6 +28,7 @@ class _Gated(Step):
         self.gate, self.ceiling = gate, ceiling
 
     def after(self, output: Tensor) -> Tensors:
+        check_output(self, output)
         return (output,)
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
@@ -27,19 +36,34 @@ class _Gated(Step):
 
 
 class GatedInterception(Interception):
-    """Every rectifier gets the gate; all else passes its gradient."""
+    """Every rectifier gets the gate; all else passes its gradient.
 
-    def __init__(self, method: str, gate: Gate) -> None:
+    `batch` is given if the gate treats each example by itself, and has to find it in dimension 0.
+    """
+
+    leaves = True
+
+    def __init__(self, method: str, gate: Gate, batch: int | None = None) -> None:
         super().__init__(method)
-        self.gate = gate
+        self.gate, self.batch = gate, batch
 
     def step(self, call: Call, variables: Tensors) -> Step | None:
-        if call.kind == "activation":
+        if call.kind in ("activation", "unruled"):
             raise self.unknown(call, " (a smooth activation, for which no gate is defined)")
+        if call.kind == "maximum":
+            check_maximum(self, call, variables)
+        if call.kind == "normalization" and uses_batch_statistics(call):
+            raise self.unknown(call, " with the statistics of the batch (train mode)")
+        if _masks(call):
+            raise self.unknown(call, " with a mask, which may be a rectifier in disguise")
         if call.kind != "rectifier":
             return None
         if len(variables) != 1:
             raise self.unknown(call, f" of {len(variables)} tensors that depend on the input")
+        if self.batch is not None and (not variables[0].ndim or len(variables[0]) != self.batch):
+            raise self.unknown(
+                call, f" of shape {tuple(variables[0].shape)}, whose first dimension is not the batch of {self.batch}"
+            )
         return _Gated(call, variables, self.gate, self._ceiling(call))
 
     def _ceiling(self, call: Call) -> float:
@@ -57,3 +81,12 @@ class GatedInterception(Interception):
         if isinstance(low, Tensor) or isinstance(high, Tensor) or low != 0:
             raise self.unknown(call, f" from {low} to {high} (no rectifier at 0)")
         return math.inf if high is None else float(high)
+
+
+def _masks(call: Call) -> bool:
+    """Whether booleans choose what passes: `y * (y > 0)`, `y[y < 0] = 0`."""
+    if call.kind == "scale":
+        return any(t.dtype == torch.bool for t in tensors_in(call.args[:2]))
+    if call.name != "setitem" or any(t.requires_grad for t in tensors_in(call.args[2:])):
+        return False
+    return any(t.dtype == torch.bool for t in tensors_in(call.args[1:2]))

@@ -41,7 +41,7 @@ class RectifiedGate:
 
     def __call__(self, R: Tensor, a: Tensor, ceiling: float) -> Tensor:
         importance = (a * R).to(torch.promote_types(a.dtype, torch.float32))
-        thresholds = percentile(importance.flatten(1), self.percentile)
+        thresholds = percentile(importance.reshape(len(importance), -1), self.percentile)
         if self.magnitude:
             importance.abs_()
         if R.device.type != "cpu" or importance.dtype != R.dtype:

@@ -10,6 +10,7 @@ that did not come from here: `check` finds them.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from captum_extract_aggregate.layers import describe
 from captum_extract_aggregate.operations import CUSTOM, OPERATIONS, Call, tensors_in
+from captum_extract_aggregate.rules import broadcasts
 
 Tensors = tuple[Tensor, ...]
 # Views whose history an in-place operation on their base has rewritten, and what a user's backward hooks leave.
@@ -40,12 +42,15 @@ class Step:
 
     def __init__(self, call: Call, inputs: Tensors) -> None:
         self.call, self.inputs = call, inputs
-        self.name = call.name
+        self.name, self.full_name = call.name, call.full_name
         self.shapes = [t.shape for t in inputs]
 
     def apply(self) -> Tensor:
         """The call's output, with this step as its node in the graph."""
-        output: Tensor = _Ruled.apply(self, *self.inputs)  # type: ignore[no-untyped-call]
+        # What is overwritten has to be the first input of the node, also if it is a constant.
+        first = self.call.args[0] if self.call.in_place else self.inputs[0]
+        self.extra = 0 if any(first is t for t in self.inputs) else 1
+        output: Tensor = _Ruled.apply(self, *[first] * self.extra, *self.inputs)  # type: ignore[no-untyped-call]
         del self.call, self.inputs  # the graph keeps what `before` and `after` chose, and no more
         return output
 
@@ -78,14 +83,29 @@ class _Ruled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, *ctx.step.down(gradients[0], ctx.saved_tensors)
+        return None, *[None] * ctx.step.extra, *ctx.step.down(gradients[0], ctx.saved_tensors)
 
 
 class Pass(Step):
     """R passes unchanged (summed over what was broadcast)."""
 
+    def after(self, output: Tensor) -> Tensors:
+        check_output(self, output)
+        return ()
+
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
         return (R.sum_to_size(self.shapes[0]),)
+
+
+def check_output(step: Step, output: Any) -> None:
+    """Our error for a function that was registered as what it is not."""
+    shape = step.shapes[0]
+    if not isinstance(output, Tensor) or not broadcasts(shape, output.shape):
+        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise ValueError(
+            f"{step.full_name} returns {got} for a tensor of shape {tuple(shape)}, so that nothing can pass it "
+            "position by position; expected a function that keeps the shape, or a rule of one's own for it"
+        )
 
 
 class Custom(Step):
@@ -93,7 +113,7 @@ class Custom(Step):
 
     def __init__(self, call: Call, inputs: Tensors) -> None:
         super().__init__(call, inputs)
-        self.rule, self.full_name = CUSTOM[call.function], call.full_name
+        self.rule = CUSTOM[call.function]
 
     def after(self, output: Tensor) -> Tensors:
         if not isinstance(output, Tensor) or any(output is t for t in self.inputs):
@@ -117,7 +137,12 @@ class Custom(Step):
 
 
 class Interception(TorchFunctionMode):
-    """The rules of one method at work. Subclasses say which step a call becomes (`step`)."""
+    """The rules of one method at work. Subclasses say which step a call becomes (`step`).
+
+    It holds for the thread that entered it; modules that run in others are not its own.
+    """
+
+    leaves = False  # whether tensors where the graph begins count as variables, and not as parameters
 
     def __init__(self, method: str, watch: nn.Module | None = None) -> None:
         super().__init__()
@@ -125,6 +150,7 @@ class Interception(TorchFunctionMode):
         self.watch = watch
         self.watched: list[Tensor] = []  # the outputs of `watch`
         self.stack: list[nn.Module] = []  # the modules that are running, outermost first
+        self._thread = threading.get_ident()
         self._seen: set[Node] = set()
         self._handles: list[Any] = []
 
@@ -145,10 +171,14 @@ class Interception(TorchFunctionMode):
             self.stack.clear()
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
-        self.stack.append(module)
+        if threading.get_ident() == self._thread:
+            self.stack.append(module)
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.stack.pop()
+        if threading.get_ident() != self._thread:
+            return
+        if self.stack and self.stack[-1] is module:  # it is not if another hook refused the module
+            self.stack.pop()
         if module is self.watch:
             self.watched += tensors_in(output)
 
@@ -158,8 +188,8 @@ class Interception(TorchFunctionMode):
         call = Call(func, args, kwargs or {}, OPERATIONS.get(func))
         if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors_in((args, call.kwargs))):
             return call.run()
-        variables = call.variables()
-        below = {t.grad_fn for t in variables}
+        variables = call.variables(self.leaves)
+        below = {t.grad_fn for t in call.variables()}
         if call.kind is None:
             output = self._run_unknown(call)
         else:
@@ -219,8 +249,8 @@ class Interception(TorchFunctionMode):
             if node not in self._seen and not name.endswith("AccumulateGrad") and name not in _HARMLESS:
                 raise ValueError(
                     f"{self.method} met {name}, whose call it could not see: scripted code, a custom "
-                    "autograd.Function, a checkpoint or a DataParallel replica hides its operations; expected the "
-                    "plain Python module, on one device"
+                    "autograd.Function, a checkpoint, a DataParallel replica or weights computed outside of the model "
+                    "hide operations, and none can be registered for them; expected a plain Python module on one device"
                 )
         self._seen.clear()
 
@@ -236,3 +266,25 @@ def nodes_below(tensors: Iterable[Tensor], stop: type[Step] | None = None) -> It
             yield node
             if stop is None or not isinstance(getattr(node, "step", None), stop):
                 waiting += [lower for lower, _ in node.next_functions]
+
+
+def check_maximum(interception: Interception, call: Call, variables: Tensors) -> None:
+    """Our error for the larger of a tensor and a constant: a rectifier in disguise, or worse."""
+    second = call.argument(1, "other")
+    if isinstance(second, Tensor) and len(variables) < 2:
+        raise interception.unknown(call, " of a tensor and a constant")
+
+
+def normalization_arguments(call: Call) -> dict[str, Any]:
+    """Arguments by name: torch and torch.nn.functional order them differently."""
+    statistics, affine = ["running_mean", "running_var"], ["weight", "bias"]
+    switch = "training" if call.name == "batch_norm" else "use_input_stats"
+    native = call.function in (torch.batch_norm, torch.instance_norm)
+    names = ["input", *(affine + statistics if native else statistics + affine), switch, "momentum", "eps"]
+    defaults = {**dict.fromkeys(names), switch: call.name == "instance_norm", "eps": 1e-5}
+    return {**defaults, **dict(zip(names, call.args)), **call.kwargs}
+
+
+def uses_batch_statistics(call: Call) -> bool:
+    """Whether a BatchNorm mixes the examples of a batch."""
+    return call.name == "batch_norm" and bool(normalization_arguments(call)["training"])

@@ -38,10 +38,14 @@ _KINDS = {
     # Sums with fixed weights that are not negative.
     "average": """
         avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum
-        interpolate upsample upsample_bilinear upsample_nearest
+        interpolate upsample upsample_bilinear upsample_nearest fold
     """,
     "normalization": "batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm",
     "dropout": "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout",
+    # The larger or smaller of two tensors, or over a dimension: the winner takes all.
+    "maximum": "max min maximum minimum fmax fmin",
+    # No rule of any method is defined for these.
+    "unruled": "softplus logsigmoid",
     # Each output is one input, or none: the gradient is the routing. The winner of a maximum takes all.
     "routing": """
         max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
@@ -50,13 +54,13 @@ _KINDS = {
         amax cat concat concatenate stack hstack vstack dstack chunk split tensor_split split_with_sizes unbind narrow
         select index_select gather take_along_dim __getitem__ __setitem__ masked_select view view_as reshape reshape_as
         flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t adjoint diagonal
-        unfold fold expand expand_as broadcast_to repeat tile repeat_interleave roll flip fliplr flipud rot90
+        unfold expand expand_as broadcast_to repeat tile repeat_interleave roll flip fliplr flipud rot90
         contiguous clone alias copy_ pad pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle to type
         type_as float double half bfloat16 cpu cuda as_strided atleast_1d atleast_2d atleast_3d __iter__
     """,
     # Differentiable, and no rectifier: gradients pass as they are, but nothing says how relevance would.
     "smooth": """
-        softmax log_softmax softmin sigmoid logsigmoid hardsigmoid softplus exp expm1 log log1p log2 log10 sqrt rsqrt
+        softmax log_softmax softmin sigmoid hardsigmoid exp expm1 log log1p log2 log10 sqrt rsqrt
         square pow __pow__ __rpow__ __ipow__ float_power reciprocal __rtruediv__ __rdiv__ einsum addmm baddbmm addbmm
         tensordot bilinear scaled_dot_product_attention multi_head_attention_forward normalize norm vector_norm
         cosine_similarity var std var_mean std_mean logsumexp cumsum cumprod prod embedding embedding_bag addcmul
@@ -118,7 +122,7 @@ def register_operation(function: Callable[..., Any], how: str | Rule) -> None:
     """
     if not callable(function):
         raise TypeError(f"function is a {type(function).__name__}; expected a function of PyTorch, as torch.sin")
-    if not callable(how) and how not in DECLARED:
+    if not callable(how) and (not isinstance(how, str) or how not in DECLARED):
         raise ValueError(unknown_name("how", how, DECLARED, ", or a callable how(quantity, output, *inputs)"))
     CUSTOM.pop(function, None)
     if callable(how):
@@ -159,7 +163,14 @@ class Call:
     @property
     def name(self) -> str:
         """Without its module, in-place mark and double underscores."""
-        return str(getattr(self.function, "__name__", "")).strip("_")
+        return str(getattr(self.function, "__name__", "")).strip("_").removeprefix("linalg_")
+
+    @property
+    def in_place(self) -> bool:
+        """Whether it overwrites its first argument."""
+        name = str(getattr(self.function, "__name__", ""))
+        dunder = name.startswith("__i") and name.endswith("__")
+        return dunder or (name.endswith("_") and not name.endswith("__")) or bool(self.kwargs.get("inplace"))
 
     def run(self) -> Any:
         return self.function(*self.args, **self.kwargs)
@@ -185,9 +196,10 @@ class Call:
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
-    def variables(self) -> tuple[Tensor, ...]:
-        """The tensors computed from what is explained, in order. (A leaf is a parameter: a constant to the rules.)"""
-        return tuple(t for t in tensors_in((self.args, self.kwargs)) if t.requires_grad and t.grad_fn is not None)
+    def variables(self, leaves: bool = False) -> tuple[Tensor, ...]:
+        """The tensors computed from what is explained, in order; with `leaves`, also those where the graph begins."""
+        given = tensors_in((self.args, self.kwargs))
+        return tuple(t for t in given if t.requires_grad and (leaves or t.grad_fn is not None))
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from captum_extract_aggregate.interception import Interception, Pass, Step, Tensors, nodes_below
+from captum_extract_aggregate.interception import (
+    Interception,
+    Pass,
+    Step,
+    Tensors,
+    check_maximum,
+    nodes_below,
+    normalization_arguments,
+    uses_batch_statistics,
+)
 from captum_extract_aggregate.operations import Call, tensors_in
 from captum_extract_aggregate.rules import (
     Linear,
@@ -41,6 +50,7 @@ class LinearStep(Step):
     def __init__(self, call: Call, inputs: Tensors, linear: Linear, rule: LinearRule) -> None:
         super().__init__(call, inputs)
         self.linear, self.rule = linear, rule
+        self.versions = [t._version for t in (linear.weight, linear.bias) if t is not None]
         self.norm: tuple[Tensor, Tensor] | None = None  # scale and shift of the output's channels
         self.negated = False  # the weights, for contrastive excitation backprop
 
@@ -54,6 +64,10 @@ class LinearStep(Step):
     def _constants(self) -> Linear:
         weight, bias = self.linear.weight, self.linear.bias
         assert weight is not None
+        if self.versions != [t._version for t in (weight, bias) if t is not None]:
+            raise ValueError(
+                f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
+            )
         weight, bias = _float(weight.detach()), None if bias is None else _float(bias.detach())
         if self.norm is not None:
             scale, shift = (_float(t) for t in self.norm)
@@ -134,23 +148,35 @@ class RelevanceInterception(Interception):
         self._claimed: set[nn.Module] = set()
         self._made_by: Any = WeakIdKeyDictionary()  # outputs of linear steps, with their version
         self._merged: list[LinearStep] = []
-        self._kinds: dict[str, Callable[[Call, Tensors], Step]] = {
-            "linear": self._linear,
-            "sum": self._sum,
-            "average": self._average,
-            "normalization": self._normalization,
-        }
 
     def step(self, call: Call, variables: Tensors) -> Step | None:
         if call.kind == "routing":
             return None
-        if call.kind == "smooth":
+        if call.kind in ("smooth", "unruled"):
             raise self.unknown(call, " (a gate, a softmax or attention; explain a logit, not a probability)")
-        if call.kind in self._kinds:
-            return self._kinds[call.kind](call, variables)
+        if call.kind == "linear":
+            return self._linear(call, variables)
+        if call.kind == "sum":
+            return self._sum(call, variables)
+        if call.kind == "average":
+            return self._average(call, variables)
+        if call.kind == "normalization":
+            return self._normalization(call, variables)
+        if call.kind == "maximum":
+            check_maximum(self, call, variables)
+            return None
+        if call.kind == "dropout" and not call.argument(2, "training", call.kwargs.get("train", True)):
+            return None  # it returns its very input
+        if call.kind == "scale":
+            self._check_scale(call, variables)
         if len(variables) > 1:  # rectifiers, activations, dropout, scaling by a constant
             raise self.unknown(call, f" of {len(variables)} tensors that depend on the input (a gate)")
         return Pass(call, variables)
+
+    def _check_scale(self, call: Call, variables: Tensors) -> None:
+        divides = "div" in call.name
+        if divides and (call.argument(0, "input") is not variables[0] or call.kwargs.get("rounding_mode")):
+            raise self.unknown(call, " of a constant by what depends on the input, or with rounding")
 
     def made(self, call: Call, variables: Tensors, output: Any, step: Step | None) -> None:
         if isinstance(step, LinearStep):
@@ -175,7 +201,7 @@ class RelevanceInterception(Interception):
     def _linear(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1:
             raise self.unknown(call, " of two tensors that depend on the input (attention)")
-        if call.name in _PRODUCTS:
+        if call.name in _PRODUCTS:  # of matrices
             linear = _matrix_product(call, variables[0])
         elif call.argument(0, "input") is variables[0]:
             linear = _weighted(call)
@@ -197,10 +223,16 @@ class RelevanceInterception(Interception):
 
     def _sum(self, call: Call, variables: Tensors) -> Step:
         if self.signed:
-            return _Shares(call, variables, lambda addends: gamma_shares(addends, self.gamma, self.epsilon))
+            shares = functools.partial(gamma_shares, gamma=self.gamma, epsilon=self.epsilon)
+            return _Shares(call, variables, shares)
         return Pass(call, variables) if len(variables) == 1 else _Shares(call, variables, positive_shares)
 
-    def _average(self, call: Call, variables: Tensors) -> Step:
+    def _average(self, call: Call, variables: Tensors) -> Step | None:
+        if call.argument(3, "mode") == "bicubic":
+            raise self.unknown(call, " with mode='bicubic', whose weights are of both signs")
+        size = call.argument(1, "output_size")
+        if "adaptive" in call.name and call.function is not None and _same_size(size, variables[0]):
+            return None  # it returns its very input
         if self.signed:
             average = functools.partial(gamma_average, gamma=self.gamma, epsilon=self.epsilon)
             return _Average(call, variables, average)
@@ -216,7 +248,7 @@ class RelevanceInterception(Interception):
         return _Affine(call, variables, _GAINS[call.name], self.epsilon)
 
     def _batch_norm(self, call: Call, variables: Tensors) -> Step:
-        if normalization_arguments(call)["training"]:
+        if uses_batch_statistics(call):
             raise self.unknown(call, " with the statistics of the batch (train mode)")
         x = variables[0]
         step, version = self._made_by.get(x, (None, None))
@@ -243,6 +275,11 @@ def _has_other_readers(merged: list[LinearStep], output: Any) -> bool:
 
     steps = set(merged)
     return any(count(node) > 1 for node in nodes if getattr(node, "step", None) in steps)
+
+
+def _same_size(size: Any, x: Tensor) -> bool:
+    wanted = tuple(size) if isinstance(size, (tuple, list)) else (size,) * (x.ndim - 2)
+    return all(n is None or n == m for n, m in zip(wanted, x.shape[2:]))
 
 
 _PRODUCTS = ("matmul", "mm", "bmm", "rmatmul")
@@ -277,16 +314,6 @@ def _addends(call: Call) -> list[Any]:
     if call.name == "rsub":
         return [-alpha * x, y]
     return [x, (-alpha if "sub" in call.name else alpha) * y]
-
-
-def normalization_arguments(call: Call) -> dict[str, Any]:
-    """Arguments by name: torch and torch.nn.functional order them differently."""
-    statistics, affine = ["running_mean", "running_var"], ["weight", "bias"]
-    switch = "training" if call.name == "batch_norm" else "use_input_stats"
-    native = call.function in (torch.batch_norm, torch.instance_norm)
-    names = ["input", *(affine + statistics if native else statistics + affine), switch, "momentum", "eps"]
-    defaults = {**dict.fromkeys(names), switch: call.name == "instance_norm", "eps": 1e-5}
-    return {**defaults, **dict(zip(names, call.args)), **call.kwargs}
 
 
 def _batch_norm_constants(call: Call) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import functools
 import math
+import numbers
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[],
         R = lost
     assert received is not None
     return received
+
+
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether one shape broadcasts to another."""
+    pairs = zip(reversed(shape), reversed(to))
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in pairs)
 
 
 def positive(t: Tensor) -> Tensor:
@@ -218,14 +225,28 @@ class ZBox(LinearRule):
     high: float | Tensor
     epsilon: float = 1e-9
 
+    def __post_init__(self) -> None:
+        for name in ("low", "high"):
+            bound = getattr(self, name)
+            if isinstance(bound, bool) or not isinstance(bound, (numbers.Real, Tensor)):
+                raise TypeError(f"{name} is a {type(bound).__name__}; expected a number or a tensor")
+        if not bool((torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all()):
+            raise ValueError("low is above high, or NaN; expected the smallest and the largest value of the inputs")
+
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         w = _weight(linear)
-        low, high = (torch.as_tensor(bound, dtype=a.dtype, device=a.device).expand_as(a) for bound in self._bounds())
+        low, high = self._bound(self.low, a), self._bound(self.high, a)
         terms = [(a, w), (low, -positive(w)), (high, -negative(w))]
         return share_out(R, linear, terms, None, self.epsilon)[0]
 
-    def _bounds(self) -> tuple[float | Tensor, float | Tensor]:
-        return self.low, self.high
+    def _bound(self, bound: float | Tensor, a: Tensor) -> Tensor:
+        values = torch.as_tensor(bound, dtype=a.dtype, device=a.device)
+        if not broadcasts(values.shape, a.shape):
+            raise ValueError(
+                f"a bound of ZBox has shape {tuple(values.shape)} for inputs of shape {tuple(a.shape)}; expected one "
+                "that broadcasts to them: C x 1 x 1"
+            )
+        return values.expand_as(a)
 
 
 def _excitation(a: Tensor, linear: Linear) -> list[Term]:
@@ -255,7 +276,7 @@ def _weight(linear: Linear) -> Tensor:
 
 def check_number(name: str, value: Any) -> None:
     """Our error for what is no non-negative number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value) or value < 0:
         raise ValueError(f"{name} is {value!r}; expected a number that is not negative")
 
 

@@ -29,7 +29,7 @@ from captum_extract_aggregate.extract import unit_scale, virtual_extract
 from captum_extract_aggregate.gated import GatedInterception
 from captum_extract_aggregate.gates import Gate, RectifiedGate, deconvolution_gate, guided_gate
 from captum_extract_aggregate.interception import Interception, nodes_below
-from captum_extract_aggregate.layers import Layer, find_layer
+from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
 from captum_extract_aggregate.layout import Layout
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.relevance import LinearStep, RelevanceInterception
@@ -64,7 +64,7 @@ class PropagationAttribution(CaptureAttribution):
         super().__init__(forward_func, layer, device_ids, layout, call)
         self.aggregate = self._aggregate if aggregate is None else check_aggregate(aggregate)
 
-    def _interception(self) -> Interception:
+    def _interception(self, batch: int) -> Interception:
         raise NotImplementedError
 
     def _seed(self, scores: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class PropagationAttribution(CaptureAttribution):
         made: list[Interception] = []
 
         def within() -> Interception:
-            made.append(self._interception())
+            made.append(self._interception(len(checked_inputs(inputs)[0])))
             return made[-1]
 
         extra, devices = additional_forward_args, self.device_ids
@@ -112,7 +112,7 @@ class GuidedBackprop(PropagationAttribution):
 
     Everything else passes its gradient. Captum's class of this name sees `nn.ReLU` modules only and returns the plain
     gradient for the others; this one sees every ReLU, ReLU6 (which passes nothing where it saturates), leaky ReLU,
-    PReLU and `clamp(min=0)`, however they are called.
+    PReLU and `clamp(min=0)`, however they are called. Rectifiers written out with boolean masks are errors.
 
     At the input: its shape, signed (below the first ReLU all weights act). At a layer: `N x 1 x *S`,
     :math:`\max_k |R_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k R_{u,k}`. In units of score per activation.
@@ -142,7 +142,7 @@ class GuidedBackprop(PropagationAttribution):
     _aggregate = "max_abs"
     _gate: Gate = staticmethod(guided_gate)
 
-    def _interception(self) -> Interception:
+    def _interception(self, batch: int) -> Interception:
         return GatedInterception(type(self).__name__, self._gate)
 
     @classmethod
@@ -182,8 +182,9 @@ class RectGrad(GuidedBackprop):
     r"""RectGrad: at every ReLU with output a, R passes where :math:`a R > \tau`.
 
     :math:`\tau` is the `percentile`-th percentile of :math:`a R` over the channels and positions of that ReLU, for each
-    example. The attribution is the arriving quantity times the activation: :math:`R \odot x` at the input, in its
-    shape; :math:`\sum_k R_{u,k} x_{u,k}` at a layer, `N x 1 x *S`. Signed, in units of the score.
+    example (which has to lie in dimension 0 there). The attribution is the arriving quantity times the activation:
+    :math:`R \odot x` at the input, in its shape; :math:`\sum_k R_{u,k} x_{u,k}` at a layer, `N x 1 x *S`. Signed, in
+    units of the score.
 
     Args:
         forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
@@ -226,8 +227,8 @@ class RectGrad(GuidedBackprop):
     def multiplies_by_inputs(self) -> bool:
         return True
 
-    def _interception(self) -> Interception:
-        return GatedInterception(type(self).__name__, RectifiedGate(self.percentile, self._magnitude))
+    def _interception(self, batch: int) -> Interception:
+        return GatedInterception(type(self).__name__, RectifiedGate(self.percentile, self._magnitude), batch)
 
     @classmethod
     def get_name(cls) -> str:
@@ -281,6 +282,8 @@ class _Relevance(PropagationAttribution):
         maps = super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
         if not return_convergence_delta:
             return maps
+        if not self.has_convergence_delta():
+            raise ValueError(f"{type(self).__name__} has no convergence delta; expected return_convergence_delta=False")
         delta = self.compute_convergence_delta(inputs, target, additional_forward_args, attribute_to_layer_input)
         return maps, delta
 
@@ -326,8 +329,8 @@ class LRP(_Relevance):
     gradient x input on networks of ReLUs.
 
     With `gamma=math.inf` it is the z+ rule, equal to LRP-:math:`\alpha_1\beta_0` and to excitation backprop times the
-    logit: biases and normalisations play no part, sums and averages are shared by their positive parts, and nothing is
-    lost except below units without any positive contribution.
+    logit: biases and normalisations play no part, sums and averages are shared by their positive parts, nothing is
+    lost, and `epsilon` is not needed.
 
     At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Signed, in units of the score.
 
@@ -394,7 +397,7 @@ class LRP(_Relevance):
             for key, rule in self.rules.items()
         }
 
-    def _interception(self) -> Interception:
+    def _interception(self, batch: int) -> Interception:
         rule: LinearRule = Epsilon(self.epsilon)
         if math.isinf(self.gamma):
             rule = ZPlus()
@@ -432,9 +435,10 @@ class ExcitationBackprop(_Relevance):
     .. math:: R_j = \sum_k \frac{(a_j w_{jk})_+}{\sum_i (a_i w_{ik})_+} R_k
 
     Biases play no part, R passes activations and normalisations unchanged, goes to the winner of a maximum, and is
-    shared among the addends of a sum and the positions of an average in proportion to their positive parts. Nothing is
-    lost except below units without any positive contribution (kept alive by a bias or a BatchNorm's shift alone):
-    the attributions sum to 1, and `compute_convergence_delta` reports the gap.
+    shared among the addends of a sum and the positions of an average in proportion to their positive parts. A unit
+    without any positive contribution (kept alive by a bias, say) shares by magnitude instead, or equally. So nothing is
+    lost (but to constants that the network concatenates or pads with): the attributions sum to 1, and
+    `compute_convergence_delta` reports the gap.
 
     At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Non-negative, a distribution.
 
@@ -455,7 +459,7 @@ class ExcitationBackprop(_Relevance):
     Source: Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 3.
     """
 
-    def _interception(self) -> Interception:
+    def _interception(self, batch: int) -> Interception:
         return RelevanceInterception(type(self).__name__, ZPlus())
 
     @classmethod
@@ -511,7 +515,7 @@ class ContrastiveExcitationBackprop(ExcitationBackprop):
         self.contrast_layer = find_layer(contrast_layer, forward_func)
         self.clamp = clamp
 
-    def _interception(self) -> Interception:
+    def _interception(self, batch: int) -> Interception:
         return RelevanceInterception(type(self).__name__, ZPlus(), watch=self.contrast_layer)
 
     def _around(self, interception: Interception, recording: Recording) -> Around:
