@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.metrics.explanations import as_maps, batches_of, scores_of, sliced
+from captum_extract_aggregate.rules import broadcasts
 
 _ORDERS = ("least", "most")
 
@@ -186,7 +187,13 @@ class _Engine:
         self.forward_func, self.step, self.most_slots = forward_func, step, max_examples_per_batch
         self.extra = _format_additional_forward_args(additional_forward_args) or ()
         self.inputs = inputs.detach()
-        self.baselines = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device).expand_as(inputs)
+        baseline = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device)
+        if not broadcasts(baseline.shape, inputs.shape):
+            raise ValueError(
+                f"baselines has shape {tuple(baseline.shape)} for inputs of {tuple(inputs.shape)}; expected a number or "
+                "a tensor that broadcasts to them"
+            )
+        self.baselines = baseline.expand_as(inputs)
         self.decisions = self._decisions()
 
     def _decisions(self) -> Tensor:

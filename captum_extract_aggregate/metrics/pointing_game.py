@@ -57,7 +57,7 @@ def _hit(attribution: Tensor, mask: Tensor, tolerance: float) -> bool:
     top, left = max(0, y - reach), max(0, x - reach)
     near = torch.nonzero(mask[top : y + reach + 1, left : x + reach + 1])
     offsets = near - torch.tensor([y - top, x - left], device=near.device)
-    return bool((offsets.double().square().sum(1) < tolerance**2).any())
+    return bool((offsets.double().square().sum(1).sqrt() < tolerance).any())
 
 
 def _maximum(attribution: Tensor, size: tuple[int, int]) -> tuple[int, int]:
@@ -76,8 +76,8 @@ def _maximum(attribution: Tensor, size: tuple[int, int]) -> tuple[int, int]:
 
 
 def centre_map(size: tuple[int, int]) -> Tensor:
-    """The map of the centre baseline, `1 x 1 x H x W`: highest in the image's middle."""
-    y, x = (torch.arange(n, dtype=torch.float64) - (n - 1) / 2 for n in size)
+    """The map of the centre baseline, `1 x 1 x H x W`: highest in the image's middle, pixel `H // 2, W // 2`."""
+    y, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in size)
     return -(y[:, None].square() + x[None, :].square())[None, None]
 
 
