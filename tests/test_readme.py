@@ -7,10 +7,15 @@ import torch
 from typer.testing import CliRunner
 
 import captum_extract_aggregate as cea
+from captum_extract_aggregate import metrics
 from captum_extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.cli import app
 from captum_extract_aggregate.extract import virtual_extract
 
+# What the functions return, and their tables: described in their docstrings.
+RESULTS = (
+    "Comparison Comparisons InputAttribution NullBaseline Randomization Removal RemovalContrast SIMILARITIES".split()
+)
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -27,6 +32,9 @@ def test_every_public_name_and_every_cell_of_the_tables():
     for name in cea.__all__:
         assert f"{name}" in README, name
         assert getattr(cea, name).__doc__, name
+    for name in metrics.__all__:
+        assert f"`{name}`" in README or name in RESULTS, name
+        assert getattr(metrics, name).__doc__, name
     for name in AGGREGATES:
         assert f'`"{name}"`' in README, name
     for name in ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise3x3"):

@@ -190,8 +190,8 @@ class _Engine:
         baseline = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device)
         if not broadcasts(baseline.shape, inputs.shape):
             raise ValueError(
-                f"baselines has shape {tuple(baseline.shape)} for inputs of {tuple(inputs.shape)}; expected a number or "
-                "a tensor that broadcasts to them"
+                f"baselines has shape {tuple(baseline.shape)} for inputs of {tuple(inputs.shape)}; expected a number "
+                "or a tensor that broadcasts to them"
             )
         self.baselines = baseline.expand_as(inputs)
         self.decisions = self._decisions()
