@@ -65,10 +65,11 @@ def main() -> None:
     x = torch.randn(2, 3, 224, 224)
     print("# What propagation rules cost\n")
     print(
-        "Time at the input against a plain gradient (forward and backward of the frozen network), random weights,\n"
-        "batch 2 of 224 x 224, both interleaved: median of 7 pairs (range). Below, what is kept for the backward pass.\n\n"
-        "RectGrad's share above the gradient is the selection of each layer's percentile, which weighs more the cheaper\n"
-        "the convolutions are.\n"
+        "Time at the input against a plain gradient (forward and backward of the frozen network), random\n"
+        "weights, batch 2 of 224 x 224, both interleaved: median of 7 pairs (range). Below, what is kept for the\n"
+        "backward pass.\n\n"
+        "RectGrad's share above the gradient is the selection of each layer's percentile, which weighs more the\n"
+        "cheaper the convolutions are.\n"
     )
     print("| | " + " | ".join(NETWORKS) + " |")
     print("|---" * (len(NETWORKS) + 1) + "|")

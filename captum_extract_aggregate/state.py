@@ -148,3 +148,23 @@ def without_autocast() -> Iterator[None]:
     """Backward and map arithmetic run in the precision of what was captured, whatever the caller's autocast says."""
     with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
+
+
+@contextlib.contextmanager
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Buffers, and tensors that modules hold as plain attributes (old-style weight norm does), come back."""
+    held = [
+        (where, name, t, None if t.is_inference() else t._version, t.clone() if where is module._buffers else None)
+        for module in model.modules()
+        for where in (module._buffers, module.__dict__)
+        for name, t in where.items()
+        if isinstance(t, Tensor)
+    ]
+    try:
+        yield
+    finally:
+        for where, name, t, version, value in held:
+            where[name] = t
+            if value is not None and version is not None and t._version != version:
+                with torch.no_grad():
+                    t.copy_(value)

@@ -27,7 +27,7 @@ def select_scores(output: Any, target: Target) -> Tensor:
             f"forward_func returned a {type(output).__name__}{_fields(output)}; expected a tensor of scores. "
             "Wrap the model: NormGrad(lambda x: model(x)[...], layer)"
         )
-    target = _plain(target)
+    target = plain_target(target)
     if output.ndim == 0:
         output = output.reshape(1)
     if target is not None:
@@ -46,7 +46,7 @@ def _fields(output: Any) -> str:
     return f" with the keys {list(output)}" if isinstance(output, dict) else ""
 
 
-def _plain(target: Any) -> Any:
+def plain_target(target: Any) -> Any:
     """NumPy's integers and arrays, and integer tensors of any width, as Captum's forms."""
     if isinstance(target, np.integer):
         return int(target)

@@ -60,6 +60,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
     """
 
     joins_layers = False  # whether a list of layers gives one map, not a list of maps
+    uses_parameters = False  # whether maps follow from the model's parameters too, not from activations and gradients
     gives_lists = True  # whether `attribute` takes a list of layers and gives a list of maps in one call
 
     def __init__(

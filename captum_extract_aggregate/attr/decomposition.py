@@ -157,6 +157,8 @@ class BiasAttribution(CaptureAttribution):
     Source: Grabska-Barwinska 2020, equation 12.
     """
 
+    uses_parameters = True
+
     def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         _check_bias(layer, to_input)
         return super()._places(layer, to_input)
@@ -200,6 +202,8 @@ class FullGrad(_WithDelta):
 
     Source: Srinivas and Fleuret, NeurIPS 2019, section 4; `"layer_map"`: Grabska-Barwinska 2020.
     """
+
+    uses_parameters = True
 
     joins_layers = True
 

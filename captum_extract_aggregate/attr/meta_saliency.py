@@ -17,6 +17,7 @@ from captum._utils.common import _format_additional_forward_args
 from captum.attr import (
     Attribution,
     DeepLiftShap,
+    FeaturePermutation,
     GradientAttribution,
     GradientShap,
     LayerAttribution,
@@ -29,8 +30,8 @@ from captum_extract_aggregate.attr.base import captum_entry
 from captum_extract_aggregate.attr.meta_vectorized import NotVectorizedError, pays, vectorized_maps
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.state import prepared, uncompiled, without_autocast
-from captum_extract_aggregate.targets import Target, select_scores
+from captum_extract_aggregate.state import prepared, unchanged, uncompiled, without_autocast
+from captum_extract_aggregate.targets import Target, plain_target, select_scores
 
 Loss = Callable[[Tensor, Any], Tensor]
 
@@ -66,7 +67,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
     .. math:: \theta' = \theta - \mathrm{lr} \, \nabla_\theta \ell(\theta, x, y)
 
     and the wrapped method explains the network with :math:`\theta'`. What the wrapped method returns is returned, in
-    its shapes and units. A batch gives exactly what its examples give one by one.
+    its shapes and units. A batch gives what its examples give one by one (to rounding, where they run together).
 
     Which `lr`: the step has to change what the network says of this example, not the network. Rates from 1e-4 to
     1e-2 are sensible for networks that were trained with SGD; far smaller ones give the plain map, and larger ones the
@@ -125,6 +126,8 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
                 f"attribution_method is a {type(attribution_method).__name__}; expected an attribution object, such as "
                 "NormGrad(model, layer)"
             )
+        if _is_permutation(attribution_method):
+            raise ValueError("FeaturePermutation exchanges values between examples, but each takes a step of its own")
         if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < float("inf"):
             raise ValueError(f"lr is {lr!r}; expected a number of at least 0 (ascent=True climbs)")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -188,7 +191,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
 
         Tensors among the arguments with one entry per example are taken apart with the inputs.
         """
-        examples = len(checked_inputs(inputs)[0])
+        examples, target = len(checked_inputs(inputs)[0]), plain_target(target)
         takes_target, takes_extra = (_takes(self.attribution_method, n) for n in ("target", "additional_forward_args"))
         if not kwargs.get("attribute_to_layer_input", True):
             del kwargs["attribute_to_layer_input"]  # the default; methods for inputs do not know it
@@ -202,11 +205,13 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
             given = {name: self._keyword(name, value, i, examples) for name, value in kwargs.items()}
             given |= {"target": y} if takes_target and y is not None else {}
             given |= {"additional_forward_args": extra} if takes_extra and extra is not None else {}
-            with self._stepped(x, y, extra):
+            with unchanged(self.model), self._stepped(x, y, extra):
                 results.append(_detached(self.attribution_method.attribute(x, **given)))
         return _joined(results)
 
     def _is_vectorized(self, inputs: Any) -> bool:
+        if not self.lr:  # the plain map, exactly
+            return False
         return pays(self.model, checked_inputs(inputs)[0]) if self.vectorized is None else self.vectorized
 
     def _vectorized(self, inputs: Any, target: Any) -> Any:
@@ -266,6 +271,11 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
         return gradients
 
     def _loss(self, output: Any, target: Any) -> Tensor:
+        if isinstance(output, Tensor) and output.ndim and len(output) != 1:
+            raise ValueError(
+                f"forward_func gives {len(output)} scores for one example; expected one: do additional_forward_args "
+                "hide one entry per example in an object that cannot be taken apart?"
+            )
         loss = self.loss_func(output, target)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
@@ -365,6 +375,11 @@ def _samples_baselines(method: Any) -> bool:
     return isinstance(method, kinds) or _samples_baselines_inside(method)
 
 
+def _is_permutation(method: Any) -> bool:
+    inner = getattr(method, "attribution_method", None)
+    return isinstance(method, FeaturePermutation) or (inner is not None and _is_permutation(inner))
+
+
 def _samples_baselines_inside(method: Any) -> bool:
     inner = getattr(method, "attribution_method", None)
     return inner is not None and _samples_baselines(inner)
@@ -372,10 +387,13 @@ def _samples_baselines_inside(method: Any) -> bool:
 
 def _of(value: Any, i: int, examples: int) -> Any:
     """What belongs to the i-th example: tensors with one entry per example are cut, all else is shared."""
-    if isinstance(value, Tensor):
-        return value[i : i + 1] if value.ndim and len(value) == examples else value
+    if isinstance(value, Tensor):  # detached: under no_grad, a view of what requires grad cannot be differentiated
+        return value[i : i + 1].detach() if value.ndim and len(value) == examples else value
+    if isinstance(value, dict):
+        return {name: _of(v, i, examples) for name, v in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_of(v, i, examples) for v in value)
+        parts = [_of(v, i, examples) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
     return value
 
 

@@ -19,7 +19,7 @@ from torch.func import functional_call, grad, vmap
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.layers import checked_inputs
-from captum_extract_aggregate.state import prepared, without_autocast
+from captum_extract_aggregate.state import prepared, unchanged, without_autocast
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself
 _MOST_POSITIONS = 64 * 64  # of a picture
@@ -55,9 +55,15 @@ def vectorized_maps(
         raise NotVectorizedError
     pass_ = _Pass(model, chosen, rate, loss, steps, places)
     try:
-        with torch.inference_mode(False), torch.no_grad(), without_autocast(), prepared(model, (x,), freeze=True):
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            without_autocast(),
+            unchanged(model),
+            prepared(model, (x,), freeze=True),
+        ):
             scores, activations, gradients = pass_.run(x, classes)
-    except (RuntimeError, StopIteration, IndexError, TypeError) as error:  # whatever vmap cannot do
+    except (RuntimeError, LookupError, TypeError) as error:  # whatever vmap cannot do
         raise NotVectorizedError from error
     if not torch.isfinite(scores).all():
         raise NotVectorizedError  # the loop says whose
@@ -70,6 +76,8 @@ def vectorized_maps(
 def _places(method: Any) -> list[Place]:
     """The layers' outputs (or the input) that a method needs, if it needs nothing else."""
     if not isinstance(method, CaptureAttribution) or type(method)._evidence is not CaptureAttribution._evidence:
+        raise NotVectorizedError
+    if method.uses_parameters:  # which are each example's own
         raise NotVectorizedError
     places = list(dict.fromkeys(method._all_places(False)))
     if any(p.call is not None or p.optional or (p.side == "input" and p.layer is not None) for p in places):

@@ -31,8 +31,10 @@ class PointingPairs:
 
 
 def mask_from_boxes(boxes: Tensor | Sequence[Sequence[float]], size: tuple[int, int]) -> Tensor:
-    """The pixels inside any of the boxes, `H x W` booleans. Boxes are `x0, y0, x1, y1`; pixel x lies inside if
-    `x0 <= x < x1` (pixels counted from 0)."""
+    """The pixels inside any of the boxes, `H x W` booleans.
+
+    Boxes are `x0, y0, x1, y1`, rounded to whole pixels; pixel x, counted from 0, lies inside if `x0 <= x < x1`.
+    """
     mask = torch.zeros(size, dtype=torch.bool)
     for x0, y0, x1, y1 in torch.as_tensor(boxes, dtype=torch.float64).reshape(-1, 4).tolist():
         rows, columns = slice(max(0, round(y0)), max(0, round(y1))), slice(max(0, round(x0)), max(0, round(x1)))

@@ -19,6 +19,7 @@ from captum_extract_aggregate.metrics.explanations import (
     Explanation,
     as_maps,
     batches_of,
+    check_mode,
     explainer_of,
     per_target_of,
     progress,
@@ -73,7 +74,10 @@ def class_sensitivity(
         >>> class_sensitivity(cea.LinearApproximation(model, "layer3"), images, model).shape
         torch.Size([3])
     """
+    if "target" in kwargs:
+        raise ValueError("target is given, but the measure chooses the classes itself; expected classes=")
     compare = find_similarity(similarity)
+    check_mode(forward_func)
     tensors = checked_inputs(inputs)
     examples, extra = len(tensors[0]), _format_additional_forward_args(additional_forward_args) or ()
     pairs = None if isinstance(classes, str) else _checked_pairs(classes, examples)

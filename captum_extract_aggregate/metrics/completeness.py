@@ -27,7 +27,7 @@ def completeness_gap(
         attributions: a tensor, or a tuple of tensors (of several inputs, say), batch first; all entries are summed.
 
     Returns:
-        `N` values (float64); infinite where the score is exactly 0 and the sum is not.
+        `N` values (float64); where the score is exactly 0, infinite, or NaN if the sum is 0 too.
 
     Raises:
         TypeError, ValueError: naming the argument, what was got and what was expected.

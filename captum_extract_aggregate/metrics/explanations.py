@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from captum.attr import Attribution
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from captum_extract_aggregate.layers import model_of
 from captum_extract_aggregate.layout import input_size
 from captum_extract_aggregate.maps import upsample
 
@@ -52,6 +53,8 @@ def as_maps(attributions: Any, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
         got = tuple(attributions.shape) if isinstance(attributions, Tensor) else type(attributions).__name__
         raise ValueError(f"the explanation is {got} for {examples} examples; expected N x K x H x W (or N x H x W)")
     attributions = attributions.detach()
+    if not attributions.is_floating_point() or attributions.dtype in (torch.float16, torch.bfloat16):
+        attributions = attributions.float()
     maps = attributions.unsqueeze(1) if attributions.ndim == 3 else attributions.sum(1, keepdim=True)
     return maps if tuple(maps.shape[2:]) == tuple(size) else upsample(maps, tuple(size))
 
@@ -66,15 +69,26 @@ def batches_of(examples: int, max_examples_per_batch: int | None) -> list[slice]
     return [slice(start, start + size) for start in range(0, examples, size)]
 
 
-def sliced(value: Any, part: slice, examples: int) -> Any:
+def sliced(value: Any, part: slice | Sequence[int], examples: int) -> Any:
     """The part of whatever has one entry per example."""
     if isinstance(value, Tensor):
         return value[part] if value.ndim and len(value) == examples else value
+    if isinstance(value, dict):
+        return {name: sliced(v, part, examples) for name, v in value.items()}
     if isinstance(value, tuple):
-        return tuple(sliced(v, part, examples) for v in value)
+        parts = [sliced(v, part, examples) for v in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     if isinstance(value, list) and len(value) == examples:
-        return value[part]
+        return value[part] if isinstance(part, slice) else [value[i] for i in part]
     return value
+
+
+def check_mode(forward_func: Callable[..., Any]) -> None:
+    """Our error for a model in train mode, whose scores depend on the batch and whose statistics move."""
+    model = model_of(forward_func)
+    for module in model.modules() if model is not None else ():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            raise ValueError("the model's BatchNorm is in train mode; expected eval mode: call model.eval() first")
 
 
 def progress(items: Iterable[_T], what: str, total: int, show: bool) -> Iterable[_T]:
@@ -86,9 +100,9 @@ def progress(items: Iterable[_T], what: str, total: int, show: bool) -> Iterable
 def scores_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Tensor:
     """The class scores `N x classes` of a batch, or our error."""
     output = forward_func(*inputs, *extra)
-    if not isinstance(output, Tensor) or output.ndim != 2:
+    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"forward_func returned {got}; expected scores, examples x classes")
+        raise ValueError(f"forward_func returned {got}; expected scores, examples x classes (two or more)")
     if not torch.isfinite(output).all():
         raise ValueError("forward_func returned scores that are NaN or infinite; expected finite ones")
     return output

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.metrics.explanations import as_maps, batches_of, scores_of, sliced
+from captum_extract_aggregate.metrics.explanations import as_maps, batches_of, check_mode, scores_of, sliced
 from captum_extract_aggregate.rules import broadcasts
 
 _ORDERS = ("least", "most")
@@ -87,9 +87,9 @@ def pixel_removal(
         >>> removal.pixels.item(), round(removal.e.item(), 4)
         (2, 0.2929)
     """
-    maps = [as_maps(attributions, _checked(inputs))]
+    maps = _finite(as_maps(attributions, _checked(inputs)))
     engine = _Engine(forward_func, inputs, baselines, step, additional_forward_args, max_examples_per_batch)
-    jobs = [_Job(i, maps[0][i, 0], _is_most(order)) for i in range(len(inputs))]
+    jobs = [_Job(i, maps[i, 0], _is_most(order)) for i in range(len(inputs))]
     return engine.run(jobs, "Pixel removal", show_progress)
 
 
@@ -138,7 +138,7 @@ def removal_contrast(
         torch.Size([3])
     """
     examples = len(_checked(inputs))
-    maps = as_maps(attributions, inputs)
+    maps = _finite(as_maps(attributions, inputs))
     others = maps if pool is None else _pool_maps(pool, inputs)
     available = len(others) - (pool is None)
     if isinstance(n_shuffles, bool) or not isinstance(n_shuffles, int) or not 1 <= n_shuffles <= available:
@@ -184,9 +184,12 @@ class _Engine:
         if isinstance(step, bool) or not isinstance(step, int) or step < 1:
             raise ValueError(f"step is {step!r}; expected an integer of at least 1")
         batches_of(1, max_examples_per_batch)
+        check_mode(forward_func)
         self.forward_func, self.step, self.most_slots = forward_func, step, max_examples_per_batch
         self.extra = _format_additional_forward_args(additional_forward_args) or ()
         self.inputs = inputs.detach()
+        if isinstance(baselines, bool) or not isinstance(baselines, (int, float, Tensor)):
+            raise TypeError(f"baselines is a {type(baselines).__name__}; expected a number or a tensor")
         baseline = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device)
         if not broadcasts(baseline.shape, inputs.shape):
             raise ValueError(
@@ -259,7 +262,7 @@ class _Engine:
 
     def _extra_of(self, examples: Tensor) -> tuple[Any, ...]:
         n = len(self.inputs)
-        return tuple(t[examples] if isinstance(t, Tensor) and t.ndim and len(t) == n else t for t in self.extra)
+        return tuple(sliced(self.extra, examples.tolist(), n))
 
     def _e(self, job: _Job, gone: int) -> Tensor:
         energy = (self.inputs[job.example] - self.baselines[job.example]).double().square().sum(0).flatten()
@@ -279,9 +282,9 @@ def _is_most(order: str) -> bool:
 
 
 def _checked(inputs: Any) -> Tensor:
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not len(inputs):
+    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not len(inputs) or not inputs.is_floating_point():
         got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs is {got}; expected a tensor of pictures, N x C x H x W")
+        raise TypeError(f"inputs is {got}; expected a floating point tensor of pictures, N x C x H x W")
     return inputs
 
 
@@ -290,4 +293,10 @@ def _pool_maps(pool: Any, inputs: Tensor) -> Tensor:
     if not isinstance(pool, Tensor) or pool.ndim not in (3, 4) or not len(pool):
         got = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
         raise TypeError(f"pool is {got}; expected maps of other images, M x K x h x w")
-    return as_maps(pool, inputs[:1].expand(len(pool), -1, -1, -1))
+    return _finite(as_maps(pool, inputs[:1].expand(len(pool), -1, -1, -1)))
+
+
+def _finite(maps: Tensor) -> Tensor:
+    if not torch.isfinite(maps).all():
+        raise ValueError("a map holds NaN or infinite values, so it puts pixels in no order; expected finite ones")
+    return maps

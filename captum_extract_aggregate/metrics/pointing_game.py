@@ -43,7 +43,7 @@ def pointing_game(attributions: Tensor | Sequence[Tensor], masks: Masks, toleran
     """
     if len(attributions) != len(masks):
         raise ValueError(f"{len(attributions)} maps for {len(masks)} masks; expected one mask for each map")
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not tolerance > 0:
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
         raise ValueError(f"tolerance is {tolerance!r}; expected a number of pixels above 0")
     return torch.tensor([_hit(a, m, tolerance) for a, m in zip(attributions, masks)], dtype=torch.bool)
 
@@ -65,13 +65,14 @@ def _maximum(attribution: Tensor, size: tuple[int, int]) -> tuple[int, int]:
     if not isinstance(attribution, Tensor) or attribution.ndim not in (2, 3, 4):
         got = tuple(attribution.shape) if isinstance(attribution, Tensor) else type(attribution).__name__
         raise TypeError(f"a map is {got}; expected a tensor, 1 x height x width")
-    single = attribution.detach().reshape(-1, *attribution.shape[-2:]).sum(0)
+    single = attribution.detach().double().reshape(-1, *attribution.shape[-2:]).sum(0)
     if not torch.isfinite(single).all():
         raise ValueError("a map holds NaN or infinite values, so it has no maximum; expected finite ones")
     if tuple(single.shape) != size:
-        single = single.float() if single.dtype in (torch.float16, torch.bfloat16) else single
         single = F.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
-    row, column = divmod(int(single.flatten().argmax()), size[1])
+    # Maxima that were equal before they were resized may differ by rounding.
+    highest = single >= single.max() - 1e-12 * (single.max() - single.min())
+    row, column = divmod(int(highest.flatten().int().argmax()), size[1])
     return row, column
 
 
@@ -126,7 +127,10 @@ class PointingGame(Metric):
     ) -> None:
         """Counts image-class pairs."""
         hits = pointing_game(attributions, masks, self.tolerance)
-        indices = torch.as_tensor(classes).reshape(-1).long().cpu()
+        indices = torch.as_tensor(classes).reshape(-1).cpu()
+        if len(indices) and (indices.is_floating_point() or indices.dtype == torch.bool):
+            raise TypeError(f"classes holds {indices.dtype}; expected class indices")
+        indices = indices.long()
         if len(indices) != len(hits) or (indices < 0).any() or (indices >= self.num_classes).any():
             raise ValueError(
                 f"classes is {indices.tolist()} for {len(hits)} pairs; expected one index below {self.num_classes} each"

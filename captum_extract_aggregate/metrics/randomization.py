@@ -7,7 +7,7 @@ Khakzar et al. (2020), section 2.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.layers import checked_inputs, find_layer
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.metrics.explanations import Explanation, as_maps, explainer_of, progress
+from captum_extract_aggregate.metrics.explanations import Explanation, as_maps, check_mode, explainer_of, progress
 from captum_extract_aggregate.metrics.similarity import Similarity, find_similarity
-from captum_extract_aggregate.state import random_state
+from captum_extract_aggregate.state import random_state, unchanged
 
 Initializer = Callable[[nn.Module], None]
 _STD = 0.01
@@ -133,6 +133,7 @@ def parameter_randomization(
         raise ValueError(f"n_seeds is {n_seeds!r}; expected an integer of at least 1")
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected the torch.nn.Module that is explained")
+    check_mode(model)
     compare, initialize = find_similarity(similarity), _initializer(init)
     tensors = checked_inputs(inputs)
     kwargs |= {} if target is None else {"target": target}
@@ -142,13 +143,13 @@ def parameter_randomization(
     original = as_maps(explain(inputs, **kwargs), tensors)
     values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
     runs = [(s, i) for s in range(n_seeds) for i in range(len(stages))]
-    with _kept(model), contextlib.ExitStack() as cascade:
+    with unchanged(model), contextlib.ExitStack() as cascade:
         for s, i in progress(runs, "Parameter randomization", len(runs), show_progress):
             if i == 0:
                 cascade.close()  # the next seed begins with the original network
             with contextlib.ExitStack() as own:
                 stack = cascade if order == "cascading" else own
-                with random_state(tensors):
+                with torch.random.fork_rng(range(torch.cuda.device_count())):
                     torch.manual_seed(seed + s + 1_000_003 * i)
                     _randomize(stages[i][1], initialize, stack)
                 randomized = as_maps(explain(inputs, **kwargs), tensors)
@@ -191,7 +192,12 @@ def _stages(
 ) -> list[tuple[str, nn.Module]]:
     """The stages by name, from the output to the input, in the order in which their layers run."""
     names = {m: name for name, m in model.named_modules()}
-    found = _holders(model) if wanted is None else [find_layer(layer, model) for layer in wanted]
+    first = _first_runs(model, inputs, extra)
+    if wanted is None:
+        found = list(dict.fromkeys(_owner(m, names, first) for m in _holders(model)))
+        found = [m for m in found if m is not None]  # others never run, so they change nothing
+    else:
+        found = [find_layer(layer, model) for layer in wanted]
     chosen = [m for m in dict.fromkeys(found) if m is not None and m in names]
     if len(chosen) != len(found):
         raise ValueError("layers holds one twice, or one that is no part of the model; expected its own, each once")
@@ -199,26 +205,38 @@ def _stages(
     if empty or not chosen:
         what = ", ".join(map(repr, empty)) or "the model"
         raise ValueError(f"{what} holds no parameters to randomise; expected layers (or a model) with some")
-    first = _first_runs(model, [held for m in chosen for held in _holders(m)], inputs, extra)
-    chosen.sort(key=lambda m: min(first.get(held, len(first)) for held in _holders(m)))
+    idle = [names[m] for m in chosen if not any(inner in first for inner in m.modules())]
+    if idle:
+        raise ValueError(f"layers {idle} never run; expected layers that the explained scores come from")
+    chosen.sort(key=lambda m: min(first.get(inner, len(first)) for inner in m.modules()))
     return [(names[m] or "the whole model", m) for m in reversed(chosen)]
 
 
+def _owner(module: nn.Module, names: dict[nn.Module, str], first: dict[nn.Module, int]) -> nn.Module | None:
+    """The layer that a holder of parameters belongs to: attention uses its projection without calling it, and
+    parametrised layers keep their weights in a part of their own. None if it never runs."""
+    modules, name = {n: m for m, n in names.items()}, names[module]
+    if ".parametrizations." in f".{name}.":
+        return modules[f".{name}.".split(".parametrizations.")[0].strip(".")]
+    if module in first:
+        return module
+    parent = modules[name.rpartition(".")[0]]
+    return parent if isinstance(parent, nn.MultiheadAttention) and parent in first else None
+
+
 @torch.no_grad()
-def _first_runs(
-    model: nn.Module, layers: list[nn.Module], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]
-) -> dict[nn.Module, int]:
-    """When each layer first runs in a forward."""
+def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
+    """When each module first runs in a forward."""
     first: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, args: Any) -> None:
         first.setdefault(module, len(first))
 
     with contextlib.ExitStack() as stack:
-        for layer in dict.fromkeys(layers):
-            stack.callback(layer.register_forward_pre_hook(note).remove)
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(note).remove)
         stack.enter_context(random_state(inputs))
-        stack.enter_context(_kept(model))
+        stack.enter_context(unchanged(model))
         model(*inputs, *extra)
     return first
 
@@ -245,18 +263,3 @@ def _randomize(stage: nn.Module, initialize: Initializer, stack: contextlib.Exit
             if p is not None and new is not None:
                 stack.callback(setattr, p, "data", p.data)
                 p.data = new.data
-
-
-@contextlib.contextmanager
-def _kept(model: nn.Module) -> Iterator[None]:
-    """Buffers that a forward in train mode updates come back."""
-    training = [m for m in model.modules() if m.training]
-    kept = [(m, name, b, b.clone()) for m in training for name, b in m._buffers.items() if b is not None]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for module, name, buffer, value in kept:
-                module._buffers[name] = buffer
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)

@@ -114,6 +114,8 @@ def compare(
     x, y = (_array(v) for v in (a, b))
     if x.shape != y.shape or not len(x):
         raise ValueError(f"a holds {len(x)} values and b {len(y)}; expected one of each for every image")
+    if len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"names is {names!r}; expected two strings")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence is {confidence!r}; expected a number between 0 and 1")
     if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, int) or n_bootstrap < 1:
@@ -123,7 +125,9 @@ def compare(
     differences = np.where((x == y), 0.0, differences)  # two infinities of one sign are a tie
     defined = differences[~np.isnan(differences)]
     if not len(defined):
-        raise ValueError("every pair holds a NaN; expected at least one image on which both are defined")
+        raise ValueError(
+            f"every pair of {names[0]!r} and {names[1]!r} holds a NaN; expected at least one image with both defined"
+        )
     nonzero = defined[defined != 0]
     statistic, p = math.nan, math.nan
     if len(nonzero):
@@ -204,7 +208,11 @@ def _bootstrap(values: np.ndarray, confidence: float, n: int, seed: int) -> tupl
     generator = torch.Generator().manual_seed(seed)
     medians = np.concatenate([np.median(drawn, axis=1) for drawn in _resampled(values, n, generator)])
     tail = (1 - confidence) / 2
-    low, high = np.quantile(medians, [tail, 1 - tail])
+    tails = [tail, 1 - tail]
+    if np.isfinite(medians).all():
+        low, high = np.quantile(medians, tails)
+    else:  # between infinities there is nothing to interpolate
+        low, high = np.quantile(medians, tails, method="nearest")
     return float(low), float(high)
 
 

@@ -9,6 +9,7 @@ Rebuffi et al. (CVPR 2020), section 4.3.
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -80,8 +81,10 @@ def top_k_intersection(attributions: Tensor, others: Tensor, k: int | float = 0.
     """
     a, b = (t.flatten(1) for t in _checked(attributions, others))
     size = a.shape[1]
-    count = k if isinstance(k, int) else math.ceil(k * size - 1e-9)
-    if isinstance(k, bool) or not 0 < count <= size:
+    if isinstance(k, bool) or not isinstance(k, numbers.Real) or not math.isfinite(k):
+        raise ValueError(f"k is {k!r}; expected a number of values, or a fraction of them")
+    count = int(k) if isinstance(k, numbers.Integral) else math.ceil(k * size - 1e-9)
+    if not 0 < count <= size:
         raise ValueError(f"k is {k!r} of {size} values; expected a number from 1 to {size}, or a fraction of them")
     chosen = [
         torch.zeros_like(t, dtype=torch.bool).scatter_(
@@ -151,7 +154,11 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected one shape (upsample both to the input)"
         )
-    return a.detach(), b.detach()
+    if a.is_complex() or b.is_complex():
+        raise TypeError("a map is complex, and has no order; expected real numbers")
+    a, b = (t.detach() if t.is_floating_point() else t.detach().double() for t in (a, b))
+    half = (torch.float16, torch.bfloat16)
+    return a.float() if a.dtype in half else a, b.float() if b.dtype in half else b
 
 
 def _centred_ranks(rows: Tensor) -> Tensor:

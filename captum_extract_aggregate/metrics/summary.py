@@ -50,7 +50,7 @@ class ValueSummary(Metric):
         return {
             "mean": defined.mean() if n else nan,
             "std": defined.std() if n > 1 else nan,
-            "median": defined.quantile(0.5) if 0 < n < 2**24 else nan,
+            "median": (defined[(n - 1) // 2] + defined[n // 2]) / 2 if n else nan,
             "n": torch.tensor(n),
             "undefined": torch.tensor(len(values) - n),
         }

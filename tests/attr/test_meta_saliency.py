@@ -498,3 +498,92 @@ def test_its_manners():
     assert activation.attribute(X, target=1, attribute_to_layer_input=False).shape == (4, 8, 2, 2)
     together = cea.attribute_together({"meta": meta, "plain": cea.NormGrad(net, "conv3")}, X, 1)
     assert together["meta"].shape == (4, 1, 8, 8)
+
+
+# What a reviewer found
+
+
+@pytest.mark.parametrize("layer", ["conv1", "bn", ["conv1", "conv3"]])
+def test_biases_are_each_examples_own(net, layer):
+    x = torch.randn(5, 3, 12, 12, dtype=torch.float64)
+    methods = [cea.FullGrad] if isinstance(layer, list) else [cea.FullGrad, cea.BiasAttribution]
+    for cls in methods:
+        got = cea.MetaSaliency(cls(net, layer), lr=0.1).attribute(x, target=1)
+        loop = cea.MetaSaliency(cls(net, layer), lr=0.1, vectorized=False).attribute(x, target=1)
+        assert relative_error(got, loop) < 1e-10
+
+
+class Assigning(nn.Module):
+    """A forward that writes to its module, in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4, 3)
+        self.register_buffer("last", torch.zeros(3))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.last = x.mean((0, 2, 3)).detach()
+        self.count += 1
+        return self.head(self.conv(x).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_what_modules_hold_comes_back(vectorized):
+    x = torch.randn(5, 3, 8, 8)
+    assigning = Assigning().eval()
+    normed = Assigning().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(normed.conv)
+    normed(x[:1])
+    for net in (assigning, normed):
+        weight = net.conv.weight.detach().clone()
+        held = {name: (b, b.clone()) for name, b in net.named_buffers()}
+        meta = cea.MetaSaliency(cea.NormGrad(net, "conv"), lr=1.0, vectorized=vectorized)
+        assert torch.isfinite(meta.attribute(x, target=1)).all()
+        assert torch.equal(net.conv.weight, weight)
+        for name, b in net.named_buffers():
+            assert b is held[name][0]
+            assert torch.equal(b, held[name][1])
+        copy.deepcopy(net.state_dict())
+
+
+@pytest.mark.parametrize("cls", ["Saliency", "InputXGradient", "DeepLift", "IntegratedGradients"])
+def test_noise_tunnels_around_captums_input_methods(net, x, cls):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tunnel = captum.attr.NoiseTunnel(cea.MetaSaliency(getattr(captum.attr, cls)(net), lr=LR))
+        assert tunnel.attribute(x, target=TARGETS, nt_samples=2).shape == x.shape
+
+
+def test_targets_of_numpy_and_arguments_in_dictionaries(net, x):
+    for method in (cea.NormGrad(net, net.conv3), captum.attr.Saliency(net)):
+        meta = cea.MetaSaliency(method, lr=LR)
+        expected = meta.attribute(x, target=TARGETS)
+        for target in (np.array(TARGETS), [np.int64(t) for t in TARGETS], torch.tensor(TARGETS, dtype=torch.int32)):
+            assert torch.equal(meta.attribute(x, target=target), expected)
+    scaled = lambda t, extra: net(t) * extra["scale"]  # noqa: E731
+    meta = cea.MetaSaliency(cea.NormGrad(scaled, net.conv3), lr=LR, model=net)
+    scale = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)[:, None]
+    together = meta.attribute(x, target=1, additional_forward_args=({"scale": scale},))
+    alone = meta.attribute(x[1:2], target=1, additional_forward_args=({"scale": scale[1:2]},))
+    assert torch.equal(together[1:2], alone)
+
+    class Hidden:
+        def __init__(self, value):
+            self.value = value
+
+    hiding = cea.MetaSaliency(cea.NormGrad(lambda t, h: net(t) * h.value, net.conv3), lr=LR, model=net)
+    with pytest.raises(ValueError, match="3 scores for one example"):
+        hiding.attribute(x, target=1, additional_forward_args=(Hidden(scale),))
+
+
+def test_permutations_between_examples_and_layers_that_never_run(net):
+    with pytest.raises(ValueError, match="exchanges values between examples"):
+        cea.MetaSaliency(captum.attr.FeaturePermutation(net))
+    x = torch.randn(5, 3, 12, 12, dtype=torch.float64)
+    with pytest.raises(ValueError, match="never ran"):
+        cea.MetaSaliency(cea.NormGrad(net, nn.ReLU()), vectorized=True).attribute(x, target=1)
+    plain = cea.NormGrad(net, net.conv3).attribute(x[:1], target=1)
+    assert torch.equal(cea.MetaSaliency(cea.NormGrad(net, net.conv3), lr=0).attribute(x, target=1)[:1], plain)

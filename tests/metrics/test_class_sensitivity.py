@@ -113,6 +113,12 @@ def test_wrong_uses(net, x):
         class_sensitivity(method, x, lambda t: net(t)[:, 0])
     with pytest.raises(ValueError, match="NaN or infinite"):
         class_sensitivity(method, x * math.nan, net)
+    with pytest.raises(ValueError, match="two or more"):
+        class_sensitivity(method, x, lambda t: net(t)[:, :1])
+    with pytest.raises(ValueError, match="chooses the classes itself"):
+        class_sensitivity(method, x, net, target=1)
+    with pytest.raises(ValueError, match="eval mode"):
+        class_sensitivity(method, x, SmallNet().double().train())
     with pytest.raises(ValueError, match="max_examples_per_batch"):
         class_sensitivity(method, x, net, max_examples_per_batch=0)
     with pytest.raises(ValueError, match="2 tensors"):

@@ -197,3 +197,26 @@ def test_wrong_uses(net, capsys):
             run()
     pixel_removal(net, x, maps, show_progress=True)
     assert "Pixel removal" in capsys.readouterr().err
+
+
+def test_arguments_in_lists_and_what_is_refused(net):
+    x, maps = examples(4)
+    scale = [1.0, -1.0, 2.0, 0.5]
+
+    def forward(t, scales):
+        return net(t) * torch.tensor(scales, dtype=t.dtype)[:, None]
+
+    together = pixel_removal(forward, x, maps, additional_forward_args=(scale,), max_examples_per_batch=2)
+    for i in range(4):
+        alone = pixel_removal(forward, x[i : i + 1], maps[i : i + 1], additional_forward_args=(scale[i : i + 1],))
+        assert [t[i].item() for t in together] == [t.item() for t in alone]
+    for run, error, message in (
+        (lambda: pixel_removal(net, x, maps * torch.nan), ValueError, "in no order"),
+        (lambda: removal_contrast(net, x, maps, pool=maps * torch.inf), ValueError, "in no order"),
+        (lambda: pixel_removal(net, (x * 9).to(torch.uint8), maps), TypeError, "floating point"),
+        (lambda: pixel_removal(net, x, maps, baselines="a"), TypeError, "baselines is a str"),
+        (lambda: pixel_removal(SmallNet().double().train(), x, maps), ValueError, "eval mode"),
+    ):
+        with pytest.raises(error, match=message):
+            run()
+    assert pixel_removal(net, x, (maps * 9).int()).e.shape == (4,)

@@ -242,6 +242,8 @@ def test_wrong_uses():
     for run, error, message in (
         (lambda: pointing_game(good, masks[:1]), ValueError, "2 maps for 1 masks"),
         (lambda: pointing_game(good, masks, 0), ValueError, "tolerance is 0"),
+        (lambda: pointing_game(good, masks, math.inf), ValueError, "tolerance is inf"),
+        (lambda: PointingGame(2).update(good, masks, torch.tensor([0.7, 1.0])), TypeError, "class indices"),
         (lambda: pointing_game(good, [m[0] for m in masks]), TypeError, "height x width"),
         (lambda: pointing_game(good * math.nan, masks), ValueError, "no maximum"),
         (lambda: pointing_game([1, 2], masks), TypeError, "a map is int"),
@@ -262,3 +264,13 @@ def test_two_processes_give_what_one_gives():
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("the same") == 2
+
+
+@pytest.mark.parametrize("size", [(333, 500), (224, 224), (100, 371), (375, 500)])
+def test_equal_maxima_stay_equal_when_resized(size):
+    m = torch.zeros(1, 7, 7)
+    m[0, 1, 1] = m[0, 1, 5] = 0.1
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[:, : size[1] // 2] = True
+    assert pointing_game(m[None], [mask], 1).tolist() == [True]
+    assert pointing_game((m[None] * 100).int(), [mask], 1).tolist() == [True]

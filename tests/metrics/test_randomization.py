@@ -148,3 +148,37 @@ def test_wrong_uses(small_net, images, capsys):
         parameter_randomization(method, lambda x: x, images, 1)
     parameter_randomization(method, small_net, images, 1, layers=["fc"], show_progress=True)
     assert "Parameter randomization" in capsys.readouterr().err
+
+
+def test_stages_of_attention_parametrised_and_idle_layers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 4, 4)
+            self.a1, self.l1 = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8)
+            self.a2, self.fc = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 4)
+            self.auxiliary = nn.Linear(8, 2)
+            nn.utils.parametrizations.weight_norm(self.l1)
+
+        def forward(self, x):
+            t = self.stem(x).flatten(2).mT
+            t = t + self.a1(t, t, t)[0]
+            t = self.l1(t).relu()
+            t = t + self.a2(t, t, t)[0]
+            return self.fc(t.mean(1))
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(2, 3, 16, 16)
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    result = parameter_randomization(captum.attr.Saliency(net), net, x, target=1)
+    assert result.stages == ("fc", "a2", "l1", "a1", "stem")
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+    changed = []
+    parameter_randomization(
+        captum.attr.Saliency(net), net, x, 1, layers=["a2"], init=lambda m: changed.append(type(m).__name__)
+    )
+    assert changed == ["MultiheadAttention", "NonDynamicallyQuantizableLinear"]
+    with pytest.raises(ValueError, match="never run"):
+        parameter_randomization(captum.attr.Saliency(net), net, x, 1, layers=["auxiliary"])
+    with pytest.raises(ValueError, match="eval mode"):
+        parameter_randomization(captum.attr.Saliency(net), torchvision.models.resnet18().train(), x, 1)

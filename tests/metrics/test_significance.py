@@ -97,10 +97,11 @@ def test_wrong_uses():
     for run, error, message in (
         (lambda: compare([1.0], [1.0, 2.0]), ValueError, "a holds 1 values and b 2"),
         (lambda: compare([], []), ValueError, "expected one of each"),
-        (lambda: compare([math.nan], [1.0]), ValueError, "every pair holds a NaN"),
+        (lambda: compare([math.nan], [1.0]), ValueError, "every pair of 'a' and 'b' holds a NaN"),
         (lambda: compare([[1.0]], [[1.0]]), ValueError, "one number per image"),
         (lambda: compare([1.0], [2.0], confidence=95), ValueError, "confidence is 95"),
         (lambda: compare([1.0], [2.0], n_bootstrap=0), ValueError, "n_bootstrap is 0"),
+        (lambda: compare([1.0], [2.0], names=("x",)), TypeError, "names is"),
         (lambda: compare_many({"a": [1.0]}), TypeError, "two methods or more"),
         (lambda: ValueSummary().update([1.0]), TypeError, "one value per image"),
     ):
@@ -116,3 +117,12 @@ def test_summary():
     result = summary.compute()
     assert [float(result[k]) for k in ("mean", "median", "n", "undefined")] == [4, 3, 3, 1]
     assert float(result["std"]) == pytest.approx(np.std([1, 3, 8], ddof=1))
+
+
+def test_infinities():
+    result = compare([math.inf, 2.0, 3.0], [1.0, 2.5, 4.0])
+    assert result.median == -0.5
+    assert (result.low, result.high) == (-1, math.inf)
+    summary = ValueSummary()
+    summary.update(torch.tensor([1.0, math.inf]))
+    assert summary.compute()["median"] == math.inf

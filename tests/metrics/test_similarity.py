@@ -86,7 +86,11 @@ def test_wrong_uses():
         metrics.hog_spearman(a[..., :40], a[..., :40])
     with pytest.raises(ValueError, match="11 x 11"):
         metrics.ssim(a[..., :8], a[..., :8])
-    for k in (0, -0.1, 5000, 1.5, True):
+    with pytest.raises(TypeError, match="complex"):
+        metrics.spearman(a + 0j, a + 0j)
+    assert metrics.abs_spearman(a > 0.5, a > 0.5).tolist() == [1, 1]
+    assert metrics.top_k_intersection(a, a, np.int64(3)).tolist() == [1, 1]
+    for k in (0, -0.1, 5000, 1.5, True, math.nan, "a"):
         with pytest.raises(ValueError, match="k is"):
             metrics.top_k_intersection(a, a, k)
     with pytest.raises(ValueError, match="did you mean 'spearman'"):
