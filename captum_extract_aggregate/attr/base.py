@@ -187,6 +187,31 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         return canonical
 
 
+class WithDelta(CaptureAttribution):
+    """A method whose `attribute` can give its convergence delta too, as Captum's integrated gradients can."""
+
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """The maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
+        maps = super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
+        if not return_convergence_delta:
+            return maps
+        if not self.has_convergence_delta():
+            raise ValueError(f"{type(self).__name__} has no convergence delta; expected return_convergence_delta=False")
+        to_input = {"attribute_to_layer_input": True} if attribute_to_layer_input else {}
+        return maps, self.compute_convergence_delta(inputs, target, additional_forward_args, **to_input)
+
+    def has_convergence_delta(self) -> bool:
+        return True
+
+
 def attribute_together(
     methods: Mapping[str, Attribution],
     inputs: Tensor | tuple[Tensor, ...],

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, at_least_float32, captum_entry, finished
+from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDelta, at_least_float32, finished
 from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.biases import bias_layers, bias_of, biased, fused_norms
@@ -39,30 +39,7 @@ _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
 _RESCALE = ("channel_joint", "layer_map")
 
 
-class _WithDelta(CaptureAttribution):
-    """A decomposition whose `attribute` can give its convergence delta too, as Captum's integrated gradients can."""
-
-    @captum_entry
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Target = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        return_convergence_delta: bool = False,
-    ) -> Any:
-        """The maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
-        maps = super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
-        if not return_convergence_delta:
-            return maps
-        to_input = {"attribute_to_layer_input": True} if attribute_to_layer_input else {}
-        return maps, self.compute_convergence_delta(inputs, target, additional_forward_args, **to_input)
-
-    def has_convergence_delta(self) -> bool:
-        return True
-
-
-class ActivityAttribution(_WithDelta, LinearApproximation):
+class ActivityAttribution(WithDelta, LinearApproximation):
     r"""Activity attribution: :math:`a^{h}_u = \sum_k h_{u,k} \, \partial f / \partial h_{u,k}`; `N x 1 x *S`, signed.
 
     The linear approximation seen as a decomposition, in units of the score: `compute_convergence_delta` tells what is
@@ -174,7 +151,7 @@ class BiasAttribution(CaptureAttribution):
         return "Bias Attribution"
 
 
-class FullGrad(_WithDelta):
+class FullGrad(WithDelta):
     r"""FullGrad: :math:`\psi(x \odot \nabla_x f) + \sum_l \sum_k \psi(b^l \odot \partial f / \partial z^l)_k`.
 
     One map of the input's size, `N x 1 x H x W`, non-negative, without unit. :math:`\psi` takes magnitudes, scales

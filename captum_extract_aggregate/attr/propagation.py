@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.aggregate import aggregate as aggregate_entries
 from captum_extract_aggregate.aggregate import check_aggregate
-from captum_extract_aggregate.attr.base import CaptureAttribution, captum_entry
+from captum_extract_aggregate.attr.base import CaptureAttribution, WithDelta
 from captum_extract_aggregate.capture import Around, Evidence, Place, Recording, record
 from captum_extract_aggregate.extract import unit_scale, virtual_extract
 from captum_extract_aggregate.gated import GatedInterception
@@ -263,32 +263,11 @@ class RectGradMod(RectGrad):
         return "RectGrad Mod"
 
 
-class _Relevance(PropagationAttribution):
+class _Relevance(WithDelta, PropagationAttribution):
     """Methods that share a quantity out, so that one can ask whether all of it arrived."""
 
     # A sum has to know all its addends, also those that come past the layer, from constants.
     _from_the_start = True
-
-    @captum_entry
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Target = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        return_convergence_delta: bool = False,
-    ) -> Any:
-        """The maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
-        maps = super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
-        if not return_convergence_delta:
-            return maps
-        if not self.has_convergence_delta():
-            raise ValueError(f"{type(self).__name__} has no convergence delta; expected return_convergence_delta=False")
-        delta = self.compute_convergence_delta(inputs, target, additional_forward_args, attribute_to_layer_input)
-        return maps, delta
-
-    def has_convergence_delta(self) -> bool:
-        return True
 
     def compute_convergence_delta(  # type: ignore[override]
         self,
