@@ -67,7 +67,7 @@ def _between(row: Any, lower: float, upper: float) -> tuple[int, Any]:
         part = row[start : start + _PIECE]
         n = len(part)
         np.greater(part, lower, out=above[:n])
-        others += n - np.count_nonzero(above[:n])
+        others += n - int(np.count_nonzero(above[:n]))
         np.less(part, upper, out=below[:n])
         np.logical_and(above[:n], below[:n], out=above[:n])
         inside.append(part[above[:n]])
