@@ -48,7 +48,7 @@ class Step:
     def apply(self) -> Tensor:
         """The call's output, with this step as its node in the graph."""
         # What is overwritten has to be the first input of the node, also if it is a constant.
-        first = self.call.args[0] if self.call.in_place else self.inputs[0]
+        first = next(iter(self.call.args), self.inputs[0]) if self.call.in_place else self.inputs[0]
         self.extra = 0 if any(first is t for t in self.inputs) else 1
         output: Tensor = _Ruled.apply(self, *[first] * self.extra, *self.inputs)  # type: ignore[no-untyped-call]
         del self.call, self.inputs  # the graph keeps what `before` and `after` chose, and no more

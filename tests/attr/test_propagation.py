@@ -373,6 +373,7 @@ class Spellings(nn.Module):
             "method": lambda t: t.relu(),
             "method in place": lambda t: t.relu_(),
             "functional in place": lambda t: F.relu(t, inplace=True),
+            "by keywords": lambda t: F.relu(input=t, inplace=True),
             "clamp": lambda t: t.clamp(min=0),
             "clamp_min_": lambda t: t.clamp_min_(0),
             "threshold": lambda t: F.threshold(t, 0, 0),
@@ -395,8 +396,8 @@ class Spellings(nn.Module):
 
 
 SPELLINGS = [
-    "module", "in-place module", "torch", "torch in place", "method", "method in place", "functional in place", "clamp",
-    "clamp_min_", "threshold", "hardtanh", "leaky",
+    "module", "in-place module", "torch", "torch in place", "method", "method in place", "functional in place",
+    "by keywords", "clamp", "clamp_min_", "threshold", "hardtanh", "leaky",
 ]  # fmt: skip
 METHODS = {
     "guided": cea.GuidedBackprop,
