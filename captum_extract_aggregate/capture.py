@@ -20,6 +20,7 @@ from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size
 from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
@@ -113,13 +114,7 @@ class Recording:
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""
-        below: set[Any] = set()
-        waiting: list[Any] = [get_gradient_edge(tensor).node]
-        while waiting:
-            node = waiting.pop()
-            if node is not None and node not in below:
-                below.add(node)
-                waiting += [lower for lower, _ in node.next_functions]
+        below = set(nodes_below([get_gradient_edge(tensor).node]))
         return all(
             any(part.edge is not None and part.edge.node in below for parts in tensors for part in parts)
             for place, tensors in self._taps.items()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate.maps import at_least_float32
 from captum_extract_aggregate.percentile import percentile
 
 # From R and a, and the value at which the rectifier saturates.
@@ -40,7 +41,7 @@ class RectifiedGate:
     magnitude: bool = False
 
     def __call__(self, R: Tensor, a: Tensor, ceiling: float) -> Tensor:
-        importance = (a * R).to(torch.promote_types(a.dtype, torch.float32))
+        importance = at_least_float32(a * R)
         thresholds = percentile(importance.reshape(len(importance), -1), self.percentile)
         if self.magnitude:
             importance.abs_()

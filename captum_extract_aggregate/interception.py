@@ -11,7 +11,7 @@ that did not come from here: `check` finds them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.autograd.graph import Node
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
+from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import describe
 from captum_extract_aggregate.operations import CUSTOM, OPERATIONS, Call, tensors_in
 from captum_extract_aggregate.rules import broadcasts
@@ -235,16 +236,16 @@ class Interception(TorchFunctionMode):
 
     def _note(self, output: Any, below: set[Node | None]) -> None:
         """Remembers the nodes of the graph between a call's output and its inputs."""
-        waiting = [t.grad_fn for t in tensors_in(output)]
-        while waiting:
-            node = waiting.pop()
-            if node is not None and node not in below and node not in self._seen:
-                self._seen.add(node)
-                waiting += [lower for lower, _ in node.next_functions]
+
+        def is_new(node: Node) -> bool:
+            return node not in below and node not in self._seen
+
+        found = nodes_below([t.grad_fn for t in tensors_in(output)], is_new)
+        self._seen.update([node for node in found if is_new(node)])
 
     def check(self, output: Any) -> None:
         """Our error if something that led to the output could not be seen."""
-        for node in nodes_below(tensors_in(output)):
+        for node in nodes_below(t.grad_fn for t in tensors_in(output)):
             name = node.name()
             if node not in self._seen and not name.endswith("AccumulateGrad") and name not in _HARMLESS:
                 raise ValueError(
@@ -253,19 +254,6 @@ class Interception(TorchFunctionMode):
                     "hide operations, and none can be registered for them; expected a plain Python module on one device"
                 )
         self._seen.clear()
-
-
-def nodes_below(tensors: Iterable[Tensor], stop: type[Step] | None = None) -> Iterator[Node]:
-    """The nodes of the graph below some tensors; not those below a `stop` step."""
-    met: set[Node] = set()
-    waiting = [t.grad_fn for t in tensors]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in met:
-            met.add(node)
-            yield node
-            if stop is None or not isinstance(getattr(node, "step", None), stop):
-                waiting += [lower for lower, _ in node.next_functions]
 
 
 def check_maximum(interception: Interception, call: Call, variables: Tensors) -> None:

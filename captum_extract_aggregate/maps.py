@@ -1,4 +1,4 @@
-"""Bringing maps of different layers together: one size, one scale."""
+"""Bringing maps of different layers together: one size, one scale, enough precision."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def min_max(map_: Tensor, eps: float = 0) -> Tensor:
     shape = (-1, *(1,) * (map_.ndim - 1))
     low, spread = low.reshape(shape), (high - low).reshape(shape)
     return (map_ - low) / (torch.where(spread > 0, spread, torch.ones_like(spread)) + eps)
+
+
+def at_least_float32(t: Tensor) -> Tensor:
+    """Half precision as float32, for sums over many channels or positions."""
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t

@@ -16,16 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.interception import (
     Interception,
     Pass,
     Step,
     Tensors,
     check_maximum,
-    nodes_below,
     normalization_arguments,
     uses_batch_statistics,
 )
+from captum_extract_aggregate.maps import at_least_float32
 from captum_extract_aggregate.operations import Call, tensors_in
 from captum_extract_aggregate.rules import (
     Linear,
@@ -38,10 +39,6 @@ from captum_extract_aggregate.rules import (
 )
 
 NamedRules = Mapping[nn.Module | type[nn.Module], LinearRule]
-
-
-def _float(t: Tensor) -> Tensor:
-    return t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 class LinearStep(Step):
@@ -59,7 +56,7 @@ class LinearStep(Step):
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
         (a,) = kept
-        return (self.rule.relevance(_float(R), _float(a), self._constants()).to(a.dtype),)
+        return (self.rule.relevance(at_least_float32(R), at_least_float32(a), self._constants()).to(a.dtype),)
 
     def _constants(self) -> Linear:
         weight, bias = self.linear.weight, self.linear.bias
@@ -68,9 +65,9 @@ class LinearStep(Step):
             raise ValueError(
                 f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
             )
-        weight, bias = _float(weight.detach()), None if bias is None else _float(bias.detach())
+        weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
         if self.norm is not None:
-            scale, shift = (_float(t) for t in self.norm)
+            scale, shift = (at_least_float32(t) for t in self.norm)
             weight = self._scaled(weight, scale)
             bias = shift if bias is None else bias * scale + shift
         return Linear(self.linear.function, -weight if self.negated else weight, bias)
@@ -94,7 +91,7 @@ class _Shares(Step):
     def before(self) -> Tensors:
         like = self.inputs[0]
         addends = [torch.as_tensor(t, device=like.device) for t in _addends(self.call)]
-        shares = self.shares_of([_float(t.to(like.dtype)) for t in torch.broadcast_tensors(*addends)])
+        shares = self.shares_of([at_least_float32(t.to(like.dtype)) for t in torch.broadcast_tensors(*addends)])
         receives = [any(given is t for t in self.inputs) for given in _operands(self.call)]
         return tuple(share.to(like.dtype) for share, mine in zip(shares, receives) if mine)
 
@@ -111,7 +108,7 @@ class _Affine(Step):
 
     def after(self, output: Tensor) -> Tensors:
         x = self.inputs[0]
-        return (ratio(self.gain(self.call) * _float(x), _float(output), self.epsilon).to(x.dtype),)
+        return (ratio(self.gain(self.call) * at_least_float32(x), at_least_float32(output), self.epsilon).to(x.dtype),)
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
         return (R * kept[0],)
@@ -130,7 +127,7 @@ class _Average(Step):
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
         (a,) = kept
         operation = Linear(lambda t, weight, bias: self.function(t))
-        return (self.average(_float(R), _float(a), operation).to(a.dtype),)
+        return (self.average(at_least_float32(R), at_least_float32(a), operation).to(a.dtype),)
 
 
 class RelevanceInterception(Interception):
@@ -231,7 +228,7 @@ class RelevanceInterception(Interception):
         if call.argument(3, "mode") == "bicubic":
             raise self.unknown(call, " with mode='bicubic', whose weights are of both signs")
         size = call.argument(1, "output_size")
-        if "adaptive" in call.name and call.function is not None and _same_size(size, variables[0]):
+        if "adaptive" in call.name and _same_size(size, variables[0]):
             return None  # it returns its very input
         if self.signed:
             average = functools.partial(gamma_average, gamma=self.gamma, epsilon=self.epsilon)
@@ -265,7 +262,7 @@ class RelevanceInterception(Interception):
 def _has_other_readers(merged: list[LinearStep], output: Any) -> bool:
     """Whether the output of one of these steps goes anywhere but to its BatchNorm."""
     readers: dict[Any, list[Any]] = {}
-    nodes = list(nodes_below(tensors_in(output)))
+    nodes = list(nodes_below(t.grad_fn for t in tensors_in(output)))
     for node in nodes:
         for lower, _ in node.next_functions:
             readers.setdefault(lower, []).append(node)
@@ -319,7 +316,7 @@ def _addends(call: Call) -> list[Any]:
 def _batch_norm_constants(call: Call) -> tuple[Tensor, Tensor]:
     """Scale and shift per channel."""
     given = normalization_arguments(call)
-    scale = torch.rsqrt(_float(given["running_var"]) + given["eps"])
+    scale = torch.rsqrt(at_least_float32(given["running_var"]) + given["eps"])
     if given["weight"] is not None:
         scale = scale * given["weight"]
     shift = -given["running_mean"] * scale
@@ -336,14 +333,14 @@ def _by_channel(values: Tensor, x: Tensor) -> Tensor:
 
 
 def _layer_norm_gain(call: Call) -> Tensor:
-    x, shape, weight = _float(call.args[0]), call.argument(1, "normalized_shape"), call.argument(2, "weight")
+    x, shape, weight = at_least_float32(call.args[0]), call.argument(1, "normalized_shape"), call.argument(2, "weight")
     dims = tuple(range(-len(shape), 0))
     gain = torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + call.argument(4, "eps", 1e-5))
     return gain if weight is None else gain * weight
 
 
 def _group_norm_gain(call: Call) -> Tensor:
-    x, groups, weight = _float(call.args[0]), call.argument(1, "num_groups"), call.argument(2, "weight")
+    x, groups, weight = at_least_float32(call.args[0]), call.argument(1, "num_groups"), call.argument(2, "weight")
     variance = x.unflatten(1, (groups, -1)).flatten(2).var(2, unbiased=False)
     gain = torch.rsqrt(variance + call.argument(4, "eps", 1e-5)).repeat_interleave(x.shape[1] // groups, 1)
     gain = gain.reshape(*gain.shape, *(1,) * (x.ndim - 2))
@@ -352,7 +349,7 @@ def _group_norm_gain(call: Call) -> Tensor:
 
 def _instance_norm_gain(call: Call) -> Tensor:
     given = normalization_arguments(call)
-    x, weight = _float(given["input"]), given["weight"]
+    x, weight = at_least_float32(given["input"]), given["weight"]
     if given["use_input_stats"]:
         variance = x.flatten(2).var(2, unbiased=False).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
     else:

@@ -36,7 +36,7 @@ def prepared(forward_func: Callable[..., Any], tensors: tuple[Tensor, ...], free
             for module in model.modules():
                 if module not in seen:
                     seen.add(module)
-                    _check(module, models, batch=tensors[0].shape[0])
+                    check_batch_norm(module, models, batch=tensors[0].shape[0])
                     if freeze:
                         _freeze(module, stack)
                     if getattr(module, "training", False):
@@ -70,20 +70,22 @@ def _freeze(module: nn.Module, stack: contextlib.ExitStack) -> None:
 
 
 def _keep_buffers(module: nn.Module, stack: contextlib.ExitStack) -> None:
-    """In train mode a module may update its buffers (running statistics, spectral norm): they are put back."""
+    """A module may update its buffers, at least in train mode (running statistics): they are put back."""
     for name, buffer in module._buffers.items():
-        if buffer is not None:
+        if buffer is not None and buffer.is_inference():  # which has no version
+            stack.callback(module._buffers.__setitem__, name, buffer)
+        elif buffer is not None:
             stack.callback(_put_back, module._buffers, name, buffer, buffer._version, buffer.clone())
 
 
-def _put_back(buffers: dict[str, Tensor | None], name: str, buffer: Tensor, version: int, value: Tensor) -> None:
-    buffers[name] = buffer
-    if buffer._version != version:
+def _put_back(held: dict[str, Any], name: str, t: Tensor, version: int, value: Tensor) -> None:
+    held[name] = t
+    if t._version != version:
         with torch.no_grad():
-            buffer.copy_(value)
+            t.copy_(value)
 
 
-def _check(module: nn.Module, models: list[nn.Module], batch: int) -> None:
+def check_batch_norm(module: nn.Module, models: list[nn.Module], batch: int) -> None:
     """Our error for a normalisation that mixes the examples of a batch."""
     if not isinstance(module, nn.modules.batchnorm._BatchNorm):
         return
@@ -153,18 +155,10 @@ def without_autocast() -> Iterator[None]:
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[None]:
     """Buffers, and tensors that modules hold as plain attributes (old-style weight norm does), come back."""
-    held = [
-        (where, name, t, None if t.is_inference() else t._version, t.clone() if where is module._buffers else None)
-        for module in model.modules()
-        for where in (module._buffers, module.__dict__)
-        for name, t in where.items()
-        if isinstance(t, Tensor)
-    ]
-    try:
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            for name, t in module.__dict__.items():
+                if isinstance(t, Tensor):
+                    stack.callback(module.__dict__.__setitem__, name, t)
+            _keep_buffers(module, stack)
         yield
-    finally:
-        for where, name, t, version, value in held:
-            where[name] = t
-            if value is not None and version is not None and t._version != version:
-                with torch.no_grad():
-                    t.copy_(value)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate.capture import Evidence, Place, record
 from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
+from captum_extract_aggregate.maps import at_least_float32
 from captum_extract_aggregate.state import without_autocast
 from captum_extract_aggregate.targets import Target, per_target
 
@@ -280,11 +281,6 @@ def _maps_per_target(
             {name: method._maps(inputs, evidence, to_input) for name, method in methods.items()}
             for evidence in first._evidence(inputs, places, additional_forward_args, targets)
         ]
-
-
-def at_least_float32(t: Tensor) -> Tensor:
-    """Half precision as float32, for sums over many channels or positions."""
-    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
 def finished(m: Tensor, evidence: Evidence) -> Tensor:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDelta, at_least_float32, finished
+from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDelta, finished
 from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.biases import bias_layers, bias_of, biased, fused_norms
@@ -31,7 +31,7 @@ from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
 from captum_extract_aggregate.layers import Layer, describe
 from captum_extract_aggregate.layout import Layout, input_size, to_channels_first
-from captum_extract_aggregate.maps import min_max, upsample
+from captum_extract_aggregate.maps import at_least_float32, min_max, upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.targets import Target
 

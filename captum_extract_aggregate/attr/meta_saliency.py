@@ -126,7 +126,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
                 f"attribution_method is a {type(attribution_method).__name__}; expected an attribution object, such as "
                 "NormGrad(model, layer)"
             )
-        if _is_permutation(attribution_method):
+        if any(isinstance(m, FeaturePermutation) for m in _with_wrapped(attribution_method)):
             raise ValueError("FeaturePermutation exchanges values between examples, but each takes a step of its own")
         if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < float("inf"):
             raise ValueError(f"lr is {lr!r}; expected a number of at least 0 (ascent=True climbs)")
@@ -286,7 +286,9 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
                 "run under torch.no_grad"
             )
         if not torch.isfinite(loss).all():
-            raise ValueError(f"the loss is {float(loss)}; expected a finite number: check the inputs and the weights")
+            raise ValueError(
+                f"the loss is {float(loss.detach())}; expected a finite number: check the inputs and the weights"
+            )
         return loss.reshape(())
 
     @classmethod
@@ -369,20 +371,17 @@ def _takes(method: Any, name: str) -> bool:
     return inner is None or _takes(inner, name)
 
 
+def _with_wrapped(method: Any) -> Iterator[Any]:
+    """A method, and those that it wraps."""
+    while method is not None:
+        yield method
+        method = getattr(method, "attribution_method", None)
+
+
 def _samples_baselines(method: Any) -> bool:
     """Whether `baselines` is a distribution to draw from, and not one baseline per example."""
     kinds = (GradientShap, DeepLiftShap, LayerGradientShap, LayerDeepLiftShap)
-    return isinstance(method, kinds) or _samples_baselines_inside(method)
-
-
-def _is_permutation(method: Any) -> bool:
-    inner = getattr(method, "attribution_method", None)
-    return isinstance(method, FeaturePermutation) or (inner is not None and _is_permutation(inner))
-
-
-def _samples_baselines_inside(method: Any) -> bool:
-    inner = getattr(method, "attribution_method", None)
-    return inner is not None and _samples_baselines(inner)
+    return any(isinstance(m, kinds) for m in _with_wrapped(method))
 
 
 def _of(value: Any, i: int, examples: int) -> Any:

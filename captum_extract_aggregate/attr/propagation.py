@@ -28,7 +28,8 @@ from captum_extract_aggregate.capture import Around, Evidence, Place, Recording,
 from captum_extract_aggregate.extract import unit_scale, virtual_extract
 from captum_extract_aggregate.gated import GatedInterception
 from captum_extract_aggregate.gates import Gate, RectifiedGate, deconvolution_gate, guided_gate
-from captum_extract_aggregate.interception import Interception, nodes_below
+from captum_extract_aggregate.graph import nodes_below
+from captum_extract_aggregate.interception import Interception
 from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
 from captum_extract_aggregate.layout import Layout
 from captum_extract_aggregate.messages import unknown_name
@@ -503,7 +504,7 @@ class ContrastiveExcitationBackprop(ExcitationBackprop):
             """Whatever arrives at the contrast layer within is replaced by the contrast."""
             classifier = _classifier(scores)
             at = classifier.saved_tensors[0] if self.contrast_layer is None else self._watched(interception)
-            if classifier in nodes_below([at]):
+            if classifier in nodes_below([at.grad_fn]):
                 raise ValueError("contrast_layer lies behind the classifier; expected a layer in front of it")
             if not recording.leads_to(at):
                 raise ValueError(
@@ -558,8 +559,11 @@ class ContrastiveExcitationBackprop(ExcitationBackprop):
 
 def _classifier(scores: Tensor) -> Any:
     """The node of the one linear step that is met first on all ways down from the scores."""
-    nodes = nodes_below([scores], stop=LinearStep)
-    found = [node for node in nodes if isinstance(getattr(node, "step", None), LinearStep)]
+
+    def is_linear(node: Any) -> bool:
+        return isinstance(getattr(node, "step", None), LinearStep)
+
+    found = [node for node in nodes_below([scores.grad_fn], lambda node: not is_linear(node)) if is_linear(node)]
     if len(found) != 1:
         raise ValueError(
             f"{len(found)} linear layers or convolutions lead to the explained score without another behind them; "

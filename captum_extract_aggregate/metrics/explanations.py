@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 import torch
 from captum.attr import Attribution
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from captum_extract_aggregate.layers import model_of
 from captum_extract_aggregate.layout import input_size
-from captum_extract_aggregate.maps import upsample
+from captum_extract_aggregate.maps import at_least_float32, upsample
+from captum_extract_aggregate.state import check_batch_norm
 
 Explanation = Callable[..., Any]
 _T = TypeVar("_T")
@@ -53,10 +54,9 @@ def as_maps(attributions: Any, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
         got = tuple(attributions.shape) if isinstance(attributions, Tensor) else type(attributions).__name__
         raise ValueError(f"the explanation is {got} for {examples} examples; expected N x K x H x W (or N x H x W)")
     attributions = attributions.detach()
-    if not attributions.is_floating_point() or attributions.dtype in (torch.float16, torch.bfloat16):
-        attributions = attributions.float()
+    attributions = at_least_float32(attributions) if attributions.is_floating_point() else attributions.float()
     maps = attributions.unsqueeze(1) if attributions.ndim == 3 else attributions.sum(1, keepdim=True)
-    return maps if tuple(maps.shape[2:]) == tuple(size) else upsample(maps, tuple(size))
+    return upsample(maps, tuple(size))
 
 
 def batches_of(examples: int, max_examples_per_batch: int | None) -> list[slice]:
@@ -86,9 +86,9 @@ def sliced(value: Any, part: slice | Sequence[int], examples: int) -> Any:
 def check_mode(forward_func: Callable[..., Any]) -> None:
     """Our error for a model in train mode, whose scores depend on the batch and whose statistics move."""
     model = model_of(forward_func)
-    for module in model.modules() if model is not None else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            raise ValueError("the model's BatchNorm is in train mode; expected eval mode: call model.eval() first")
+    if model is not None:
+        for module in model.modules():
+            check_batch_norm(module, [model], batch=1)
 
 
 def progress(items: Iterable[_T], what: str, total: int, show: bool) -> Iterable[_T]:

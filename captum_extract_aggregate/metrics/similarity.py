@@ -20,6 +20,7 @@ from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
+from captum_extract_aggregate.maps import at_least_float32, min_max
 from captum_extract_aggregate.messages import unknown_name
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -157,8 +158,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if a.is_complex() or b.is_complex():
         raise TypeError("a map is complex, and has no order; expected real numbers")
     a, b = (t.detach() if t.is_floating_point() else t.detach().double() for t in (a, b))
-    half = (torch.float16, torch.bfloat16)
-    return a.float() if a.dtype in half else a, b.float() if b.dtype in half else b
+    return at_least_float32(a), at_least_float32(b)
 
 
 def _centred_ranks(rows: Tensor) -> Tensor:
@@ -199,6 +199,5 @@ def _scaled_pairs(a: Tensor, b: Tensor, smallest: int) -> list[list[np.ndarray] 
             )
         pictures.append(t.double().cpu())
     undefined = (_constant(pictures[0].flatten(1)) | _constant(pictures[1].flatten(1))).tolist()
-    low, high = ([m.amin((1, 2), keepdim=True) for m in pictures], [m.amax((1, 2), keepdim=True) for m in pictures])
-    scaled = [((m - lo) / (hi - lo)).numpy() for m, lo, hi in zip(pictures, low, high)]
+    scaled = [min_max(m).numpy() for m in pictures]
     return [None if skip else [scaled[0][i], scaled[1][i]] for i, skip in enumerate(undefined)]
