@@ -28,6 +28,7 @@ from captum_extract_aggregate.attr import (
     RectGradMod,
     SelectiveNormGrad,
     attribute_together,
+    attribute_together_per_target,
 )
 from captum_extract_aggregate.biases import bias_layers
 from captum_extract_aggregate.data import DigitScenes, load_scene_model
@@ -66,6 +67,7 @@ __all__ = [
     "SelectiveNormGrad",
     "accuracy_weights",
     "attribute_together",
+    "attribute_together_per_target",
     "bias_layers",
     "default_layers",
     "feature_spread_weights",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -75,14 +78,103 @@ def explain(
     """Draw a grid of saliency maps, methods by layers, for one picture and one class."""
     from captum_extract_aggregate.explain import Request, run
 
-    try:
-        report = run(
-            Request(image, model, weights, layers, methods, target, output, class_names, size, mean, std, seed)
+    with _clear_errors():
+        typer.echo(
+            run(Request(image, model, weights, layers, methods, target, output, class_names, size, mean, std, seed))
         )
+
+
+@app.command()
+def evaluate(
+    plan: Annotated[Path, typer.Argument(help="A TOML file: data, model, methods, measures.")],
+    results: Annotated[
+        Path | None, typer.Option(help="Folder for the results; left out: the plan's name with -results.")
+    ] = None,
+    images: Annotated[
+        str, typer.Option(help="Indices of images whose maps the report shows, separated by commas.")
+    ] = "",
+) -> None:
+    """Evaluate many images x methods x layers x measures; run again (or under torchrun) to continue."""
+    from captum_extract_aggregate.evaluation import load_plan, run
+    from captum_extract_aggregate.evaluation.pictures import report
+
+    with _clear_errors():
+        folder = results or plan.with_name(f"{plan.stem}-results")
+        found = run(load_plan(plan), folder)
+        if os.environ.get("RANK", "0") == "0":
+            _say_written(report(found, folder / "report", _indices(images)))
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="A folder that evaluate wrote.")],
+    output: Annotated[Path | None, typer.Option(help="Folder for the report; left out: report, inside.")] = None,
+    images: Annotated[
+        str, typer.Option(help="Indices of images whose maps the report shows, separated by commas.")
+    ] = "",
+) -> None:
+    """Tables, curves and a page of maps from the results of an evaluation, complete or not."""
+    from captum_extract_aggregate.evaluation import Results
+    from captum_extract_aggregate.evaluation.pictures import report as write
+
+    with _clear_errors():
+        _say_written(write(Results(results), output or results / "report", _indices(images)))
+
+
+@app.command()
+def reproduce(
+    names: Annotated[list[str], typer.Argument(help="Tables and figures such as r20-table3; or all, or list.")],
+    data: Annotated[str, typer.Option(help="scenes, voc or imagenet.")] = "scenes",
+    root: Annotated[
+        Path | None, typer.Option(help="For voc the folder that holds VOCdevkit; for imagenet a list file or a folder.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="For voc and imagenet: a torchvision or timm model, or FILE.py:FUNCTION.")
+    ] = "",
+    weights: Annotated[str, typer.Option(help="DEFAULT, or a state dict file.")] = "",
+    head: Annotated[str, typer.Option(help="A file with a linear head for the data's classes.")] = "",
+    layers: Annotated[
+        str, typer.Option(help="Layers from input to output, by commas; left out: the default layers.")
+    ] = "",
+    n: Annotated[int, typer.Option(help="How many images at most; 0: as many as each experiment is meant for.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for results and reports.")] = Path("reproduction"),
+    quick: Annotated[bool, typer.Option(help="Few images: whether the main findings still stand, in minutes.")] = False,
+) -> None:
+    """Reproduce tables and figures of the three papers, with each finding marked: holds, does not hold, or untested."""
+    from captum_extract_aggregate.reproduction import Request, reproduce as carry_out
+
+    with _clear_errors():
+        text, all_hold = carry_out(
+            Request(tuple(names), data, root, model, weights, head, _names(layers), n, output, quick)
+        )
+    typer.echo(text)
+    if not all_hold:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """A user's mistake as one line, and exit status 2."""
+    try:
+        yield
     except (ValueError, TypeError, OSError) as error:
         typer.echo("error: " + " ".join(str(error).split()), err=True)
         raise typer.Exit(2) from None
-    typer.echo(report)
+
+
+def _say_written(paths: list[Path]) -> None:
+    typer.echo("\n".join(f"written: {path}" for path in paths))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _indices(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _names(text)]
+    except ValueError:
+        raise ValueError(f"images is {text!r}; expected indices separated by commas") from None
 
 
 if __name__ == "__main__":

@@ -2,81 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from captum.attr import LayerAttribution
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr import (
-    LRP,
-    ActivityAttribution,
-    AggregatedActivity,
-    ContrastiveExcitationBackprop,
-    CumulativeGradCAM,
-    CumulativeGradMid,
-    Deconvolution,
-    ExcitationBackprop,
-    ExtractAggregate,
-    FullGrad,
-    GradCAM,
-    GradCAMPlusPlus,
-    GradCAMPos,
-    GradMid,
-    GuidedBackprop,
-    LayerCombination,
-    LayerGradient,
-    LinearApproximation,
-    NormGrad,
-    RectGrad,
-    RectGradMod,
-    SelectiveNormGrad,
-    attribute_together,
-)
+from captum_extract_aggregate.attr import attribute_together
 from captum_extract_aggregate.data.images import load_image
-from captum_extract_aggregate.data.scene_models import load_scene_model
-from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
+from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.layers import find_layer
 from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.methods import METHODS, check_method, make_method
 from captum_extract_aggregate.stages import default_layers
+from captum_extract_aggregate.subjects import SCENES, Subject, load_subject
 from captum_extract_aggregate.visualization import grid
 
-METHODS: dict[str, Callable[..., LayerAttribution]] = {
-    "normgrad": NormGrad,
-    "selective-normgrad": SelectiveNormGrad,
-    "linear-approximation": LinearApproximation,
-    "gradient": LayerGradient,
-    "gradcam": GradCAM,
-    "gradcam-pos": GradCAMPos,
-    "gradcam++": GradCAMPlusPlus,
-    "gradmid": GradMid,
-    "activity": ActivityAttribution,
-    "guided": GuidedBackprop,
-    "deconvolution": Deconvolution,
-    "rectgrad": RectGrad,
-    "rectgrad-mod": RectGradMod,
-    "lrp": LRP,
-    "lrp-gamma": lambda model, layers: LRP(model, layers, gamma=0.25),
-    "excitation": ExcitationBackprop,
-    "contrastive-excitation": ContrastiveExcitationBackprop,
-    "cumulative-gradcam": CumulativeGradCAM,
-    "cumulative-gradmid": CumulativeGradMid,
-    "aggregated-activity": AggregatedActivity,
-    "fullgrad": lambda model, layers: FullGrad(model),
-    "normgrad-combined": lambda model, layers: LayerCombination(NormGrad(model, layers)),
-}
 DEFAULT_METHODS = "normgrad,selective-normgrad,linear-approximation,gradient"
-_SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet"}
 _MOST_COLUMNS = 5
 _LARGEST = 4096
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -97,18 +45,6 @@ class Request:
     seed: int = 0
 
 
-@dataclass
-class Subject:
-    """A model, what it takes, and what its outputs are called."""
-
-    model: nn.Module
-    size: int
-    resize: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    classes: list[str] = field(default_factory=list)
-
-
 def run(request: Request) -> str:
     """Makes the picture and returns what to tell the user. Raises ValueError or TypeError with one clear line."""
     if request.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp"):
@@ -119,14 +55,14 @@ def run(request: Request) -> str:
     if not methods:
         raise ValueError(f"methods is {request.methods!r}; expected at least one of {', '.join(METHODS)}")
     for method in methods:
-        _check_method(method)
+        check_method(method)
     if request.image is None and (request.size or request.mean or request.std):
         raise ValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
     subject = _subject(request)
     x, boxes = _scene(request) if request.image is None else (_preprocess(load_image(request.image), subject), None)
     scores = _scores(subject.model, x)
     layers = _layers(request, subject.model, x)
-    made = {method: _make_method(method, subject.model, list(layers.values())) for method in methods}
+    made = {method: make_method(method, subject.model, list(layers.values())) for method in methods}
     target = _target(request.target, subject.classes, scores[0])
     maps = attribute_together(made, x, target)
     name = _class_name(subject.classes, target)
@@ -169,24 +105,12 @@ def _report(scores: Tensor, classes: list[str], target: int, layers: dict[str, n
     return "\n".join(lines)
 
 
-# --- Models ----------------------------------------------------------------------------------------------------------
+# --- Models ---------------------------------------------------------------------------------------------------------
 
 
 def _subject(request: Request) -> Subject:
     names = _read_class_names(request.class_names)
-    if request.model in _SCENES:
-        if request.weights:
-            raise ValueError(f"weights is {request.weights!r}, but {request.model} brings its own; expected none")
-        model = load_scene_model(_SCENES[request.model])
-        subject = Subject(model, SCENE_SIZE, SCENE_SIZE, (SCENE_MEAN,), (SCENE_STD,), [str(i) for i in range(10)])
-    elif ":" in request.model:
-        model = _user_model(request.model)
-        if request.weights:
-            _load_weights(model, request.weights)
-        subject = Subject(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
-    else:
-        subject = _torchvision_subject(request.model, request.weights, len(names))
-    subject.model.eval()
+    subject = load_subject(request.model, request.weights, len(names))
     subject.classes = names or subject.classes
     if request.size:
         if not 8 <= request.size <= _LARGEST:
@@ -198,103 +122,6 @@ def _subject(request: Request) -> Subject:
     if min(subject.std) <= 0:
         raise ValueError(f"std is {request.std!r}; expected positive numbers")
     return subject
-
-
-def _torchvision_subject(name: str, weights: str, num_classes: int) -> Subject:
-    from torchvision import models
-
-    known = models.list_models(module=models)
-    if name not in known:
-        raise ValueError(unknown_name("model", name, [*_SCENES, *known], "; your own: FILE.py:FUNCTION"))
-    if not weights:
-        raise ValueError(
-            f"model {name!r} has no weights; expected --weights DEFAULT (torchvision downloads them), a state dict "
-            "file, or 'random'"
-        )
-    enum = models.get_model_weights(name)
-    preset: Any = enum.DEFAULT.transforms()
-    classes = list(enum.DEFAULT.meta["categories"])
-    options: dict[str, Any] = {}
-    if num_classes:
-        options["num_classes"] = num_classes
-    if name in ("googlenet", "inception_v3") and weights.upper() not in enum.__members__:
-        options["init_weights"] = weights == "random"
-    if weights.upper() in ("DEFAULT", *enum.__members__):
-        model = _download(lambda: models.get_model(name, weights=weights.upper()))
-    else:
-        model = models.get_model(name, weights=None, **options)
-        if weights != "random":
-            _load_weights(model, weights)
-    return Subject(model, preset.crop_size[0], preset.resize_size[0], preset.mean, preset.std, classes)
-
-
-def _download(build: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        return build()
-    except OSError as error:
-        raise ValueError(
-            f"torchvision could not download the weights ({error}); expected a connection, or a file"
-        ) from None
-
-
-def _user_model(spec: str) -> nn.Module:
-    where, _, name = spec.rpartition(":")
-    if where.endswith(".py"):
-        path = Path(where)
-        if not path.is_file():
-            raise ValueError(f"model is {spec!r}, but there is no file {where!r}")
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert module_spec is not None
-        assert module_spec.loader is not None
-        module, execute = importlib.util.module_from_spec(module_spec), module_spec.loader.exec_module
-    try:
-        if where.endswith(".py"):
-            execute(module)
-        else:
-            module = importlib.import_module(where)
-    except Exception as error:
-        raise ValueError(f"model is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
-    if not callable(getattr(module, name, None)):
-        raise ValueError(unknown_name("model", name, [n for n in vars(module) if callable(vars(module)[n])]))
-    try:
-        model = getattr(module, name)()
-    except Exception as error:
-        raise ValueError(f"model is {spec!r}, which failed: {error!r}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model is {spec!r}, which returned a {type(model).__name__}; expected a torch.nn.Module")
-    return model
-
-
-def _load_weights(model: nn.Module, path: str) -> None:
-    state = _read_state_dict(path)
-    for key in ("state_dict", "model", "model_state_dict"):
-        state = state[key] if isinstance(state.get(key), dict) else state
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reasons = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ValueError(
-            f"weights {path!r} do not fit {type(model).__name__}: {reasons[0] if reasons else error} (for another "
-            "number of classes give --class-names)"
-        ) from None
-
-
-def _read_state_dict(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise ValueError(f"weights is {path!r}; expected DEFAULT, 'random', or a file, and there is no such file")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ValueError(f"weights {path!r} are no state dict that can be read safely: {reason}") from None
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f"weights {path!r} hold a {type(state).__name__}; expected a state dict with names")
-    return state
 
 
 def _read_class_names(path: Path | None) -> list[str]:
@@ -312,7 +139,7 @@ def _read_class_names(path: Path | None) -> list[str]:
 
 
 def _scene(request: Request) -> tuple[Tensor, Tensor]:
-    if request.model not in _SCENES:
+    if request.model not in SCENES:
         raise ValueError(f"model is {request.model!r}, but there is no picture to explain; expected an IMAGE")
     if request.seed < 0:
         raise ValueError(f"seed is {request.seed}; expected 0 or more")
@@ -368,18 +195,6 @@ def _layers(request: Request, model: nn.Module, x: Tensor) -> dict[str, nn.Modul
         return layers
     items = list(layers.items())  # of many alike blocks, some evenly spread ones
     return dict(items[round(i * (len(items) - 1) / (_MOST_COLUMNS - 1))] for i in range(_MOST_COLUMNS))
-
-
-def _check_method(name: str) -> None:
-    if name not in METHODS and ":" not in name:
-        raise ValueError(unknown_name("method", name, METHODS, " (or EXTRACT:AGGREGATE, such as conv3x3:norm)"))
-
-
-def _make_method(name: str, model: nn.Module, layers: list[nn.Module]) -> LayerAttribution:
-    if name in METHODS:
-        return METHODS[name](model, layers)
-    extract, _, how = name.partition(":")
-    return ExtractAggregate(model, layers, extract, how)
 
 
 def _target(text: str, classes: list[str], scores: Tensor) -> int:

@@ -1,6 +1,6 @@
 """The attribution classes: drop-in replacements for Captum's layer methods."""
 
-from captum_extract_aggregate.attr.base import attribute_together
+from captum_extract_aggregate.attr.base import attribute_together, attribute_together_per_target
 from captum_extract_aggregate.attr.combination import LayerCombination
 from captum_extract_aggregate.attr.decomposition import (
     ActivityAttribution,
@@ -60,4 +60,5 @@ __all__ = [
     "RectGradMod",
     "SelectiveNormGrad",
     "attribute_together",
+    "attribute_together_per_target",
 ]

@@ -245,25 +245,59 @@ def attribute_together(
         >>> [tuple(m.shape) for m in maps["linear"]]
         [(1, 1, 96, 96), (1, 1, 48, 48), (1, 1, 24, 24), (1, 1, 12, 12)]
     """
+    (maps,) = attribute_together_per_target(
+        methods, inputs, [target], additional_forward_args, attribute_to_layer_input
+    )
+    return maps
+
+
+def attribute_together_per_target(
+    methods: Mapping[str, Attribution],
+    inputs: Tensor | tuple[Tensor, ...],
+    targets: Sequence[Target],
+    additional_forward_args: Any = None,
+    attribute_to_layer_input: bool = False,
+) -> list[dict[str, Any]]:
+    """What `attribute_together` gives for each of several targets, still from one forward.
+
+    Args:
+        methods, inputs, additional_forward_args, attribute_to_layer_input: as for `attribute_together`.
+        targets: a list of T targets, each in any of Captum's forms.
+
+    Returns:
+        T dictionaries, each method's maps under its name.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("vgg")
+        >>> image, _ = cea.DigitScenes(n=1)[0]
+        >>> methods = {"NormGrad": cea.NormGrad(model, "features.8"), "GradCAM": cea.GradCAM(model, "features.18")}
+        >>> len(cea.attribute_together_per_target(methods, image[None], [3, 7]))
+        2
+    """
     if not isinstance(methods, Mapping) or not all(isinstance(m, Attribution) for m in methods.values()):
         raise TypeError(
             'methods is not a mapping of attribution objects; expected {"name": NormGrad(model, layer), ...}'
         )
-    result: dict[str, Any] = dict.fromkeys(methods)
+    if not isinstance(targets, (list, tuple)) or not targets:
+        raise TypeError(f"targets is {targets!r}; expected a list of at least one target")
+    results: list[dict[str, Any]] = [dict.fromkeys(methods) for _ in targets]
     groups: dict[tuple[int, ...], dict[str, CaptureAttribution]] = {}
     for name, method in methods.items():
         if isinstance(method, CaptureAttribution):
             key = (id(method.forward_func), method._pass_key(), *(method.device_ids or ()))
             groups.setdefault(key, {})[name] = method
-        else:
+            continue
+        for result, target in zip(results, targets):
             kwargs: dict[str, Any] = {"target": target, "additional_forward_args": additional_forward_args}
             if isinstance(method, LayerAttribution):
                 kwargs["attribute_to_layer_input"] = attribute_to_layer_input
             result[name] = method.attribute(inputs, **kwargs)
     for group in groups.values():
-        (maps,) = _maps_per_target(group, inputs, [target], additional_forward_args, attribute_to_layer_input)
-        result.update(maps)
-    return result
+        found = _maps_per_target(group, inputs, targets, additional_forward_args, attribute_to_layer_input)
+        for result, maps in zip(results, found):
+            result.update(maps)
+    return results
 
 
 def _maps_per_target(

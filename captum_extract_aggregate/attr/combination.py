@@ -75,7 +75,7 @@ class LayerCombination(LayerAttribution):
         modules = [find_layer(layer, forward_func) for layer in layers]
         LayerAttribution.__init__(self, forward_func, modules, attribution_method.device_ids)
         self.attribution_method = attribution_method
-        self.weights = _normalized_weights(weights, modules, forward_func)
+        self.weights = normalized_weights(weights, modules, forward_func)
         self.mode = mode
 
     @captum_entry
@@ -100,7 +100,8 @@ class LayerCombination(LayerAttribution):
                 raise ValueError(
                     f"{name} is given, but {self.attribution_method.get_name()} takes none; expected it left out"
                 )
-        return self._combined([self._scaled(m, size) for m in self._maps_by_layer(inputs, kwargs)])
+        maps = [_tensor(m).detach() for m in self._maps_by_layer(inputs, kwargs)]
+        return combine_maps(maps, size, self.weights, self.mode)
 
     def attribute_per_target(
         self,
@@ -117,7 +118,7 @@ class LayerCombination(LayerAttribution):
             return torch.stack(each, 1)
         maps: Any = method.attribute_per_target(inputs, targets, additional_forward_args, attribute_to_layer_input)
         size, count = input_size(checked_inputs(inputs)), len(_tensor(maps[0])[0])
-        combined = [self._combined([self._scaled(_tensor(m)[:, t], size) for m in maps]) for t in range(count)]
+        combined = [combine_maps([_tensor(m)[:, t] for m in maps], size, self.weights, self.mode) for t in range(count)]
         return torch.stack(combined, 1)
 
     def _maps_by_layer(self, inputs: Any, kwargs: dict[str, Any]) -> list[Any]:
@@ -133,18 +134,17 @@ class LayerCombination(LayerAttribution):
             method.layer = layers
         return maps
 
-    @staticmethod
-    def _scaled(map_: Any, size: tuple[int, ...]) -> Tensor:
-        return min_max(upsample(_tensor(map_).detach().sum(1, keepdim=True), size))
-
-    def _combined(self, maps: list[Tensor]) -> Tensor:
-        if self.mode == "sum":
-            return torch.stack([weight * m for weight, m in zip(self.weights, maps)]).sum(0)
-        return torch.stack([m**weight for weight, m in zip(self.weights, maps)]).prod(0)
-
     @classmethod
     def get_name(cls) -> str:
         return "Layer Combination"
+
+
+def combine_maps(maps: Sequence[Tensor], size: Sequence[int], weights: Sequence[float], mode: str) -> Tensor:
+    """Maps `N x K x *S` of several layers (channels are summed) as one of `size`; the weights sum to 1."""
+    scaled = [min_max(upsample(m.sum(1, keepdim=True), size)) for m in maps]
+    if mode == "sum":
+        return torch.stack([weight * m for weight, m in zip(weights, scaled)]).sum(0)
+    return torch.stack([m**weight for weight, m in zip(weights, scaled)]).prod(0)
 
 
 def _tensor(map_: Any) -> Tensor:
@@ -155,7 +155,8 @@ def _tensor(map_: Any) -> Tensor:
     return map_
 
 
-def _normalized_weights(weights: Weights, layers: list[nn.Module | None], forward_func: Any) -> tuple[float, ...]:
+def normalized_weights(weights: Weights, layers: list[nn.Module | None], forward_func: Any) -> tuple[float, ...]:
+    """A weight for each layer, summing to 1, from any form in which they are given."""
     count = len(layers)
     if isinstance(weights, str):
         if weights not in _WEIGHTS:

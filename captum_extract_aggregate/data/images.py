@@ -19,7 +19,7 @@ def load_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
             with Image.open(path) as picture:
                 picture.load()
-                return _to_rgb(ImageOps.exif_transpose(picture))
+                return to_rgb(ImageOps.exif_transpose(picture))
     except FileNotFoundError:
         raise ValueError(f"there is no file {str(path)!r}") from None
     except UnidentifiedImageError:
@@ -31,7 +31,8 @@ def load_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from None
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any mode in 8-bit RGB, transparent parts white."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return Image.fromarray(_to_8_bit(np.asarray(picture))).convert("RGB")
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):

@@ -80,7 +80,7 @@ def voc_pairs(annotation: Mapping[str, Any], classes: Sequence[str] = VOC_CLASSE
         if item.get("difficult", "0") != "1":
             easy.add(index)
     masks = {index: mask_from_boxes(b, size) for index, b in boxes.items()}
-    return _pairs(masks, sorted(easy), size)
+    return pairs_of(masks, sorted(easy), size)
 
 
 def coco_pairs(
@@ -101,7 +101,7 @@ def coco_pairs(
         masks[index] = masks[index] | mask if index in masks else mask
         if not item.get("iscrowd", 0):
             easy.add(index)
-    return _pairs(masks, sorted(easy), size)
+    return pairs_of(masks, sorted(easy), size)
 
 
 def _segments(segmentation: Any, size: tuple[int, int]) -> Tensor:
@@ -114,7 +114,8 @@ def _segments(segmentation: Any, size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(coco_mask.decode(segmentation)).bool()
 
 
-def _pairs(masks: dict[int, Tensor], kept: list[int], size: tuple[int, int]) -> PointingPairs:
+def pairs_of(masks: Mapping[int, Tensor], kept: list[int], size: tuple[int, int]) -> PointingPairs:
+    """The pairs of the classes `kept`, from the masks of all classes that are there."""
     few = len(masks) < 2
     difficult = [not few and float(masks[i].double().mean()) < _DIFFICULT_AREA for i in kept]
     stacked = torch.stack([masks[i] for i in kept]) if kept else torch.zeros(0, *size, dtype=torch.bool)

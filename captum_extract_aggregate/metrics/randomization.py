@@ -7,7 +7,7 @@ Khakzar et al. (2020), section 2.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from captum_extract_aggregate.metrics.similarity import Similarity, find_similar
 from captum_extract_aggregate.state import random_state, unchanged
 
 Initializer = Callable[[nn.Module], None]
+Stage = tuple[str, nn.Module]
 _STD = 0.01
 _ORDERS = ("cascading", "independent")
 
@@ -134,28 +135,39 @@ def parameter_randomization(
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; expected the torch.nn.Module that is explained")
     check_mode(model)
-    compare, initialize = find_similarity(similarity), _initializer(init)
+    compare = find_similarity(similarity)
+    _initializer(init)  # its error comes before any work
     tensors = checked_inputs(inputs)
     kwargs |= {} if target is None else {"target": target}
     kwargs |= {} if additional_forward_args is None else {"additional_forward_args": additional_forward_args}
     explain = explainer_of(explanation_func)
-    stages = _stages(model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ())
+    stages = find_stages(model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ())
     original = as_maps(explain(inputs, **kwargs), tensors)
     values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
-    runs = [(s, i) for s in range(n_seeds) for i in range(len(stages))]
-    with unchanged(model), contextlib.ExitStack() as cascade:
-        for s, i in progress(runs, "Parameter randomization", len(runs), show_progress):
-            if i == 0:
-                cascade.close()  # the next seed begins with the original network
-            with contextlib.ExitStack() as own:
-                stack = cascade if order == "cascading" else own
-                with torch.random.fork_rng(range(torch.cuda.device_count())):
-                    torch.manual_seed(seed + s + 1_000_003 * i)
-                    _randomize(stages[i][1], initialize, stack)
-                randomized = as_maps(explain(inputs, **kwargs), tensors)
-            values[i, s] = compare(original, randomized).double().cpu()
+    with contextlib.closing(randomized(model, stages, order, init, n_seeds, seed)) as states:
+        for s, i in progress(states, "Parameter randomization", n_seeds * len(stages), show_progress):
+            values[i, s] = compare(original, as_maps(explain(inputs, **kwargs), tensors)).double().cpu()
     name = similarity if isinstance(similarity, str) else getattr(similarity, "__name__", "similarity")
     return Randomization(tuple(n for n, _ in stages), values.nanmean(1), values, order, name)
+
+
+def randomized(
+    model: nn.Module, stages: Sequence[Stage], order: str, init: str | Initializer, n_seeds: int, seed: int
+) -> Generator[tuple[int, int], None, None]:
+    """Goes through the seeds and stages; at each pair of them that it gives, the model is in that state.
+
+    The model comes back when it ends or is closed (`contextlib.closing`).
+    """
+    initialize = _initializer(init)
+    with unchanged(model), contextlib.ExitStack() as cascade:
+        for s in range(n_seeds):
+            cascade.close()  # every seed begins with the original network
+            for i, (_, stage) in enumerate(stages):
+                with contextlib.ExitStack() as own:
+                    with torch.random.fork_rng(range(torch.cuda.device_count())):
+                        torch.manual_seed(seed + s + 1_000_003 * i)
+                        _randomize(stage, initialize, cascade if order == "cascading" else own)
+                    yield s, i
 
 
 def _initializer(init: str | Initializer) -> Initializer:
@@ -187,9 +199,9 @@ def _holders(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
 
 
-def _stages(
+def find_stages(
     model: nn.Module, wanted: Sequence[Any] | None, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]
-) -> list[tuple[str, nn.Module]]:
+) -> list[Stage]:
     """The stages by name, from the output to the input, in the order in which their layers run."""
     names = {m: name for name, m in model.named_modules()}
     first = _first_runs(model, inputs, extra)

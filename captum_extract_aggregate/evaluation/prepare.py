@@ -1,0 +1,294 @@
+"""A plan made ready: model, images, methods and measures, each checked before any work starts."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from captum.attr import Attribution, LayerAttribution
+from torch import Tensor, nn
+
+from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
+from captum_extract_aggregate.attr.combination import combine_maps, normalized_weights
+from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError, open_images
+from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, find_measure
+from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MetaPlan, MethodPlan, Plan
+from captum_extract_aggregate.layers import find_layer
+from captum_extract_aggregate.methods import check_method, make_method
+from captum_extract_aggregate.stages import default_layers
+from captum_extract_aggregate.subjects import load_subject, replace_head
+
+INPUT = "input"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A combination of a method's layers: `weights` sum to 1."""
+
+    label: str
+    mode: str
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its attribution objects (Captum's own take a layer each) and the names of its layers."""
+
+    plan: MethodPlan
+    attributions: tuple[Attribution, ...]
+    layers: tuple[str, ...]
+    combinations: tuple[Combination, ...]
+
+    @property
+    def label(self) -> str:
+        """Its name in the tables."""
+        return self.plan.label or self.plan.method
+
+    def columns(self, found: Sequence[Sequence[Any]], size: tuple[int, int]) -> Iterator[Column]:
+        """From what each of its attribution objects gave for each target, a column per layer and combination."""
+        by_target = [[self._single(m) for part in maps for m in _listed(part)] for maps in found]
+        for j, layer in enumerate(self.layers):
+            yield Column(self.label, layer, [maps[j] for maps in by_target], self.plan.interpolation)
+        for combination in self.combinations:
+            combined = [combine_maps(maps, size, combination.weights, combination.mode) for maps in by_target]
+            yield Column(self.label, combination.label, combined)
+
+    def _single(self, map_: Tensor) -> Tensor:
+        if map_.ndim != 4:
+            raise ValueError(f"{self.label} gives maps of shape {tuple(map_.shape)}; expected N x K x height x width")
+        if self.plan.channels == "max_abs":
+            return map_.abs().amax(1, keepdim=True)
+        return (map_.abs() if self.plan.channels == "abs_sum" else map_).sum(1, keepdim=True)
+
+
+def _listed(maps: Any) -> list[Tensor]:
+    if isinstance(maps, Tensor):
+        return [maps]
+    return [single for part in maps for single in _listed(part)]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A measure, ready to be called."""
+
+    plan: MeasurePlan
+    function: Callable[..., Any]
+
+    @property
+    def label(self) -> str:
+        """Its name in the tables."""
+        return self.plan.label or self.plan.measure
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that a plan names, built."""
+
+    plan: Plan
+    model: nn.Module
+    images: Images
+    methods: tuple[Method, ...]
+    measures: tuple[Measurement, ...]
+
+    def batches(self) -> list[range]:
+        """The images that are explained together; none by itself, if it can be helped."""
+        n, size = self.images.count, self.plan.run.batch_size
+        starts = list(range(0, n, size))
+        if size > 1 and len(starts) > 1 and n - starts[-1] == 1:
+            starts.pop()
+        return [range(a, b) for a, b in zip(starts, [*starts[1:], n])]
+
+    def columns(self, x: Tensor, targets: Tensor) -> list[Column]:
+        """The maps of all methods at all layers, from as few passes as they can share."""
+        wanted = [*targets.T.contiguous()]
+        size = (x.shape[2], x.shape[3])
+        plain: dict[str, Attribution] = {}
+        meta: dict[MetaPlan, dict[str, Attribution]] = {}
+        for i, method in enumerate(self.methods):
+            group = plain if method.plan.meta_saliency is None else meta.setdefault(method.plan.meta_saliency, {})
+            group |= {f"{i}/{j}": attribution for j, attribution in enumerate(method.attributions)}
+        found: list[dict[str, Any]] = [{} for _ in wanted]
+        if plain:
+            for into, maps in zip(found, attribute_together_per_target(plain, x, wanted)):
+                into.update(maps)
+        for how, group in meta.items():
+            together = _Together(self.model, group)
+            wrapped = MetaSaliency(together, **asdict(how), model=self.model, vectorized=False)
+            for into, target in zip(found, wanted):
+                into.update(zip(group, together.unpacked(wrapped.attribute(x, target=target))))
+        columns = []
+        for i, method in enumerate(self.methods):
+            names = [f"{i}/{j}" for j in range(len(method.attributions))]
+            columns += method.columns([[maps[name] for name in names] for maps in found], size)
+        return columns
+
+
+class _Together(LayerAttribution):
+    """Several methods as one, so that one step of meta-saliency serves them all."""
+
+    def __init__(self, model: nn.Module, methods: dict[str, Attribution]) -> None:
+        super().__init__(model, model)
+        self.methods = methods
+        self._lengths: list[int] = []
+
+    def attribute(self, inputs: Tensor, target: Any) -> list[Tensor]:  # type: ignore[override]
+        (maps,) = attribute_together_per_target(self.methods, inputs, [target])
+        listed = [_listed(m) for m in maps.values()]
+        self._lengths = [len(some) for some in listed]
+        return [m for some in listed for m in some]
+
+    def unpacked(self, maps: Sequence[Tensor]) -> list[list[Tensor]]:
+        """The list that `attribute` gave, by method."""
+        rest = iter(maps)
+        return [[next(rest) for _ in range(length)] for length in self._lengths]
+
+
+def prepare(plan: Plan, device: torch.device) -> Prepared:
+    """Builds all that a plan names; raises ValueError with one clear line for whatever is wrong."""
+    measures = tuple(Measurement(m, find_measure(m)) for m in plan.measures)
+    for method in plan.methods:
+        check_method(method.method)
+    subject = load_subject(plan.model.name, plan.model.weights, plan.model.num_classes)
+    if plan.model.head:
+        replace_head(subject.model, plan.model.head)
+    images = open_images(plan.data, subject)
+    _check_objects(plan, images)
+    model = subject.model.to(device).eval()
+    sample = _first_readable(images)
+    _check_runs(model, sample.x[None].to(device))
+    defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
+    methods = tuple(_method(m, defaults, model) for m in plan.methods)
+    return Prepared(plan, model, images, methods, measures)
+
+
+def _default_layers(plan: Plan, model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    return () if all(m.layers for m in plan.methods) else tuple(default_layers(model, x))
+
+
+def _check_objects(plan: Plan, images: Images) -> None:
+    for measure in plan.measures:
+        if measure.measure in POINTING and not images.has_objects:
+            raise ValueError(
+                f"measure {measure.measure!r} needs whole images with known objects, but data of the kind "
+                f"{plan.data.kind!r}{_how(plan.data)} has none; expected scenes, voc or coco with resize short or "
+                "square, or a data set of your own that gives PointingPairs"
+            )
+        if measure.measure == "removal_contrast" and plan.run.batch_size < 2:
+            raise ValueError(
+                "run.batch_size is 1, but removal_contrast takes other images' maps from the batch; expected 2"
+            )
+        if (
+            measure.measure == "removal_contrast"
+            and plan.data.kind in ("voc", "coco")
+            and plan.data.resize in ("", "short")
+        ):
+            raise ValueError(
+                "data.resize is 'short', but removal_contrast takes the maps of other images of the same size; "
+                "expected 'square' or 'crop'"
+            )
+
+
+def _how(data: DataPlan) -> str:
+    return f" with resize {data.resize!r}" if data.resize else ""
+
+
+def _first_readable(images: Images) -> Sample:
+    error: UnreadableError | None = None
+    for i in range(min(images.count, 20)):
+        try:
+            return images.read(i)
+        except UnreadableError as caught:
+            error = error or caught
+    raise ValueError(f"none of the first images can be read; {error}")
+
+
+def _check_runs(model: nn.Module, x: Tensor) -> None:
+    try:
+        with torch.no_grad():
+            scores = model(x)
+    except Exception as error:
+        raise ValueError(
+            f"the model does not run on an image of shape {tuple(x.shape)} ({type(error).__name__}: {error}); expected "
+            "one that does: see data.size and data.resize"
+        ) from error
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] < 2:
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise ValueError(f"the model gives {got}; expected scores, images x classes (two or more)")
+
+
+def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Method:
+    names = plan.layers or defaults
+    layers = [None if name == INPUT else find_layer(name, model) for name in names]
+    where = f"method {plan.label or plan.method!r}"
+    try:
+        if plan.method.startswith("captum:") and len(layers) > 1 and _takes_layer(plan.method):
+            made = tuple(make_method(plan.method, model, [layer], **plan.arguments) for layer in layers)
+        else:
+            made = (make_method(plan.method, model, layers, **plan.arguments),)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None
+    (first, *_) = made
+    if getattr(first, "joins_layers", False):
+        names = ("all layers",)
+    elif not hasattr(first, "layer"):
+        names = (INPUT,)
+    combinations = tuple(_combination(c, names, layers, model, where) for c in plan.combine)
+    return Method(plan, made, tuple(names), combinations)
+
+
+def _takes_layer(name: str) -> bool:
+    import captum.attr
+
+    method = getattr(captum.attr, name.removeprefix("captum:"), None)
+    return method is not None and "layer" in inspect.signature(method).parameters
+
+
+def _combination(
+    plan: CombinationPlan, names: Sequence[str], layers: Sequence[nn.Module | None], model: nn.Module, where: str
+) -> Combination:
+    if len(names) != len(layers) or len(names) < 2:
+        raise ValueError(f"{where} gives {len(names)} map(s), so there is nothing to combine; expected several layers")
+    weights: Any = plan.weights
+    if isinstance(weights, str) and weights.endswith(".json"):
+        path = Path(weights)
+        if not path.is_file():
+            raise ValueError(f"weights is {weights!r}, and there is no such file")
+        weights = {
+            name: value for name, value in json.loads(path.read_text("utf-8"))["weights"].items() if name in names
+        }
+    label = plan.label or f"{plan.mode}, {plan.weights if isinstance(plan.weights, str) else 'own weights'}"
+    return Combination(label, plan.mode, normalized_weights(weights, list(layers), model))
+
+
+def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:
+    """N x T classes to explain: the best, the worst, and whatever else is in the image (filled up with the best)."""
+    rows = []
+    for sample, own in zip(samples, scores):
+        first = [int(own.argmax()), int(own.argmin())]
+        present = sample.pairs.classes if sample.pairs is not None else []
+        if present and max(present) >= len(own):
+            raise ValueError(
+                f"image {sample.name!r} holds class {max(present)}, but the model has {len(own)} classes; expected a "
+                "model of the data's classes (see model.head)"
+            )
+        rows.append(first + [c for c in present if c not in first])
+    longest = max(map(len, rows))
+    return torch.tensor([row + row[:1] * (longest - len(row)) for row in rows])
+
+
+def batch_of(prepared: Prepared, samples: Sequence[Sample], device: torch.device) -> Batch:
+    """Images of one size with their scores and the classes to explain."""
+    x = torch.stack([sample.x for sample in samples]).to(device)
+    with torch.no_grad():
+        scores = prepared.model(x).float()
+    if not torch.isfinite(scores).all():
+        raise ValueError(
+            f"the model's scores of {samples[0].name!r} and its neighbours are NaN or infinite; expected finite"
+        )
+    targets = targets_of(samples, scores.cpu()).to(device)
+    return Batch(prepared.model, x, samples, scores, targets, prepared.plan.run.seed + samples[0].image)

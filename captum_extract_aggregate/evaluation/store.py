@@ -1,0 +1,329 @@
+"""Results as they come: SQLite files in a folder, one for each process, that survive a kill at any instant.
+
+Images go in batches; each batch is one transaction, so that it is there whole or not at all. Every process writes a
+file of its own, and reading joins them, sorted: it cannot be told from the result who computed what, or when.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import captum
+import numpy
+import torch
+import torchvision
+
+import captum_extract_aggregate
+from captum_extract_aggregate.evaluation.plan import Plan, plan_from
+
+_APPLICATION = 0x43454131  # "CEA1"
+_SCHEMA = """
+CREATE TABLE plan (hash TEXT, plan TEXT, images INTEGER);
+CREATE TABLE runs (id INTEGER PRIMARY KEY, environment TEXT);
+CREATE TABLE batches (batch INTEGER PRIMARY KEY, run INTEGER);
+CREATE TABLE images (image INTEGER PRIMARY KEY, name TEXT, label INTEGER, skipped TEXT);
+CREATE TABLE targets (image INTEGER, target INTEGER, score REAL, present INTEGER, difficult INTEGER, classes INTEGER,
+    role TEXT, PRIMARY KEY (image, target)) WITHOUT ROWID;
+CREATE TABLE maps (method TEXT, layer TEXT, position INTEGER, height INTEGER, width INTEGER, image_height INTEGER,
+    image_width INTEGER, PRIMARY KEY (method, layer)) WITHOUT ROWID;
+CREATE TABLE rows (image INTEGER, target INTEGER, method TEXT, layer TEXT, measure TEXT, detail TEXT, value REAL,
+    run INTEGER, plan TEXT, PRIMARY KEY (image, target, method, layer, measure, detail)) WITHOUT ROWID;
+"""
+
+
+class ImageRow(NamedTuple):
+    """One image: its name, class (-1: none is known), and why it was skipped ("": it was not)."""
+
+    image: int
+    name: str
+    label: int
+    skipped: str
+
+
+class TargetRow(NamedTuple):
+    """One explained class of an image.
+
+    `present`: the class is in the image; `difficult`: as an object (see `PointingPairs`); `classes`: how many classes
+    are in the image; `role`: "best" or "worst" for its highest and its lowest scoring class, else "".
+    """
+
+    image: int
+    target: int
+    score: float
+    present: bool
+    difficult: bool
+    classes: int
+    role: str
+
+
+class MapRow(NamedTuple):
+    """A method's map at a layer: its size, and that of the image it belongs to (of the first image seen)."""
+
+    method: str
+    layer: str
+    position: int
+    height: int
+    width: int
+    image_height: int
+    image_width: int
+
+
+class Row(NamedTuple):
+    """One number; `detail` tells those of one measure apart (such as `delta_minus` and `delta_plus`)."""
+
+    image: int
+    target: int
+    method: str
+    layer: str
+    measure: str
+    detail: str
+    value: float
+
+
+class BatchRows(NamedTuple):
+    """What one batch of images gives."""
+
+    images: list[ImageRow]
+    targets: list[TargetRow]
+    maps: list[MapRow]
+    rows: list[Row]
+
+
+class ResultsError(ValueError):
+    """A results folder that cannot be used, with its cure."""
+
+
+def environment(plan: Plan) -> dict[str, Any]:
+    """What the numbers were made with."""
+    return {
+        "plan": plan.hash(),
+        "seed": plan.run.seed,
+        "captum_extract_aggregate": captum_extract_aggregate.__version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "captum": captum.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name() if plan.run.device.startswith("cuda") else "cpu",
+    }
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """The files of all processes."""
+    return sorted(folder.glob("part-*.sqlite"))
+
+
+class Writer:
+    """One process's file, to which batches are added; a second writer of the same file is refused."""
+
+    def __init__(self, folder: Path, rank: int, plan: Plan, images: int) -> None:
+        self.path = folder / f"part-{rank:04d}.sqlite"
+        self._lock = _locked(folder / f"part-{rank:04d}.lock")
+        try:
+            is_new = not self.path.exists() or self.path.stat().st_size == 0
+            self._db = sqlite3.connect(self.path, isolation_level=None)
+            if is_new:
+                self._create(plan, images)
+            else:
+                check_part(self._db, self.path, plan)
+            self._plan = plan.hash()
+            self._db.execute("BEGIN IMMEDIATE")
+            self._run = self._db.execute(
+                "INSERT INTO runs (environment) VALUES (?)", (json.dumps(environment(plan)),)
+            ).lastrowid
+            self._db.execute("COMMIT")
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _create(self, plan: Plan, images: int) -> None:
+        self._db.execute("BEGIN IMMEDIATE")  # all of it at once: a kill leaves an empty file, not half a schema
+        for statement in _SCHEMA.split(";")[:-1]:
+            self._db.execute(statement)
+        content = json.dumps(plan.as_dict())
+        self._db.execute("INSERT INTO plan VALUES (?, ?, ?)", (plan.hash(), content, images))
+        self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+        self._db.execute("COMMIT")
+
+    def add(self, batch: int, found: BatchRows) -> None:
+        """Adds a batch, all of it or (killed, disk full) nothing."""
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("INSERT INTO batches VALUES (?, ?)", (batch, self._run))
+            self._insert("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", found.images)
+            self._insert("INSERT OR REPLACE INTO targets VALUES (?, ?, ?, ?, ?, ?, ?)", found.targets)
+            self._insert("INSERT OR IGNORE INTO maps VALUES (?, ?, ?, ?, ?, ?, ?)", found.maps)
+            values = [(*row[:6], None if math.isnan(row.value) else row.value) for row in found.rows]
+            self._insert(
+                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(*v, self._run, self._plan) for v in values]
+            )
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise ResultsError(
+                f"{self.path} cannot be written ({error}); what is there is whole: make room, and run again to continue"
+            ) from None
+
+    def _insert(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._db.executemany(statement, rows)
+
+    def close(self) -> None:
+        """Gives the file free."""
+        self._db.close()
+        self._lock.close()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _locked(path: Path) -> sqlite3.Connection:
+    """A lock that goes with the process, however it ends: an open transaction on a file of its own."""
+    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+    try:
+        connection.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        connection.close()
+        raise ResultsError(
+            f"{path.parent} is being written by another run ({error}); expected one run at a time, or another --results"
+        ) from None
+    return connection
+
+
+def check_part(db: sqlite3.Connection, path: Path, plan: Plan | None = None) -> None:
+    """Our error for a file that is damaged, not ours, or of another plan."""
+    cure = "expected a results file of this plan: move it away, or choose another --results"
+    try:
+        application = db.execute("PRAGMA application_id").fetchone()[0]
+        if application != _APPLICATION:
+            raise ResultsError(f"{path} was not written by an evaluation; {cure}")
+        damage = db.execute("PRAGMA quick_check").fetchone()[0]
+        if damage != "ok":
+            raise ResultsError(f"{path} is damaged ({damage}); {cure}, and its batches are computed again")
+        found = db.execute("SELECT hash FROM plan").fetchone()[0]
+    except (sqlite3.Error, TypeError) as error:
+        raise ResultsError(f"{path} is damaged or no results file ({error}); {cure}") from None
+    if plan is not None and found != plan.hash():
+        raise ResultsError(f"{path} holds results of another plan ({found}, not {plan.hash()}); {cure}")
+
+
+def done_batches(folder: Path, plan: Plan) -> set[int]:
+    """The batches that some process has finished."""
+    done: set[int] = set()
+    for path in part_paths(folder):
+        with closing(_opened(path)) as db:
+            if db is not None and path.stat().st_size:
+                check_part(db, path, plan)
+                done |= {batch for (batch,) in db.execute("SELECT batch FROM batches")}
+    return done
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, isolation_level=None, timeout=30)
+
+
+class Results:
+    """What an evaluation found, complete or not.
+
+    Attributes:
+        plan: the plan. folder: where it lies. expected: how many images the plan has.
+        environments: versions, device and seed of every run that wrote to it.
+
+    Example:
+        >>> from captum_extract_aggregate.evaluation import MeasurePlan, MethodPlan, Plan, run
+        >>> import tempfile
+        >>> plan = Plan((MethodPlan("normgrad"),), (MeasurePlan("class_sensitivity"),), layers=("layer3",))
+        >>> import dataclasses
+        >>> plan = dataclasses.replace(plan, data=dataclasses.replace(plan.data, n=2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     results = run(plan, folder, show_progress=False)
+        ...     len(results.rows("class_sensitivity"))
+        2
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        paths = [p for p in part_paths(self.folder) if p.stat().st_size]
+        if not paths:
+            raise ResultsError(
+                f"{str(self.folder)!r} holds no results (part-*.sqlite); expected a folder that an evaluation wrote"
+            )
+        self.environments: list[dict[str, Any]] = []
+        self.expected = 0
+        plans: dict[str, str] = {}
+        self._db = sqlite3.connect(":memory:", isolation_level=None)
+        for statement in _SCHEMA.split(";")[:-1]:
+            self._db.execute(statement)
+        for path in paths:
+            with closing(_opened(path)) as part:
+                check_part(part, path)
+                hash_, content, self.expected = part.execute("SELECT * FROM plan").fetchone()
+                plans[hash_] = content
+                self.environments += [
+                    json.loads(e) for (e,) in part.execute("SELECT environment FROM runs ORDER BY id")
+                ]
+                self._take(part)
+        if len(plans) > 1:
+            raise ResultsError(
+                f"{str(self.folder)!r} holds results of several plans ({', '.join(plans)}); expected one"
+            )
+        self.plan = plan_from(json.loads(next(iter(plans.values()))))
+
+    def _take(self, part: sqlite3.Connection) -> None:
+        for table, width in (("batches", 2), ("images", 4), ("targets", 7), ("maps", 7), ("rows", 9)):
+            marks = ", ".join("?" * width)
+            self._db.executemany(
+                f"INSERT OR IGNORE INTO {table} VALUES ({marks})", part.execute(f"SELECT * FROM {table}")
+            )
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the plan was looked at."""
+        return len(self.images()) == self.expected
+
+    def images(self) -> list[ImageRow]:
+        """All images that were looked at, the skipped among them."""
+        return [ImageRow(*row) for row in self._db.execute("SELECT * FROM images ORDER BY image")]
+
+    def skipped(self) -> list[ImageRow]:
+        """The images that could not be read."""
+        return [row for row in self.images() if row.skipped]
+
+    def targets(self) -> dict[tuple[int, int], TargetRow]:
+        """The explained classes, by image and class."""
+        query = "SELECT * FROM targets ORDER BY image, target"
+        rows = (TargetRow(i, t, s, bool(p), bool(d), c, r) for i, t, s, p, d, c, r in self._db.execute(query))
+        return {(row.image, row.target): row for row in rows}
+
+    def maps(self) -> list[MapRow]:
+        """Methods and layers in the order of the plan."""
+        return [MapRow(*row) for row in self._db.execute("SELECT * FROM maps ORDER BY position")]
+
+    def measures(self) -> list[tuple[str, str]]:
+        """Which measures and details there are."""
+        return list(self._db.execute("SELECT DISTINCT measure, detail FROM rows ORDER BY measure, detail"))
+
+    def rows(
+        self, measure: str, detail: str | None = None, method: str | None = None, layer: str | None = None
+    ) -> list[Row]:
+        """The numbers of a measure, sorted by image, class, method and layer; undefined ones are NaN."""
+        return list(self._rows({"measure": measure, "detail": detail, "method": method, "layer": layer}))
+
+    def _rows(self, wanted: dict[str, str | None]) -> Iterator[Row]:
+        given = {key: value for key, value in wanted.items() if value is not None}
+        where = " AND ".join(f"{key} = ?" for key in given)
+        query = f"""SELECT image, target, method, layer, measure, detail, value FROM rows WHERE {where}
+            ORDER BY image, target, method, layer, detail"""
+        for row in self._db.execute(query, tuple(given.values())):
+            yield Row(*row[:6], math.nan if row[6] is None else row[6])

@@ -1,0 +1,45 @@
+"""The processes that share an evaluation: one, or as many as torchrun has started."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+import torch.distributed as dist
+
+
+class Team:
+    """This process and the others; `with` it, the group exists (gloo on CPUs, NCCL on GPUs)."""
+
+    def __init__(self, device: str) -> None:
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        self._owns_group = False
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that speaks."""
+        return self.rank == 0
+
+    def __enter__(self) -> Team:
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            self._owns_group = True
+        return self
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if not self._owns_group:
+            return
+        if kind is None:
+            time.sleep(0.5)  # torch 2.3 deadlocks where a group goes while its thread still frees the last barrier
+        dist.destroy_process_group()
