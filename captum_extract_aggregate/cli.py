@@ -141,7 +141,8 @@ def reproduce(
     quick: Annotated[bool, typer.Option(help="Few images: whether the main findings still stand, in minutes.")] = False,
 ) -> None:
     """Reproduce tables and figures of the three papers, with each finding marked: holds, does not hold, or untested."""
-    from captum_extract_aggregate.reproduction import Request, reproduce as carry_out
+    from captum_extract_aggregate.reproduction import Request
+    from captum_extract_aggregate.reproduction import reproduce as carry_out
 
     with _clear_errors():
         text, all_hold = carry_out(

@@ -14,6 +14,7 @@ from captum_extract_aggregate.attr import (
     LRP,
     ActivityAttribution,
     AggregatedActivity,
+    BiasAttribution,
     ContrastiveExcitationBackprop,
     CumulativeGradCAM,
     CumulativeGradMid,
@@ -61,6 +62,9 @@ METHODS: dict[str, Callable[..., LayerAttribution]] = {
     "normgrad-combined": lambda model, layers, **kwargs: LayerCombination(NormGrad(model, layers), **kwargs),
 }
 
+# Methods that only go with layers of a kind, so that a plan has to name them.
+WITH_LAYERS: dict[str, Callable[..., LayerAttribution]] = {"bias": BiasAttribution}
+
 
 def check_method(name: str, more: Sequence[str] = ()) -> None:
     """Our error for a name that is neither a method's nor `EXTRACT:AGGREGATE`; `more` are allowed too."""
@@ -72,8 +76,9 @@ def check_method(name: str, more: Sequence[str] = ()) -> None:
 
 def make_method(name: str, model: nn.Module, layers: Sequence[nn.Module | None], **arguments: Any) -> Attribution:
     """The method `name` (or `EXTRACT:AGGREGATE`, or `captum:CLASS`) on the layers."""
-    if name in METHODS:
-        return METHODS[name](model, list(layers), **arguments)
+    known = METHODS | WITH_LAYERS
+    if name in known:
+        return known[name](model, list(layers), **arguments)
     if name.startswith("captum:"):
         return _captums(name.removeprefix("captum:"), model, layers, **arguments)
     extract, _, how = name.partition(":")

@@ -97,12 +97,12 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> Subject:
             f"model 'timm:{name}' has no weights; expected DEFAULT (timm downloads them), a state dict file, or "
             "'random'"
         )
-    options = {"num_classes": num_classes} if num_classes else {}
+    options: dict[str, Any] = {"num_classes": num_classes} if num_classes else {}
     build = lambda pretrained: timm.create_model(name, pretrained=pretrained, **options)  # noqa: E731
     model = _download(lambda: build(True)) if weights.upper() == "DEFAULT" else build(False)
     if weights.upper() != "DEFAULT" and weights != "random":
         _load_weights(model, weights)
-    config = model.default_cfg
+    config: Any = model.default_cfg
     size = config["input_size"][-1]
     resize = round(size / (config.get("crop_pct") or 1))
     return Subject(model, size, resize, tuple(config["mean"]), tuple(config["std"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +21,14 @@ def load_scenes(n: int, seed: int, split: str) -> tuple[Tensor, Tensor]:
     return torch.stack(images), torch.stack(classes)
 
 
-def train(model: nn.Module, images: Tensor, classes: Tensor, epochs: int, seed: int) -> None:
+def train(
+    model: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    epochs: int,
+    seed: int,
+    after_epoch: Callable[[int], None] | None = None,
+) -> None:
     """AdamW with a one-cycle learning rate on the multi-label loss; small random shifts as the only augmentation."""
     torch.manual_seed(seed)
     batch = 64
@@ -43,6 +51,10 @@ def train(model: nn.Module, images: Tensor, classes: Tensor, epochs: int, seed: 
                 schedule.step()
                 progress.update()
             progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}")
+            if after_epoch is not None:
+                model.eval()
+                after_epoch(epoch + 1)
+                model.train()
     model.eval()
 
 

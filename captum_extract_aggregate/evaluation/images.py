@@ -28,7 +28,7 @@ class UnreadableError(ValueError):
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its index and name, the input `C x H x W`, its class (-1: unknown), and its objects (None: unknown)."""
+    """One image: its index, name, input `C x H x W`, class (-1: unknown), and objects (None: unknown)."""
 
     image: int
     name: str
@@ -68,7 +68,7 @@ def open_images(plan: DataPlan, subject: Subject) -> Images:
     indices = indices[: plan.n] if plan.n else indices
     if not indices:
         raise ValueError(f"data.start is {plan.start}, but there are {count} images; expected at least one to be left")
-    normalisation = (SCENE_MEAN,), (SCENE_STD,)
+    normalisation: Normalisation = (SCENE_MEAN,), (SCENE_STD,)
     if plan.kind != "scenes":
         normalisation = plan.mean or subject.mean, plan.std or subject.std
 

@@ -19,7 +19,7 @@ from captum_extract_aggregate.evaluation.images import Images, Sample, Unreadabl
 from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, find_measure
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MetaPlan, MethodPlan, Plan
 from captum_extract_aggregate.layers import find_layer
-from captum_extract_aggregate.methods import check_method, make_method
+from captum_extract_aggregate.methods import WITH_LAYERS, check_method, make_method
 from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.subjects import load_subject, replace_head
 
@@ -121,7 +121,7 @@ class Prepared:
             wrapped = MetaSaliency(together, **asdict(how), model=self.model, vectorized=False)
             for into, target in zip(found, wanted):
                 into.update(zip(group, together.unpacked(wrapped.attribute(x, target=target))))
-        columns = []
+        columns: list[Column] = []
         for i, method in enumerate(self.methods):
             names = [f"{i}/{j}" for j in range(len(method.attributions))]
             columns += method.columns([[maps[name] for name in names] for maps in found], size)
@@ -152,7 +152,7 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
     """Builds all that a plan names; raises ValueError with one clear line for whatever is wrong."""
     measures = tuple(Measurement(m, find_measure(m)) for m in plan.measures)
     for method in plan.methods:
-        check_method(method.method)
+        check_method(method.method, tuple(WITH_LAYERS))
     subject = load_subject(plan.model.name, plan.model.weights, plan.model.num_classes)
     if plan.model.head:
         replace_head(subject.model, plan.model.head)

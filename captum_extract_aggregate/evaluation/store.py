@@ -326,4 +326,4 @@ class Results:
         query = f"""SELECT image, target, method, layer, measure, detail, value FROM rows WHERE {where}
             ORDER BY image, target, method, layer, detail"""
         for row in self._db.execute(query, tuple(given.values())):
-            yield Row(*row[:6], math.nan if row[6] is None else row[6])
+            yield Row(*row)._replace(value=math.nan if row[6] is None else row[6])

@@ -1,0 +1,131 @@
+"""Tables and figures of the three papers as one command, each finding marked: holds, does not hold, or untested."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
+from captum_extract_aggregate.reproduction.findings import Finding, Outcome, findings_table
+from captum_extract_aggregate.reproduction.main_findings import THRESHOLDS, main_findings
+from captum_extract_aggregate.reproduction.setting import DATA, QUICK, SIZES, Setting
+
+__all__ = ["EXPERIMENTS", "Finding", "Outcome", "Request", "Setting", "reproduce"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line was asked for."""
+
+    names: tuple[str, ...]
+    data: str = "scenes"
+    root: Path | None = None
+    model: str = ""
+    weights: str = ""
+    head: str = ""
+    layers: tuple[str, ...] = ()
+    n: int = 0
+    output: Path = Path("reproduction")
+    quick: bool = False
+    seed: int = 100
+    resize: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    show_progress: bool = field(default=True, compare=False)
+
+
+def reproduce(request: Request) -> tuple[str, bool]:
+    """Runs experiments on each setting; what it tells the user, and whether the main findings still stand (where they
+    are looked at: in a quick run on the scenes).
+
+    Raises ValueError with one clear line for unknown names, or data and models that are not there.
+    """
+    if request.names == ("list",):
+        return "\n".join(f"{name:12}{e.title}" for name, e in EXPERIMENTS.items()), True
+    names = list(EXPERIMENTS) if "all" in request.names else list(request.names)
+    for name in names:
+        if name not in EXPERIMENTS:
+            raise ValueError(unknown_name("the table or figure", name, [*EXPERIMENTS, "all", "list"]))
+    settings = settings_of(request)
+    request.output.mkdir(parents=True, exist_ok=True)
+    lines, all_stand = [], True
+    for setting in settings:
+        for name in names:
+            outcome = carry_out(name, setting)
+            path = request.output / f"{name}-{setting.name}.md"
+            path.write_text(section(name, setting, outcome), encoding="utf-8")
+            lines += _told(name, setting, outcome, path)
+        if request.quick and setting.name in THRESHOLDS:
+            for check in main_findings(setting):
+                lines.append(str(check))
+                all_stand &= check.stands
+    return "\n".join(lines), all_stand
+
+
+def carry_out(name: str, setting: Setting) -> Outcome:
+    """One experiment on one setting."""
+    experiment = EXPERIMENTS[name]
+    if experiment.needs_objects and not setting.has_objects:
+        return Outcome(findings=[Finding(experiment.title, None, effect="the images' objects are not known")])
+    return experiment.run(setting)
+
+
+def section(name: str, setting: Setting, outcome: Outcome) -> str:
+    """An experiment's text: what it is, tables, findings, pictures."""
+    parts = [f"### {name}, {setting.name}", EXPERIMENTS[name].title, *outcome.tables]
+    if outcome.findings:
+        parts.append(findings_table(outcome.findings))
+    parts += [f"![{name} on {setting.name}]({path.name})" for path in outcome.pictures]
+    return "\n\n".join(parts) + "\n"
+
+
+def _told(name: str, setting: Setting, outcome: Outcome, path: Path) -> list[str]:
+    lines = [f"{name} on {setting.name}: {path}"]
+    for f in outcome.findings:
+        about = ", ".join(
+            part for part in (f"n = {f.n}" if f.n else "", f.effect, f"p = {f.p:.1g}" if f.p == f.p else "") if part
+        )
+        lines.append(f"  {f.verdict}: {f.statement}" + (f" ({about})" if about else ""))
+    return lines
+
+
+def settings_of(request: Request) -> list[Setting]:
+    """The networks and images that a request names."""
+    if request.data not in DATA:
+        raise ValueError(unknown_name("data", request.data, DATA))
+    sizes = dict(QUICK if request.quick else SIZES)
+    if request.n:
+        sizes = dict.fromkeys(sizes, request.n)
+    common = {"folder": request.output, "sizes": sizes, "show_progress": request.show_progress}
+    if request.data == "scenes":
+        given = ("root", "model", "weights", "head", "layers", "resize")
+        wrong = [name for name in given if getattr(request, name)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is given, but the scenes bring their own data and networks; expected none")
+        return [
+            Setting(
+                name,
+                ModelPlan(name),
+                DataPlan("scenes", n=3 * sizes["maps"], seed=request.seed),
+                tolerance=4,
+                step=96,
+                loss="binary_cross_entropy",
+                **common,  # type: ignore[arg-type]
+            )
+            for name in ("scene-vgg", "scene-resnet")
+        ]
+    if not request.model or request.root is None:
+        raise ValueError(f"data is {request.data!r}, which needs --root and --model; expected both")
+    model = ModelPlan(request.model, request.weights, head=request.head)
+    name = f"{request.data}-{request.model.replace(':', '-').replace(os.sep, '-').replace('.py', '')}"
+    look = {"resize": request.resize, "mean": request.mean, "std": request.std}
+    if request.data == "voc":
+        data = DataPlan("voc", str(request.root), **look)  # type: ignore[arg-type]
+        return [Setting(name, model, data, wanted_layers=request.layers, loss="binary_cross_entropy", **common)]  # type: ignore[arg-type]
+    kind = "folder" if request.root.is_dir() else "list"
+    where = {"root": str(request.root)} if kind == "folder" else {"file": str(request.root)}
+    data = DataPlan(kind, **where, **look, every=5 if kind == "list" else 1)  # type: ignore[arg-type]
+    return [Setting(name, model, data, wanted_layers=request.layers, has_objects=False, **common)]  # type: ignore[arg-type]

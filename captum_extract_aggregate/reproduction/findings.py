@@ -1,0 +1,148 @@
+"""What a paper states, what the data here say of it, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import binomtest
+
+from captum_extract_aggregate.evaluation.store import Results
+from captum_extract_aggregate.metrics import compare
+
+LEVEL = 0.05
+Key = tuple[int, int]  # image, class
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A statement and its fate; `holds` is None where it cannot be tested."""
+
+    statement: str
+    holds: bool | None
+    n: int = 0
+    effect: str = ""
+    p: float = math.nan
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        return {True: "holds", False: "does not hold", None: "cannot be tested here"}[self.holds]
+
+
+@dataclass
+class Outcome:
+    """Tables (Markdown), findings and pictures of one experiment on one setting."""
+
+    tables: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    pictures: list[Path] = field(default_factory=list)
+
+
+def values_of(results: Results, measure: str, method: str, layer: str, detail: str = "") -> dict[Key, float]:
+    """A measure's values by image and class."""
+    return {(r.image, r.target): r.value for r in results.rows(measure, detail, method, layer)}
+
+
+def subset(results: Results, values: Mapping[Key, float], which: str = "all") -> dict[Key, float]:
+    """The values of all pairs, of the `"difficult"` ones, or of images with several classes (`"multi"`)."""
+    targets = results.targets()
+    chosen = {
+        "all": lambda key: True,
+        "difficult": lambda key: targets[key].difficult,
+        "multi": lambda key: targets[key].classes > 1,
+    }[which]
+    return {key: value for key, value in values.items() if chosen(key)}
+
+
+def class_mean(values: Mapping[Key, float]) -> float:
+    """The mean over classes of the share of hits, in percent; undefined maps are left out."""
+    by_class: dict[int, list[float]] = {}
+    for (_, target), value in values.items():
+        if not math.isnan(value):
+            by_class.setdefault(target, []).append(value)
+    return 100 * float(np.mean([np.mean(v) for v in by_class.values()])) if by_class else math.nan
+
+
+def standard_error(values: Mapping[Key, float], draws: int = 200) -> float:
+    """Of `class_mean`, by a bootstrap over images."""
+    by_image: dict[int, list[tuple[Key, float]]] = {}
+    for key, value in values.items():
+        by_image.setdefault(key[0], []).append((key, value))
+    images, rng = sorted(by_image), np.random.default_rng(0)
+    found = []
+    for _ in range(draws):
+        sums: dict[int, list[float]] = {}
+        for i in rng.integers(len(images), size=len(images)):
+            for (_, target), value in by_image[images[i]]:
+                if not math.isnan(value):
+                    total = sums.setdefault(target, [0.0, 0.0])
+                    total[0] += value
+                    total[1] += 1
+        found.append(100 * np.mean([hit / n for hit, n in sums.values()]))
+    return float(np.std(found, ddof=1))
+
+
+def mean_sd(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, and how many are undefined."""
+    array = np.asarray(values, dtype=float)
+    defined = array[~np.isnan(array)]
+    undefined = f" ({len(array) - len(defined)} undefined)" if len(defined) < len(array) else ""
+    if not len(defined):
+        return f"undefined{undefined}"
+    spread = f" ± {defined.std(ddof=1):.2f}" if len(defined) > 1 else ""
+    return f"{defined.mean():.2f}{spread}{undefined}"
+
+
+def more_hits(statement: str, first: Mapping[Key, float], second: Mapping[Key, float], margin: float = 0.0) -> Finding:
+    """Does the first hit more often than the second on the same pairs? McNemar's exact test.
+
+    With a `margin` the question is whether it is at most so many points behind (p is then that of any difference).
+    """
+    keys = [k for k in first if k in second and not math.isnan(first[k] + second[k])]
+    if not keys:
+        return Finding(statement, None)
+    better = sum(first[k] > second[k] for k in keys)
+    worse = sum(first[k] < second[k] for k in keys)
+    p = float(binomtest(better, better + worse).pvalue) if better + worse else 1.0
+    a, b = (class_mean({k: v[k] for k in keys}) for v in (first, second))
+    holds = a - b >= -margin if margin else a > b and p < LEVEL
+    return Finding(statement, holds, len(keys), f"{a:.1f} against {b:.1f}", p)
+
+
+def smaller(
+    statement: str,
+    first: Mapping[Key, float],
+    second: Mapping[Key, float],
+    magnitude: bool = True,
+    larger: bool = False,
+) -> Finding:
+    """Is the first's value (its magnitude, if asked for) smaller, image by image? Wilcoxon signed-rank test."""
+    keys = sorted(set(first) & set(second))
+    arrays = [np.array([v[k] for k in keys], dtype=float) for v in (first, second)]
+    a, b = (np.abs(x) if magnitude else x for x in arrays)
+    if not len(keys) or np.isnan(a - b).all():
+        return Finding(statement, None, effect="undefined for every image")
+    found = compare(a, b, n_bootstrap=1)
+    sign = -1 if larger else 1
+    holds = bool(sign * found.effect < 0 and found.p < LEVEL)
+    means = f"{np.nanmean(a):.2f} against {np.nanmean(b):.2f}, rank-biserial {found.effect:+.2f}"
+    return Finding(statement, holds, found.n, means, found.p)
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def findings_table(findings: Sequence[Finding]) -> str:
+    """The findings as a Markdown table."""
+    rows = []
+    for f in findings:
+        p = "" if math.isnan(f.p) else f"{f.p:.1g}"
+        rows.append([f.statement, f"**{f.verdict}**", str(f.n or ""), f.effect, p])
+    return markdown(["statement", "here", "n", "effect", "p"], rows)

@@ -1,0 +1,81 @@
+"""The findings that must not turn around, with thresholds from their spread over seeds.
+
+`python benchmarks/main_findings.py` measures each over several sets of scenes; a threshold is the mean minus four
+standard deviations of what it printed, for a quick run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from captum_extract_aggregate.reproduction import g20, k20, r20
+from captum_extract_aggregate.reproduction.findings import Key, class_mean, values_of
+from captum_extract_aggregate.reproduction.plans import positive, propagated
+from captum_extract_aggregate.reproduction.setting import Setting
+
+CAM = "linear approximation minus GradCAM, pointing game at the first two layers, points"
+POS = "GradCAM_Pos minus GradCAM, HOG-Spearman of best and worst class"
+GUIDED = "guided minus gradients, HOG-Spearman of best and worst class"
+BIAS = "activities minus biases, delta e-, mean over the layers"
+THRESHOLDS: dict[str, dict[str, float]] = {
+    "scene-vgg": {CAM: 0, POS: 0, GUIDED: 0, BIAS: 0},
+    "scene-resnet": {CAM: 0, POS: 0, GUIDED: 0, BIAS: 0},
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One main finding: what was measured, and the threshold below which it has turned around."""
+
+    setting: str
+    what: str
+    value: float
+    threshold: float
+
+    @property
+    def stands(self) -> bool:
+        """Whether it still does."""
+        return self.value >= self.threshold
+
+    def __str__(self) -> str:
+        verdict = "stands" if self.stands else "HAS TURNED AROUND"
+        return f"{verdict}: {self.setting}: {self.what}: {self.value:.3f} (at least {self.threshold:.3f})"
+
+
+def main_findings(setting: Setting) -> list[Check]:
+    """Each main finding on a setting."""
+    return [Check(setting.name, what, value, THRESHOLDS[setting.name][what]) for what, value in measured(setting)]
+
+
+def measured(setting: Setting) -> Iterator[tuple[str, float]]:
+    """The numbers that are held against the thresholds."""
+    results = r20.pointing_results(setting)
+    points = [
+        class_mean(values_of(results, "pointing_game", "linear approx.", layer))
+        - class_mean(values_of(results, "pointing_game", "GradCAM", layer))
+        for layer in setting.layers[:2]
+    ]
+    yield CAM, float(np.mean(points))
+    for what, methods, first, second in (
+        (POS, positive(setting.layers[-1]), "GradCAM_Pos", "GradCAM"),
+        (GUIDED, propagated(), "guided", "gradients"),
+    ):
+        found = k20.results_of(setting, methods)
+        layers = {row.method: row.layer for row in found.maps()}
+        a, b = (values_of(found, "hog_sensitivity", m, layers[m]) for m in (first, second))
+        yield what, _mean_magnitude(a) - _mean_magnitude(b)
+    activity, bias = g20.over_layers(setting, g20.decompositions(setting), "delta_minus")
+    yield BIAS, _mean(activity) - _mean(bias)
+
+
+def _mean_magnitude(values: Mapping[Key, float]) -> float:
+    return _mean({key: abs(value) for key, value in values.items()})
+
+
+def _mean(values: Mapping[Key, float]) -> float:
+    defined = [value for value in values.values() if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan

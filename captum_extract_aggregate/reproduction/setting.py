@@ -1,0 +1,146 @@
+"""On which network and which images an experiment runs, and where what it finds is kept."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from captum_extract_aggregate.evaluation import (
+    DataPlan,
+    MeasurePlan,
+    MethodPlan,
+    ModelPlan,
+    Plan,
+    Results,
+    RunPlan,
+    run,
+)
+from captum_extract_aggregate.evaluation.images import Images, Sample, open_images
+from captum_extract_aggregate.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
+from captum_extract_aggregate.methods import make_method
+from captum_extract_aggregate.stages import default_layers
+from captum_extract_aggregate.subjects import load_subject, replace_head
+
+# Images for each kind of experiment: explained once; explained at every stage of a randomised network or a step of
+# training; pixels removed.
+SIZES = {"maps": 200, "stages": 40, "removal": 80}
+QUICK = {"maps": 60, "stages": 16, "removal": 24}
+DATA = ("scenes", "voc", "imagenet")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A network, images, and what belongs to them: the tolerance of the pointing game, pixels removed at a time."""
+
+    name: str
+    model: ModelPlan
+    data: DataPlan
+    folder: Path
+    wanted_layers: tuple[str, ...] = ()
+    has_objects: bool = True
+    tolerance: float = 15
+    step: int = 1024
+    loss: str = "cross_entropy"
+    sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
+    show_progress: bool = True
+
+    @functools.cached_property
+    def network(self) -> nn.Module:
+        """The network."""
+        return self._opened[0]
+
+    @functools.cached_property
+    def _opened(self) -> tuple[nn.Module, Images]:
+        subject = load_subject(self.model.name, self.model.weights, self.model.num_classes)
+        if self.model.head:
+            replace_head(subject.model, self.model.head)
+        return subject.model, open_images(self.data, subject)
+
+    @functools.cached_property
+    def first(self) -> Sample:
+        """The first image."""
+        return self._opened[1].read(0)
+
+    @functools.cached_property
+    def layers(self) -> tuple[str, ...]:
+        """Layers from the input to the output, at most four."""
+        if self.wanted_layers:
+            return self.wanted_layers
+        found = list(default_layers(self.network, self.first.x[None]))
+        return tuple(found[round(i * (len(found) - 1) / 3)] for i in range(4)) if len(found) > 4 else tuple(found)
+
+    @functools.cached_property
+    def stages(self) -> tuple[str, ...]:
+        """Blocks that are randomised one after the other: the parts of the network that hold parameters."""
+        names = {module: name for name, module in self.network.named_modules()}
+        return tuple(names[block] for block in _blocks(self.network))
+
+    def supports(self, method: MethodPlan) -> str:
+        """Empty if a method runs on this network, else why it does not."""
+        try:
+            layers: list[nn.Module | None] = [
+                None if name == "input" else self.network.get_submodule(name) for name in method.layers or self.layers
+            ]
+            make_method(method.method, self.network, layers, **method.arguments).attribute(self.first.x[None], target=0)  # type: ignore[attr-defined]
+        except (ValueError, TypeError) as error:
+            return str(error)
+        return ""
+
+    def evaluate(
+        self, methods: Sequence[MethodPlan], measures: Sequence[MeasurePlan], size: str, data: DataPlan | None = None
+    ) -> Results:
+        """An evaluation, kept in the output folder: asked for again, it is there."""
+        data = data or self.data
+        n = min(self.sizes[size], data.n) if data.n else self.sizes[size]
+        plan = Plan(
+            tuple(m for m in methods if not self.supports(m)),
+            tuple(measures),
+            replace(data, n=n),
+            self.model,
+            RunPlan(batch_size=8, on_error="skip"),
+            self.layers,
+        )
+        return run(plan, self.folder / "results" / plan.hash(), self.show_progress)
+
+    @functools.cached_property
+    def spread_weights(self) -> LayerWeights:
+        """R20's feature spread."""
+        return feature_spread_weights(self.network, self.layers, _Loader(self), show_progress=False)
+
+    @functools.cached_property
+    def probe_weights(self) -> LayerWeights:
+        """R20's accuracy of a linear probe."""
+        return accuracy_weights(self.network, self.layers, _Loader(self), show_progress=False)
+
+
+def _blocks(module: nn.Module) -> list[nn.Module]:
+    """The parts that hold parameters; sequences are taken apart."""
+    parts = [_blocks(m) if isinstance(m, nn.Sequential) else [m] for m in module.children()]
+    return [m for part in parts for m in part if any(True for _ in m.parameters())]
+
+
+class _Loader:
+    """Images one by one, with a class each; gone through as often as needed."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.images = setting._opened[1]
+        n = min(self.images.count, 2 * setting.sizes["maps"])
+        self.indices = [round(i * (self.images.count - 1) / max(1, n - 1)) for i in range(n)]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for i in self.indices:
+            sample = self.images.read(i)
+            yield sample.x[None], torch.tensor([max(0, sample.label)])
+
+
+def voc_like(setting: Setting) -> DataPlan:
+    """The data with images of one size, as pixel removal against other images' maps needs them."""
+    return replace(setting.data, resize="square") if setting.data.kind in ("voc", "coco") else setting.data
