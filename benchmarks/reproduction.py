@@ -8,20 +8,46 @@ Real data are those in the folder named by CEA_DATA (default ../shared/data).
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
-from captum_extract_aggregate.reproduction import EXPERIMENTS, Request, Setting, carry_out, section, settings_of
+from captum_extract_aggregate.reproduction import (
+    EXPERIMENTS,
+    Outcome,
+    Request,
+    Setting,
+    carry_out,
+    r20,
+    section,
+    settings_of,
+)
+from captum_extract_aggregate.reproduction.findings import class_mean, markdown, subset, values_of
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("CEA_DATA", HERE.parent.parent / "shared" / "data"))
+DOCS, TEXT = HERE.parent / "docs", HERE / "reproduction_text.md"
 SQUEEZENET = ("features.2", "features.5", "features.8", "features.12")
 R20_K20 = tuple(name for name in EXPERIMENTS if name[0] in "rk" and name != "r20-fig10")
 VIT = ("r20-table3", "r20-table6", "r20-fig3", "r20-fig5", "r20-fig6", "r20-fig7", "k20-table1", "k20-table2")
+INDEPENDENT = {  # "all/difficult" at features.2, .5, .8, .12
+    "GradCAM": "60.7/32.3 47.5/14.2 49.7/22.9 75.8/55.1",
+    "linear approx.": "74.5/52.7 76.2/49.9 77.7/55.5 75.8/55.1",
+    "NormGrad": "77.4/53.7 78.3/51.0 78.4/52.9 72.9/45.5",
+    "selective": "74.6/46.0 78.3/54.3 78.8/54.2 73.4/55.8",
+}
+FINDINGS = """Each statement of the papers on each network and its images: *holds* (in the stated direction with
+p < 0.05, or within the stated margin), *does not* (the other way, or too small to tell; n, effect and p are in the sections below),
+*untested* (the method has no rule for some of the network's operations, or the data lack what is needed). Where a
+statement was tested at several layers, at how many it holds. The p are not corrected for the number of statements."""
+AGREEMENT = """A plain pointing game was written for this network and these images independently of this package.
+Mean over the classes, in percent."""
 G20 = tuple(name for name in EXPERIMENTS if name[0] == "g")
 
 
@@ -60,20 +86,99 @@ def settings(folder: Path) -> dict[str, tuple[Setting, tuple[str, ...]]]:
     return found | {setting.name: (setting, names) for setting, names in made}
 
 
+def result(name: str, setting: Setting) -> Outcome:
+    """An experiment's outcome, written to the folder."""
+    outcome = carry_out(name, setting)
+    stem = setting.folder / f"{name}-{setting.name}"
+    stem.with_suffix(".md").write_text(section(name, setting, outcome), encoding="utf-8")
+    content = [asdict(f) for f in outcome.findings]
+    stem.with_suffix(".json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return outcome
+
+
+def write(known: dict[str, tuple[Setting, tuple[str, ...]]], folder: Path) -> None:
+    """docs/reproduction.md, from what is in the folder; and the pictures it shows."""
+    verdicts: dict[tuple[str, str], dict[str, list[bool | None]]] = {}
+    sections: dict[str, list[str]] = {}
+    for setting, names in known.values():
+        for name in names:
+            stem = folder / f"{name}-{setting.name}"
+            if not stem.with_suffix(".json").is_file():
+                continue
+            sections.setdefault(name, []).append(stem.with_suffix(".md").read_text(encoding="utf-8"))
+            for finding in json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")):
+                statement = re.sub(r" \([^()]*\)", "", finding["statement"])
+                verdicts.setdefault((name, statement), {}).setdefault(setting.name, []).append(finding["holds"])
+    shown = list(dict.fromkeys(s for by_setting in verdicts.values() for s in by_setting))
+    rows = [
+        [name, statement, *(_cell(found.get(s, [])) for s in shown)] for (name, statement), found in verdicts.items()
+    ]
+    parts = [TEXT.read_text(encoding="utf-8").rstrip(), "## Findings", FINDINGS]
+    parts.append(markdown(["", "statement", *shown], rows))
+    if "voc-squeezenet" in known:
+        parts += ["## An independent pointing game", AGREEMENT, agreement(known["voc-squeezenet"][0])]
+    for name, texts in sections.items():
+        parts += [f"## {name}: {EXPERIMENTS[name].title}", *(_with_pictures(text, folder) for text in texts)]
+    DOCS.joinpath("reproduction.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _cell(verdicts: list[bool | None]) -> str:
+    tested = [v for v in verdicts if v is not None]
+    if not tested:
+        return "untested" if verdicts else ""
+    if len(tested) == 1:
+        return "holds" if tested[0] else "does not"
+    return f"holds in {sum(tested)} of {len(tested)}"
+
+
+def _with_pictures(text: str, folder: Path) -> str:
+    """A section without its repeated title, its pictures copied beside the document (the maps' of one network only)."""
+    lines = text.replace(text.splitlines()[2] + "\n\n", "", 1).splitlines()
+    kept = []
+    for line in lines:
+        found = re.search(r"\]\((.*\.png)\)", line)
+        if found and not _wanted(found[1]):
+            continue
+        if found:
+            (DOCS / "reproduction").mkdir(exist_ok=True)
+            shutil.copy(folder / found[1], DOCS / "reproduction" / found[1])
+            line = line.replace(f"]({found[1]})", f"](reproduction/{found[1]})")
+        kept.append(line)
+    return "\n".join(kept).rstrip()
+
+
+def _wanted(picture: str) -> bool:
+    is_maps = picture.startswith(("r20-fig5-maps", "r20-fig15", "k20-fig1-"))
+    return (
+        picture.endswith(("scene-resnet.png", "voc-squeezenet.png")) if is_maps else not picture.startswith("r20-fig5")
+    )
+
+
+def agreement(setting: Setting) -> str:
+    """This package's pointing game beside an independent plain one's figures, for the same network and images."""
+    results, rows = r20.pointing_results(setting), []
+    for method, published in INDEPENDENT.items():
+        for layer, figures in zip(setting.layers, published.split()):
+            hits = values_of(results, "pointing_game", method, layer)
+            here = [class_mean(subset(results, hits, which)) for which in ("all", "difficult")]
+            theirs = [float(v) for v in figures.split("/")]
+            apart = max(abs(a - b) for a, b in zip(here, theirs))
+            rows.append([method, layer, f"{here[0]:.1f} / {here[1]:.1f}", figures.replace("/", " / "), f"{apart:.1f}"])
+    return markdown(["method", "layer", "here, all / difficult", "independent", "largest difference"], rows)
+
+
 def main() -> None:
     folder, *rest = sys.argv[1:]
     Path(folder).mkdir(parents=True, exist_ok=True)
     known = settings(Path(folder))
-    for name in [r for r in rest if r != "--write"] or known:
+    if "--write" in rest:
+        write(known, Path(folder))
+        return
+    for name in rest or known:
         setting, experiments = known[name]
         for experiment in experiments:
             start = time.perf_counter()
-            try:
-                text = section(experiment, setting, carry_out(experiment, setting))
-            except Exception as error:
-                print(f"{experiment} on {name} failed: {error!r}", flush=True)
-                raise
-            Path(folder, f"{experiment}-{name}.md").write_text(text, encoding="utf-8")
+            result(experiment, setting)
             print(f"{experiment} on {name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

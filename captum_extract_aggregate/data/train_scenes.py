@@ -14,9 +14,10 @@ from captum_extract_aggregate.data.scene_models import build_scene_model, load_s
 from captum_extract_aggregate.data.scenes import DigitScenes
 
 
-def load_scenes(n: int, seed: int, split: str) -> tuple[Tensor, Tensor]:
+def load_scenes(n: int, seed: int, split: str, show_progress: bool = True) -> tuple[Tensor, Tensor]:
     """All images and multi-hot classes of a set of scenes, in memory."""
-    items = [(image, target["classes"]) for image, target in tqdm(DigitScenes(n, seed, split), desc=f"{split} scenes")]
+    scenes = tqdm(DigitScenes(n, seed, split), desc=f"{split} scenes", disable=not show_progress)
+    items = [(image, target["classes"]) for image, target in scenes]
     images, classes = zip(*items)
     return torch.stack(images), torch.stack(classes)
 
@@ -28,6 +29,7 @@ def train(
     epochs: int,
     seed: int,
     after_epoch: Callable[[int], None] | None = None,
+    show_progress: bool = True,
 ) -> None:
     """AdamW with a one-cycle learning rate on the multi-label loss; small random shifts as the only augmentation."""
     torch.manual_seed(seed)
@@ -36,7 +38,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     model.train().to(memory_format=torch.channels_last)
-    with tqdm(total=steps) as progress:
+    with tqdm(total=steps, disable=not show_progress) as progress:
         for epoch in range(epochs):
             order = torch.randperm(len(images))
             for chunk in order[: len(images) // batch * batch].split(batch):

@@ -474,7 +474,7 @@ def _draw(results: Results, found: Sequence[Group], lines: Sequence[Summary], fo
     if kind == "parameter_randomization":
         drawn.append((f"stages-{name}", _stages(own, styles, label)))
     elif kind in POINTING or kind == "class_sensitivity":
-        drawn.append((f"layers-{name}", _curves(own, styles, label, kind)))
+        drawn.append((f"layers-{name}", _curves(own, styles, label, kind, _combined(results))))
     if kind not in POINTING and kind != "parameter_randomization":
         drawn.append((f"boxes-{name}", _boxes(_shown(found), styles, label)))
     return [_save(figure, folder / f"{stem}.png") for stem, figure in drawn]
@@ -520,10 +520,21 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
         )
 
 
-def _curves(lines: Sequence[Summary], styles: Mapping[str, dict[str, Any]], label: str, kind: str) -> Figure:
+def _combined(results: Results) -> set[Place]:
+    """Combinations of layers, which come after a method's layers and belong to no curve."""
+    found: set[Place] = set()
+    for method in results.plan.methods:
+        own = [p for p in places(results) if p.method == (method.label or method.method)]
+        found.update(own[len(own) - len(method.combine) :])
+    return found
+
+
+def _curves(
+    lines: Sequence[Summary], styles: Mapping[str, dict[str, Any]], label: str, kind: str, combined: set[Place]
+) -> Figure:
     """The measure over layers, a panel for each subset, with one standard error and the baseline dashed."""
     details = [d for d in dict.fromkeys(line.detail for line in lines) if any(s.n for s in lines if s.detail == d)]
-    layers = list(dict.fromkeys(line.layer for line in lines))
+    layers = list(dict.fromkeys(line.layer for line in sorted(lines, key=lambda line: line.place in combined)))
     methods = list(dict.fromkeys(line.method for line in lines))
     width = max(3.6, 0.55 * len(layers) + 1.6)
     height = 3.4 + 0.2 * math.ceil(len(methods) / 4) + 0.05 * max(map(len, layers))
@@ -532,10 +543,14 @@ def _curves(lines: Sequence[Summary], styles: Mapping[str, dict[str, Any]], labe
         own = [line for line in lines if line.detail == detail]
         shift = 0.3 / max(1, len(methods) - 1)  # so that bars of equal means are told apart
         for i, method in enumerate(methods):
-            by_layer = {line.layer: line for line in own if line.method == method}
-            x = [layers.index(layer) + shift * i - 0.15 * (len(methods) > 1) for layer in by_layer]
-            means, errors = ([getattr(s, a) for s in by_layer.values()] for a in ("mean", "error"))
-            ax.errorbar(x, means, np.nan_to_num(errors), label=_plain(method), capsize=2, **styles[method])
+            offset = shift * i - 0.15 * (len(methods) > 1)
+            for apart in (False, True):
+                mine = [line for line in own if line.method == method and (line.place in combined) == apart]
+                x = [layers.index(line.layer) + offset for line in mine]
+                errors = np.nan_to_num([line.error for line in mine])
+                style = styles[method] | ({"linestyle": ""} if apart else {})
+                if mine:
+                    ax.errorbar(x, [line.mean for line in mine], errors, label=_plain(method), capsize=2, **style)
         _null_lines(ax, own, layers, _BASELINES.get(kind, "unrelated maps"))
         ax.set_xticks(range(len(layers)), [_plain(layer) for layer in layers], rotation=45, ha="right", fontsize=8)
         ax.set_title(_plain(detail) if kind in POINTING else "", fontsize=10)
@@ -566,29 +581,32 @@ def _stages(lines: Sequence[Summary], styles: Mapping[str, dict[str, Any]], labe
     stages = list(dict.fromkeys(line.detail for line in lines))
     columns = min(3, len(layers))
     rows = math.ceil(len(layers) / columns)
-    width = max(3.2, min(7.0, 0.22 * len(stages) + 1.4))
-    figure, cells = _canvas(
-        max(6.0, width * columns), 3.1 * rows + 1.0 + 0.2 * math.ceil(len(methods) / 4), rows, columns
-    )
+    width = max(3.2, min(6.0, 0.2 * len(stages) + 1.4))
+    size = max(6.0, width * columns), 2.5 * rows + 2.2 + 0.2 * math.ceil(len(methods) / 4)
+    figure, cells = _canvas(*size, rows, columns)
     panels = list(cells.flat)
-    for ax, layer in zip(panels, layers):
+    every = math.ceil(len(stages) / 30)
+    names = [_plain(stage.partition(" ")[2] or stage, 24) for stage in stages]
+    for i, (ax, layer) in enumerate(zip(panels, layers)):
         for method in methods:
             own = [line for line in lines if (line.layer, line.method) == (layer, method)]
             _band(ax, own, stages, _plain(method), styles[method])
         nulls = [line.null for line in lines if line.layer == layer and not math.isnan(line.null)]
         if nulls:
             ax.axhline(sum(nulls) / len(nulls), color="black", linestyle="--", linewidth=1, label="unrelated maps")
-        every = math.ceil(len(stages) / 30)
-        names = [_plain(stage.partition(" ")[2] or stage, 24) for stage in stages]
-        ax.set_xticks(range(0, len(stages), every), names[::every], rotation=90, fontsize=7)
+        is_lowest = i + columns >= len(layers)
+        ax.set_xticks(range(0, len(stages), every), names[::every] if is_lowest else [], rotation=90, fontsize=7)
         ax.set_title(_plain(layer), fontsize=9)
         ax.grid(axis="y", alpha=0.3)
     for ax in panels[len(layers) :]:
         ax.set_axis_off()
+    limits = [ax.get_ylim() for ax in panels[: len(layers)]]
+    for ax in panels[: len(layers)]:
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
     for row in cells:
         row[0].set_ylabel("similarity", fontsize=8)
-    figure.suptitle(f"{_plain(label)}: similarity with the original map (band: one standard deviation)", fontsize=10)
-    figure.supxlabel("randomised, from the output on", fontsize=8)
+    title = "similarity with the original map while layers are randomised, from the output on\n(band: one sd)"
+    figure.suptitle(f"{_plain(label)}: {title}", fontsize=10)
     _legend(figure, panels)
     return figure
 
@@ -621,8 +639,8 @@ def _boxes(found: Sequence[Group], styles: Mapping[str, dict[str, Any]], label: 
             if row == 0:
                 ax.set_title(_plain(layer, 24), fontsize=9)
             if column == 0 and group.detail:
-                better = f" ({group.better} is better)" if group.better else ""
-                ax.set_xlabel(_plain(group.detail) + better, fontsize=8, loc="left")
+                better = f"\n{group.better} is better" if group.better else ""
+                ax.set_ylabel(_plain(group.detail) + better, fontsize=8)
         _share_scale(cells[row])
     figure.suptitle(f"{_plain(label)} (boxes: quartiles; whiskers: 5 to 95 %; diamond: mean)", fontsize=9)
     return figure

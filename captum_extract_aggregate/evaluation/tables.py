@@ -300,9 +300,14 @@ def _against(group: Group, place: Place, nulls: Nulls) -> tuple[float, float, Ar
 
 
 def _p(values: Array, against: Array) -> float:
-    if not (~np.isnan(values - against)).any():
-        return math.nan
-    return compare(values, against, n_bootstrap=1).p
+    differences = (values - against).astype(np.float64)
+    return _tested(np.sort(differences[~np.isnan(differences)]).tobytes())
+
+
+@lru_cache(maxsize=256)  # few hits and misses often differ alike, and SciPy's exact test with ties is slow
+def _tested(differences: bytes) -> float:
+    values = np.frombuffer(differences)
+    return compare(values, np.zeros_like(values), n_bootstrap=1).p if len(values) else math.nan
 
 
 def _accuracy(hits: Array, pairs: Array) -> tuple[float, float]:

@@ -106,10 +106,11 @@ def picture_grid(
     prepared = prepare(plan, torch.device("cpu"))
     _, picture, columns, batch = maps_of(prepared, image, torch.device("cpu"))
     rows: dict[str, dict[str, Any]] = {}
-    for t, which in enumerate(("best", "worst")[: 1 + worst]):
+    many = len(columns) > len(methods)  # several layers: a row for each method; else one for each class
+    for t, which in enumerate(("best class", "worst class")[: 1 + worst]):
         for column in columns:
-            row = rows.setdefault(f"{column.method}, {which} class" if worst else column.method, {})
-            row[column.layer] = column.maps[t][0]
+            row = f"{column.method}, {which}" if worst and many else column.method if many else which
+            rows.setdefault(row, {})[column.layer if many else column.method] = column.maps[t][0]
     classes = prepared.images.classes
     best, least = batch.targets[0, :2].tolist()
     called = [classes[c] if c < len(classes) else str(c) for c in (best, least)]

@@ -26,8 +26,8 @@ def over_training(setting: Setting) -> Outcome:
         return Outcome([], [Finding(statement, None, effect="training takes the network's own training data")])
     quick = setting.sizes["maps"] < 100
     n, epochs = setting.sizes["stages"], 3 if quick else _EPOCHS
-    images, classes = load_scenes(600 if quick else _SCENES, 1, "train")
-    held_out, held_out_classes = load_scenes(n, 2, "test")
+    images, classes = load_scenes(600 if quick else _SCENES, 1, "train", setting.show_progress)
+    held_out, held_out_classes = load_scenes(n, 2, "test", setting.show_progress)
     sets = {"train": (images[:n], classes[:n]), "held out": (held_out, held_out_classes)}
     torch.manual_seed(0)
     model = build_scene_model(setting.model.name.removeprefix("scene-"))
@@ -48,7 +48,7 @@ def over_training(setting: Setting) -> Outcome:
             last[name] = plain, meta
         rows.append([str(epoch), *cells])
 
-    train(model, images, classes, epochs, 0, look)
+    train(model, images, classes, epochs, 0, look, setting.show_progress)
     header = ["epoch"]
     for name in sets:
         header += [
