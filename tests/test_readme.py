@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 import torch
 from typer.testing import CliRunner
 
@@ -51,7 +52,23 @@ def test_command_lines_that_need_no_photograph(tmp_path, monkeypatch):
         assert CliRunner().invoke(app, arguments).exit_code == 0
 
 
-def test_the_options_it_names_exist():
-    help_text = CliRunner().invoke(app, ["explain", "--help"], env={"COLUMNS": "200"}).output
-    for option in set(re.findall(r"(--[a-z-]+)", "".join(re.findall(r"^captum-extract.*$", README, re.MULTILINE)))):
+@pytest.mark.parametrize("command", ["explain", "evaluate", "report", "reproduce"])
+def test_the_options_it_names_exist(command):
+    help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
+    lines = re.findall(rf"^captum-extract-aggregate {command} .*$", README, re.MULTILINE)
+    assert lines
+    for option in set(re.findall(r"(--[a-z-]+)", "".join(lines))):
         assert option in help_text, option
+
+
+def test_the_plan_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (plan,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    assert "n = 100" in plan
+    (tmp_path / "plan.toml").write_text(plan.replace("n = 100", "n = 4"))
+    done = CliRunner().invoke(app, ["evaluate", "plan.toml"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, ["report", "plan-results", "--images", "0,2"])
+    assert done.exit_code == 0, done.output
+    assert "maps.html" in done.output
+    assert (tmp_path / "plan-results" / "report" / "report.md").is_file()

@@ -16,7 +16,7 @@ from captum_extract_aggregate.data.scenes import DigitScenes
 
 def load_scenes(n: int, seed: int, split: str, show_progress: bool = True) -> tuple[Tensor, Tensor]:
     """All images and multi-hot classes of a set of scenes, in memory."""
-    scenes = tqdm(DigitScenes(n, seed, split), desc=f"{split} scenes", disable=not show_progress)
+    scenes = tqdm(DigitScenes(n, seed, split), desc=f"{split} scenes", disable=None if show_progress else True)
     items = [(image, target["classes"]) for image, target in scenes]
     images, classes = zip(*items)
     return torch.stack(images), torch.stack(classes)
@@ -38,7 +38,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
     model.train().to(memory_format=torch.channels_last)
-    with tqdm(total=steps, disable=not show_progress) as progress:
+    with tqdm(total=steps, disable=None if show_progress else True) as progress:
         for epoch in range(epochs):
             order = torch.randperm(len(images))
             for chunk in order[: len(images) // batch * batch].split(batch):

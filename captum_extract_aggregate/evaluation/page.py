@@ -120,7 +120,7 @@ def _contents(entries: Sequence[Entry], names: Mapping[int, str]) -> Iterator[st
 
 def _heading(entry: Entry, names: Mapping[int, str]) -> str:
     name = names.get(entry.image, "")
-    return f"Image {entry.image}{f' ({escape(name)})' if name else ''}: {escape(entry.class_name)}"
+    return f"Image {entry.image}{f' ({escape(name)})' if name else ''}: class {escape(entry.class_name)}"
 
 
 def _section(i: int, entry: Entry, results: Results, names: Mapping[int, str], numbers: Numbers) -> Iterator[str]:
@@ -145,7 +145,8 @@ def _section(i: int, entry: Entry, results: Results, names: Mapping[int, str], n
 
 def _told(entry: Entry, results: Results) -> str:
     """The class, its score, and whether it is in the image."""
-    told = [f"Class {entry.target}, {escape(entry.class_name)}"]
+    name = "" if entry.class_name == str(entry.target) else f", {escape(entry.class_name)}"
+    told = [f"Class {entry.target}{name}"]
     target = results.targets().get((entry.image, entry.target))
     if target is not None:
         told.append(f"score {target.score:.3f}")
@@ -159,7 +160,7 @@ def _cell(entry: Entry, place: Place, signed: bool, numbers: Mapping[Place, list
     map_ = entry.maps[place.method].get(place.layer)
     if map_ is None:
         return ""
-    alt = f"{place.method} at {place.layer}, for {entry.class_name} in image {entry.image}"
+    alt = f"{place.method} at {place.layer}, for class {entry.class_name} in image {entry.image}"
     listed = "".join(f"<li>{escape(name)} {_number(value)}</li>" for name, value in numbers.get(place, []))
     caption = f"<figcaption><ul>{listed}</ul></figcaption>" if listed else ""
     return f"<figure>{_image(_overlaid(entry.picture, map_, signed), alt)}{caption}</figure>"
@@ -176,6 +177,8 @@ def _numbers(results: Results, entries: Sequence[Entry]) -> Numbers:
     found: Numbers = {pair: {} for pair in wanted}
     for measure in results.plan.measures:
         label, kind = measure.label or measure.measure, measure.measure
+        if kind == "restricted_pointing_game":  # its numbers belong to another class's map
+            continue
         details = [detail for name, detail in results.measures() if name == label]
         order = ["", *BETTER.get(kind, {})]
         shown = details[-1:] if kind == "parameter_randomization" else [d for d in order if d in details]

@@ -354,7 +354,7 @@ def _comparisons(compared: Sequence[ComparisonTable]) -> Iterator[str]:
 def _line(table: ComparisonTable) -> str:
     differ = [c for c in table.comparisons if c.p_holm < _SIGNIFICANT]
     pairs = [(c.first, c.second, c) if c.effect > 0 else (c.second, c.first, c) for c in differ]
-    told = "; ".join(f"{escaped(a)} > {escaped(b)} (p = {_p(c.p_holm)}, n = {c.n})" for a, b, c in pairs)
+    told = "; ".join(f"{escaped(a)} &gt; {escaped(b)} (p = {_p(c.p_holm)}, n = {c.n})" for a, b, c in pairs)
     return f"- {escaped(table.layer)}: {told or 'none'} ({len(differ)} of {len(table.comparisons)} pairs)"
 
 

@@ -74,7 +74,7 @@ def _work(
     prepared: Prepared, batches: Sequence[range], mine: Sequence[int], team: Team, writer: Writer, show: bool
 ) -> None:
     total = sum(len(batches[i]) for i in mine)
-    with tqdm(total=total, unit="image", desc="Evaluation", disable=not (show and team.leads)) as bar:
+    with tqdm(total=total, unit="image", desc="Evaluation", disable=None if show and team.leads else True) as bar:
         for i in mine:
             writer.add(i, evaluate_batch(prepared, batches[i], team.device))
             bar.update(len(batches[i]))

@@ -133,7 +133,7 @@ class ComparisonTable:
         better: "higher", "lower", or "" where it is unknown.
         magnitude: magnitudes were compared.
         to_first: there were too many candidates for all pairs, so each is compared to the first alone.
-        comparisons: differences are first minus second.
+        comparisons: differences are first minus second; those of hits have no interval of the median (NaN).
         left_out: pairs of candidates that have no image with both values defined.
     """
 
@@ -155,7 +155,20 @@ def places(results: Results) -> list[Place]:
 
 
 def summarize(results: Results) -> list[Summary]:
-    """Every measure of every method at every layer, in the plan's order."""
+    """Every measure of every method at every layer, in the plan's order.
+
+    Example:
+        >>> import tempfile
+        >>> from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, Plan, run
+        >>> from captum_extract_aggregate.evaluation.tables import summarize
+        >>> plan = Plan(
+        ...     (MethodPlan("normgrad"),), (MeasurePlan("pointing_game"),), DataPlan(n=4), layers=("layer3",)
+        ... )
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     line = summarize(run(plan, folder, show_progress=False))[0]
+        >>> line.method, line.layer, line.detail, line.mean > line.null
+        ('normgrad', 'layer3', 'all', True)
+    """
     nulls = Nulls(results)
     return [s for m in results.plan.measures for g in groups(results, m) for s in summarize_group(g, nulls)]
 
@@ -385,14 +398,12 @@ def _table(group: Group, layer: str, is_chosen: bool, candidates: Mapping[str, A
     to_first = len(candidates) > MOST_CANDIDATES
     names = list(candidates)
     pairs = [(names[0], b) for b in names[1:]] if to_first else list(itertools.combinations(names, 2))
-    # Large samples need fewer draws, and their medians take long.
-    draws = max(200, min(DRAWS, 4_000_000 // max(1, len(group.pairs))))
     made, left_out = [], []
     for a, b in pairs:
         if (np.isnan(candidates[a]) | np.isnan(candidates[b])).all():
             left_out.append((a, b))
         else:
-            made.append(compare(candidates[a], candidates[b], (a, b), n_bootstrap=draws))
+            made.append(_pair(group, candidates[a], candidates[b], (a, b)))
     corrected = tuple(replace(c, p_holm=p) for c, p in zip(made, holm([c.p for c in made])))
     return ComparisonTable(
         measure=group.measure.label or group.kind,
@@ -406,3 +417,10 @@ def _table(group: Group, layer: str, is_chosen: bool, candidates: Mapping[str, A
         comparisons=corrected,
         left_out=tuple(left_out),
     )
+
+
+def _pair(group: Group, a: Array, b: Array, names: tuple[str, str]) -> Comparison:
+    if group.kind in POINTING:  # the median of hits and misses, and so its interval, says nothing
+        return replace(compare(a, b, names, n_bootstrap=1), low=math.nan, high=math.nan)
+    draws = max(200, min(DRAWS, 4_000_000 // len(a)))  # large samples need fewer, and their medians take long
+    return compare(a, b, names, n_bootstrap=draws)

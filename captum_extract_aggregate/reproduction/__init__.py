@@ -8,9 +8,9 @@ from pathlib import Path
 
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
 from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.reproduction import main_findings
 from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
 from captum_extract_aggregate.reproduction.findings import Finding, Outcome, findings_table
-from captum_extract_aggregate.reproduction.main_findings import THRESHOLDS, main_findings
 from captum_extract_aggregate.reproduction.setting import DATA, QUICK, SIZES, Setting
 
 __all__ = ["EXPERIMENTS", "Finding", "Outcome", "Request", "Setting", "reproduce"]
@@ -58,8 +58,8 @@ def reproduce(request: Request) -> tuple[str, bool]:
             path = request.output / f"{name}-{setting.name}.md"
             path.write_text(section(name, setting, outcome), encoding="utf-8")
             lines += _told(name, setting, outcome, path)
-        if request.quick and setting.name in THRESHOLDS:
-            for check in main_findings(setting):
+        if request.quick and setting.name in main_findings.THRESHOLDS:
+            for check in main_findings.checks(setting):
                 lines.append(str(check))
                 all_stand &= check.stands
     return "\n".join(lines), all_stand

@@ -46,7 +46,7 @@ class Check:
         return f"{verdict}: {self.setting}: {self.what}: {self.value:.3f} (at least {self.threshold:.3f})"
 
 
-def main_findings(setting: Setting) -> list[Check]:
+def checks(setting: Setting) -> list[Check]:
     """Each main finding on a setting."""
     return [Check(setting.name, what, value, THRESHOLDS[setting.name][what]) for what, value in measured(setting)]
 
