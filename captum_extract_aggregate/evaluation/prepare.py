@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
 from captum_extract_aggregate.attr.combination import combine_maps, normalized_weights
 from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError, open_images
-from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, find_measure
+from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, find_measure, randomization
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MetaPlan, MethodPlan, Plan
 from captum_extract_aggregate.layers import find_layer
 from captum_extract_aggregate.methods import WITH_LAYERS, check_method, make_method
+from captum_extract_aggregate.metrics.randomization import find_stages
 from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.subjects import load_subject, replace_head
 
@@ -163,7 +164,9 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
     _check_runs(model, sample.x[None].to(device))
     defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
     methods = tuple(_method(m, defaults, model) for m in plan.methods)
-    return Prepared(plan, model, images, methods, measures)
+    prepared = Prepared(plan, model, images, methods, measures)
+    _check_explains(prepared, sample, device)
+    return prepared
 
 
 def _default_layers(plan: Plan, model: nn.Module, x: Tensor) -> tuple[str, ...]:
@@ -219,6 +222,20 @@ def _check_runs(model: nn.Module, x: Tensor) -> None:
     if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] < 2:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(f"the model gives {got}; expected scores, images x classes (two or more)")
+
+
+def _check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:
+    """One image explained by every method: whatever a method cannot do is said before any work starts."""
+    batch = batch_of(prepared, [sample], device)
+    for method in prepared.methods:
+        alone = replace(prepared, methods=(method,))
+        try:
+            alone.columns(batch.x, batch.targets[:, :1])
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"method {method.label!r} cannot explain this model: {error}") from error
+    for measure in prepared.measures:
+        if measure.function is randomization:
+            find_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())
 
 
 def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Method:

@@ -34,7 +34,7 @@ from captum_extract_aggregate.metrics.similarity import find_similarity
 CENTRE, WHOLE_IMAGE = "centre", "image"
 
 
-def run(plan: Plan, results: str | Path, show_progress: bool = True) -> Results:
+def run(plan: Plan, results: str | Path | None = None, show_progress: bool = True) -> Results:
     """Evaluates what is not yet in the folder `results`, and returns all of it.
 
     Killed and started again it continues, and gives what an uninterrupted run gives. Under torchrun the processes share
@@ -42,16 +42,15 @@ def run(plan: Plan, results: str | Path, show_progress: bool = True) -> Results:
 
     Args:
         plan: what to evaluate; see `load_plan`.
-        results: a folder, made if it is not there; on several machines one that all of them see.
+        results: a folder, made if it is not there; on several machines one that all of them see. None: one in the
+            current folder, named by the plan's hash.
         show_progress: a bar with rate and remaining time.
 
     Raises:
         ValueError: for a plan that cannot be carried out, an image that cannot be read (unless the plan says to skip
             it), or a folder with damaged or foreign results.
-
-    Source: the measures name their own.
     """
-    folder = Path(results)
+    folder = Path(f"results-{plan.hash()}" if results is None else results)
     before = torch.get_num_threads()
     torch.set_num_threads(plan.run.threads)
     try:

@@ -14,7 +14,7 @@ class Team:
 
     def __init__(self, device: str) -> None:
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.device = torch.device(device)
+        self.device = _device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         self._owns_group = False
@@ -43,3 +43,13 @@ class Team:
         if kind is None:
             time.sleep(0.5)  # torch 2.3 deadlocks where a group goes while its thread still frees the last barrier
         dist.destroy_process_group()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"run.device is {name!r}; expected cpu, cuda, cuda:0 or another of torch's devices") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"run.device is {name!r}, but torch sees no GPU; expected cpu, or a torch built for your GPU")
+    return device
