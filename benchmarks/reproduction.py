@@ -43,7 +43,7 @@ INDEPENDENT = {  # "all/difficult" at features.2, .5, .8, .12
     "selective": "74.6/46.0 78.3/54.3 78.8/54.2 73.4/55.8",
 }
 FINDINGS = """Each statement of the papers on each network and its images: *holds* (in the stated direction with
-p < 0.05, or within the stated margin), *does not* (the other way, or too small to tell; n, effect and p are in the sections below),
+p < 0.05, or within the stated margin), *does not* (the other way, or too small to tell; n, effect and p are below),
 *untested* (the method has no rule for some of the network's operations, or the data lack what is needed). Where a
 statement was tested at several layers, at how many it holds. The p are not corrected for the number of statements."""
 AGREEMENT = """A plain pointing game was written for this network and these images independently of this package.
@@ -72,8 +72,8 @@ def settings(folder: Path) -> dict[str, tuple[Setting, tuple[str, ...]]]:
     made = [
         (Setting("voc-squeezenet", model("squeezenet1_1"), voc, wanted_layers=SQUEEZENET, loss="binary_cross_entropy",
                  sizes={"maps": 395, "stages": 24, "removal": 40}, **common), R20_K20),
-        (Setting("voc-mobilenet", model("mobilenet_v2"), replace(voc, every=3), loss="binary_cross_entropy",
-                 sizes={"maps": 132, "stages": 16, "removal": 24}, **common), R20_K20),
+        (Setting("voc-mobilenet", model("mobilenet_v2"), replace(voc, every=6), loss="binary_cross_entropy",
+                 sizes={"maps": 66, "stages": 12, "removal": 24}, **common), R20_K20),
         (Setting("voc-vit-tiny", model("vit_tiny_patch16_224", vit),
                  replace(voc, every=3, resize="square", size=224, mean=half, std=half), loss="binary_cross_entropy",
                  sizes={"maps": 132, "stages": 16, "removal": 24}, **common), VIT),

@@ -96,11 +96,8 @@ class _Preprocess:
         self.mean, self.std = list(plan.mean or subject.mean), list(plan.std or subject.std)
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        width, height = picture.size
-        scale = self.short / min(width, height)
-        size = [round(height * scale), round(width * scale)]
-        if self.resize == "square":
-            size = [self.size, self.size]
+        # As torchvision's Resize: one number is the short side, and the long side is rounded down.
+        size = [self.size, self.size] if self.resize == "square" else [self.short]
         x = TF.to_dtype(TF.to_image(TF.resize(picture, size, antialias=True)), torch.float32, scale=True)
         if self.resize == "crop":
             x = TF.center_crop(x, [self.size, self.size])
