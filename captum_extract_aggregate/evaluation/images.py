@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -63,7 +62,14 @@ def open_images(plan: DataPlan, subject: Subject) -> Images:
         "list": _list,
         "custom": _custom,
     }
-    count, read, has_objects, classes = openers[plan.kind](plan, _Preprocess(plan, subject))
+    try:
+        count, read, has_objects, classes = openers[plan.kind](plan, _Preprocess(plan, subject))
+    except ValueError as error:
+        if plan.kind in ("scenes", "list", "custom"):
+            raise
+        raise _not_opened(plan, error) from None
+    except Exception as error:  # whatever the data set's own code raises
+        raise _not_opened(plan, error) from None
     indices = range(plan.start, count, plan.every)
     indices = indices[: plan.n] if plan.n else indices
     if not indices:
@@ -123,7 +129,7 @@ def _voc(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
 
     from captum_extract_aggregate.data.pointing import VOC_CLASSES
 
-    data = _opened(lambda: VOCDetection(plan.root, plan.year, plan.image_set), plan)
+    data = VOCDetection(plan.root, plan.year, plan.image_set)
 
     def read(index: int, i: int) -> Sample:
         picture, annotation = data[index]
@@ -136,7 +142,7 @@ def _voc(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
 def _coco(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     from torchvision.datasets import CocoDetection
 
-    data = _opened(lambda: CocoDetection(plan.root, plan.file), plan)
+    data = CocoDetection(plan.root, plan.file)
     categories = sorted(data.coco.getCatIds())
 
     def read(index: int, i: int) -> Sample:
@@ -152,7 +158,7 @@ def _coco(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
 def _folder(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     from torchvision.datasets import ImageFolder
 
-    data = _opened(lambda: ImageFolder(plan.root), plan)
+    data = ImageFolder(plan.root)
 
     def read(index: int, i: int) -> Sample:
         path, label = data.samples[index]
@@ -210,12 +216,9 @@ def _custom(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     return len(data), read, isinstance(about, PointingPairs), ()
 
 
-def _opened(build: Callable[[], Any], plan: DataPlan) -> Any:
-    try:
-        return build()
-    except (RuntimeError, OSError, ValueError, ImportError) as error:
-        where = f"root {plan.root!r}" + (f" and file {plan.file!r}" if plan.file else "")
-        raise ValueError(f"data of the kind {plan.kind!r} cannot be opened with {where}: {error}") from None
+def _not_opened(plan: DataPlan, error: Exception) -> ValueError:
+    where = f"root {plan.root!r}" + (f" and file {plan.file!r}" if plan.file else "")
+    return ValueError(f"data of the kind {plan.kind!r} cannot be opened with {where}: {error!r}")
 
 
 def _first(pairs: PointingPairs) -> int:

@@ -11,10 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate.data.pointing import PointingPairs
 from captum_extract_aggregate.evaluation.images import Sample, to_image_size
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.metrics import completeness_gap, pixel_removal, pointing_game, removal_contrast
+from captum_extract_aggregate.metrics import (
+    completeness_gap,
+    parameter_randomization,
+    pixel_removal,
+    pointing_game,
+    removal_contrast,
+)
 from captum_extract_aggregate.metrics.pixel_removal import Removal
 from captum_extract_aggregate.metrics.similarity import find_similarity
 from captum_extract_aggregate.subjects import import_from
@@ -102,7 +109,7 @@ def contrast(
     batch: Batch, column: Column, baselines: float = 0.0, step: int = 1, n_shuffles: int = 1
 ) -> Iterator[Value]:
     """The same against the maps of other images of the batch."""
-    if len(batch.samples) <= n_shuffles:  # no other images to draw from
+    if isinstance(n_shuffles, int) and len(batch.samples) <= n_shuffles:  # too few other images to draw from
         for detail in ("delta_minus", "delta_plus", "delta"):
             yield from _per_example(batch, detail, torch.full((len(batch.samples),), torch.nan))
         return
@@ -190,6 +197,12 @@ def find_measure(plan: MeasurePlan) -> Callable[..., Any]:
 
 def _custom(plan: MeasurePlan) -> Measure:
     function = import_from("measure", plan.measure)
+    try:
+        inspect.signature(function).bind(None, None, None, None, **plan.arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"measure {plan.measure!r} does not take (maps, inputs, targets, model) and its arguments: {error}"
+        ) from None
 
     def measure(batch: Batch, column: Column, **arguments: Any) -> Iterator[Value]:
         values = function(column.at_image_size(0, batch), batch.x, batch.best, batch.model, **arguments)
@@ -201,3 +214,41 @@ def _custom(plan: MeasurePlan) -> Measure:
         yield from _per_example(batch, "", values)
 
     return measure
+
+
+def try_measure(plan: MeasurePlan) -> None:
+    """Our error for arguments that a measure refuses, from a trial on two noise images and a trivial network."""
+    if ":" in plan.measure:
+        return  # one's own may want real ones
+    x = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
+    model = _Brightness()
+    try:
+        if plan.measure == "parameter_randomization":
+            arguments = {name: value for name, value in plan.arguments.items() if name != "layers"}
+            parameter_randomization(lambda inputs, target: inputs, model, x, target=0, **arguments)
+            return
+        pairs = PointingPairs([0], torch.ones(1, 48, 48, dtype=torch.bool), [False])
+        samples = [Sample(i, "noise", x[i], 0, pairs) for i in range(2)]
+        batch = Batch(model, x, samples, model(x).detach(), torch.tensor([[0, 1], [0, 1]]), 0)
+        arguments = plan.arguments | ({"n_shuffles": 1} if _is_positive(plan.arguments.get("n_shuffles")) else {})
+        column = Column("noise", "input", [x, x.flip(0)])
+        for _ in MEASURES[plan.measure](batch, column, **arguments):
+            pass
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"measure {plan.measure!r}: {error}") from None
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+class _Brightness(nn.Module):
+    """Dark or bright: a decision that soon flips where pixels go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Linear(1, 2)
+        self.weight.load_state_dict({"weight": torch.tensor([[1.0], [0.0]]), "bias": torch.tensor([0.0, 0.45])})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight(x.mean((1, 2, 3))[:, None])  # type: ignore[no-any-return]

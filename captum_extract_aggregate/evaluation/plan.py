@@ -162,6 +162,9 @@ class Plan:
     title: str = ""
 
     def __post_init__(self) -> None:
+        hints = typing.get_type_hints(Plan)
+        for f in dataclasses.fields(self):  # one form, however it was written: Python's users give 1 for 1.0
+            object.__setattr__(self, f.name, _value(hints[f.name], getattr(self, f.name), f.name))
         _check(self)
 
     def as_dict(self) -> dict[str, Any]:
@@ -170,7 +173,7 @@ class Plan:
 
     def hash(self) -> str:
         """Sixteen hexadecimal digits that change with whatever is computed."""
-        content = json.dumps(dataclasses.asdict(dataclasses.replace(self, title="")), sort_keys=True)
+        content = json.dumps(dataclasses.asdict(self) | {"title": ""}, sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -225,10 +228,10 @@ def _value(hint: Any, value: Any, where: str) -> Any:
             raise ValueError(f"{where} is {value!r}; expected a list")
         return tuple(_value(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict:
-        if not isinstance(value, dict):
-            raise ValueError(f"{where} is {value!r}; expected a table of keys and values")
-        return value
+        return _table(value, where)
     if dataclasses.is_dataclass(hint):
+        if isinstance(value, hint):  # type: ignore[arg-type]
+            value = {f.name: getattr(value, f.name) for f in dataclasses.fields(hint)}
         return _built(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
@@ -238,6 +241,18 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} is {value!r}; expected a finite number")
     return value
+
+
+def _table(value: Any, where: str) -> Any:
+    """Arguments, as JSON keeps them."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r}; expected a table of keys and values")
+    try:
+        return json.loads(json.dumps(value))
+    except TypeError as error:
+        raise ValueError(
+            f"{where} is {value!r} ({error}); expected text, numbers, true or false, lists and tables"
+        ) from None
 
 
 def _one_of(choices: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -16,7 +16,14 @@ from torch import Tensor, nn
 from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
 from captum_extract_aggregate.attr.combination import combine_maps, normalized_weights
 from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError, open_images
-from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, find_measure, randomization
+from captum_extract_aggregate.evaluation.measures import (
+    POINTING,
+    Batch,
+    Column,
+    find_measure,
+    randomization,
+    try_measure,
+)
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MetaPlan, MethodPlan, Plan
 from captum_extract_aggregate.layers import find_layer
 from captum_extract_aggregate.methods import WITH_LAYERS, check_method, make_method
@@ -152,6 +159,8 @@ class _Together(LayerAttribution):
 def prepare(plan: Plan, device: torch.device) -> Prepared:
     """Builds all that a plan names; raises ValueError with one clear line for whatever is wrong."""
     measures = tuple(Measurement(m, find_measure(m)) for m in plan.measures)
+    for measure in plan.measures:
+        try_measure(measure)
     for method in plan.methods:
         check_method(method.method, tuple(WITH_LAYERS))
     subject = load_subject(plan.model.name, plan.model.weights, plan.model.num_classes)
@@ -181,9 +190,11 @@ def _check_objects(plan: Plan, images: Images) -> None:
                 f"{plan.data.kind!r}{_how(plan.data)} has none; expected scenes, voc or coco with resize short or "
                 "square, or a data set of your own that gives PointingPairs"
             )
-        if measure.measure == "removal_contrast" and plan.run.batch_size < 2:
+        shuffles, together = measure.arguments.get("n_shuffles", 1), min(plan.run.batch_size, images.count)
+        if measure.measure == "removal_contrast" and shuffles >= together:
             raise ValueError(
-                "run.batch_size is 1, but removal_contrast takes other images' maps from the batch; expected 2"
+                f"run.batch_size is {plan.run.batch_size}, but removal_contrast takes other images' maps from "
+                f"the batch: n_shuffles is {shuffles}, and {together} image(s) go together; expected more"
             )
         if (
             measure.measure == "removal_contrast"
@@ -255,6 +266,12 @@ def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Me
     elif not hasattr(first, "layer"):
         names = (INPUT,)
     combinations = tuple(_combination(c, names, layers, model, where) for c in plan.combine)
+    columns = [*names, *(c.label for c in combinations)]
+    twice = next((name for name in columns if columns.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(
+            f"{where} names {twice!r} twice; expected every layer once, and combinations with labels of their own"
+        )
     return Method(plan, made, tuple(names), combinations)
 
 
@@ -275,11 +292,17 @@ def _combination(
         path = Path(weights)
         if not path.is_file():
             raise ValueError(f"weights is {weights!r}, and there is no such file")
-        weights = {
-            name: value for name, value in json.loads(path.read_text("utf-8"))["weights"].items() if name in names
-        }
+        weights = _stored_weights(path, names)
     label = plan.label or f"{plan.mode}, {plan.weights if isinstance(plan.weights, str) else 'own weights'}"
     return Combination(label, plan.mode, normalized_weights(weights, list(layers), model))
+
+
+def _stored_weights(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text("utf-8"))["weights"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"weights {str(path)!r} is no file that LayerWeights.save wrote: {error!r}") from None
+    return {name: weight for name, weight in stored if name in names}
 
 
 def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:

@@ -58,10 +58,11 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
             prepared = prepare(plan, team.device)
             folder.mkdir(parents=True, exist_ok=True)
             batches = prepared.batches()
-            done = done_batches(folder, plan)
-            team.wait()  # nobody writes before everybody has read what is done
-            left = [i for i in range(len(batches)) if i not in done]
             with Writer(folder, team.rank, plan, prepared.images.count) as writer:
+                team.wait()  # every file is there, and locked against other runs
+                done = done_batches(folder, plan)
+                team.wait()  # nobody writes before everybody has read what is done
+                left = [i for i in range(len(batches)) if i not in done]
                 _work(prepared, batches, left[team.rank :: team.world], team, writer, show_progress)
             team.wait()
     finally:

@@ -6,6 +6,8 @@ file of its own, and reading joins them, sorted: it cannot be told from the resu
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import platform
@@ -24,7 +26,10 @@ import captum_extract_aggregate
 from captum_extract_aggregate.evaluation.plan import Plan, plan_from
 
 _APPLICATION = 0x43454131  # "CEA1"
+_TABLES = ("plan", "runs", "batches", "images", "targets", "maps", "rows")
+_CURE = "expected a results file of this plan: move it away, or choose another --results"
 _SCHEMA = """
+CREATE TABLE digest (value TEXT);
 CREATE TABLE plan (hash TEXT, plan TEXT, images INTEGER);
 CREATE TABLE runs (id INTEGER PRIMARY KEY, environment TEXT);
 CREATE TABLE batches (batch INTEGER PRIMARY KEY, run INTEGER);
@@ -127,54 +132,74 @@ class Writer:
     def __init__(self, folder: Path, rank: int, plan: Plan, images: int) -> None:
         self.path = folder / f"part-{rank:04d}.sqlite"
         self._lock = _locked(folder / f"part-{rank:04d}.lock")
+        self._db = _opened(self.path)
+        self._plan = plan.hash()
         try:
-            is_new = not self.path.exists() or self.path.stat().st_size == 0
-            self._db = sqlite3.connect(self.path, isolation_level=None)
-            if is_new:
-                self._create(plan, images)
-            else:
-                check_part(self._db, self.path, plan)
-            self._plan = plan.hash()
-            self._db.execute("BEGIN IMMEDIATE")
-            self._run = self._db.execute(
-                "INSERT INTO runs (environment) VALUES (?)", (json.dumps(environment(plan)),)
-            ).lastrowid
-            self._db.execute("COMMIT")
+            with self._transaction():
+                if _is_new(self._db):
+                    self._create(plan, images)
+            check_part(self._db, self.path, plan)
+            self._maps = {(m, layer) for m, layer in self._db.execute("SELECT method, layer FROM maps")}
+            with self._transaction():
+                (runs,) = self._db.execute("SELECT COUNT(*) FROM runs").fetchone()
+                self._run = runs + 1
+                self._insert("runs", [(self._run, json.dumps(environment(plan)))])
         except BaseException:
-            self._lock.close()
+            self.close()
             raise
 
     def _create(self, plan: Plan, images: int) -> None:
-        self._db.execute("BEGIN IMMEDIATE")  # all of it at once: a kill leaves an empty file, not half a schema
+        """All of it in one transaction: a kill leaves an empty file, not half a schema."""
         for statement in _SCHEMA.split(";")[:-1]:
             self._db.execute(statement)
-        content = json.dumps(plan.as_dict())
-        self._db.execute("INSERT INTO plan VALUES (?, ?, ?)", (plan.hash(), content, images))
+        self._db.execute("INSERT INTO digest VALUES ('0')")
+        self._insert("plan", [(plan.hash(), json.dumps(plan.as_dict()), images)])
         self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
-        self._db.execute("COMMIT")
 
     def add(self, batch: int, found: BatchRows) -> None:
         """Adds a batch, all of it or (killed, disk full) nothing."""
+        new_maps = [m for m in found.maps if (m.method, m.layer) not in self._maps]
+        with self._transaction():
+            self._insert("batches", [(batch, self._run)])
+            self._insert("images", found.images)
+            targets = [tuple(int(v) if isinstance(v, bool) else v for v in row) for row in found.targets]
+            self._insert("targets", targets)
+            self._insert("maps", new_maps)
+            values = [(*row[:6], None if math.isnan(row.value) else float(row.value)) for row in found.rows]
+            self._insert("rows", [(*value, self._run, self._plan) for value in values])
+        self._maps |= {(m.method, m.layer) for m in new_maps}
+
+    def _insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Adds rows, and what they contribute to the digest of the whole file."""
+        if not rows:
+            return
+        marks = ", ".join("?" * len(rows[0]))
+        self._db.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+        (before,) = self._db.execute("SELECT value FROM digest").fetchone()
+        self._db.execute("UPDATE digest SET value = ?", (str((int(before) + _digest(table, rows)) % 2**64),))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.execute("INSERT INTO batches VALUES (?, ?)", (batch, self._run))
-            self._insert("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", found.images)
-            self._insert("INSERT OR REPLACE INTO targets VALUES (?, ?, ?, ?, ?, ?, ?)", found.targets)
-            self._insert("INSERT OR IGNORE INTO maps VALUES (?, ?, ?, ?, ?, ?, ?)", found.maps)
-            values = [(*row[:6], None if math.isnan(row.value) else row.value) for row in found.rows]
-            self._insert(
-                "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", [(*v, self._run, self._plan) for v in values]
-            )
+            yield
             self._db.execute("COMMIT")
-        except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+        except sqlite3.DatabaseError as error:
+            self._roll_back()
+            if not isinstance(error, sqlite3.OperationalError):
+                raise ResultsError(f"{self.path} is damaged or no results file ({error}); {_CURE}") from None
             raise ResultsError(
                 f"{self.path} cannot be written ({error}); what is there is whole: make room, and run again to continue"
             ) from None
+        except BaseException:
+            self._roll_back()
+            raise
 
-    def _insert(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
-        self._db.executemany(statement, rows)
+    def _roll_back(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
 
     def close(self) -> None:
         """Gives the file free."""
@@ -186,6 +211,20 @@ class Writer:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _digest(table: str, rows: Iterable[Sequence[Any]]) -> int:
+    """A sum over rows that their order does not change, and any other change does."""
+    return sum(
+        int.from_bytes(hashlib.blake2b(repr((table, *row)).encode(), digest_size=8).digest(), "big") for row in rows
+    )
+
+
+def _is_new(db: sqlite3.Connection) -> bool:
+    """Whether a file holds nothing at all, be it that a kill left it so."""
+    (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    return bool(tables == 0 and application == 0)
 
 
 def _locked(path: Path) -> sqlite3.Connection:
@@ -203,19 +242,26 @@ def _locked(path: Path) -> sqlite3.Connection:
 
 def check_part(db: sqlite3.Connection, path: Path, plan: Plan | None = None) -> None:
     """Our error for a file that is damaged, not ours, or of another plan."""
-    cure = "expected a results file of this plan: move it away, or choose another --results"
     try:
         application = db.execute("PRAGMA application_id").fetchone()[0]
         if application != _APPLICATION:
-            raise ResultsError(f"{path} was not written by an evaluation; {cure}")
-        damage = db.execute("PRAGMA quick_check").fetchone()[0]
-        if damage != "ok":
-            raise ResultsError(f"{path} is damaged ({damage}); {cure}, and its batches are computed again")
+            raise ResultsError(f"{path} was not written by an evaluation; {_CURE}")
+        damage = " ".join(db.execute("PRAGMA quick_check").fetchone()[0].split())
+        if damage != "ok" or not _is_whole(db):
+            what = damage if damage != "ok" else "what it holds is not what was written"
+            raise ResultsError(f"{path} is damaged ({what}); {_CURE}, and its batches are computed again")
         found = db.execute("SELECT hash FROM plan").fetchone()[0]
-    except (sqlite3.Error, TypeError) as error:
-        raise ResultsError(f"{path} is damaged or no results file ({error}); {cure}") from None
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        if isinstance(error, ResultsError):
+            raise
+        raise ResultsError(f"{path} is damaged or no results file ({error}); {_CURE}") from None
     if plan is not None and found != plan.hash():
-        raise ResultsError(f"{path} holds results of another plan ({found}, not {plan.hash()}); {cure}")
+        raise ResultsError(f"{path} holds results of another plan ({found}, not {plan.hash()}); {_CURE}")
+
+
+def _is_whole(db: sqlite3.Connection) -> bool:
+    total = sum(_digest(table, db.execute(f"SELECT * FROM {table}")) for table in _TABLES)
+    return int(db.execute("SELECT value FROM digest").fetchone()[0]) == total % 2**64
 
 
 def done_batches(folder: Path, plan: Plan) -> set[int]:
@@ -223,10 +269,18 @@ def done_batches(folder: Path, plan: Plan) -> set[int]:
     done: set[int] = set()
     for path in part_paths(folder):
         with closing(_opened(path)) as db:
-            if db is not None and path.stat().st_size:
+            if not _holds_nothing(db):
                 check_part(db, path, plan)
                 done |= {batch for (batch,) in db.execute("SELECT batch FROM batches")}
     return done
+
+
+def _holds_nothing(db: sqlite3.Connection) -> bool:
+    """Whether a process was killed before it wrote anything."""
+    try:
+        return _is_new(db)
+    except sqlite3.Error:
+        return False  # damaged, as will be said
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -254,19 +308,16 @@ class Results:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        paths = [p for p in part_paths(self.folder) if p.stat().st_size]
-        if not paths:
-            raise ResultsError(
-                f"{str(self.folder)!r} holds no results (part-*.sqlite); expected a folder that an evaluation wrote"
-            )
         self.environments: list[dict[str, Any]] = []
         self.expected = 0
         plans: dict[str, str] = {}
         self._db = sqlite3.connect(":memory:", isolation_level=None)
         for statement in _SCHEMA.split(";")[:-1]:
             self._db.execute(statement)
-        for path in paths:
+        for path in part_paths(self.folder):
             with closing(_opened(path)) as part:
+                if _holds_nothing(part):
+                    continue
                 check_part(part, path)
                 hash_, content, self.expected = part.execute("SELECT * FROM plan").fetchone()
                 plans[hash_] = content
@@ -274,6 +325,10 @@ class Results:
                     json.loads(e) for (e,) in part.execute("SELECT environment FROM runs ORDER BY id")
                 ]
                 self._take(part)
+        if not plans:
+            raise ResultsError(
+                f"{str(self.folder)!r} holds no results (part-*.sqlite); expected a folder that an evaluation wrote"
+            )
         if len(plans) > 1:
             raise ResultsError(
                 f"{str(self.folder)!r} holds results of several plans ({', '.join(plans)}); expected one"
