@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -81,8 +83,9 @@ def open_images(plan: DataPlan, subject: Subject) -> Images:
     def read_chosen(i: int) -> Sample:
         try:
             return read(indices[i], i)
-        except (OSError, ValueError, SyntaxError) as error:
-            raise UnreadableError(f"image {i} cannot be read: {error}") from error
+        except Exception as error:  # whatever a damaged file, or the data set's own code, raises
+            what = error if isinstance(error, (OSError, ValueError)) else repr(error)
+            raise UnreadableError(f"image {i} cannot be read: {what}") from error
 
     return Images(len(indices), read_chosen, has_objects, tuple(classes), normalisation)
 
@@ -162,7 +165,7 @@ def _folder(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
 
     def read(index: int, i: int) -> Sample:
         path, label = data.samples[index]
-        return Sample(i, str(Path(path).relative_to(plan.root)), preprocess(load_image(path)), label)
+        return Sample(i, str(Path(path).relative_to(Path(plan.root).expanduser())), preprocess(load_image(path)), label)
 
     return len(data), read, False, data.classes
 
@@ -211,9 +214,17 @@ def _custom(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
             return Sample(i, f"image {index}", x, _first(about), about)
         return Sample(i, f"image {index}", x, -1 if about is None else int(about))
 
-    first = data[0] if len(data) else None
-    about = first[1] if isinstance(first, (tuple, list)) and len(first) == 2 else None
-    return len(data), read, isinstance(about, PointingPairs), ()
+    first = _first_item(data)
+    has_objects = isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[1], PointingPairs)
+    is_cropped = preprocess.resize == "crop" and isinstance(first[0], Image.Image) if has_objects else False
+    return len(data), read, has_objects and not is_cropped, ()
+
+
+def _first_item(data: Any) -> Any:
+    for index in range(min(len(data), 20)):
+        with contextlib.suppress(Exception):  # unreadable ones are told of when their turn comes
+            return data[index]
+    return None
 
 
 def _not_opened(plan: DataPlan, error: Exception) -> ValueError:

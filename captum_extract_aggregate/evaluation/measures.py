@@ -68,18 +68,22 @@ class Column:
 
 def pointing(batch: Batch, column: Column, tolerance: float = 15) -> Iterator[Value]:
     """For each class in the image, whether its map's maximum lies on it."""
-    for i, sample in enumerate(batch.samples):
-        assert sample.pairs is not None
-        for target, mask in zip(sample.pairs.classes, sample.pairs.masks):
-            yield i, target, "", _hit(column.of(i, target, batch), mask, tolerance)
+    for i, target, mask in _objects(batch):
+        yield i, target, "", _hit(column.of(i, target, batch), mask, tolerance)
 
 
 def restricted_pointing(batch: Batch, column: Column, tolerance: float = 15) -> Iterator[Value]:
     """For each class in the image, whether the maximum of the best class's map lies on it."""
+    for i, target, mask in _objects(batch):
+        yield i, target, "", _hit(column.of(i, int(batch.best[i]), batch), mask, tolerance)
+
+
+def _objects(batch: Batch) -> Iterator[tuple[int, int, Tensor]]:
+    """Each class in each image, and where it is."""
     for i, sample in enumerate(batch.samples):
-        assert sample.pairs is not None
-        for target, mask in zip(sample.pairs.classes, sample.pairs.masks):
-            yield i, target, "", _hit(column.of(i, int(batch.best[i]), batch), mask, tolerance)
+        if sample.pairs is not None:
+            for target, mask in zip(sample.pairs.classes, sample.pairs.masks):
+                yield i, target, mask
 
 
 def _hit(map_: Tensor, mask: Tensor, tolerance: float) -> float:

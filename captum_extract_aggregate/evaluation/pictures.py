@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from captum_extract_aggregate.evaluation.draws import seeded
 from captum_extract_aggregate.evaluation.page import Entry, write_page
 from captum_extract_aggregate.evaluation.prepare import Prepared, prepare
 from captum_extract_aggregate.evaluation.report import write_report
@@ -39,12 +40,14 @@ def entries(results: Results, images: Sequence[int]) -> list[Entry]:
     if wrong:
         raise ValueError(f"images holds {wrong[0]}; expected 0 to {results.expected - 1}")
     device = torch.device("cpu")
-    prepared = prepare(results.plan, device)
+    with seeded(results.plan.run.seed):
+        prepared = prepare(results.plan, device)
     return [entry for image in images for entry in _entries(prepared, image, device)]
 
 
 def _entries(prepared: Prepared, image: int, device: torch.device) -> list[Entry]:
-    sample, picture, columns, batch = maps_of(prepared, image, device)
+    with seeded(prepared.plan.run.seed + image):
+        sample, picture, columns, batch = maps_of(prepared, image, device)
     present = sample.pairs.classes if sample.pairs is not None else []
     found = []
     for target in present or [int(batch.best[0])]:

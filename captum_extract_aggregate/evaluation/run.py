@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from captum_extract_aggregate.evaluation.draws import seeded
 from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
 from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, randomization
 from captum_extract_aggregate.evaluation.plan import Plan
@@ -55,7 +56,8 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
     torch.set_num_threads(plan.run.threads)
     try:
         with Team(plan.run.device) as team:
-            prepared = prepare(plan, team.device)
+            with seeded(plan.run.seed):
+                prepared = prepare(plan, team.device)
             folder.mkdir(parents=True, exist_ok=True)
             batches = prepared.batches()
             with Writer(folder, team.rank, plan, prepared.images.count) as writer:
@@ -76,7 +78,9 @@ def _work(
     total = sum(len(batches[i]) for i in mine)
     with tqdm(total=total, unit="image", desc="Evaluation", disable=None if show and team.leads else True) as bar:
         for i in mine:
-            writer.add(i, evaluate_batch(prepared, batches[i], team.device))
+            with seeded(prepared.plan.run.seed + batches[i].start):  # whoever computes it, and whatever came before
+                found = evaluate_batch(prepared, batches[i], team.device)
+            writer.add(i, found)
             bar.update(len(batches[i]))
 
 

@@ -158,7 +158,8 @@ class Writer:
 
     def add(self, batch: int, found: BatchRows) -> None:
         """Adds a batch, all of it or (killed, disk full) nothing."""
-        new_maps = [m for m in found.maps if (m.method, m.layer) not in self._maps]
+        seen = {(m.method, m.layer): m for m in reversed(found.maps)}  # of several sizes of images, the first
+        new_maps = [m for place, m in reversed(seen.items()) if place not in self._maps]
         with self._transaction():
             self._insert("batches", [(batch, self._run)])
             self._insert("images", found.images)
