@@ -128,7 +128,7 @@ def explainers(model, layers):
 
 
 def test_which_rows_there_are(evaluation):
-    results, model, x, scores, present, _, layers = evaluation
+    results, model, x, _scores, present, _, layers = evaluation
     columns = list(explainers(model, layers))
     assert [(m.method, m.layer) for m in results.maps()] == columns
     assert results.complete

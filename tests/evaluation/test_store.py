@@ -274,7 +274,7 @@ def test_foreign_files(tmp_path):
 def test_another_plans_results(whole, tmp_path):
     folder = shutil.copytree(whole, tmp_path / "copy")
     before = dump(folder)
-    with pytest.raises(ResultsError, match="holds results of another plan .*move it away") as caught:
+    with pytest.raises(ResultsError, match=r"holds results of another plan .*move it away") as caught:
         evaluated(folder, **QUICK | {"run": {"batch_size": 3}})
     assert "part-0000.sqlite" in str(caught.value)
     assert dump(folder) == before
@@ -282,7 +282,7 @@ def test_another_plans_results(whole, tmp_path):
     assert dump(folder) == before
     evaluated(tmp_path / "other", **QUICK | {"run": {"batch_size": 3}})
     shutil.copy(tmp_path / "other" / "part-0000.sqlite", folder / "part-0001.sqlite")
-    with pytest.raises(ResultsError, match="part-0001.sqlite holds results of another plan"):
+    with pytest.raises(ResultsError, match=r"part-0001.sqlite holds results of another plan"):
         evaluated(folder, **QUICK)
     with pytest.raises(ResultsError, match="results of several plans"):
         Results(folder)
@@ -370,7 +370,7 @@ def test_two_runs_at_once(tmp_path, monkeypatch):
     def meanwhile(prepared, images, device):
         if images.start == 4:
             monkeypatch.setattr(run_module, "evaluate_batch", evaluate)
-            with pytest.raises(ResultsError, match="is being written by another run .*expected one run at a time"):
+            with pytest.raises(ResultsError, match=r"is being written by another run .*expected one run at a time"):
                 evaluated(tmp_path / "results", **QUICK)
             refused.append(len(Results(tmp_path / "results").images()))  # reading is no harm
         return evaluate(prepared, images, device)
