@@ -1,6 +1,7 @@
 """One pass serves what can share it, and nothing piles up from image to image."""
 
 import gc
+import itertools
 
 import torch
 
@@ -8,6 +9,7 @@ from captum_extract_aggregate.evaluation import plan_from, run
 from captum_extract_aggregate.evaluation.store import Writer
 from tests.evaluation.plans import HERE, TinyNet, content
 
+MODEL = {"name": "tests.evaluation.plans:tiny_net"}  # by module, so that its class is the one counted here
 DATA = {"kind": "custom", "dataset": f"{HERE}:tensors_with_pairs", "arguments": {"count": 12}}
 SHARING = [
     {"method": "normgrad", "combine": [{}, {"mode": "sum"}]},
@@ -22,7 +24,11 @@ def plan(methods, **changes):
     measures = [{"measure": "pointing_game", "arguments": {"tolerance": 3}}, {"measure": "class_sensitivity"}]
     return plan_from(
         content(
-            methods=methods, measures=measures, layers=["conv1", "conv2"], data=DATA, model={"name": f"{HERE}:tiny_net"}
+            methods=methods,
+            measures=measures,
+            layers=["conv1", "conv2"],
+            data=DATA,
+            model={"name": "tests.evaluation.plans:tiny_net"},
         )
         | changes
     )
@@ -36,7 +42,7 @@ def forwards(methods, folder, monkeypatch):
     monkeypatch.setattr(Writer, "add", lambda self, *args: (at_batch.append(len(calls)), add(self, *args))[1])
     run(plan(methods), folder, show_progress=False)
     monkeypatch.undo()
-    return {b - a for a, b in zip(at_batch, at_batch[1:])}
+    return {b - a for a, b in itertools.pairwise(at_batch)}
 
 
 def test_methods_layers_and_targets_share_the_forward(tmp_path, monkeypatch):
@@ -60,7 +66,7 @@ def test_memory_is_flat_in_the_number_of_images(tmp_path, monkeypatch):
         add(self, batch, found)
         del found
         gc.collect()
-        alive.append(sum(isinstance(o, torch.Tensor) for o in gc.get_objects()))
+        alive.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
 
     monkeypatch.setattr(Writer, "add", counting)
     run(plan(SHARING), tmp_path, show_progress=False)
