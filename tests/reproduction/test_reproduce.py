@@ -54,7 +54,13 @@ def test_all_are_there():
     assert all(name in listed.output for name in PUBLISHED)
 
 
-@pytest.mark.parametrize("name", [name for name in PUBLISHED if name != "r20-fig10"])
+QUICK = ("r20-table4", "r20-fig8", "r20-fig15", "k20-table1", "k20-table2", "k20-fig4", "g20-fig5", "g20-fig6")
+
+
+# The others, and those on more images, are what `reproduce all --quick` runs.
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in PUBLISHED if n != "r20-fig10"]
+)
 def test_every_experiment_gives_tables_findings_or_pictures(name, setting):
     outcome = carry_out(name, setting)
     assert outcome.tables or outcome.pictures
