@@ -155,6 +155,9 @@ What the tables show:
 same), or on the boxes of any class. *Spearman*: rank correlation between an image's maps for its highest and its lowest
 scoring class; near 0 is class-sensitive, near 1 is not. Constant maps have no correlation and are counted as undefined.
 
+The VOC images at hand carry a detector's output, drawn into their pixels (boxes, class names, scores): they compare
+methods on the same images, and say little about clean photographs.
+
 Made by `python benchmarks/positive_aggregation.py` with torch {torch.__version__.split("+")[0]}.
 """)
     for name in ("vgg", "resnet"):
