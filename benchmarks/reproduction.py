@@ -133,7 +133,7 @@ def _cell(verdicts: list[bool | None]) -> str:
 
 
 def _with_pictures(text: str, folder: Path) -> str:
-    """A section without its repeated title, its pictures copied beside the document (maps on one network's scenes only)."""
+    """A section without its repeated title, its pictures copied beside the document (maps of scenes only)."""
     lines = text.replace(text.splitlines()[2] + "\n\n", "", 1).splitlines()
     kept = []
     for line in lines:
