@@ -33,7 +33,7 @@ from captum_extract_aggregate.reproduction.findings import class_mean, markdown,
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("CEA_DATA", HERE.parent.parent / "shared" / "data"))
-DOCS, TEXT = HERE.parent / "docs", HERE / "reproduction_text.md"
+DOCS, TEXT, REAL = HERE.parent / "docs", HERE / "reproduction_text.md", HERE / "reproduction_real.md"
 SQUEEZENET = ("features.2", "features.5", "features.8", "features.12")
 R20_K20 = tuple(name for name in EXPERIMENTS if name[0] in "rk" and name != "r20-fig10")
 VIT = ("r20-table3", "r20-table6", "r20-fig3", "r20-fig5", "r20-fig6", "r20-fig7", "k20-table1", "k20-table2")
@@ -67,7 +67,7 @@ def settings(folder: Path) -> dict[str, tuple[Setting, tuple[str, ...]]]:
         return ModelPlan(built or name, weights(name), head=path)
 
     voc = DataPlan("voc", str(DATA))
-    photos = DataPlan("list", file=str(DATA / "imagenet_sample" / "labels.tsv"), every=5)
+    photos = DataPlan("list", file=str(DATA / "imagenet_sample" / "labels.tsv"))
     half = (0.5, 0.5, 0.5)
     vit = f"{HERE / 'networks.py'}:vit_tiny"
     made = [
@@ -108,15 +108,18 @@ def write(known: dict[str, tuple[Setting, tuple[str, ...]]], folder: Path) -> No
                 continue
             sections.setdefault(name, []).append(stem.with_suffix(".md").read_text(encoding="utf-8"))
             for finding in json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")):
-                statement = re.sub(r" \([^()]*\)", "", finding["statement"])
+                statement = re.sub(r" \((?!at most|as )[^()]*\)", "", finding["statement"])
                 verdicts.setdefault((name, statement), {}).setdefault(setting.name, []).append(finding["holds"])
     shown = list(dict.fromkeys(s for by_setting in verdicts.values() for s in by_setting))
     rows = [
         [name, statement, *(_cell(found.get(s, [])) for s in shown)] for (name, statement), found in verdicts.items()
     ]
-    parts = [TEXT.read_text(encoding="utf-8").rstrip(), "## Findings", FINDINGS]
+    parts = [TEXT.read_text(encoding="utf-8").rstrip()]
+    if any(not name.startswith("scene") for name in shown):
+        parts.append(REAL.read_text(encoding="utf-8").rstrip())
+    parts += ["## Findings", FINDINGS]
     parts.append(markdown(["", "statement", *shown], rows))
-    if "voc-squeezenet" in known:
+    if "voc-squeezenet" in shown:
         parts += ["## An independent pointing game", AGREEMENT, agreement(known["voc-squeezenet"][0])]
     for name, texts in sections.items():
         parts += [f"## {name}: {EXPERIMENTS[name].title}", *(_with_pictures(text, folder) for text in texts)]

@@ -99,10 +99,10 @@ def evaluate(
     from captum_extract_aggregate.evaluation.pictures import report
 
     with _clear_errors():
-        folder = results or plan.with_name(f"{plan.stem}-results")
+        folder, chosen = results or plan.with_name(f"{plan.stem}-results"), _indices(images)
         found = run(load_plan(plan), folder)
         if os.environ.get("RANK", "0") == "0":
-            _say_written(report(found, folder / "report", _indices(images)))
+            _say_written(report(found, folder / "report", chosen))
 
 
 @app.command()

@@ -113,24 +113,32 @@ def contrast(
     batch: Batch, column: Column, baselines: float = 0.0, step: int = 1, n_shuffles: int = 1
 ) -> Iterator[Value]:
     """The same against the maps of other images of the batch."""
-    if isinstance(n_shuffles, int) and len(batch.samples) <= n_shuffles:  # too few other images to draw from
-        for detail in ("delta_minus", "delta_plus", "delta"):
-            yield from _per_example(batch, detail, torch.full((len(batch.samples),), torch.nan))
-        return
     maps = column.at_image_size(0, batch)
-    defined = torch.isfinite(maps).flatten(1).all(1)
-    found = removal_contrast(
-        batch.model,
-        batch.x,
-        maps.nan_to_num(0, 0, 0),
-        n_shuffles=n_shuffles,
-        baselines=baselines,
-        step=step,
-        seed=batch.seed,
-    )
-    for detail in ("delta_minus", "delta_plus", "delta"):
-        yield from _per_example(batch, detail, getattr(found, detail).masked_fill(~defined, torch.nan))
-    yield from _removals(batch, found.own_minus, found.own_plus, defined)
+    kept = torch.nonzero(torch.isfinite(maps).flatten(1).all(1)).flatten()
+    n = len(batch.samples)
+    nothing = Removal(*(torch.full((n,), torch.nan, dtype=torch.float64) for _ in range(3)))
+    deltas = dict.fromkeys(("delta_minus", "delta_plus", "delta"), nothing.e)
+    minus = plus = nothing
+    if not isinstance(n_shuffles, int) or len(kept) > n_shuffles:  # else too few other maps to draw from
+        found = removal_contrast(
+            batch.model,
+            batch.x[kept],
+            maps[kept],
+            n_shuffles=n_shuffles,
+            baselines=baselines,
+            step=step,
+            seed=batch.seed,
+        )
+        deltas = {name: _spread(getattr(found, name), kept, n) for name in deltas}
+        minus, plus = (Removal(*(_spread(v, kept, n) for v in own)) for own in (found.own_minus, found.own_plus))
+    for detail, values in deltas.items():
+        yield from _per_example(batch, detail, values)
+    yield from _removals(batch, minus, plus, torch.ones(n, dtype=torch.bool))
+
+
+def _spread(values: Tensor, kept: Tensor, n: int) -> Tensor:
+    """The values of some of n examples, NaN for the others."""
+    return torch.full((n,), torch.nan, dtype=torch.float64).index_copy(0, kept.cpu(), values.double().cpu())
 
 
 def _removals(batch: Batch, minus: Removal, plus: Removal, defined: Tensor) -> Iterator[Value]:
@@ -144,7 +152,7 @@ def _removals(batch: Batch, minus: Removal, plus: Removal, defined: Tensor) -> I
         "flipped_plus": plus.flipped,
     }
     for detail, values in details.items():
-        yield from _per_example(batch, detail, values.double().masked_fill(~defined, torch.nan))
+        yield from _per_example(batch, detail, values.double().cpu().masked_fill(~defined.cpu(), torch.nan))
 
 
 def completeness(batch: Batch, column: Column) -> Iterator[Value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.subjects import load_subject, replace_head
 
 INPUT = "input"
+_ROUNDING = 1e-5  # of a float32 sum over many channels, relative to the largest value
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,19 @@ class Method:
         if map_.ndim != 4:
             raise ValueError(f"{self.label} gives maps of shape {tuple(map_.shape)}; expected N x K x height x width")
         if self.plan.channels == "max_abs":
-            return map_.abs().amax(1, keepdim=True)
-        return (map_.abs() if self.plan.channels == "abs_sum" else map_).sum(1, keepdim=True)
+            return _levelled(map_.abs().amax(1, keepdim=True))
+        return _levelled((map_.abs() if self.plan.channels == "abs_sum" else map_).sum(1, keepdim=True))
+
+
+def _levelled(maps: Tensor) -> Tensor:
+    """Maps that are constant but for rounding as constant ones, which measures know to be undefined.
+
+    Where global pooling follows, a gradient is the same everywhere; scaled to [0, 1], its last digits would be a map.
+    """
+    flat = maps.flatten(1)
+    low, high = flat.amin(1), flat.amax(1)
+    is_flat = (high - low) <= _ROUNDING * flat.abs().amax(1)
+    return torch.where(is_flat[:, None, None, None], low[:, None, None, None], maps)
 
 
 def _listed(maps: Any) -> list[Tensor]:
@@ -102,6 +115,15 @@ class Prepared:
     images: Images
     methods: tuple[Method, ...]
     measures: tuple[Measurement, ...]
+
+    def fingerprint(self) -> str:
+        """Of what a plan only names: the network's weights, weights of combinations, and how many images there are."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, value in self.model.state_dict().items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(repr([method.combinations for method in self.methods]).encode())
+        return f"{digest.hexdigest()}, {self.images.count} images"
 
     def batches(self) -> list[range]:
         """The images that are explained together; none by itself, if it can be helped."""
@@ -167,10 +189,9 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
     if plan.model.head:
         replace_head(subject.model, plan.model.head)
     images = open_images(plan.data, subject)
-    _check_objects(plan, images)
     model = subject.model.to(device).eval()
-    sample = _first_readable(images)
-    _check_runs(model, sample.x[None].to(device))
+    sample = first_readable(images)
+    _check_measures(plan, images, _check_runs(model, sample.x[None].to(device)))
     defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
     methods = tuple(_method(m, defaults, model) for m in plan.methods)
     prepared = Prepared(plan, model, images, methods, measures)
@@ -182,13 +203,18 @@ def _default_layers(plan: Plan, model: nn.Module, x: Tensor) -> tuple[str, ...]:
     return () if all(m.layers for m in plan.methods) else tuple(default_layers(model, x))
 
 
-def _check_objects(plan: Plan, images: Images) -> None:
+def _check_measures(plan: Plan, images: Images, classes: int) -> None:
     for measure in plan.measures:
         if measure.measure in POINTING and not images.has_objects:
             raise ValueError(
                 f"measure {measure.measure!r} needs whole images with known objects, but data of the kind "
                 f"{plan.data.kind!r}{_how(plan.data)} has none; expected scenes, voc or coco with resize short or "
                 "square, or a data set of your own that gives PointingPairs"
+            )
+        if measure.measure in POINTING and images.classes and classes != len(images.classes):
+            raise ValueError(
+                f"the model has {classes} classes, and the data {len(images.classes)} (the first is "
+                f"{images.classes[0]!r}); expected a model of the data's classes, in their order (see model.head)"
             )
         shuffles, together = measure.arguments.get("n_shuffles", 1), min(plan.run.batch_size, images.count)
         if measure.measure == "removal_contrast" and shuffles >= together:
@@ -211,7 +237,8 @@ def _how(data: DataPlan) -> str:
     return f" with resize {data.resize!r}" if data.resize else ""
 
 
-def _first_readable(images: Images) -> Sample:
+def first_readable(images: Images) -> Sample:
+    """The first image that can be read."""
     error: UnreadableError | None = None
     for i in range(min(images.count, 20)):
         try:
@@ -221,7 +248,8 @@ def _first_readable(images: Images) -> Sample:
     raise ValueError(f"none of the first images can be read; {error}")
 
 
-def _check_runs(model: nn.Module, x: Tensor) -> None:
+def _check_runs(model: nn.Module, x: Tensor) -> int:
+    """How many classes the model has."""
     try:
         with torch.no_grad():
             scores = model(x)
@@ -233,6 +261,7 @@ def _check_runs(model: nn.Module, x: Tensor) -> None:
     if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] < 2:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise ValueError(f"the model gives {got}; expected scores, images x classes (two or more)")
+    return scores.shape[1]
 
 
 def _check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:
@@ -294,7 +323,10 @@ def _combination(
             raise ValueError(f"weights is {weights!r}, and there is no such file")
         weights = _stored_weights(path, names)
     label = plan.label or f"{plan.mode}, {plan.weights if isinstance(plan.weights, str) else 'own weights'}"
-    return Combination(label, plan.mode, normalized_weights(weights, list(layers), model))
+    try:
+        return Combination(label, plan.mode, normalized_weights(weights, list(layers), model))
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _stored_weights(path: Path, names: Sequence[str]) -> dict[str, Any]:

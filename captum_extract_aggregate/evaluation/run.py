@@ -60,7 +60,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
                 prepared = prepare(plan, team.device)
             folder.mkdir(parents=True, exist_ok=True)
             batches = prepared.batches()
-            with Writer(folder, team.rank, plan, prepared.images.count) as writer:
+            with Writer(folder, team.rank, plan, prepared.images.count, prepared.fingerprint()) as writer:
                 team.wait()  # every file is there, and locked against other runs
                 done = done_batches(folder, plan)
                 team.wait()  # nobody writes before everybody has read what is done
@@ -172,7 +172,8 @@ def _targets(batch: Batch) -> Iterator[TargetRow]:
 def _maps(batch: Batch, columns: Sequence[Column]) -> Iterator[MapRow]:
     for position, column in enumerate(columns):
         height, width = column.maps[0].shape[2:]
-        yield MapRow(column.method, column.layer, position, height, width, batch.x.shape[2], batch.x.shape[3])
+        size = batch.x.shape[2], batch.x.shape[3]
+        yield MapRow(column.method, column.layer, position, height, width, *size, batch.samples[0].image)
 
 
 def maps_of(prepared: Prepared, image: int, device: torch.device) -> tuple[Sample, Tensor, list[Column], Batch]:

@@ -30,14 +30,14 @@ _TABLES = ("plan", "runs", "batches", "images", "targets", "maps", "rows")
 _CURE = "expected a results file of this plan: move it away, or choose another --results"
 _SCHEMA = """
 CREATE TABLE digest (value TEXT);
-CREATE TABLE plan (hash TEXT, plan TEXT, images INTEGER);
+CREATE TABLE plan (hash TEXT, plan TEXT, images INTEGER, inputs TEXT);
 CREATE TABLE runs (id INTEGER PRIMARY KEY, environment TEXT);
 CREATE TABLE batches (batch INTEGER PRIMARY KEY, run INTEGER);
 CREATE TABLE images (image INTEGER PRIMARY KEY, name TEXT, label INTEGER, skipped TEXT);
 CREATE TABLE targets (image INTEGER, target INTEGER, score REAL, present INTEGER, difficult INTEGER, classes INTEGER,
     role TEXT, PRIMARY KEY (image, target)) WITHOUT ROWID;
 CREATE TABLE maps (method TEXT, layer TEXT, position INTEGER, height INTEGER, width INTEGER, image_height INTEGER,
-    image_width INTEGER, PRIMARY KEY (method, layer)) WITHOUT ROWID;
+    image_width INTEGER, image INTEGER, PRIMARY KEY (method, layer, image)) WITHOUT ROWID;
 CREATE TABLE rows (image INTEGER, target INTEGER, method TEXT, layer TEXT, measure TEXT, detail TEXT, value REAL,
     run INTEGER, plan TEXT, PRIMARY KEY (image, target, method, layer, measure, detail)) WITHOUT ROWID;
 """
@@ -78,6 +78,7 @@ class MapRow(NamedTuple):
     width: int
     image_height: int
     image_width: int
+    image: int = 0
 
 
 class Row(NamedTuple):
@@ -129,7 +130,7 @@ def part_paths(folder: Path) -> list[Path]:
 class Writer:
     """One process's file, to which batches are added; a second writer of the same file is refused."""
 
-    def __init__(self, folder: Path, rank: int, plan: Plan, images: int) -> None:
+    def __init__(self, folder: Path, rank: int, plan: Plan, images: int, inputs: str = "") -> None:
         self.path = folder / f"part-{rank:04d}.sqlite"
         self._lock = _locked(folder / f"part-{rank:04d}.lock")
         self._db = _opened(self.path)
@@ -137,9 +138,9 @@ class Writer:
         try:
             with self._transaction():
                 if _is_new(self._db):
-                    self._create(plan, images)
+                    self._create(plan, images, inputs)
             check_part(self._db, self.path, plan)
-            self._maps = {(m, layer) for m, layer in self._db.execute("SELECT method, layer FROM maps")}
+            self._check_inputs(inputs)
             with self._transaction():
                 (runs,) = self._db.execute("SELECT COUNT(*) FROM runs").fetchone()
                 self._run = runs + 1
@@ -148,27 +149,33 @@ class Writer:
             self.close()
             raise
 
-    def _create(self, plan: Plan, images: int) -> None:
+    def _check_inputs(self, inputs: str) -> None:
+        (before,) = self._db.execute("SELECT inputs FROM plan").fetchone()
+        if before != inputs:
+            raise ResultsError(
+                f"{self.path} was written with other weights or data ({before}, not {inputs}); expected those it "
+                "was begun with: bring them back, or choose another --results"
+            )
+
+    def _create(self, plan: Plan, images: int, inputs: str) -> None:
         """All of it in one transaction: a kill leaves an empty file, not half a schema."""
         for statement in _SCHEMA.split(";")[:-1]:
             self._db.execute(statement)
         self._db.execute("INSERT INTO digest VALUES ('0')")
-        self._insert("plan", [(plan.hash(), json.dumps(plan.as_dict()), images)])
+        self._insert("plan", [(plan.hash(), json.dumps(plan.as_dict()), images, inputs)])
         self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
 
     def add(self, batch: int, found: BatchRows) -> None:
         """Adds a batch, all of it or (killed, disk full) nothing."""
-        seen = {(m.method, m.layer): m for m in reversed(found.maps)}  # of several sizes of images, the first
-        new_maps = [m for place, m in reversed(seen.items()) if place not in self._maps]
+        first = {(m.method, m.layer): m for m in reversed(found.maps)}  # of several sizes of images, the first
         with self._transaction():
             self._insert("batches", [(batch, self._run)])
             self._insert("images", found.images)
             targets = [tuple(int(v) if isinstance(v, bool) else v for v in row) for row in found.targets]
             self._insert("targets", targets)
-            self._insert("maps", new_maps)
+            self._insert("maps", list(first.values()))
             values = [(*row[:6], None if math.isnan(row.value) else float(row.value)) for row in found.rows]
             self._insert("rows", [(*value, self._run, self._plan) for value in values])
-        self._maps |= {(m.method, m.layer) for m in new_maps}
 
     def _insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """Adds rows, and what they contribute to the digest of the whole file."""
@@ -230,13 +237,17 @@ def _is_new(db: sqlite3.Connection) -> bool:
 
 def _locked(path: Path) -> sqlite3.Connection:
     """A lock that goes with the process, however it ends: an open transaction on a file of its own."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+    except sqlite3.Error as error:
+        raise ResultsError(f"{path} cannot be opened ({error}); expected a folder that can be written") from None
     try:
         connection.execute("BEGIN EXCLUSIVE")
     except sqlite3.Error as error:
         connection.close()
         raise ResultsError(
-            f"{path.parent} is being written by another run ({error}); expected one run at a time, or another --results"
+            f"{path.parent} is being written by another run, or cannot be written ({error}); expected one run at a "
+            "time, or another --results"
         ) from None
     return connection
 
@@ -270,6 +281,7 @@ def done_batches(folder: Path, plan: Plan) -> set[int]:
     done: set[int] = set()
     for path in part_paths(folder):
         with closing(_opened(path)) as db:
+            db.execute("BEGIN")  # one state of the file, whoever writes to it meanwhile
             if not _holds_nothing(db):
                 check_part(db, path, plan)
                 done |= {batch for (batch,) in db.execute("SELECT batch FROM batches")}
@@ -317,10 +329,11 @@ class Results:
             self._db.execute(statement)
         for path in part_paths(self.folder):
             with closing(_opened(path)) as part:
+                part.execute("BEGIN")  # one state of the file, whoever writes to it meanwhile
                 if _holds_nothing(part):
                     continue
                 check_part(part, path)
-                hash_, content, self.expected = part.execute("SELECT * FROM plan").fetchone()
+                hash_, content, self.expected, _ = part.execute("SELECT * FROM plan").fetchone()
                 plans[hash_] = content
                 self.environments += [
                     json.loads(e) for (e,) in part.execute("SELECT environment FROM runs ORDER BY id")
@@ -337,7 +350,7 @@ class Results:
         self.plan = plan_from(json.loads(next(iter(plans.values()))))
 
     def _take(self, part: sqlite3.Connection) -> None:
-        for table, width in (("batches", 2), ("images", 4), ("targets", 7), ("maps", 7), ("rows", 9)):
+        for table, width in (("batches", 2), ("images", 4), ("targets", 7), ("maps", 8), ("rows", 9)):
             marks = ", ".join("?" * width)
             self._db.executemany(
                 f"INSERT OR IGNORE INTO {table} VALUES ({marks})", part.execute(f"SELECT * FROM {table}")
@@ -364,7 +377,9 @@ class Results:
 
     def maps(self) -> list[MapRow]:
         """Methods and layers in the order of the plan."""
-        return [MapRow(*row) for row in self._db.execute("SELECT * FROM maps ORDER BY position")]
+        query = """SELECT method, layer, position, height, width, image_height, image_width, MIN(image) FROM maps
+            GROUP BY method, layer ORDER BY position"""
+        return [MapRow(*row) for row in self._db.execute(query)]
 
     def measures(self) -> list[tuple[str, str]]:
         """Which measures and details there are."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+
+_PATIENCE = timedelta(days=30)  # the first to end waits for the last
 
 
 class Team:
@@ -14,6 +17,10 @@ class Team:
 
     def __init__(self, device: str) -> None:
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if not 0 <= self.rank < self.world:
+            raise ValueError(
+                f"RANK is {self.rank} of WORLD_SIZE {self.world}; expected both as torchrun sets them, or none"
+            )
         self.device = _device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
@@ -28,7 +35,7 @@ class Team:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=_PATIENCE)
             self._owns_group = True
         return self
 

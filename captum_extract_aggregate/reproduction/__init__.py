@@ -127,5 +127,5 @@ def settings_of(request: Request) -> list[Setting]:
         return [Setting(name, model, data, wanted_layers=request.layers, loss="binary_cross_entropy", **common)]  # type: ignore[arg-type]
     kind = "folder" if request.root.is_dir() else "list"
     where = {"root": str(request.root)} if kind == "folder" else {"file": str(request.root)}
-    data = DataPlan(kind, **where, **look, every=5 if kind == "list" else 1)  # type: ignore[arg-type]
+    data = DataPlan(kind, **where, **look)  # type: ignore[arg-type]
     return [Setting(name, model, data, wanted_layers=request.layers, has_objects=False, **common)]  # type: ignore[arg-type]

@@ -21,8 +21,12 @@ def _measure(setting: Setting) -> MeasurePlan:
     return MeasurePlan("removal_contrast", arguments={"step": setting.step})
 
 
-def _bias_layers(setting: Setting) -> tuple[str, ...]:
-    """For each of the setting's layers the last layer up to its end that adds a bias at positions (on no shortcut)."""
+def bias_layers_of(setting: Setting) -> tuple[str, ...]:
+    """For each of the setting's layers the last layer up to its end that adds a bias at positions (on no shortcut).
+
+    Activities and biases are both taken at its output: where a ReLU follows, the activity before it and the activity
+    after it are the same map, and one layer's activity stands beside the same layer's bias.
+    """
     spatial = [name for name, m in bias_layers(setting.network).items() if not isinstance(m, nn.Linear)]
     order = [name for name, _ in setting.network.named_modules()]
     found = []
@@ -35,8 +39,8 @@ def _bias_layers(setting: Setting) -> tuple[str, ...]:
 
 def decompositions(setting: Setting) -> Results:
     """Activities and biases at every layer, and activities aggregated from every layer on."""
-    count = len(setting.layers)
-    methods = [MethodPlan("activity", "activity"), MethodPlan("bias", "bias", _bias_layers(setting))]
+    count, at = len(setting.layers), bias_layers_of(setting)
+    methods = [MethodPlan("activity", "activity", at), MethodPlan("bias", "bias", at)]
     methods += [
         MethodPlan("aggregated-activity", f"activity from {setting.layers[k]} on", arguments={"l0": k})
         for k in range(count - 1)
@@ -75,23 +79,22 @@ def _boxes(setting: Setting, results: Results, detail: str, name: str, methods: 
 
 
 def _activity_above_bias(setting: Setting, results: Results, detail: str) -> list[Finding]:
-    biases = [row.layer for row in results.maps() if row.method == "bias"]
-    findings = []
-    for layer, bias in zip(setting.layers, biases):
-        statement = f"{_SHOWN[detail]}: activities ({layer}) above biases ({bias})"
-        a, b = _values(results, "activity", layer, detail), _values(results, "bias", bias, detail)
-        findings.append(smaller(statement, a, b, magnitude=False, larger=True))
-    activities, of_biases = over_layers(setting, results, detail)
+    activities, biases = over_layers(setting, results, detail)
     statement = f"{_SHOWN[detail]}: activities above biases, mean over the layers"
-    return [smaller(statement, activities, of_biases, magnitude=False, larger=True), *findings]
+    findings = [smaller(statement, activities, biases, magnitude=False, larger=True)]
+    for layer in bias_layers_of(setting):
+        a, b = (_values(results, method, layer, detail) for method in ("activity", "bias"))
+        findings.append(
+            smaller(f"{_SHOWN[detail]}: activities above biases ({layer})", a, b, magnitude=False, larger=True)
+        )
+    return findings
 
 
 def over_layers(setting: Setting, results: Results, detail: str) -> tuple[dict[Key, float], dict[Key, float]]:
     """Each image's mean over the layers, of its activity and of its bias attributions."""
-    biases = [row.layer for row in results.maps() if row.method == "bias"]
     found = []
-    for method, layers in (("activity", setting.layers[: len(biases)]), ("bias", biases)):
-        by_layer = [_values(results, method, layer, detail) for layer in layers]
+    for method in ("activity", "bias"):
+        by_layer = [_values(results, method, layer, detail) for layer in bias_layers_of(setting)]
         found.append({key: float(np.mean([v[key] for v in by_layer])) for key in by_layer[0]})
     return found[0], found[1]
 
@@ -99,7 +102,8 @@ def over_layers(setting: Setting, results: Results, detail: str) -> tuple[dict[K
 def fig2(setting: Setting) -> Outcome:
     """What is measured: the share of the signal that is gone when the decision flips, least and most salient first."""
     results = decompositions(setting)
-    layer = setting.layers[len(setting.layers) // 2]
+    layers = bias_layers_of(setting)
+    layer = layers[len(layers) // 2]
     rows, findings = [], []
     for method, at in (("activity", layer), ("GradCAM", setting.layers[-1]), ("gradient", "input")):
         minus, plus = (_values(results, method, at, d) for d in ("e_minus", "e_plus"))
@@ -126,7 +130,9 @@ def fig5(setting: Setting) -> Outcome:
 def fig6(setting: Setting) -> Outcome:
     """δe₋ of aggregated activities, by the layers that are aggregated."""
     results = decompositions(setting)
-    names = tuple(row.method for row in results.maps() if row.method.startswith("activity"))
+    names = tuple(
+        row.method for row in results.maps() if row.method.startswith("activity") and row.layer == "all layers"
+    )
     outcome = _boxes(setting, results, "delta_minus", "g20-fig6", names)
     everything = f"activity from {setting.layers[0]} on"
     top_two = f"activity from {setting.layers[-2]} on"
@@ -148,7 +154,7 @@ def fig6(setting: Setting) -> Outcome:
             larger=True,
         ),
     ]
-    rows = [[name, mean_sd(list(_values(results, name, "all layers", "delta_minus").values()))] for name in names[1:]]
+    rows = [[name, mean_sd(list(_values(results, name, "all layers", "delta_minus").values()))] for name in names]
     outcome.tables = [markdown(["aggregated", "δe₋"], rows)]
     return outcome
 
@@ -176,15 +182,14 @@ def fig14(setting: Setting) -> Outcome:
     results = decompositions(setting)
     outcome = _boxes(setting, results, "delta_plus", "g20-fig14", ("activity", "bias"))
     outcome.tables = [_layers_table(results, ("delta_plus", "e_plus"))]
-    biases = [row.layer for row in results.maps() if row.method == "bias"]
     outcome.findings = [
         smaller(
-            f"δe₊: activities ({layer}) below biases ({bias})",
+            f"δe₊: activities below biases ({layer})",
             _values(results, "activity", layer, "delta_plus"),
-            _values(results, "bias", bias, "delta_plus"),
+            _values(results, "bias", layer, "delta_plus"),
             magnitude=False,
         )
-        for layer, bias in zip(setting.layers, biases)
+        for layer in bias_layers_of(setting)
     ]
     return outcome
 

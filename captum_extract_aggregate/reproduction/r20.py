@@ -186,10 +186,9 @@ def table4(setting: Setting) -> Outcome:
         if len(convolutions) <= 5
         else [convolutions[round(i * (len(convolutions) - 1) / 4)] for i in range(5)]
     )
-    images, n = setting._opened[1], min(setting.sizes["stages"], setting._opened[1].count)
     found = []
-    for i in range(n):
-        x = images.read(i).x[None]
+    for sample in setting.samples(setting.sizes["stages"]):
+        x = sample.x[None]
         with torch.no_grad():
             best = int(setting.network(x)[0].argmax())
         found.append(virtual_identity_agreement(setting.network, chosen, x, best))
@@ -198,7 +197,8 @@ def table4(setting: Setting) -> Outcome:
     lowest = float(values.nanmean(1).min())
     statement = "NormGrad hardly depends on the virtual identity: every layer agrees to 94 % or more"
     table = markdown(["convolution", f"Spearman, % (paper: {TABLE4})"], rows)
-    return Outcome([table], [Finding(statement, lowest >= 94, n, f"lowest {lowest:.1f} %")])
+    holds = None if math.isnan(lowest) else lowest >= 94
+    return Outcome([table], [Finding(statement, holds, len(found), f"lowest {lowest:.1f} %")])
 
 
 def fig3(setting: Setting) -> Outcome:
@@ -221,20 +221,10 @@ def fig3(setting: Setting) -> Outcome:
         )
         for layer in before
     ]
-    findings.append(
-        more_hits(
-            "NormGrad points worse at the last layer than before it",
-            _hits(results, "NormGrad", _best(results, "NormGrad", before)),
-            _hits(results, "NormGrad", layers[-1]),
-        )
-    )
-    findings.append(
-        more_hits(
-            "the gradient points worse at the last layer than before it",
-            _hits(results, "gradient", _best(results, "gradient", before)),
-            _hits(results, "gradient", layers[-1]),
-        )
-    )
+    for method in ("NormGrad", "gradient"):
+        statement = f"{method} points worse at the last layer than at the one before it"
+        before_last, last = (_hits(results, method, layer) for layer in layers[-2:])
+        findings.append(more_hits(statement, before_last, last))
     return Outcome([table], findings, [picture])
 
 
@@ -249,11 +239,11 @@ def fig5(setting: Setting) -> Outcome:
     table = markdown(["method", *columns], [[m, *(f"{v:.1f}" for v in means[m])] for m in shown])
     findings = []
     for method in shown[:3]:
-        mean = float(np.mean([class_mean(_hits(results, method, layer)) for layer in layers]))
-        joint = class_mean(_hits(results, method, "linear, product"))
+        by_layer = [_hits(results, method, layer) for layer in layers]
+        joint = _hits(results, method, "linear, product")
+        mean = {key: float(np.mean([hits[key] for hits in by_layer])) for key in joint}
         statement = f"{method}: layers combined (linear weights, product) point better than the layers do on average"
-        n = len(_hits(results, method, "linear, product"))
-        findings.append(Finding(statement, joint > mean, n, f"{joint:.1f} against {mean:.1f}"))
+        findings.append(more_hits(statement, joint, mean))
     examples = picture_grid(
         setting,
         [MethodPlan("normgrad", "NormGrad"), MethodPlan("linear-approximation", "linear approx.")],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from captum_extract_aggregate.evaluation import (
     RunPlan,
     run,
 )
-from captum_extract_aggregate.evaluation.images import Images, Sample, open_images
+from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError, open_images
+from captum_extract_aggregate.evaluation.prepare import first_readable
 from captum_extract_aggregate.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
 from captum_extract_aggregate.methods import make_method
 from captum_extract_aggregate.stages import default_layers
@@ -63,8 +65,16 @@ class Setting:
 
     @functools.cached_property
     def first(self) -> Sample:
-        """The first image."""
-        return self._opened[1].read(0)
+        """The first image that can be read."""
+        return first_readable(self._opened[1])
+
+    def samples(self, n: int) -> Iterator[Sample]:
+        """At most n images, evenly spread; those that cannot be read are left out."""
+        images = self._opened[1]
+        n = min(n, images.count)
+        for i in range(n):
+            with contextlib.suppress(UnreadableError):
+                yield images.read(round(i * (images.count - 1) / max(1, n - 1)))
 
     @functools.cached_property
     def layers(self) -> tuple[str, ...]:
@@ -82,11 +92,12 @@ class Setting:
 
     def supports(self, method: MethodPlan) -> str:
         """Empty if a method runs on this network, else why it does not."""
+        x = self.first.x[None]
         try:
             layers: list[nn.Module | None] = [
                 None if name == "input" else self.network.get_submodule(name) for name in method.layers or self.layers
             ]
-            make_method(method.method, self.network, layers, **method.arguments).attribute(self.first.x[None], target=0)  # type: ignore[attr-defined]
+            make_method(method.method, self.network, layers, **method.arguments).attribute(x, target=0)  # type: ignore[attr-defined]
         except (ValueError, TypeError) as error:
             return str(error)
         return ""
@@ -97,10 +108,13 @@ class Setting:
         """An evaluation, kept in the output folder: asked for again, it is there."""
         data = data or self.data
         n = min(self.sizes[size], data.n) if data.n else self.sizes[size]
+        every = data.every
+        if data.kind in ("folder", "list"):  # in the order of their classes, or in any
+            every *= max(1, self._opened[1].count // n)
         plan = Plan(
             tuple(m for m in methods if not self.supports(m)),
             tuple(measures),
-            replace(data, n=n),
+            replace(data, n=n, every=every),
             self.model,
             RunPlan(batch_size=8, on_error="skip"),
             self.layers,
@@ -125,20 +139,15 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
 
 
 class _Loader:
-    """Images one by one, with a class each; gone through as often as needed."""
+    """Images one by one, with a class each; gone through as often as needed. Images without a class are left out."""
 
     def __init__(self, setting: Setting) -> None:
-        self.images = setting._opened[1]
-        n = min(self.images.count, 2 * setting.sizes["maps"])
-        self.indices = [round(i * (self.images.count - 1) / max(1, n - 1)) for i in range(n)]
+        self.setting, self.n = setting, 2 * setting.sizes["maps"]
 
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        for i in self.indices:
-            sample = self.images.read(i)
-            yield sample.x[None], torch.tensor([max(0, sample.label)])
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for sample in self.setting.samples(self.n):
+            if sample.label >= 0:
+                yield sample.x[None], torch.tensor([sample.label])
 
 
 def voc_like(setting: Setting) -> DataPlan:

@@ -134,13 +134,17 @@ class TinyNet(nn.Module):
         return self.fc(self.conv2(self.conv1(x).relu()).relu().mean((2, 3)))
 
 
-def tiny_net():
+def tiny_net(classes=20):
     generator = torch.Generator().manual_seed(0)
-    net = TinyNet()
+    net = TinyNet(classes)
     with torch.no_grad():
         for p in net.parameters():
             p.copy_(torch.randn(p.shape, generator=generator) * 0.5)
     return net
+
+
+def net_of_two_classes():
+    return tiny_net(2)
 
 
 def unseeded_net():

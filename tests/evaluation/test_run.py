@@ -423,7 +423,7 @@ def plans_class(name):
 
 def test_coco(tmp_path):
     pytest.importorskip("pycocotools")
-    results = of(tmp_path, coco_tree(tmp_path), measures=POINTING)
+    results = of(tmp_path, coco_tree(tmp_path), measures=POINTING, model={"name": f"{HERE}:net_of_two_classes"})
     assert [row.name for row in results.images()] == [f"{i}.png" for i in range(4)]
     present = {key for key, row in results.targets().items() if row.present}
     assert present == {(0, 0), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1)}

@@ -1,5 +1,6 @@
 """Results on the disk: kills, damage, full disks, foreign files and two runs at once."""
 
+import itertools
 import json
 import os
 import random
@@ -9,14 +10,16 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 from captum_extract_aggregate.evaluation import Results, plan_from, run, store
 from captum_extract_aggregate.evaluation import run as run_function
 from captum_extract_aggregate.evaluation.store import ResultsError
-from tests.evaluation.plans import HERE, content, dump, evaluated
+from tests.evaluation.plans import HERE, content, dump, evaluated, picture_folder
 
 run_module = sys.modules["captum_extract_aggregate.evaluation.run"]
 ROOT = Path(__file__).parent.parent.parent
@@ -370,7 +373,7 @@ def test_two_runs_at_once(tmp_path, monkeypatch):
     def meanwhile(prepared, images, device):
         if images.start == 4:
             monkeypatch.setattr(run_module, "evaluate_batch", evaluate)
-            with pytest.raises(ResultsError, match=r"is being written by another run .*expected one run at a time"):
+            with pytest.raises(ResultsError, match=r"is being written by another run, .*expected one run at a time"):
                 evaluated(tmp_path / "results", **QUICK)
             refused.append(len(Results(tmp_path / "results").images()))  # reading is no harm
         return evaluate(prepared, images, device)
@@ -407,7 +410,7 @@ def test_joined_parts_are_in_order(whole, tmp_path):
                 chosen = store.BatchRows(
                     [i for i in results.images() if i.image in images],
                     [t for t in results.targets().values() if t.image in images],
-                    results.maps(),
+                    [m._replace(image=images.start) for m in results.maps()],
                     [r for m in ("pointing_game", "class_sensitivity") for r in results.rows(m) if r.image in images],
                 )
                 writer.add(batch, chosen)
@@ -423,3 +426,79 @@ def test_reading_rows(whole):
     assert results.rows("pointing_game", layer="conv9") == []
     assert results.rows("no such measure") == []
     assert {r.method for r in results.rows("pointing_game")} == {"centre", "normgrad"}
+
+
+# --- Other inputs under the same plan ---------------------------------------------------------------------------------
+
+
+def test_reading_while_it_is_written(whole, tmp_path):
+    """A reader sees one state of the file, whatever is added meanwhile."""
+    plan, results, stop = plan_from(content(**QUICK)), Results(whole), threading.Event()
+    one = [i for i in results.images() if i.image == 0]
+
+    def write():
+        with store.Writer(tmp_path, 0, plan, 9) as writer:
+            for batch in itertools.count():
+                image = one[0]._replace(image=batch)
+                row = store.Row(batch, 0, "normgrad", "conv2", "class_sensitivity", "", 0.5)
+                writer.add(batch, store.BatchRows([image], [], [], [row]))
+                ready.set()
+                if stop.is_set():
+                    return
+
+    ready = threading.Event()
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        assert ready.wait(60)
+        seen = []
+        while len(seen) < 20:
+            found = Results(tmp_path)
+            assert len(found.images()) == len(found.rows("class_sensitivity"))
+            seen.append(len(found.images()))
+    finally:
+        stop.set()
+        writing.join()
+    assert seen == sorted(seen)
+    assert seen[-1] > seen[0]
+
+
+def test_other_weights_are_refused(tmp_path):
+    from captum_extract_aggregate.data.scene_models import build_scene_model
+
+    model = tmp_path / "model.py"
+    code = "from captum_extract_aggregate.data.scene_models import build_scene_model"
+    model.write_text(f"{code}\nbuild = lambda: build_scene_model('vgg')\n")
+    weights = tmp_path / "weights.pth"
+    changes = {"model": {"name": f"{model}:build", "weights": str(weights)}, "layers": ["features.8"]}
+    changes |= {"data": {"kind": "custom", "dataset": f"{HERE}:tensors", "arguments": {"size": 96}}}
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        torch.save(build_scene_model("vgg").state_dict(), weights)
+        if seed == 0:
+            first = dump(evaluated(tmp_path / "results", **changes))
+            assert dump(evaluated(tmp_path / "results", **changes)) == first
+        else:
+            with pytest.raises(ResultsError, match=r"written with other weights or data .*bring them back"):
+                evaluated(tmp_path / "results", **changes)
+
+
+def test_more_images_are_refused(tmp_path):
+    root = picture_folder(tmp_path / "folder", 4)
+    changes = {"data": {"kind": "folder", "root": str(root), "size": 24}, "model": NET["model"], "layers": ["conv1"]}
+    evaluated(tmp_path / "results", **changes)
+    picture_folder(tmp_path / "folder", 6)
+    with pytest.raises(ResultsError, match=r"written with other weights or data .*4 images"):
+        evaluated(tmp_path / "results", **changes)
+
+
+def test_skipping_may_come_later(tmp_path):
+    """What the error of an unreadable image advises works, and keeps what is there."""
+    data = {"kind": "custom", "dataset": f"{HERE}:tensors", "arguments": {"count": 6, "broken": [4]}}
+    changes = {"data": data, "model": NET["model"], "layers": ["conv1"]}
+    with pytest.raises(ValueError, match=r'image 4 cannot be read.*with on_error = "skip"'):
+        evaluated(tmp_path, **changes)
+    assert len(Results(tmp_path).images()) == 4
+    found = evaluated(tmp_path, **changes, run={"batch_size": 2, "on_error": "skip"})
+    assert [row.image for row in found.skipped()] == [4]
+    assert found.complete
