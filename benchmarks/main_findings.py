@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 from captum_extract_aggregate.reproduction import Request, settings_of
-from captum_extract_aggregate.reproduction.main_findings import measured
+from captum_extract_aggregate.reproduction.main_findings import BIAS, CAM, GUIDED, POS, measure
 
 folder, seeds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 6
 found: dict[tuple[str, str], list[float]] = {}
 for seed in range(200, 200 + seeds):
     for setting in settings_of(Request(("all",), output=folder, quick=True, seed=seed, show_progress=False)):
-        for what, value in measured(setting):
+        for what in (CAM, POS, GUIDED, BIAS):
+            value = measure(what, setting)
             found.setdefault((setting.name, what), []).append(value)
             print(seed, setting.name, what, f"{value:.4f}", flush=True)
 for (name, what), values in found.items():

@@ -98,12 +98,11 @@ def test_mistakes_are_one_clear_line(arguments, message, tmp_path):
 
 def test_a_finding_that_turns_around_fails(monkeypatch, tmp_path):
     request = Request(("k20-fig1",), output=tmp_path, quick=True, show_progress=False)
-    value = dict.fromkeys(main_findings.THRESHOLDS["scene-vgg"], 1.0)
-    monkeypatch.setattr(main_findings, "measured", lambda setting: value.items())
+    monkeypatch.setattr(main_findings, "measure", lambda what, setting: 1000.0)
     monkeypatch.setattr(reproduction, "carry_out", lambda name, setting: Outcome())
     _, stands = reproduce(request)
-    assert stands == all(t <= 1.0 for of in main_findings.THRESHOLDS.values() for t in of.values())
-    monkeypatch.setattr(main_findings, "measured", lambda setting: dict.fromkeys(value, -1.0).items())
+    assert stands
+    monkeypatch.setattr(main_findings, "measure", lambda what, setting: -1.0)
     text, stands = reproduce(request)
     assert not stands
     assert "HAS TURNED AROUND" in text
