@@ -46,7 +46,8 @@ INDEPENDENT = {  # "all/difficult" at features.2, .5, .8, .12
 FINDINGS = """Each statement of the papers on each network and its images: *holds* (in the stated direction with
 p < 0.05, or within the stated margin), *does not* (the other way, or too small to tell; n, effect and p are below),
 *untested* (the method has no rule for some of the network's operations, or the data lack what is needed). Where a
-statement was tested at several layers, at how many it holds. The p are not corrected for the number of statements."""
+statement was tested at several layers, at how many it holds. An empty cell: not run there. The p are not corrected for
+the number of statements."""
 AGREEMENT = """A plain pointing game was written for this network and these images independently of this package.
 Mean over the classes, in percent."""
 G20 = tuple(name for name in EXPERIMENTS if name[0] == "g")
