@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 _PATIENCE = timedelta(days=30)  # the first to end waits for the last
 
@@ -35,7 +36,10 @@ class Team:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=_PATIENCE)
+            backend = "nccl" if self.device.type == "cuda" else "gloo"
+            dist.init_process_group(
+                backend, timeout=_PATIENCE, store=_store(self.world), rank=self.rank, world_size=self.world
+            )
             self._owns_group = True
         return self
 
@@ -60,3 +64,15 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"run.device is {name!r}, but torch sees no GPU; expected cpu, or a torch built for your GPU")
     return device
+
+
+def _store(world: int) -> Store | None:
+    """Where the processes meet: torchrun's own store, with keys of this attempt alone.
+
+    After a restart the store may still hold the addresses of the processes that are gone.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return PrefixStore(f"attempt {attempt}", TCPStore(address, port, world, is_master=False))
