@@ -1,6 +1,6 @@
 """Saliency maps for Captum's users: Extract & Aggregate from one forward and one backward."""
 
-from captum_extract_aggregate import rules
+from captum_extract_aggregate import bias_study, rules
 from captum_extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.attr import (
     LRP,
@@ -69,6 +69,7 @@ __all__ = [
     "attribute_together",
     "attribute_together_per_target",
     "bias_layers",
+    "bias_study",
     "default_layers",
     "feature_spread_weights",
     "load_scene_model",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from captum_extract_aggregate.evaluation.draws import seeded
+from captum_extract_aggregate.draws import seeded
 from captum_extract_aggregate.evaluation.page import Entry, write_page
 from captum_extract_aggregate.evaluation.prepare import Prepared, prepare
 from captum_extract_aggregate.evaluation.report import write_report

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_extract_aggregate.evaluation.draws import seeded
+from captum_extract_aggregate.draws import seeded
 from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
 from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, randomization
 from captum_extract_aggregate.evaluation.plan import Plan

@@ -44,7 +44,7 @@ def reproduce(request: Request) -> tuple[str, bool]:
     Raises ValueError with one clear line for unknown names, or data and models that are not there.
     """
     if request.names == ("list",):
-        return "\n".join(f"{name:12}{e.title}" for name, e in EXPERIMENTS.items()), True
+        return "\n".join(f"{name:18}{e.title}" for name, e in EXPERIMENTS.items()), True
     names = list(EXPERIMENTS) if "all" in request.names else list(request.names)
     for name in names:
         if name not in EXPERIMENTS:

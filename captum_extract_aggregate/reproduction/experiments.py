@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from captum_extract_aggregate.reproduction import g20, k20, r20
+from captum_extract_aggregate.reproduction import biases, g20, k20, r20
 from captum_extract_aggregate.reproduction.findings import Outcome
 from captum_extract_aggregate.reproduction.setting import Setting
 
@@ -48,4 +48,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "g20-fig14": Experiment(g20.fig14),
     "g20-fig15": Experiment(g20.fig15),
     "g20-fig16": Experiment(g20.fig16),
+    "g20-bias-removal": Experiment(biases.removal),
+    "g20-robustness": Experiment(biases.robustness),
+    "g20-bias-decay": Experiment(biases.decay),
 }

@@ -149,6 +149,8 @@ def smaller(
     sign = -1 if larger else 1
     holds = bool(sign * found.effect < 0 and found.p < LEVEL)
     means = f"{np.nanmean(a):.2f} against {np.nanmean(b):.2f}, rank-biserial {found.effect:+.2f}"
+    if math.isnan(found.p):
+        return Finding(statement, None, found.n, f"{means}: no two differ")
     return Finding(statement, holds, found.n, means, found.p)
 
 

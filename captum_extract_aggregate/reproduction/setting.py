@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from captum_extract_aggregate.evaluation import (
     DataPlan,
@@ -130,6 +130,33 @@ class Setting:
     def probe_weights(self) -> LayerWeights:
         """R20's accuracy of a linear probe."""
         return accuracy_weights(self.network, self.layers, _Loader(self), show_progress=False)
+
+    def batches(self, n: int, size: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
+        """At most n images in batches of one shape, with the classes that are in each: zeros and ones, or (where only
+        one is known) its index, -1 for none."""
+        held: list[Sample] = []
+        for sample in self.samples(n):
+            if held and (len(held) == size or sample.x.shape != held[0].x.shape):
+                yield self._batch(held)
+                held = []
+            held.append(sample)
+        if held:
+            yield self._batch(held)
+
+    def _batch(self, samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
+        x = torch.stack([sample.x for sample in samples])
+        if not self.has_objects:
+            return x, torch.tensor([sample.label for sample in samples])
+        there = torch.zeros(len(x), self.classes)
+        for i, sample in enumerate(samples):
+            there[i, list(sample.pairs.classes) if sample.pairs else []] = 1
+        return x, there
+
+    @functools.cached_property
+    def classes(self) -> int:
+        """How many the network knows."""
+        with torch.no_grad():
+            return int(self.network(self.first.x[None]).shape[1])
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:

@@ -1,0 +1,97 @@
+"""Batches of a data loader, outputs of a network, and whether they are right."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+Batch = tuple[Tensor, Tensor | None]  # inputs and labels, on the model's device
+
+
+def batches_of(dataloader: Iterable[Any], model: nn.Module, show_progress: bool, what: str) -> Iterator[Batch]:
+    """The inputs and labels of each batch, on the model's device; our error where there is none."""
+    seen = False
+    for batch in tqdm(dataloader, desc=what, unit="batch", disable=None if show_progress else True):
+        seen = True
+        yield as_batch(batch, model)
+    if not seen:
+        raise ValueError("dataloader gives no batch; expected at least one")
+
+
+def as_batch(batch: Any, model: nn.Module) -> Batch:
+    """Inputs, and labels if there are any: class indices `N` (-1: unknown), or `N x classes` of zeros and ones."""
+    parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
+    x, labels = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or not len(x):
+        got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"dataloader gives {got} as inputs; expected a batch of floating-point tensors, N x ...")
+    if labels is not None and (not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != len(x)):
+        got = f"a tensor {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
+        raise TypeError(
+            f"dataloader gives {got} as labels of {len(x)} inputs; expected class indices N, zeros and ones "
+            "N x classes, or no labels"
+        )
+    if labels is not None and labels.ndim == 1 and (labels.is_floating_point() or labels.dtype == torch.bool):
+        raise TypeError(f"dataloader gives labels of {labels.dtype}; expected whole numbers: class indices")
+    where = next(iter([*model.parameters(), *model.buffers()]), x)
+    return x.to(where.device), None if labels is None else labels.to(where.device)
+
+
+def check_eval(model: object) -> None:
+    """Our error for what is no network, or one in train mode."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module, in which biases can be found")
+    for name, module in model.named_modules():
+        if module.training:
+            where = f"its part {name!r}" if name else "the model"
+            raise ValueError(f"{where} is in train mode; expected eval mode: call model.eval() first")
+
+
+def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
+    """The class scores, `N x classes`, in float64 (float32 on devices that have no other)."""
+    output = model(x)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x) or output.shape[1] < 2:
+        got = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise ValueError(f"the model gives {got} for {len(x)} inputs; expected class scores, N x classes")
+    return output.float() if output.device.type == "mps" else output.double()
+
+
+def hits(output: Tensor, labels: Tensor | None, k: int) -> Tensor:
+    """Whether one of the k highest classes is right, as 0 or 1; NaN where it is unknown, an output is
+    not finite, or k is no fewer than all.
+
+    With several classes in an image, each of them is right.
+    """
+    n, classes = output.shape
+    unknown = output.new_full((n,), math.nan)
+    if labels is None or k >= classes:
+        return unknown
+    known = output.isfinite().all(1)
+    if labels.ndim == 1:
+        if int(labels.max()) >= classes:
+            raise ValueError(f"dataloader gives the label {int(labels.max())}, but the model has {classes} classes")
+        known &= labels >= 0
+        right = output.topk(k, 1).indices == labels[:, None]
+    else:
+        if labels.shape[1] != classes:
+            raise ValueError(f"dataloader gives {labels.shape[1]} labels an image; expected {classes}, one a class")
+        known &= (labels > 0).any(1)
+        right = labels.gather(1, output.topk(k, 1).indices) > 0
+    return right.any(1).to(output.dtype).where(known, unknown)
+
+
+def same_decision(first: Tensor, second: Tensor) -> Tensor:
+    """Whether two outputs have the same highest class, as 0 or 1; NaN where one is not finite."""
+    same = (first.argmax(1) == second.argmax(1)).to(first.dtype)
+    return same.masked_fill(~(first.isfinite() & second.isfinite()).all(1), math.nan)
+
+
+def percent(values: Tensor) -> str:
+    """The mean of zeros and ones in percent, or "unknown"."""
+    mean = float(values.nanmean())
+    return "unknown" if math.isnan(mean) else f"{100 * mean:.1f} %"

@@ -1,0 +1,130 @@
+"""What a network's decisions owe to its biases.
+
+Source: Grabska-Barwinska, Measuring and improving the quality of visual explanations (2020), section 3 and appendix B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_extract_aggregate.bias_study.batches import (
+    batches_of,
+    check_eval,
+    hits,
+    outputs_of,
+    percent,
+    same_decision,
+)
+from captum_extract_aggregate.bias_study.removal import biases_removed, count_biases
+
+
+@dataclass(frozen=True)
+class BiasReport:
+    """What `bias_report` found; `print` it. Tensors hold one value per image (float64; NaN: unknown or undefined)."""
+
+    biases: int
+    parameters: int
+    top1: Tensor
+    top1_without: Tensor
+    top5: Tensor
+    top5_without: Tensor
+    same_decision: Tensor
+    correlation: Tensor
+    slope: Tensor
+    intercept: Tensor
+
+    @property
+    def n(self) -> int:
+        """How many images."""
+        return len(self.correlation)
+
+    def __str__(self) -> str:
+        share = 100 * self.biases / max(1, self.parameters)
+        lines = [
+            f"{self.biases} biases beside {self.parameters} parameters ({share:.2f} %), {self.n} images",
+            f"{'':24}{'with':>10}{'without':>10}",
+            f"{'top-1':24}{percent(self.top1):>10}{percent(self.top1_without):>10}",
+            f"{'top-5':24}{percent(self.top5):>10}{percent(self.top5_without):>10}",
+            f"{'same decision':24}{'':10}{percent(self.same_decision):>10}",
+            "outputs without against with biases, image by image (mean ± standard deviation):",
+            f"  correlation           {_spread(self.correlation)}",
+            f"  slope                 {_spread(self.slope)}",
+            f"  intercept             {_spread(self.intercept)}",
+        ]
+        return "\n".join(lines)
+
+
+def bias_report(
+    model: nn.Module, dataloader: Iterable[Any], without: nn.Module | None = None, show_progress: bool = True
+) -> BiasReport:
+    r"""Compares a network with itself without biases: accuracy, decisions, and outputs image by image.
+
+    For each image, over the classes: Pearson's correlation of the outputs :math:`f` and, without biases,
+    :math:`f^0`, and the least-squares line :math:`f^0 = \alpha f + c`.
+
+    Args:
+        model: a classifier in eval mode with outputs `N x classes`. It is left as it was.
+        dataloader: batches of inputs, or tuples that begin with inputs and labels: class indices `N` (-1: unknown), or
+            `N x classes` of zeros and ones, where every class of an image is right.
+        without: the network to compare with, such as `decay_biases` gives; None: the model with its biases removed.
+        show_progress: show a progress bar.
+
+    Returns:
+        `BiasReport`, which holds one value per image and prints as a table. `top5` is unknown with five classes or
+        fewer; correlation and line are undefined for an image whose outputs are all equal.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+
+    Example:
+        >>> import torch
+        >>> import captum_extract_aggregate as cea
+        >>> scenes = cea.DigitScenes(16)
+        >>> batch = torch.stack([x for x, _ in scenes]), torch.stack([t["classes"] for _, t in scenes])
+        >>> report = cea.bias_study.bias_report(cea.load_scene_model("vgg"), [batch], show_progress=False)
+        >>> report.biases, report.correlation.shape, bool(report.correlation.mean() > 0.5)
+        (522, torch.Size([16]), True)
+
+    Source: Grabska-Barwinska (2020), section 3 and appendix B.
+    """
+    check_eval(model)
+    if without is not None:
+        check_eval(without)
+    columns: list[tuple[Tensor, ...]] = []
+    with torch.no_grad():
+        for x, labels in batches_of(dataloader, model, show_progress, "Bias report"):
+            f = outputs_of(model, x)
+            f0 = _without(model, x) if without is None else outputs_of(without, x)
+            if f0.shape != f.shape:
+                raise ValueError(f"without gives {f0.shape[1]} classes, the model {f.shape[1]}; expected as many")
+            found = *(hits(y, labels, k) for k in (1, 5) for y in (f, f0)), same_decision(f, f0), *_line(f, f0)
+            columns.append(tuple(column.double().cpu() for column in found))
+    parameters = sum(p.numel() for p in model.parameters())
+    return BiasReport(count_biases(model), parameters, *(torch.cat(column) for column in zip(*columns)))
+
+
+def _without(model: nn.Module, x: Tensor) -> Tensor:
+    with biases_removed(model):
+        return outputs_of(model, x)
+
+
+def _line(f: Tensor, f0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Correlation, slope and intercept of each row of f0 against that of f."""
+    a, b = f - f.mean(1, keepdim=True), f0 - f0.mean(1, keepdim=True)
+    covariance = (a * b).sum(1)
+    slope = covariance / (a * a).sum(1)
+    return covariance / (a.norm(dim=1) * b.norm(dim=1)), slope, f0.mean(1) - slope * f.mean(1)
+
+
+def _spread(values: Tensor) -> str:
+    defined = values[values.isfinite()]
+    undefined = f" ({len(values) - len(defined)} undefined)" if len(defined) < len(values) else ""
+    if not len(defined):
+        return f"undefined{undefined}"
+    spread = f" ± {defined.std():.3f}" if len(defined) > 1 else ""
+    return f"{defined.mean():.3f}{spread}{undefined}"

@@ -1,0 +1,153 @@
+"""Are decisions robust to the scale of the input, and to a constant added to it?
+
+Source: Grabska-Barwinska, Measuring and improving the quality of visual explanations (2020), appendix D.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_extract_aggregate.bias_study.batches import (
+    batches_of,
+    check_eval,
+    hits,
+    outputs_of,
+    percent,
+    same_decision,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SCALES = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
+SHIFTS = (-10.0, -3.0, -1.0, -0.3, 0.0, 0.3, 1.0, 3.0, 10.0)
+
+
+@dataclass(frozen=True)
+class RobustnessRow:
+    """One change of the inputs, with one value per image: 0 or 1; NaN where unknown, or an output is not a number."""
+
+    value: float
+    top1: Tensor
+    top5: Tensor
+    same_decision: Tensor
+
+
+@dataclass(frozen=True)
+class InputRobustness:
+    """What `input_robustness` found; `print` it. `plot()` draws it."""
+
+    scales: list[RobustnessRow]
+    shifts: list[RobustnessRow]
+
+    @property
+    def n(self) -> int:
+        """How many images."""
+        return len([*self.scales, *self.shifts][0].top1)
+
+    def __str__(self) -> str:
+        lines = [f"{self.n} images{'':14}{'top-1':>10}{'top-5':>10}   same decision"]
+        for how, rows in (("times", self.scales), ("plus", self.shifts)):
+            for row in rows:
+                undefined = int(row.same_decision.isnan().sum())
+                told = f"   ({undefined} undefined)" if undefined else ""
+                changed = f"input {how} {row.value:g}"
+                lines.append(
+                    f"{changed:22}{percent(row.top1):>10}{percent(row.top5):>10}{percent(row.same_decision):>16}{told}"
+                )
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Accuracy (where labels are known) and same decisions over the scales and the shifts."""
+        return plot_robustness({"": self})
+
+
+def plot_robustness(found: Mapping[str, InputRobustness]) -> Figure:
+    """Several networks' robustness, by name, in one figure: `figure.savefig(path)`."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots(1, 2, sharey=True)
+    for name, robustness in found.items():
+        for ax, rows, label in zip(axes, (robustness.scales, robustness.shifts), ("times", "plus")):
+            rows = sorted(rows, key=lambda row: row.value)
+            values = [row.value for row in rows]
+            for what, marker, columns in (
+                ("top-1", "o-", [row.top1 for row in rows]),
+                ("same decision", "s--", [row.same_decision for row in rows]),
+            ):
+                means = [100 * float(column.nanmean()) for column in columns]
+                if not all(map(math.isnan, means)):
+                    ax.plot(values, means, marker, markersize=4, label=f"{name}: {what}" if name else what)
+            ax.set_xlabel(f"input {label}")
+            if label == "times" and min(values, default=1) > 0:
+                ax.set_xscale("log")
+            else:
+                ax.set_xscale("symlog", linthresh=min([abs(v) for v in values if v] or [1.0]))
+    axes[0].set_ylabel("% of images")
+    axes[0].set_ylim(0, 102)
+    axes[0].legend(fontsize=7)
+    return figure
+
+
+def input_robustness(
+    model: nn.Module,
+    dataloader: Iterable[Any],
+    scales: Sequence[float] = SCALES,
+    shifts: Sequence[float] = SHIFTS,
+    show_progress: bool = True,
+) -> InputRobustness:
+    r"""How many decisions survive :math:`s \cdot x`, and how many :math:`x + d`.
+
+    Scale and shift act on the tensors that the network takes, that is, after normalisation. A network of convolutions,
+    linear layers, ReLU and pooling without biases decides the same for every scale above 0.
+
+    Args:
+        model: a classifier in eval mode with outputs `N x classes`. It is left as it was.
+        dataloader: as for `bias_report`.
+        scales, shifts: finite numbers; scale 1 and shift 0 change nothing.
+        show_progress: show a progress bar.
+
+    Returns:
+        `InputRobustness`: for each scale and shift the accuracy (top-1, top-5) and whether the decision stays.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+
+    Example:
+        >>> import torch
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.bias_study import input_robustness, remove_biases
+        >>> x = torch.stack([image for image, _ in cea.DigitScenes(8)])
+        >>> bare = remove_biases(cea.load_scene_model("vgg"))
+        >>> found = input_robustness(bare, [x], scales=[0.5, 4.0], shifts=[], show_progress=False)
+        >>> [row.same_decision.mean().item() for row in found.scales]
+        [1.0, 1.0]
+
+    Source: Grabska-Barwinska (2020), appendix D.
+    """
+    check_eval(model)
+    changes = [(float(s), 0.0) for s in scales] + [(1.0, float(d)) for d in shifts]
+    if not changes or not all(math.isfinite(number) for change in changes for number in change):
+        raise ValueError(f"scales are {list(scales)} and shifts {list(shifts)}; expected finite numbers, at least one")
+    found: list[list[tuple[Tensor, ...]]] = [[] for _ in changes]
+    with torch.no_grad():
+        for x, labels in batches_of(dataloader, model, show_progress, "Input robustness"):
+            plain = outputs_of(model, x)
+            for (scale, shift), columns in zip(changes, found):
+                y = outputs_of(model, x * scale + shift)
+                values = hits(y, labels, 1), hits(y, labels, 5), same_decision(plain, y)
+                columns.append(tuple(v.double().cpu() for v in values))
+    rows = [
+        RobustnessRow(value, *(torch.cat(column) for column in zip(*columns)))
+        for value, columns in zip([*map(float, scales), *map(float, shifts)], found)
+    ]
+    return InputRobustness(rows[: len(scales)], rows[len(scales) :])

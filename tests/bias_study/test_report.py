@@ -1,0 +1,138 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from captum_extract_aggregate.bias_study import bias_report, remove_biases
+from captum_extract_aggregate.bias_study.batches import hits
+from tests.bias_study.networks import images, loader, network
+from tests.conftest import REAL_DATA, needs_real_data
+from tests.reference import bias_study as reference
+from tests.test_faults import STAGES, InjectedError, arm, snapshot
+
+
+def test_equals_the_reference_image_by_image():
+    model = network()
+    report = bias_report(model, loader(), show_progress=False)
+    f, f0 = model(images()).detach(), reference.without_biases(model)(images()).detach()
+    for i in range(12):
+        wanted = reference.correlation_slope_intercept(f[i], f0[i])
+        found = report.correlation[i], report.slope[i], report.intercept[i]
+        assert [float(v) for v in found] == pytest.approx(wanted, rel=1e-9)
+        assert report.top1[i] == reference.top_k_right(f[i], {i % 5}, 1)
+        assert report.top1_without[i] == reference.top_k_right(f0[i], {i % 5}, 1)
+        assert report.same_decision[i] == (f[i].argmax() == f0[i].argmax())
+    assert report.n == 12
+    assert report.top5.isnan().all()  # five classes: the top five are all
+
+
+def test_several_classes_unknown_ones_and_ties():
+    scores = torch.tensor([[0.1, 0.9, 0.5, 0.0, 0.2, 0.3], [1.0, 0.0, 0.0, 0.2, 0.0, 0.0]], dtype=torch.float64)
+    several = torch.tensor([[0, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0]])
+    assert hits(scores, several, 1)[0] == 0
+    assert hits(scores, several, 2)[0] == 1
+    assert hits(scores, several, 1)[1].isnan()  # no class is there
+    assert hits(scores, torch.tensor([-1, 3]), 1)[0].isnan()
+    assert hits(scores, torch.tensor([-1, 3]), 2)[1] == 1
+    assert hits(scores, None, 1).isnan().all()
+    assert hits(scores * math.nan, torch.tensor([0, 0]), 1).isnan().all()
+    for k in (1, 2, 3):
+        for classes in ({2, 4}, {0}, {1, 5}):
+            there = torch.zeros(1, 6)
+            there[0, list(classes)] = 1
+            assert hits(scores[:1], there, k) == reference.top_k_right(scores[0], classes, k)
+
+
+def test_another_network_to_compare_with():
+    model = network()
+    plain = bias_report(model, loader(), show_progress=False)
+    given = bias_report(model, loader(), remove_biases(model), show_progress=False)
+    torch.testing.assert_close(plain.correlation, given.correlation)
+    itself = bias_report(model, loader(), model, show_progress=False)
+    assert itself.same_decision.mean() == 1
+    torch.testing.assert_close(itself.slope, torch.ones(12, dtype=torch.float64))
+
+
+def test_batches_do_not_matter_and_labels_are_optional():
+    model = network()
+    first = bias_report(model, loader(batch=12), show_progress=False)
+    second = bias_report(model, loader(batch=1, labels=False), show_progress=False)
+    torch.testing.assert_close(first.slope, second.slope)
+    assert second.top1.isnan().all()
+    assert "unknown" in str(second)
+
+
+def test_equal_outputs_have_no_line():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).double().eval()
+    nn.init.zeros_(model[1].weight)
+    nn.init.ones_(model[1].bias)
+    report = bias_report(model, loader(labels=False), show_progress=False)
+    assert report.correlation.isnan().all()
+    assert "undefined (12 undefined)" in str(report)
+
+
+def test_what_it_prints():
+    lines = str(bias_report(network(), loader(), show_progress=False)).splitlines()
+    assert lines[0] == "31 biases beside 833 parameters (3.72 %), 12 images"
+    assert lines[1].split() == ["with", "without"]
+    assert lines[2].split()[0] == "top-1"
+    assert "±" in lines[6]
+
+
+@pytest.mark.parametrize("stage", STAGES[:4])
+def test_the_model_comes_back_after_a_fault(stage):
+    model, x = network(), images()
+    before = snapshot(model, x)
+    handle = arm(model, stage, InjectedError())
+    with torch.random.fork_rng(), pytest.raises(InjectedError):
+        bias_report(model, [x], show_progress=False)
+    handle.remove()
+    bias_report(model, [x], show_progress=False)
+    assert snapshot(model, x) == before
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "said"),
+    [
+        ([1, 2], TypeError, "dataloader gives int as inputs"),
+        (torch.zeros(2, 3, 12, 12, dtype=torch.long), TypeError, "torch.int64"),
+        ((images(2), [1, 2]), TypeError, "a list as labels of 2 inputs"),
+        ((images(2), torch.zeros(3, dtype=torch.long)), TypeError, r"a tensor \(3,\) as labels of 2 inputs"),
+        ((images(2), torch.zeros(2)), TypeError, "labels of torch.float32; expected whole numbers"),
+        ((images(2), torch.tensor([0, 5])), ValueError, "the label 5, but the model has 5 classes"),
+        ((images(2), torch.zeros(2, 7)), ValueError, "7 labels an image; expected 5"),
+    ],
+)
+def test_wrong_batches(batch, error, said):
+    with pytest.raises(error, match=said):
+        bias_report(network(), [batch], show_progress=False)
+
+
+def test_other_wrong_uses():
+    with pytest.raises(ValueError, match="dataloader gives no batch"):
+        bias_report(network(), [], show_progress=False)
+    with pytest.raises(ValueError, match="the model is in train mode; expected eval mode"):
+        bias_report(network().train(), loader(), show_progress=False)
+    with pytest.raises(TypeError, match="model is a function"):
+        bias_report(lambda x: x, loader(), show_progress=False)
+    with pytest.raises(ValueError, match="expected class scores, N x classes"):
+        bias_report(nn.Conv2d(3, 4, 3).double().eval(), loader(), show_progress=False)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).double().eval()
+    with pytest.raises(ValueError, match="without gives 3 classes, the model 5"):
+        bias_report(network(), loader(), other, show_progress=False)
+
+
+@needs_real_data
+def test_squeezenet_on_photographs():
+    """Without biases the outputs follow those with them, and are smaller."""
+    from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
+    from captum_extract_aggregate.reproduction.setting import Setting
+
+    weights = str(REAL_DATA / "models" / "squeezenet1_1-imagenet.pth")
+    data = DataPlan("list", file=str(REAL_DATA / "imagenet_sample" / "labels.tsv"))
+    setting = Setting("squeezenet", ModelPlan("squeezenet1_1", weights), data, REAL_DATA, has_objects=False)
+    report = bias_report(setting.network, setting.batches(32), show_progress=False)
+    assert report.top1.mean() > 0.4
+    assert report.correlation.mean() > 0.5
+    assert report.slope.mean() < 1

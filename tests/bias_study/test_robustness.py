@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from captum_extract_aggregate.bias_study import input_robustness, remove_biases
+from captum_extract_aggregate.bias_study.robustness import plot_robustness
+from tests.bias_study.networks import images, loader, network
+from tests.reference import bias_study as reference
+from tests.test_faults import snapshot
+
+
+def test_equals_the_reference():
+    model, labels = network(), [i % 5 for i in range(12)]
+    scales, shifts = [0.01, 1.0, 30.0, -1.0], [-2.0, 0.0, 0.5]
+    found = input_robustness(model, loader(), scales, shifts, show_progress=False)
+    assert [row.value for row in found.scales] == scales
+    assert [row.value for row in found.shifts] == shifts
+    for row in found.scales:
+        assert row.top1.mean() == reference.accuracy_when(model, images(), labels, row.value, 0.0)
+    for row in found.shifts:
+        assert row.top1.mean() == reference.accuracy_when(model, images(), labels, 1.0, row.value)
+    decided = model(images()).argmax(1).tolist()
+    for row in found.shifts:
+        assert row.same_decision.mean() == reference.accuracy_when(model, images(), decided, 1.0, row.value)
+
+
+def test_without_biases_the_scale_does_not_matter_and_with_biases_it_does():
+    bare = input_robustness(remove_biases(network()), loader(), [1e-3, 1e3], [], show_progress=False)
+    assert [float(row.same_decision.mean()) for row in bare.scales] == [1, 1]
+    whole = input_robustness(network(), loader(), [1e-3, 1e3], [], show_progress=False)
+    assert min(float(row.same_decision.mean()) for row in whole.scales) < 1
+
+
+def test_outputs_that_overflow_are_undefined_and_counted():
+    found = input_robustness(network(torch.float16), loader(dtype=torch.float16), [6e4], [], show_progress=False)
+    assert found.scales[0].same_decision.isnan().all()
+    assert "(12 undefined)" in str(found)
+
+
+def test_the_model_and_the_inputs_are_left_alone():
+    model, x = network(), images()
+    before = snapshot(model, x)
+    input_robustness(model, [x], show_progress=False)
+    assert snapshot(model, x) == before
+
+
+def test_table_and_plot(tmp_path):
+    found = input_robustness(network(), loader(), show_progress=False)
+    assert str(found).splitlines()[1].startswith("input times 0.001")
+    assert str(found).splitlines()[-1].startswith("input plus 10")
+    path = tmp_path / "robustness.png"
+    plot_robustness({"with biases": found, "without": found}).savefig(path)
+    assert path.stat().st_size > 5000
+    unlabelled = input_robustness(network(), loader(labels=False), [-1.0, 2.0], [], show_progress=False)
+    lines = unlabelled.plot().axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["same decision"]
+
+
+@pytest.mark.parametrize(("scales", "shifts"), [([], []), ([float("nan")], []), ([1.0], [float("inf")])])
+def test_wrong_changes(scales, shifts):
+    with pytest.raises(ValueError, match="expected finite numbers, at least one"):
+        input_robustness(network(), loader(), scales, shifts, show_progress=False)
+
+
+def test_train_mode_is_an_error():
+    model = network()
+    model.bn.train()
+    with pytest.raises(ValueError, match="its part 'bn' is in train mode"):
+        input_robustness(model, loader(), show_progress=False)
