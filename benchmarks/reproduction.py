@@ -70,6 +70,7 @@ def settings(folder: Path) -> dict[str, tuple[Setting, tuple[str, ...]]]:
     voc = DataPlan("voc", str(DATA))
     photos = DataPlan("list", file=str(DATA / "imagenet_sample" / "labels.tsv"))
     half = (0.5, 0.5, 0.5)
+    cifar = DATA / "models" / "resnet20-cifar10.pth"
     vit = f"{HERE / 'networks.py'}:vit_tiny"
     made = [
         (Setting("voc-squeezenet", model("squeezenet1_1"), voc, wanted_layers=SQUEEZENET, loss="binary_cross_entropy",
@@ -84,8 +85,20 @@ def settings(folder: Path) -> dict[str, tuple[Setting, tuple[str, ...]]]:
          (*G20, "r20-fig6", "k20-table2", "k20-table4")),
         (Setting("imagenet-mobilenet", model("mobilenet_v2", head=False), photos, has_objects=False,
                  sizes={"maps": 100, "stages": 16, "removal": 32}, **common), (*G20, "r20-fig6")),
+        (Setting("cifar-resnet20", ModelPlan(f"{HERE / 'networks.py'}:resnet20", str(cifar)),
+                 DataPlan("list", str(DATA / "imagenet_sample"), str(_unlabelled(folder)), resize="square", size=32),
+                 has_objects=False, sizes={"maps": 100, "stages": 16, "removal": 32}, **common),
+         ("g20-bias-removal", "g20-robustness")),
     ]  # fmt: skip
     return found | {setting.name: (setting, names) for setting, names in made}
+
+
+def _unlabelled(folder: Path) -> Path:
+    """The ImageNet images without their classes, which are none of the ten that a CIFAR network knows."""
+    path = folder / "unlabelled.txt"
+    lines = (DATA / "imagenet_sample" / "labels.tsv").read_text(encoding="utf-8").splitlines()
+    path.write_text("".join(line.split("\t")[0] + "\n" for line in lines), encoding="utf-8")
+    return path
 
 
 def result(name: str, setting: Setting) -> Outcome:

@@ -153,6 +153,32 @@ def reproduce(
         raise typer.Exit(1)
 
 
+@app.command()
+def bias_report(
+    data: Annotated[str, typer.Option(help="scenes, voc or imagenet.")] = "scenes",
+    root: Annotated[
+        Path | None, typer.Option(help="For voc the folder that holds VOCdevkit; for imagenet a list file or a folder.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="For voc and imagenet: a torchvision or timm model, or FILE.py:FUNCTION.")
+    ] = "",
+    weights: Annotated[str, typer.Option(help="DEFAULT, or a state dict file.")] = "",
+    head: Annotated[str, typer.Option(help="A file with a linear head for the data's classes.")] = "",
+    n: Annotated[int, typer.Option(help="How many images at most.")] = 200,
+    robustness: Annotated[bool, typer.Option(help="Also scale and shift the inputs, with biases and without.")] = False,
+    output: Annotated[Path | None, typer.Option(help="A folder for one row per image (CSV), and the picture.")] = None,
+) -> None:
+    """Compare a network with itself without biases: accuracy, decisions, and outputs image by image."""
+    from captum_extract_aggregate.reproduction import Request, settings_of
+    from captum_extract_aggregate.reproduction.biases import told
+
+    with _clear_errors():
+        if n < 1:
+            raise ValueError(f"n is {n}; expected 1 or more")
+        for setting in settings_of(Request((), data, root, model, weights, head, n=n)):
+            typer.echo(told(setting, n, robustness, output))
+
+
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     """A user's mistake as one line, and exit status 2."""

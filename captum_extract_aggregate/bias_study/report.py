@@ -5,8 +5,11 @@ Source: Grabska-Barwinska, Measuring and improving the quality of visual explana
 
 from __future__ import annotations
 
+import csv
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +45,15 @@ class BiasReport:
     def n(self) -> int:
         """How many images."""
         return len(self.correlation)
+
+    def save(self, path: str | Path) -> None:
+        """Writes one row per image (CSV); what is unknown or undefined is left empty."""
+        names = [field.name for field in fields(self)][2:]
+        with Path(path).open("w", encoding="utf-8", newline="") as file:
+            table = csv.writer(file)
+            table.writerow(["image", *names])
+            for i, row in enumerate(zip(*(getattr(self, name).tolist() for name in names))):
+                table.writerow([i, *("" if math.isnan(value) else value for value in row)])
 
     def __str__(self) -> str:
         share = 100 * self.biases / max(1, self.parameters)

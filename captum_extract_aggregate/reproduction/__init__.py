@@ -13,7 +13,7 @@ from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
 from captum_extract_aggregate.reproduction.findings import Finding, Outcome, findings_table
 from captum_extract_aggregate.reproduction.setting import DATA, QUICK, SIZES, Setting
 
-__all__ = ["EXPERIMENTS", "Finding", "Outcome", "Request", "Setting", "reproduce"]
+__all__ = ["EXPERIMENTS", "Finding", "Outcome", "Request", "Setting", "reproduce", "settings_of"]
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,26 @@ def removal(setting: Setting) -> Outcome:
     return Outcome([_reports({"without": report})], _removal_findings(report))
 
 
+def told(setting: Setting, n: int, with_robustness: bool, folder: Path | None) -> str:
+    """The bias report of a setting as text, for the command line; one row per image, and the picture, in a folder."""
+    show = setting.show_progress
+    report = bias_report(setting.network, setting.batches(n), show_progress=show)
+    parts = [f"{setting.name}: {report}"]
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"bias-report-{setting.name}.csv"
+        report.save(path)
+        parts.append(f"written: {path}")
+    if with_robustness:
+        found = _robustness_of(setting, n)
+        parts += [f"{name}:\n{robust}" for name, robust in found.items()]
+        if folder is not None:
+            path = folder / f"robustness-{setting.name}.png"
+            plot_robustness(found).savefig(path, dpi=80)
+            parts.append(f"written: {path}")
+    return "\n".join(parts)
+
+
 def _removal_findings(report: BiasReport) -> list[Finding]:
     r, slope = report.correlation, report.slope
     zero, one = torch.zeros_like(r), torch.ones_like(r)
@@ -77,15 +97,20 @@ def _reports(reports: Mapping[str, BiasReport]) -> str:
 
 def robustness(setting: Setting) -> Outcome:
     """Accuracy when the input is scaled or shifted, with and without biases (supplementary Figures 1 and 2)."""
-    n = 3 * setting.sizes["maps"]
-    networks = {"with biases": setting.network, "without": remove_biases(setting.network)}
-    found = {
+    found = _robustness_of(setting, 3 * setting.sizes["maps"])
+    path = setting.folder / f"g20-robustness-{setting.name}.png"
+    plot_robustness(found).savefig(path, dpi=80)
+    return Outcome(
+        [_robustness_table(found)], _robustness_findings(found["with biases"], found["without biases"]), [path]
+    )
+
+
+def _robustness_of(setting: Setting, n: int) -> dict[str, InputRobustness]:
+    networks = {"with biases": setting.network, "without biases": remove_biases(setting.network)}
+    return {
         name: input_robustness(network, setting.batches(n), show_progress=setting.show_progress)
         for name, network in networks.items()
     }
-    path = setting.folder / f"g20-robustness-{setting.name}.png"
-    plot_robustness(found).savefig(path, dpi=80)
-    return Outcome([_robustness_table(found)], _robustness_findings(found["with biases"], found["without"]), [path])
 
 
 def _robustness_table(found: Mapping[str, InputRobustness]) -> str:

@@ -27,6 +27,7 @@ PUBLISHED = """
 r20-table3 r20-table4 r20-table6 r20-fig3 r20-fig5 r20-fig6 r20-fig7 r20-fig8 r20-fig10 r20-fig12 r20-fig15
 k20-table1 k20-table2 k20-table3 k20-table4 k20-fig1 k20-fig4
 g20-fig2 g20-fig5 g20-fig6 g20-fig12 g20-fig14 g20-fig15 g20-fig16
+g20-bias-removal g20-robustness g20-bias-decay
 """.split()
 
 
@@ -54,7 +55,7 @@ def test_all_are_there():
     assert all(name in listed.output for name in PUBLISHED)
 
 
-QUICK = ("r20-table4", "r20-fig8", "r20-fig15", "k20-table1", "k20-table2", "k20-fig4", "g20-fig5", "g20-fig6")
+QUICK = ("r20-table4", "r20-fig8", "r20-fig15", "k20-table1", "k20-table2", "k20-fig4", "g20-fig5", "g20-bias-removal")
 
 
 # The others, and those on more images, are what `reproduce all --quick` runs.
