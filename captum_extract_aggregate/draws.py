@@ -15,8 +15,8 @@ def seeded(seed: int) -> Iterator[None]:
     """Python's, NumPy's and torch's global generators begin with a seed, and come back as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        seed_all(seed)
         try:
+            seed_all(seed)
             yield
         finally:
             random.setstate(python)

@@ -8,14 +8,15 @@ import torch
 from typer.testing import CliRunner
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate import metrics
+from captum_extract_aggregate import bias_study, metrics
 from captum_extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.cli import app
 from captum_extract_aggregate.extract import virtual_extract
 
 # What the functions return, and their tables: described in their docstrings.
 RESULTS = (
-    "Comparison Comparisons InputAttribution NullBaseline Randomization Removal RemovalContrast SIMILARITIES".split()
+    "Comparison Comparisons InputAttribution NullBaseline Randomization Removal RemovalContrast SIMILARITIES "
+    "BiasReport DecayStep DecayedBiases InputRobustness RobustnessRow".split()
 )
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
@@ -36,6 +37,9 @@ def test_every_public_name_and_every_cell_of_the_tables():
     for name in metrics.__all__:
         assert f"`{name}`" in README or name in RESULTS, name
         assert getattr(metrics, name).__doc__, name
+    for name in bias_study.__all__:
+        assert f"{name}" in README or name in RESULTS, name
+        assert getattr(bias_study, name).__doc__, name
     for name in AGGREGATES:
         assert f'`"{name}"`' in README, name
     for name in ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise3x3"):
@@ -52,12 +56,12 @@ def test_command_lines_that_need_no_photograph(tmp_path, monkeypatch):
         assert CliRunner().invoke(app, arguments).exit_code == 0
 
 
-@pytest.mark.parametrize("command", ["explain", "evaluate", "report", "reproduce"])
+@pytest.mark.parametrize("command", ["explain", "evaluate", "report", "reproduce", "bias-report"])
 def test_the_options_it_names_exist(command):
     help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
     lines = re.findall(rf"^captum-extract-aggregate {command} .*$", README, re.MULTILINE)
     assert lines
-    for option in set(re.findall(r"(--[a-z-]+)", "".join(lines))):
+    for option in set(re.findall(r"(--[a-z-]+)", " ".join(lines))):
         assert option in help_text, option
 
 

@@ -15,12 +15,19 @@ Batch = tuple[Tensor, Tensor | None]  # inputs and labels, on the model's device
 
 def batches_of(dataloader: Iterable[Any], model: nn.Module, show_progress: bool, what: str) -> Iterator[Batch]:
     """The inputs and labels of each batch, on the model's device; our error where there is none."""
+    check_loader(dataloader)
     seen = False
     for batch in tqdm(dataloader, desc=what, unit="batch", disable=None if show_progress else True):
         seen = True
         yield as_batch(batch, model)
     if not seen:
         raise ValueError("dataloader gives no batch; expected at least one")
+
+
+def check_loader(dataloader: object) -> None:
+    """Our error for what gives no batches."""
+    if not isinstance(dataloader, Iterable):
+        raise TypeError(f"dataloader is a {type(dataloader).__name__}; expected something that gives batches")
 
 
 def as_batch(batch: Any, model: nn.Module) -> Batch:
@@ -38,27 +45,39 @@ def as_batch(batch: Any, model: nn.Module) -> Batch:
         )
     if labels is not None and labels.ndim == 1 and (labels.is_floating_point() or labels.dtype == torch.bool):
         raise TypeError(f"dataloader gives labels of {labels.dtype}; expected whole numbers: class indices")
-    where = next(iter([*model.parameters(), *model.buffers()]), x)
-    return x.to(where.device), None if labels is None else labels.to(where.device)
+    if labels is not None and labels.ndim == 2 and not bool(((labels == 0) | (labels == 1)).all()):
+        raise ValueError("dataloader gives labels N x classes with other numbers; expected zeros and ones")
+    device = device_of(model, x)
+    return x.to(device), None if labels is None else labels.to(device)
 
 
-def check_eval(model: object) -> None:
+def device_of(model: nn.Module, x: Tensor) -> torch.device:
+    """Where the model is; where the inputs are, if it holds no tensors."""
+    return next(iter([*model.parameters(), *model.buffers()]), x).device
+
+
+def check_eval(model: object, argument: str = "model") -> None:
     """Our error for what is no network, or one in train mode."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module, in which biases can be found")
+        raise TypeError(f"{argument} is a {type(model).__name__}; expected a torch.nn.Module")
     for name, module in model.named_modules():
         if module.training:
-            where = f"its part {name!r}" if name else "the model"
-            raise ValueError(f"{where} is in train mode; expected eval mode: call model.eval() first")
+            where = f"{argument}'s part {name!r}" if name else argument
+            raise ValueError(f"{where} is in train mode; expected eval mode: call {argument}.eval() first")
 
 
 def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     """The class scores, `N x classes`, in float64 (float32 on devices that have no other)."""
-    output = model(x)
+    output = model(x.to(device_of(model, x)))
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x) or output.shape[1] < 2:
         got = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         raise ValueError(f"the model gives {got} for {len(x)} inputs; expected class scores, N x classes")
     return output.float() if output.device.type == "mps" else output.double()
+
+
+def ranked(output: Tensor) -> Tensor:
+    """The classes of each image from the highest score to the lowest; of equal ones the first comes first."""
+    return output.argsort(dim=1, descending=True, stable=True)
 
 
 def hits(output: Tensor, labels: Tensor | None, k: int) -> Tensor:
@@ -76,22 +95,22 @@ def hits(output: Tensor, labels: Tensor | None, k: int) -> Tensor:
         if int(labels.max()) >= classes:
             raise ValueError(f"dataloader gives the label {int(labels.max())}, but the model has {classes} classes")
         known &= labels >= 0
-        right = output.topk(k, 1).indices == labels[:, None]
+        right = ranked(output)[:, :k] == labels[:, None]
     else:
         if labels.shape[1] != classes:
             raise ValueError(f"dataloader gives {labels.shape[1]} labels an image; expected {classes}, one a class")
         known &= (labels > 0).any(1)
-        right = labels.gather(1, output.topk(k, 1).indices) > 0
+        right = labels.gather(1, ranked(output)[:, :k]) > 0
     return right.any(1).to(output.dtype).where(known, unknown)
 
 
 def same_decision(first: Tensor, second: Tensor) -> Tensor:
     """Whether two outputs have the same highest class, as 0 or 1; NaN where one is not finite."""
-    same = (first.argmax(1) == second.argmax(1)).to(first.dtype)
+    same = (ranked(first)[:, 0] == ranked(second)[:, 0]).to(first.dtype)
     return same.masked_fill(~(first.isfinite() & second.isfinite()).all(1), math.nan)
 
 
-def percent(values: Tensor) -> str:
-    """The mean of zeros and ones in percent, or "unknown"."""
+def percent(values: Tensor, unknown: str = "unknown") -> str:
+    """The mean of zeros and ones in percent."""
     mean = float(values.nanmean())
-    return "unknown" if math.isnan(mean) else f"{100 * mean:.1f} %"
+    return unknown if math.isnan(mean) else f"{100 * mean:.1f} %"

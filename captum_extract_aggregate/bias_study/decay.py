@@ -6,9 +6,9 @@ Source: Grabska-Barwinska, Measuring and improving the quality of visual explana
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import math
+import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -20,8 +20,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_extract_aggregate.bias_study.batches import Batch, as_batch, check_eval, hits, outputs_of, same_decision
-from captum_extract_aggregate.bias_study.removal import bias_tensors
+from captum_extract_aggregate.bias_study.batches import (
+    Batch,
+    as_batch,
+    check_eval,
+    check_loader,
+    hits,
+    outputs_of,
+    same_decision,
+)
+from captum_extract_aggregate.bias_study.removal import bias_tensors, copied
 from captum_extract_aggregate.draws import seed_all, seeded
 
 if TYPE_CHECKING:
@@ -32,10 +40,10 @@ _FORMAT = "captum_extract_aggregate: decayed biases, 1"
 
 @dataclass(frozen=True)
 class DecayStep:
-    """One step: how far the biases are, and how the network did on the step's batches before its weights moved.
+    """One step: how far the biases are, and how the network did on the step's batches.
 
-    `loss`: see `decay_biases`. `same_decision`: the share of images with the original's highest class. `top1`: the
-    share of right ones; NaN without labels.
+    Means over the step's images, each batch's before the weights moved for it. `loss`: see `decay_biases`.
+    `same_decision`: the share with the original's highest class. `top1`: the share of right ones; NaN without labels.
     """
 
     step: int
@@ -77,11 +85,11 @@ def decay_biases(
     it otherwise). No labels are needed. The network stays in eval mode: running variances do not change.
 
     The data's order is drawn from the seed, anew for each pass, so that a run that was interrupted and goes on from its
-    checkpoint gives bit for bit what an uninterrupted run gives on the same machine (with a data loader whose order and
-    augmentation come from Python's, NumPy's or torch's global generator, or from its `generator`).
+    checkpoint gives bit for bit what an uninterrupted run gives on the same machine: with a data loader whose order and
+    augmentation come from Python's, NumPy's or torch's global generator, or from its own or its sampler's `generator`.
 
     Args:
-        model: a classifier in eval mode with outputs `N x classes`. It is left as it was.
+        model: a classifier in eval mode with outputs `N x classes`, in float32 or float64. It is left as it was.
         dataloader: as for `bias_report`; gone through as often as needed. Labels are only counted.
         steps: of the decay. The published 200, with a batch each, suit a network that has been trained for days:
             see the history's loss for whether the network keeps up, and raise `updates_per_step` or `lr` if not.
@@ -98,7 +106,7 @@ def decay_biases(
 
     Raises:
         TypeError, ValueError: naming the argument, what was got and what was expected; for a checkpoint of another
-            network or other arguments, or a damaged one; where the loss is no longer a number.
+            network, other data or other arguments, or a damaged one; where the loss is no longer a number.
 
     Example:
         >>> import torch
@@ -113,20 +121,30 @@ def decay_biases(
     Source: Grabska-Barwinska (2020), appendix C.
     """
     check_eval(model)
-    _check(steps, updates_per_step, lr, temperature, checkpoint_every)
+    given = {"steps": steps, "updates_per_step": updates_per_step, "checkpoint_every": checkpoint_every, "seed": seed}
+    steps, updates_per_step, checkpoint_every, seed = (_whole(name, value) for name, value in given.items())
+    lr, temperature = _positive("lr", lr), _positive("temperature", temperature)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and getattr(dataloader, "persistent_workers", False):
+        raise ValueError(
+            "dataloader has persistent_workers, whose random state goes on from pass to pass, so that a checkpoint "
+            "could not be continued exactly; expected persistent_workers=False"
+        )
+    check_loader(dataloader)
     run = _Decay(model, dataloader, lr, temperature)
-    settings = {
+    settings: dict[str, Any] = {
         "steps": steps,
         "updates_per_step": updates_per_step,
         "lr": lr,
         "temperature": temperature,
         "seed": seed,
-        "network": _digest(model),
     }
-    path = None if checkpoint is None else Path(checkpoint)
-    done = 0 if path is None else _resume(path, settings, run)
-    with seeded(seed), _own_generator(dataloader):
-        batches = run.batches(seed, skip=done * updates_per_step)
+    with seeded(seed), _own_generators(dataloader):
+        if path is not None:
+            settings["network"] = _digest(model)
+            _resume(path, settings, run)
+        done = len(run.history)
+        batches = run.batches(seed)
         bar = tqdm(range(done + 1, steps + 1), desc="Decaying biases", initial=done, total=steps, unit="step",
                    disable=None if show_progress else True)  # fmt: skip
         for step in bar:
@@ -146,24 +164,33 @@ class _Decay:
         self.biases = {name: t.detach().clone() for name, t in bias_tensors(model).items()}
         if not self.biases:
             raise ValueError(f"the model ({type(model).__name__}) has no biases; expected one with some")
-        self.network = copy.deepcopy(model)
+        if torch.is_inference_mode_enabled():
+            raise ValueError("torch.inference_mode is on, where nothing can be learned; expected a call outside of it")
+        self.network = copied(model)
         tensors = bias_tensors(self.network)
         self.weights = [p for p in self.network.parameters() if not any(p is t for t in tensors.values())]
         self.weights = [p for p in self.weights if p.is_floating_point()]
+        low = next((p.dtype for p in self.weights if p.dtype in (torch.float16, torch.bfloat16)), None)
+        if low is not None:
+            raise ValueError(f"the model is in {low}, where small steps vanish; expected model.float()")
         for p in self.network.parameters():
             p.requires_grad_(any(p is w for w in self.weights))
         self.optimizer = torch.optim.Adam(self.weights, lr=lr)
         self.history: list[DecayStep] = []
+        self.epoch, self.position, self.first = 0, 0, ""  # of the next batch; a digest of the pass's first batch
 
     def step(self, step: int, scale: float, chosen: Sequence[Batch]) -> DecayStep:
         """Scales the biases, then moves the weights once for each batch."""
         with torch.no_grad():
             for name, t in bias_tensors(self.network).items():
                 t.copy_(self.biases[name] * scale)
-        found = torch.stack([self._update(*batch) for batch in chosen]).mean(0).tolist()
+        found = torch.cat([self._update(*batch) for batch in chosen], 1).nanmean(1).tolist()
+        if not all(bool(p.isfinite().all()) for p in self.weights):
+            raise ValueError(f"the weights are no longer finite after step {step}; expected a lower lr")
         return DecayStep(step, scale, *found)
 
     def _update(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        """One step of Adam; loss (the batch's), same decision and hit of each image."""
         with torch.no_grad():
             wanted = outputs_of(self.original, x)
         with torch.enable_grad():
@@ -174,34 +201,44 @@ class _Decay:
                     f"the loss is {loss.item()} at step {len(self.history) + 1}; expected a finite one: lower lr, or "
                     "look for inputs that are no numbers"
                 )
+            if not loss.requires_grad:
+                raise ValueError("no weight of the model changes its outputs; expected a model that can learn")
             gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
         for p, g in zip(self.weights, gradients):
             p.grad = g
         self.optimizer.step()
         self.optimizer.zero_grad()
         output = output.detach()
-        values = loss.detach(), same_decision(wanted, output).nanmean(), hits(output, labels, 1).nanmean()
+        values = loss.detach().expand(len(x)), same_decision(wanted, output), hits(output, labels, 1)
         return torch.stack([v.double().cpu() for v in values])
 
-    def batches(self, seed: int, skip: int) -> Iterator[Batch]:
-        """Batches without end; the first `skip` are passed over."""
-        epoch = 0
+    def batches(self, seed: int) -> Iterator[Batch]:
+        """Batches without end, from where the run is: those of the pass that are done are passed over."""
         while True:
-            seed_all(seed + epoch)
-            generator = _generator(self.dataloader)
-            if generator is not None:
-                generator.manual_seed(seed + epoch)
-            seen = 0
+            seed_all(seed + self.epoch)
+            for generator in _generators(self.dataloader):
+                generator.manual_seed(seed + self.epoch)
+            seen, done = 0, self.position
             for batch in self.dataloader:
+                x, labels = as_batch(batch, self.original)
+                if seen == 0:
+                    self._check_first(_digest_of([x]))
                 seen += 1
-                if skip:
-                    skip -= 1
-                else:
-                    yield as_batch(batch, self.original)
+                if seen > done:
+                    self.position = seen
+                    yield x, labels
             if not seen:
-                again = "; expected one that can be gone through again" if epoch else "; expected at least one"
+                again = "; expected one that can be gone through again" if self.epoch else "; expected at least one"
                 raise ValueError(f"dataloader gives no batch{again}")
-            epoch += 1
+            self.epoch, self.position, self.first = self.epoch + 1, 0, ""
+
+    def _check_first(self, digest: str) -> None:
+        if self.first not in ("", digest):
+            raise ValueError(
+                "checkpoint is of other data: the pass that it is in began with another batch; expected the same data "
+                "loader, or no such file"
+            )
+        self.first = digest
 
     def finished(self) -> nn.Module:
         """The network, with the original's flags."""
@@ -252,6 +289,7 @@ def _save(path: Path, settings: dict[str, Any], run: _Decay) -> None:
         "network": run.network.state_dict(),
         "optimizer": run.optimizer.state_dict(),
         "history": [asdict(step) for step in run.history],
+        "pass": [run.epoch, run.position, run.first],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -262,10 +300,10 @@ def _save(path: Path, settings: dict[str, Any], run: _Decay) -> None:
         new.unlink(missing_ok=True)
 
 
-def _resume(path: Path, settings: dict[str, Any], run: _Decay) -> int:
-    """Puts the run where the checkpoint left it; how many steps are done."""
+def _resume(path: Path, settings: dict[str, Any], run: _Decay) -> None:
+    """Puts the run where the checkpoint left it."""
     if not path.exists():
-        return 0
+        return
     cure = "expected one that decay_biases wrote: delete it, or name another"
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -279,38 +317,54 @@ def _resume(path: Path, settings: dict[str, Any], run: _Decay) -> int:
     run.network.load_state_dict(content["network"])
     run.optimizer.load_state_dict(content["optimizer"])
     run.history = [DecayStep(**step) for step in content["history"]]
-    return len(run.history)
+    run.epoch, run.position, run.first = content["pass"]
 
 
 def _digest(model: nn.Module) -> str:
+    """Of its layers and numbers."""
+    state = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
+    return hashlib.sha256(f"{model} {list(state)} {_digest_of(state.values())}".encode()).hexdigest()
+
+
+def _digest_of(tensors: Iterable[Tensor]) -> str:
     found = hashlib.sha256()
-    for name, t in model.state_dict().items():
-        found.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+    for t in tensors:
+        found.update(f"{t.dtype} {tuple(t.shape)}".encode())
         found.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
-def _generator(dataloader: Any) -> torch.Generator | None:
-    return getattr(dataloader, "generator", None)
+def _generators(dataloader: Any) -> list[torch.Generator]:
+    """The data loader's own random generators."""
+    sampler, batch_sampler = (getattr(dataloader, name, None) for name in ("sampler", "batch_sampler"))
+    holders = (dataloader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
+    found = [getattr(holder, "generator", None) for holder in holders]
+    return [generator for generator in dict.fromkeys(found) if isinstance(generator, torch.Generator)]
 
 
 @contextlib.contextmanager
-def _own_generator(dataloader: Any) -> Iterator[None]:
-    """A generator of the data loader's own comes back as it was."""
-    generator = _generator(dataloader)
-    before = None if generator is None else generator.get_state()
+def _own_generators(dataloader: Any) -> Iterator[None]:
+    """They come back as they were."""
+    before = [(generator, generator.get_state()) for generator in _generators(dataloader)]
     try:
         yield
     finally:
-        if generator is not None and before is not None:
-            generator.set_state(before)
+        for generator, state in before:
+            generator.set_state(state)
 
 
-def _check(steps: int, updates_per_step: int, lr: float, temperature: float, checkpoint_every: int) -> None:
-    counts = {"steps": steps, "updates_per_step": updates_per_step, "checkpoint_every": checkpoint_every}
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
-    for name, number in {"lr": lr, "temperature": temperature}.items():
-        if not (number > 0 and math.isfinite(number)):
-            raise ValueError(f"{name} is {number!r}; expected a positive number")
+def _whole(name: str, value: Any) -> int:
+    lowest = 0 if name == "seed" else 1
+    try:
+        number = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = -1
+    if not lowest <= number < 2**62:
+        raise ValueError(f"{name} is {value!r}; expected a whole number from {lowest}")
+    return number
+
+
+def _positive(name: str, value: Any) -> float:
+    if not isinstance(value, (int, float)) or not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name} is {value!r}; expected a positive number")
+    return float(value)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import re
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-_CONVOLUTIONS_AND_LINEAR = (nn.modules.conv._ConvNd, nn.Linear, nn.Bilinear)
-_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+# Names of parameters that are added to something: `bias`, attention's `in_proj_bias`, `q_bias`, LSTM's `bias_ih_l0` ...
+_NAME = re.compile(r"(.*_)?bias|bias_[ih]h_.*")
 
 
 def bias_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -24,42 +25,41 @@ def bias_tensors(model: nn.Module) -> dict[str, Tensor]:
     """
     found: dict[str, Tensor] = {}
     for name, module in model.named_modules():
-        for part in _parts(name, module):
-            t = getattr(module, part, None)
-            if isinstance(t, Tensor) and not any(t is other for other in found.values()):
+        _check_layer(name, module)
+        for part, t in _parts(module):
+            if not any(t is other for other in found.values()):
                 found[f"{name}.{part}".lstrip(".")] = t
     return found
 
 
-def _parts(name: str, module: nn.Module) -> tuple[str, ...]:
-    """Which attributes of a layer are biases."""
-    if isinstance(module, nn.MultiheadAttention):
-        parts: tuple[str, ...] = ("in_proj_bias",)
-    elif isinstance(module, _CONVOLUTIONS_AND_LINEAR):
-        parts = ("bias",)
-    elif isinstance(module, _NORMS) or _is_frozen_norm(module):
-        parts = ("bias", "running_mean")
-    else:
-        return ()
+def _parts(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A layer's own biases."""
+    for name, p in module.named_parameters(recurse=False):
+        if _NAME.fullmatch(name) and "position" not in name:
+            yield name, p
+    buffers = dict(module.named_buffers(recurse=False))
+    if {"running_mean", "running_var"} <= buffers.keys():  # a normalisation; a frozen one's bias is a buffer, too
+        yield from ((name, buffers[name]) for name in ("bias", "running_mean") if name in buffers)
+
+
+def _check_layer(name: str, module: nn.Module) -> None:
+    """Our error for a layer whose biases cannot be taken away."""
     layer = f"layer {name!r} ({type(module).__name__})"
-    if any(nn.utils.parametrize.is_parametrized(module, part) for part in parts):
+    own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    if any(nn.parameter.is_lazy(t) for t in own.values()):
+        raise ValueError(f"{layer} has not run yet, so its bias has no size; expected a model that has run once")
+    computed = isinstance(getattr(module, "bias", None), Tensor) and "bias" not in own
+    if computed or "bias_orig" in own:
         raise ValueError(
-            f"{layer} has a parametrised bias, which has no value of its own to remove; expected a plain one: "
-            "torch.nn.utils.parametrize.remove_parametrizations"
+            f"{layer} has a bias that is computed anew from other numbers (parametrised, pruned or weight-normalised), "
+            "so there is none to remove; expected a plain one: torch.nn.utils.parametrize.remove_parametrizations, "
+            "torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm"
         )
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
         raise ValueError(
             f"{layer} has no running mean (track_running_stats=False) but subtracts each batch's own, which is not "
             "the network's to remove; expected running statistics"
         )
-    if any(nn.parameter.is_lazy(t) for name, t in module.named_parameters(recurse=False) if name in parts):
-        raise ValueError(f"{layer} has not run yet, so its bias has no size; expected a model that has run once")
-    return parts
-
-
-def _is_frozen_norm(module: nn.Module) -> bool:
-    """Such as torchvision's FrozenBatchNorm2d, whose numbers are all buffers."""
-    return all(getattr(module, name, None) is not None for name in ("running_mean", "running_var", "eps"))
 
 
 def count_biases(model: nn.Module) -> int:
@@ -72,16 +72,18 @@ def count_biases(model: nn.Module) -> int:
 def remove_biases(model: nn.Module) -> nn.Module:
     r"""A copy of the model without biases; the model itself is left alone.
 
-    Zero become the biases of convolutions, linear layers and attention's projections, and of normalisations
+    Zero become the biases of convolutions, linear layers, attention and recurrent layers, and of normalisations
     :math:`\gamma (x - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta` both :math:`\beta` and the running mean :math:`\mu`.
-    The running variance stays. Numbers that a model adds without one of these layers (a position embedding, say) stay.
+    The running variance stays. A layer of one's own counts by its parameters' names: `bias`, or what ends in `_bias`.
+    Numbers that a model adds under other names (a position embedding, say) stay.
 
     Args:
         model: any `torch.nn.Module`.
 
     Raises:
         TypeError: for something else.
-        ValueError: for a bias that cannot be taken away: parametrised, or the batch's own mean.
+        ValueError: for a bias that cannot be taken away: parametrised, pruned, or the batch's own mean; for a model
+            that cannot be copied.
 
     Example:
         >>> import torch
@@ -97,11 +99,22 @@ def remove_biases(model: nn.Module) -> nn.Module:
     """
     _check(model)
     bias_tensors(model)  # our error before anything is copied
-    bare = copy.deepcopy(model)
+    bare = copied(model)
     with torch.no_grad():
         for t in bias_tensors(bare).values():
             t.zero_()
     return bare
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy, or our error."""
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the model cannot be copied ({error}); expected one without computed weights: "
+            "torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm first"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -129,7 +142,7 @@ def biases_scaled(model: nn.Module, scale: float) -> Iterator[nn.Module]:
         True
     """
     _check(model)
-    if not math.isfinite(scale):
+    if not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise ValueError(f"scale is {scale!r}; expected a finite number")
     with contextlib.ExitStack() as stack:
         for t in bias_tensors(model).values():

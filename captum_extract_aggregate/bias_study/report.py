@@ -57,12 +57,14 @@ class BiasReport:
 
     def __str__(self) -> str:
         share = 100 * self.biases / max(1, self.parameters)
+        undefined = int(self.same_decision.isnan().sum())
+        told = f"   ({undefined} images left out: outputs that are not finite)" if undefined else ""
         lines = [
             f"{self.biases} biases beside {self.parameters} parameters ({share:.2f} %), {self.n} images",
             f"{'':24}{'with':>10}{'without':>10}",
-            f"{'top-1':24}{percent(self.top1):>10}{percent(self.top1_without):>10}",
-            f"{'top-5':24}{percent(self.top5):>10}{percent(self.top5_without):>10}",
-            f"{'same decision':24}{'':10}{percent(self.same_decision):>10}",
+            f"{'top-1':24}{_pair(self.top1, self.top1_without)}",
+            f"{'top-5':24}{_pair(self.top5, self.top5_without)}",
+            f"{'same decision':24}{'':10}{percent(self.same_decision):>10}{told}",
             "outputs without against with biases, image by image (mean ± standard deviation):",
             f"  correlation           {_spread(self.correlation)}",
             f"  slope                 {_spread(self.slope)}",
@@ -106,12 +108,12 @@ def bias_report(
     """
     check_eval(model)
     if without is not None:
-        check_eval(without)
+        check_eval(without, "without")
     columns: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for x, labels in batches_of(dataloader, model, show_progress, "Bias report"):
             f = outputs_of(model, x)
-            f0 = _without(model, x) if without is None else outputs_of(without, x)
+            f0 = _without(model, x) if without is None else outputs_of(without, x).to(f)
             if f0.shape != f.shape:
                 raise ValueError(f"without gives {f0.shape[1]} classes, the model {f.shape[1]}; expected as many")
             found = *(hits(y, labels, k) for k in (1, 5) for y in (f, f0)), same_decision(f, f0), *_line(f, f0)
@@ -129,8 +131,16 @@ def _line(f: Tensor, f0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Correlation, slope and intercept of each row of f0 against that of f."""
     a, b = f - f.mean(1, keepdim=True), f0 - f0.mean(1, keepdim=True)
     covariance = (a * b).sum(1)
-    slope = covariance / (a * a).sum(1)
-    return covariance / (a.norm(dim=1) * b.norm(dim=1)), slope, f0.mean(1) - slope * f.mean(1)
+    flat, flat0 = ((y == y[:, :1]).all(1) for y in (f, f0))  # whose deviations are nothing but rounding
+    slope = (covariance / (a * a).sum(1)).masked_fill(flat, math.nan)
+    correlation = (covariance / (a.norm(dim=1) * b.norm(dim=1))).masked_fill(flat | flat0, math.nan)
+    return correlation, slope, f0.mean(1) - slope * f.mean(1)
+
+
+def _pair(first: Tensor, second: Tensor) -> str:
+    """Both means, over the images where both are known."""
+    known = ~(first.isnan() | second.isnan())
+    return f"{percent(first[known]):>10}{percent(second[known]):>10}"
 
 
 def _spread(values: Tensor) -> str:

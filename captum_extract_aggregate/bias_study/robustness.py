@@ -94,7 +94,7 @@ def plot_robustness(found: Mapping[str, InputRobustness]) -> Figure:
                 ax.set_xscale("symlog", linthresh=min([abs(v) for v in values if v] or [1.0]))
     axes[0].set_ylabel("% of images")
     axes[0].set_ylim(0, 102)
-    axes[0].legend(fontsize=7)
+    next(ax for ax in axes if ax.get_lines()).legend(fontsize=7)
     return figure
 
 
@@ -135,9 +135,10 @@ def input_robustness(
     Source: Grabska-Barwinska (2020), appendix D.
     """
     check_eval(model)
-    changes = [(float(s), 0.0) for s in scales] + [(1.0, float(d)) for d in shifts]
-    if not changes or not all(math.isfinite(number) for change in changes for number in change):
-        raise ValueError(f"scales are {list(scales)} and shifts {list(shifts)}; expected finite numbers, at least one")
+    scales, shifts = _numbers("scales", scales), _numbers("shifts", shifts)
+    changes = [(s, 0.0) for s in scales] + [(1.0, d) for d in shifts]
+    if not changes:
+        raise ValueError("scales and shifts are empty; expected at least one number")
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in changes]
     with torch.no_grad():
         for x, labels in batches_of(dataloader, model, show_progress, "Input robustness"):
@@ -148,6 +149,16 @@ def input_robustness(
                 columns.append(tuple(v.double().cpu() for v in values))
     rows = [
         RobustnessRow(value, *(torch.cat(column) for column in zip(*columns)))
-        for value, columns in zip([*map(float, scales), *map(float, shifts)], found)
+        for value, columns in zip([*scales, *shifts], found)
     ]
     return InputRobustness(rows[: len(scales)], rows[len(scales) :])
+
+
+def _numbers(name: str, given: Any) -> list[float]:
+    try:
+        numbers = [float(number) for number in given]
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {given!r}; expected a sequence of numbers") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{name} are {numbers}; expected finite numbers")
+    return numbers

@@ -28,6 +28,7 @@ from captum_extract_aggregate.reproduction.charts import boxes
 from captum_extract_aggregate.reproduction.findings import Finding, Key, Outcome, markdown, mean_sd, smaller
 from captum_extract_aggregate.reproduction.setting import Setting
 
+_KEPT = "decay keeps more decisions than removal"
 _LINEAR = 1e-4  # relative; what float32 leaves of an exact sum
 _UPDATES, _RATE = 4, 1e-3  # so that the small networks keep up with the decay: chosen by the training loss alone
 
@@ -154,7 +155,7 @@ def decay(setting: Setting) -> Outcome:
     """Biases decayed: the network before and after, and what its activities explain (Figures 4, 9 and 10)."""
     if not setting.model.name.startswith("scene-"):
         why = "decaying takes the network's own training data"
-        return Outcome(findings=[Finding("decayed biases", None, effect=why)])
+        return Outcome(findings=[Finding(_KEPT, None, effect=why)])
     quick = setting.sizes["maps"] < 100
     images, classes = load_scenes(320 if quick else 3200, 1, "train", setting.show_progress)
     loader = DataLoader(TensorDataset(images, classes), 32, shuffle=True)
@@ -218,7 +219,7 @@ def _decay_findings(reports: Mapping[str, BiasReport], before: _Explained, after
     sign = "decayed biases make signs stable: more layers whose sum has the score's sign"
     delta = "decayed biases improve activity attributions: δe₋, mean over the layers"
     return [
-        smaller("decay keeps more decisions than removal", decayed, removed, False, True),
+        smaller(_KEPT, decayed, removed, False, True),
         complete,
         smaller(sign, _keyed(after.same_sign.mean(0)), _keyed(before.same_sign.mean(0)), False, True),
         smaller(delta, _keyed(after.delta.mean(0)), _keyed(before.delta.mean(0)), False, True),

@@ -1,8 +1,9 @@
 """The findings that must not turn around, with thresholds from their spread over seeds.
 
 `python benchmarks/main_findings.py` measures each over several sets of scenes; a threshold is the mean minus four
-standard deviations of what it printed for quick runs (five sets). That activities stand above biases in delta e- has
-none yet: with the 24 images of a quick run it is smaller than its spread.
+standard deviations of what it printed for quick runs (five sets, six for the last). That activities stand above biases
+in delta e- was seen on the VGG-like network in all six sets of 24 images, at 0.015 +- 0.013, so that only a clear
+reversal can be told from chance. On the ResNet-like network it does not hold, and is not looked at.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ POS = "GradCAM_Pos minus GradCAM, HOG-Spearman of best and worst class"
 GUIDED = "guided minus gradients, HOG-Spearman of best and worst class"
 BIAS = "activities minus biases, delta e-, mean over the layers"
 THRESHOLDS: dict[str, dict[str, float]] = {
-    "scene-vgg": {CAM: 57, POS: 0.01, GUIDED: 0.11},
+    "scene-vgg": {CAM: 57, POS: 0.01, GUIDED: 0.11, BIAS: -0.037},
     "scene-resnet": {CAM: 52, POS: 0.67, GUIDED: 0.17},
 }
 

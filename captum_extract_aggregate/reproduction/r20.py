@@ -160,6 +160,9 @@ def table6(setting: Setting) -> Outcome:
     return Outcome(tables, findings)
 
 
+_IDENTITY = "NormGrad hardly depends on the virtual identity: every layer agrees to 94 % or more"
+
+
 def table4(setting: Setting) -> Outcome:
     """Spearman correlation between NormGrad with the virtual identity and with the convolution's own weights."""
     import torch
@@ -171,16 +174,7 @@ def table4(setting: Setting) -> Outcome:
         if isinstance(m, nn.Conv2d) and m.stride in ((1, 1), 1) and m.groups == 1 and m.kernel_size != (1, 1)
     ]
     if not convolutions:
-        return Outcome(
-            [],
-            [
-                Finding(
-                    "NormGrad hardly depends on the virtual identity",
-                    None,
-                    effect="no convolution of stride 1 with a window",
-                )
-            ],
-        )
+        return Outcome(findings=[Finding(_IDENTITY, None, effect="no convolution of stride 1 with a window")])
     chosen = (
         convolutions
         if len(convolutions) <= 5
@@ -195,10 +189,9 @@ def table4(setting: Setting) -> Outcome:
     values = 100 * torch.cat(found, 1)
     rows = [[name, mean_sd(row)] for name, row in zip(chosen, values.tolist())]
     lowest = float(values.nanmean(1).min())
-    statement = "NormGrad hardly depends on the virtual identity: every layer agrees to 94 % or more"
     table = markdown(["convolution", f"Spearman, % (paper: {TABLE4})"], rows)
     holds = None if math.isnan(lowest) else lowest >= 94
-    return Outcome([table], [Finding(statement, holds, len(found), f"lowest {lowest:.1f} %")])
+    return Outcome([table], [Finding(_IDENTITY, holds, len(found), f"lowest {lowest:.1f} %")])
 
 
 def fig3(setting: Setting) -> Outcome:

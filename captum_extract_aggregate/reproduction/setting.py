@@ -132,8 +132,17 @@ class Setting:
         return accuracy_weights(self.network, self.layers, _Loader(self), show_progress=False)
 
     def batches(self, n: int, size: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
-        """At most n images in batches of one shape, with the classes that are in each: zeros and ones, or (where only
-        one is known) its index, -1 for none."""
+        """At most n images in batches of one shape, with the classes that are known to be in each: zeros and ones (as
+        in the pointing game, VOC's objects marked difficult do not count), or the index of its only one, -1 for none.
+
+        Raises ValueError where the network has not as many classes as the data.
+        """
+        known = len(self._opened[1].classes)
+        if known and known != self.classes:
+            raise ValueError(
+                f"the model has {self.classes} classes, and the data {known}; expected a model of the data's classes, "
+                "in their order (see head)"
+            )
         held: list[Sample] = []
         for sample in self.samples(n):
             if held and (len(held) == size or sample.x.shape != held[0].x.shape):

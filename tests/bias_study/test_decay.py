@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from captum_extract_aggregate.bias_study import DecayStep, decay_biases, plot_decay
 from captum_extract_aggregate.bias_study.removal import bias_tensors
@@ -80,6 +80,7 @@ class Noisy(Dataset):
     [
         lambda: DataLoader(Noisy(), 5, shuffle=True),
         lambda: loader(shuffle=True, generator=torch.Generator().manual_seed(3)),
+        lambda: DataLoader(Noisy(), 4, sampler=RandomSampler(Noisy(), generator=torch.Generator())),
         lambda: [(images(), torch.arange(12) % 5), (images() * 2, torch.arange(12) % 5)],
     ],
 )
@@ -111,6 +112,60 @@ def test_an_interrupted_run_goes_on_exactly(tmp_path, make, stops_at, monkeypatc
     assert [p.name for p in path.parent.iterdir()] == ["decay.pt"]
 
 
+def test_workers_resume_exactly(tmp_path):
+    model, path = network(), tmp_path / "decay.pt"
+    make = lambda: DataLoader(Noisy(), 5, shuffle=True, num_workers=1)  # noqa: E731
+    wanted, history = decay_biases(model, make(), **{**SETTINGS, "steps": 3})
+    content = torch.load(_stopped_after(2, model, make(), path), weights_only=True)
+    assert len(content["history"]) == 2
+    found, again = decay_biases(model, make(), **{**SETTINGS, "steps": 3}, checkpoint=path)
+    assert_same(state(found), state(wanted))
+    assert again == history
+
+
+def _stopped_after(steps, model, data, path):
+    from captum_extract_aggregate.bias_study import decay
+
+    save = decay._save
+
+    def stops(*args):
+        save(*args)
+        if len(args[2].history) == steps:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decay, "_save", stops)
+        with pytest.raises(KeyboardInterrupt):
+            decay_biases(model, data, **{**SETTINGS, "steps": 3}, checkpoint=path, checkpoint_every=1)
+    return path
+
+
+def test_every_pass_has_an_order_of_its_own():
+    seen = []
+
+    class Watches(Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, i):
+            seen.append(i)
+            return images()[i]
+
+    decay_biases(network(), DataLoader(Watches(), 4, shuffle=True), steps=6, show_progress=False)
+    assert sorted(seen[:12]) == sorted(seen[12:24]) == list(range(12))
+    assert seen[:12] != seen[12:24]
+
+
+def test_means_are_over_images():
+    x = images(10)
+    still = {**SETTINGS, "steps": 1, "lr": 1e-12}
+    whole = decay_biases(network(), [x], **{**still, "updates_per_step": 1}).history[0]
+    parts = decay_biases(network(), [x[:9], x[9:]], **still).history[0]
+    assert (parts.loss, parts.same_decision) == pytest.approx((whole.loss, whole.same_decision))
+    labelled = [(x[:9], torch.full((9,), -1)), (x[9:], torch.tensor([2]))]
+    assert not math.isnan(decay_biases(network(), labelled, **still).history[0].top1)
+
+
 def test_the_order_comes_from_the_seed():
     model = network()
     first, second, third = (
@@ -128,6 +183,17 @@ def test_foreign_and_damaged_checkpoints(tmp_path):
     other.fc.weight.data += 1
     with pytest.raises(ValueError, match="is of another network"):
         decay_biases(other, loader(), **SETTINGS, checkpoint=path)
+    with pytest.raises(ValueError, match="checkpoint is of other data"):
+        decay_biases(
+            model,
+            [images() * 3],
+            **{**SETTINGS, "steps": 3},
+            checkpoint=_stopped_after(2, model, loader(), tmp_path / "b.pt"),
+        )
+    sigmoid = network()
+    sigmoid.relu1 = nn.Sigmoid().eval()
+    with pytest.raises(ValueError, match="is of another network"):
+        decay_biases(sigmoid, loader(), **SETTINGS, checkpoint=path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cannot be read"):
@@ -160,6 +226,10 @@ def test_a_transformer():
         ({"checkpoint_every": -1}, "checkpoint_every is -1"),
         ({"lr": 0}, "lr is 0; expected a positive number"),
         ({"temperature": float("inf")}, "temperature is inf"),
+        ({"lr": "small"}, "lr is 'small'; expected a positive number"),
+        ({"steps": True}, "steps is True"),
+        ({"seed": None}, "seed is None; expected a whole number from 0"),
+        ({"seed": 2**64}, "seed is 18446744073709551616"),
     ],
 )
 def test_wrong_arguments(changed, said):
@@ -176,8 +246,32 @@ def test_wrong_networks_and_data():
         decay_biases(network(), iter(loader()), **SETTINGS)
     with pytest.raises(ValueError, match="gives no batch; expected at least one"):
         decay_biases(network(), [], **SETTINGS)
+    with pytest.raises(TypeError, match="dataloader is a int"):
+        decay_biases(network(), 3, **SETTINGS)
+    for low in (torch.float16, torch.bfloat16):
+        with pytest.raises(ValueError, match=r"the model is in torch\..*float16, where small steps vanish"):
+            decay_biases(network(low), loader(), **SETTINGS)
+    with torch.inference_mode(), pytest.raises(ValueError, match=r"torch\.inference_mode is on"):
+        decay_biases(network(), loader(), **SETTINGS)
+    with pytest.raises(ValueError, match="dataloader has persistent_workers"):
+        decay_biases(network(), Persistent(), **SETTINGS, checkpoint="never.pt")
+    with pytest.raises(ValueError, match=r"no longer finite|the loss is (inf|nan)"):
+        decay_biases(network(torch.float32), loader(dtype=torch.float32), **{**SETTINGS, "lr": 1e36})
     with pytest.raises(ValueError, match="the loss is nan at step 1"):
         decay_biases(network(), [images() * math.nan], **SETTINGS)
+
+
+class Persistent(list):
+    """Looks like a data loader with persistent workers."""
+
+    persistent_workers = True
+
+
+def test_numbers_of_numpy(tmp_path):
+    path = tmp_path / "decay.pt"
+    given = {**SETTINGS, "steps": np.int64(2), "lr": np.float64(1e-2), "seed": np.int64(3)}
+    first = decay_biases(network(), loader(), **given, checkpoint=path).history
+    assert decay_biases(network(), loader(), **given, checkpoint=path).history == first
 
 
 def test_the_plot(tmp_path):

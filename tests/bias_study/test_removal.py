@@ -3,6 +3,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 from torchvision.ops import FrozenBatchNorm2d
 
 from captum_extract_aggregate.bias_study import biases_removed, biases_scaled, remove_biases
@@ -12,6 +13,8 @@ from tests.bias_study.networks import Transformer, images, network
 from tests.networks import CifarResNet20, lively
 from tests.reference import bias_study as reference
 from tests.test_faults import snapshot
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 
 
 def frozen():
@@ -109,8 +112,15 @@ def test_a_shared_bias_is_scaled_once():
         (
             lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 3), "bias", dim=None)),
             ValueError,
-            "parametrised bias",
+            "computed anew",
         ),
+        (lambda: pruned("bias"), ValueError, "prune.remove"),
+        (
+            lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 3), "bias", dim=None)),
+            ValueError,
+            "remove_weight_norm",
+        ),
+        (lambda: nn.Sequential(nn.LazyBatchNorm2d(affine=False)), ValueError, "layer '0' .* has not run yet"),
     ],
 )
 def test_what_cannot_be_removed_is_an_error(make, error, said):
@@ -119,9 +129,53 @@ def test_what_cannot_be_removed_is_an_error(make, error, said):
             use(make())
 
 
-def test_a_scale_that_is_not_finite():
-    with (
-        pytest.raises(ValueError, match="scale is nan; expected a finite number"),
-        biases_scaled(network(), float("nan")),
-    ):
-        pass
+@pytest.mark.parametrize("scale", [float("nan"), "half", None])
+def test_a_scale_that_is_no_finite_number(scale):
+    with pytest.raises(ValueError, match="expected a finite number"):
+        biases_scaled(network(), scale).__enter__()
+
+
+def pruned(part):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 5)).double().eval()
+    prune.random_unstructured(model[1], part, amount=2)
+    with torch.no_grad():
+        model(images(1))  # prunes anew
+    return model
+
+
+def test_a_model_that_cannot_be_copied():
+    model = nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 3)))
+    model(torch.randn(2, 4))  # which leaves a computed weight
+    with pytest.raises(ValueError, match=r"(?s)cannot be copied .* or torch\.nn\.utils\.remove_weight_norm first"):
+        remove_biases(model)
+    with biases_removed(model):
+        torch.testing.assert_close(model(torch.zeros(2, 4)), torch.zeros(2, 3))
+
+
+class OwnLinear(nn.Module):
+    """As some libraries write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 3))
+        self.bias = nn.Parameter(torch.randn(3))
+        self.q_bias = nn.Parameter(torch.randn(3))
+        self.position_bias = nn.Parameter(torch.randn(3))
+        self.register_buffer("bias_mask", torch.ones(3))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias + self.q_bias
+
+
+def test_layers_of_other_libraries_and_scripted_ones():
+    own = OwnLinear()
+    assert list(bias_tensors(own)) == ["bias", "q_bias"]
+    assert list(bias_tensors(nn.LSTM(3, 2))) == ["bias_ih_l0", "bias_hh_l0"]
+    model, x = network(torch.float32), images(2, torch.float32)
+    wanted = remove_biases(model)(x)
+    traced = torch.jit.trace(model, x)
+    before = traced(x)
+    torch.testing.assert_close(remove_biases(traced)(x), wanted)
+    with biases_removed(traced):
+        torch.testing.assert_close(traced(x), wanted)
+    assert torch.equal(traced(x), before)

@@ -37,6 +37,10 @@ def test_several_classes_unknown_ones_and_ties():
     assert hits(scores, torch.tensor([-1, 3]), 2)[1] == 1
     assert hits(scores, None, 1).isnan().all()
     assert hits(scores * math.nan, torch.tensor([0, 0]), 1).isnan().all()
+    tied = torch.tensor([[0.5, 0.7, 0.7, 0.7, 0.5, 0.5]], dtype=torch.float64)
+    for classes in range(6):  # of equal scores the first classes come first
+        for k in (1, 2, 3, 5):
+            assert hits(tied, torch.tensor([classes]), k) == reference.top_k_right(tied[0], {classes}, k)
     for k in (1, 2, 3):
         for classes in ({2, 4}, {0}, {1, 5}):
             there = torch.zeros(1, 6)
@@ -63,13 +67,48 @@ def test_batches_do_not_matter_and_labels_are_optional():
     assert "unknown" in str(second)
 
 
-def test_equal_outputs_have_no_line():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).double().eval()
+@pytest.mark.parametrize("classes", [3, 7])
+def test_equal_outputs_have_no_line(classes):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(432, classes)).double().eval()
     nn.init.zeros_(model[1].weight)
-    nn.init.ones_(model[1].bias)
+    nn.init.constant_(model[1].bias, 0.1)  # whose mean is not exactly 0.1
     report = bias_report(model, loader(labels=False), show_progress=False)
     assert report.correlation.isnan().all()
+    assert report.slope.isnan().all()
     assert "undefined (12 undefined)" in str(report)
+
+
+def seven():
+    """Seven classes, so that the top five are not all."""
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 7)).double().eval()
+
+
+def test_the_top_five_before_and_after():
+    model = seven()
+    torch.nn.init.normal_(model[3].bias, std=3.0)
+    report = bias_report(model, loader(), show_progress=False)
+    f, f0 = model(images()).detach(), reference.without_biases(model)(images()).detach()
+    wanted = [[reference.top_k_right(y[i], {i % 5}, 5) for i in range(12)] for y in (f, f0)]
+    assert report.top5.tolist() == wanted[0]
+    assert report.top5_without.tolist() == wanted[1]
+    assert wanted[0] != wanted[1]
+
+
+def test_images_that_overflow_are_left_out_of_both_sides_and_counted():
+    class Overflows(nn.Module):
+        def forward(self, x):
+            return torch.where(x[:, :1, 0, 0] > 0, x.flatten(1)[:, :7], torch.inf)
+
+    x = images()
+    labels = torch.zeros(12, dtype=torch.long)
+    report = bias_report(seven(), [(x, labels)], Overflows().eval(), show_progress=False)
+    left_out = int((x[:, 0, 0, 0] <= 0).sum())
+    assert 0 < left_out < 12
+    assert int(report.same_decision.isnan().sum()) == left_out
+    assert f"({left_out} images left out: outputs that are not finite)" in str(report)
+    both = report.top1[~report.top1_without.isnan()].mean()
+    assert f"{100 * both:.1f} %" in str(report).splitlines()[2]
 
 
 def test_what_it_prints():
@@ -102,6 +141,7 @@ def test_the_model_comes_back_after_a_fault(stage):
         ((images(2), torch.zeros(2)), TypeError, "labels of torch.float32; expected whole numbers"),
         ((images(2), torch.tensor([0, 5])), ValueError, "the label 5, but the model has 5 classes"),
         ((images(2), torch.zeros(2, 7)), ValueError, "7 labels an image; expected 5"),
+        ((images(2), torch.full((2, 5), 0.2)), ValueError, "expected zeros and ones"),
     ],
 )
 def test_wrong_batches(batch, error, said):
@@ -112,12 +152,16 @@ def test_wrong_batches(batch, error, said):
 def test_other_wrong_uses():
     with pytest.raises(ValueError, match="dataloader gives no batch"):
         bias_report(network(), [], show_progress=False)
-    with pytest.raises(ValueError, match="the model is in train mode; expected eval mode"):
+    with pytest.raises(ValueError, match="model is in train mode; expected eval mode"):
         bias_report(network().train(), loader(), show_progress=False)
     with pytest.raises(TypeError, match="model is a function"):
         bias_report(lambda x: x, loader(), show_progress=False)
     with pytest.raises(ValueError, match="expected class scores, N x classes"):
         bias_report(nn.Conv2d(3, 4, 3).double().eval(), loader(), show_progress=False)
+    with pytest.raises(ValueError, match="without is in train mode; expected eval mode"):
+        bias_report(network(), loader(), network().train(), show_progress=False)
+    with pytest.raises(TypeError, match="dataloader is a NoneType"):
+        bias_report(network(), None, show_progress=False)
     other = nn.Sequential(nn.Flatten(), nn.Linear(432, 3)).double().eval()
     with pytest.raises(ValueError, match="without gives 3 classes, the model 5"):
         bias_report(network(), loader(), other, show_progress=False)

@@ -4,6 +4,7 @@ import torch
 from captum_extract_aggregate.bias_study import input_robustness, remove_biases
 from captum_extract_aggregate.bias_study.robustness import plot_robustness
 from tests.bias_study.networks import images, loader, network
+from tests.bias_study.test_report import seven
 from tests.reference import bias_study as reference
 from tests.test_faults import snapshot
 
@@ -54,15 +55,36 @@ def test_table_and_plot(tmp_path):
     lines = unlabelled.plot().axes[0].get_lines()
     assert [line.get_label() for line in lines] == ["same decision"]
 
+    shifts_only = input_robustness(network(), loader(), [], [0.0, 1.0], show_progress=False).plot()
+    assert shifts_only.axes[1].get_legend() is not None
 
-@pytest.mark.parametrize(("scales", "shifts"), [([], []), ([float("nan")], []), ([1.0], [float("inf")])])
-def test_wrong_changes(scales, shifts):
-    with pytest.raises(ValueError, match="expected finite numbers, at least one"):
+
+def test_the_top_five():
+    model = seven()
+    found = input_robustness(model, loader(), [1.0, -20.0], [], show_progress=False)
+    for row in found.scales:
+        scores = model(images() * row.value).detach()
+        assert row.top5.tolist() == [reference.top_k_right(scores[i], {i % 5}, 5) for i in range(12)]
+    assert found.scales[0].top5.tolist() != found.scales[1].top5.tolist()
+
+
+@pytest.mark.parametrize(
+    ("scales", "shifts", "error"),
+    [
+        ([], [], ValueError),
+        ([float("nan")], [], ValueError),
+        ([1.0], [float("inf")], ValueError),
+        (2.0, [], TypeError),
+        ([1.0], ["a"], TypeError),
+    ],
+)
+def test_wrong_changes(scales, shifts, error):
+    with pytest.raises(error, match="expected"):
         input_robustness(network(), loader(), scales, shifts, show_progress=False)
 
 
 def test_train_mode_is_an_error():
     model = network()
     model.bn.train()
-    with pytest.raises(ValueError, match="its part 'bn' is in train mode"):
+    with pytest.raises(ValueError, match="model's part 'bn' is in train mode"):
         input_robustness(model, loader(), show_progress=False)
