@@ -5,6 +5,7 @@ Source: Grabska-Barwinska, Measuring and improving the quality of visual explana
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCALES = (0.001, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1000.0)
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")  # readable with any colour vision
+_SHOWN = {"top1": "top-1", "same_decision": "same decision"}
 SHIFTS = (-10.0, -3.0, -1.0, -0.3, 0.0, 0.3, 1.0, 3.0, 10.0)
 
 
@@ -68,7 +71,7 @@ class InputRobustness:
         return plot_robustness({"": self})
 
 
-def plot_robustness(found: Mapping[str, InputRobustness]) -> Figure:
+def plot_robustness(found: Mapping[str, InputRobustness], title: str = "") -> Figure:
     """Several networks' robustness, by name, in one figure: `figure.savefig(path)`."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -76,24 +79,18 @@ def plot_robustness(found: Mapping[str, InputRobustness]) -> Figure:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.subplots(1, 2, sharey=True)
-    for name, robustness in found.items():
-        for ax, rows, label in zip(axes, (robustness.scales, robustness.shifts), ("times", "plus")):
+    for (name, robustness), colour in zip(found.items(), itertools.cycle(_COLOURS)):
+        for ax, rows in zip(axes, (robustness.scales, robustness.shifts)):
             rows = sorted(rows, key=lambda row: row.value)
-            values = [row.value for row in rows]
-            for what, marker, columns in (
-                ("top-1", "o-", [row.top1 for row in rows]),
-                ("same decision", "s--", [row.same_decision for row in rows]),
-            ):
-                means = [100 * float(column.nanmean()) for column in columns]
+            for what, style in (("top1", "o-"), ("same_decision", "s--")):
+                means = [100 * float(getattr(row, what).nanmean()) for row in rows]
                 if not all(map(math.isnan, means)):
-                    ax.plot(values, means, marker, markersize=4, label=f"{name}: {what}" if name else what)
-            ax.set_xlabel(f"input {label}")
-            if label == "times" and min(values, default=1) > 0:
-                ax.set_xscale("log")
-            else:
-                ax.set_xscale("symlog", linthresh=min([abs(v) for v in values if v] or [1.0]))
-    axes[0].set_ylabel("% of images")
-    axes[0].set_ylim(0, 102)
+                    label = f"{name}: {_SHOWN[what]}" if name else _SHOWN[what]
+                    ax.plot(range(len(rows)), means, style, color=colour, markersize=4, label=label)
+            ax.set_xticks(range(len(rows)), [f"{row.value:g}" for row in rows], fontsize=8)
+    axes[0].set(xlabel="input times", ylabel="% of images", ylim=(0, 102))
+    axes[1].set_xlabel("input plus")
+    figure.suptitle(title, fontsize=10)
     next(ax for ax in axes if ax.get_lines()).legend(fontsize=7)
     return figure
 

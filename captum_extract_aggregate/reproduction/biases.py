@@ -55,7 +55,7 @@ def told(setting: Setting, n: int, with_robustness: bool, folder: Path | None) -
         parts += [f"{name}:\n{robust}" for name, robust in found.items()]
         if folder is not None:
             path = folder / f"robustness-{setting.name}.png"
-            plot_robustness(found).savefig(path, dpi=80)
+            plot_robustness(found, setting.name).savefig(path, dpi=80)
             parts.append(f"written: {path}")
     return "\n".join(parts)
 
@@ -100,7 +100,7 @@ def robustness(setting: Setting) -> Outcome:
     """Accuracy when the input is scaled or shifted, with and without biases (supplementary Figures 1 and 2)."""
     found = _robustness_of(setting, 3 * setting.sizes["maps"])
     path = setting.folder / f"g20-robustness-{setting.name}.png"
-    plot_robustness(found).savefig(path, dpi=80)
+    plot_robustness(found, setting.name).savefig(path, dpi=80)
     return Outcome(
         [_robustness_table(found)], _robustness_findings(found["with biases"], found["without biases"]), [path]
     )
