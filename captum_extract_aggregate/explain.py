@@ -6,16 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr import attribute_together
 from captum_extract_aggregate.data.images import load_image
 from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.layers import find_layer
+from captum_extract_aggregate.map_rows import maps_by_layer
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.methods import METHODS, check_method, make_method
 from captum_extract_aggregate.stages import default_layers
@@ -64,19 +63,12 @@ def run(request: Request) -> str:
     layers = _layers(request, subject.model, x)
     made = {method: make_method(method, subject.model, list(layers.values())) for method in methods}
     target = _target(request.target, subject.classes, scores[0])
-    maps = attribute_together(made, x, target)
+    rows = maps_by_layer(made, x, target)
     name = _class_name(subject.classes, target)
-    rows = {method: _by_layer(list(layers), of_method) for method, of_method in maps.items()}
     title = f"{request.model}: class {name}, score {scores[0, target]:.2f}"
     figure = grid(_to_picture(x[0], subject), rows, title, boxes)
     figure.savefig(request.output, dpi=150)
     return _report(scores[0], subject.classes, target, layers, request.output)
-
-
-def _by_layer(layers: list[str], maps: Any) -> dict[str, Tensor]:
-    if isinstance(maps, Tensor):
-        return {"all layers": maps[0]}
-    return {layer: m[0] for layer, m in zip(layers, maps)}
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:

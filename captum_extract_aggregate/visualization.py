@@ -1,98 +1,276 @@
-"""Pictures of maps: overlays on the image, in grids of methods and layers."""
+"""Pictures of maps: overlays on the image, and grids of methods, layers, classes or stages of randomisation."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from captum.attr import LayerAttribution
+from captum.attr import visualization as captums
 from torch import Tensor
+
+from captum_extract_aggregate.messages import unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_POSITIVE, _SIGNED = "inferno", "PuOr_r"  # both readable with any colour vision
+# Readable with any colour vision: from dark to bright, or purple against and orange for the class.
+COLOURS = {"all": "PuOr_r", "positive": "inferno", "negative": "inferno", "absolute_value": "inferno"}
+SCALINGS = {
+    "map": "each map is scaled by its own largest magnitude",
+    "row": "the maps of a row share one scale",
+    "column": "the maps of a column share one scale",
+    "all": "all maps share one scale",
+}
 _CELL = 2.1  # inches
+Rows: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 
 
-def overlay(axes: Axes, image: Tensor, map_: Tensor, signed: bool | None = None, alpha: float = 0.65) -> None:
-    """Draws a map over its image, scaled by its own largest magnitude.
+def overlay(
+    axes: Axes,
+    image: Tensor,
+    map_: Tensor,
+    sign: str | None = None,
+    scale: float | None = None,
+    outlier_perc: float = 0,
+    alpha: float = 0.65,
+    cmap: Any = None,
+) -> None:
+    """Draws a map over its image, by Captum's `visualize_image_attr`, but for any map: of zeros, of one sign, with NaN.
 
     Args:
         axes: matplotlib axes to draw on.
-        image: `3 x H x W` in [0, 1].
-        map_: `1 x h x w` or `h x w` at any resolution, upsampled bilinearly.
-        signed: use the diverging colour map centred at 0 (purple against, orange for the class) rather than one from
-            dark (0) to bright; None: if the map has negative values.
+        image: `3 x H x W` (or `1 x H x W`) in [0, 1].
+        map_: `1 x h x w`, `h x w`, or `K x h x w`, whose channels are summed (as Captum does), at any resolution:
+            it is upsampled bilinearly.
+        sign: what is shown: `"all"`, `"positive"`, `"negative"` or `"absolute_value"`, as in Captum; None: `"all"` if
+            the map has negative values, else `"positive"`.
+        scale: the magnitude at the end of the colours; None: the map's own (`scale_of`).
+        outlier_perc: how much of the map's sum lies beyond the end of the colours, as in Captum (whose default is 2).
         alpha: opacity of the map.
+        cmap: a matplotlib colour map; None: `COLOURS[sign]`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+
+    Example:
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> from captum_extract_aggregate.visualization import overlay
+        >>> axes = Figure().subplots()
+        >>> overlay(axes, torch.rand(3, 8, 8), torch.zeros(1, 2, 2))  # which Captum refuses
+        >>> axes.images[-1].get_array().shape
+        (8, 8)
     """
-    height, width = image.shape[-2:]
-    values = map_.detach().float().cpu().reshape(1, 1, *map_.shape[-2:])
-    values = LayerAttribution.interpolate(values, (height, width), "bilinear")[0, 0]
-    largest = values.abs().max().item()
-    top = largest if largest > 0 and largest < float("inf") else 1.0  # also of a zero map, or one of NaN
-    signed = _is_signed(map_) if signed is None else signed
-    axes.imshow(_pixels(image).mean(-1), cmap="gray", vmin=0, vmax=1)
-    axes.imshow(
-        values.numpy(), cmap=_SIGNED if signed else _POSITIVE, vmin=-top if signed else 0, vmax=top, alpha=alpha
+    picture = _pixels(image)
+    sign = _sign_of(map_) if sign is None else _checked_sign(sign)
+    values = _shown(_at_size(map_, picture.shape[:2]), sign)
+    end = scale_of([map_], sign, outlier_perc) if scale is None else float(scale)
+    end = end if math.isfinite(end) and end > 0 else 1.0
+    captums.visualize_image_attr(
+        np.ones((*values.shape, 1)),  # the values follow: of some Captum makes none
+        picture,
+        "blended_heat_map",
+        "all" if sign == "all" else "absolute_value",
+        (axes.figure, axes),
+        outlier_perc=0,
+        cmap=cmap or COLOURS[sign],
+        alpha_overlay=alpha,
+        use_pyplot=False,
     )
+    ground, drawn = axes.images[-2:]
+    ground.set_clim(0, 255 if ground.get_array().max() > 1 else 1)  # type: ignore[union-attr]
+    drawn.set_data(values)
+    drawn.set_clim(-end if sign == "all" else 0, end)
     axes.set_axis_off()
 
 
+def scale_of(maps: Iterable[Tensor], sign: str = "all", outlier_perc: float = 0) -> float:
+    """The largest magnitude of the maps, or the one beyond which `outlier_perc` percent of their sum lie; 0 for none.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.visualization import scale_of
+        >>> scale_of([torch.tensor([[1.0, -3.0]]), torch.tensor([[2.0, 0.5]])])
+        3.0
+    """
+    if not 0 <= outlier_perc < 100:
+        raise ValueError(f"outlier_perc is {outlier_perc!r}; expected a percentage from 0, below 100")
+    shown = [np.abs(_shown(_plane(m).double().cpu().numpy(), sign)).ravel() for m in maps]
+    values = np.sort(np.concatenate([v[np.isfinite(v)] for v in shown]) if shown else np.zeros(0))
+    if not values.size:
+        return 0.0
+    sums = np.cumsum(values)
+    return (
+        float(values[np.searchsorted(sums, sums[-1] * (1 - outlier_perc / 100))]) if outlier_perc else float(values[-1])
+    )
+
+
 def grid(
-    image: Tensor, maps: Mapping[str, Mapping[str, Tensor]], title: str = "", boxes: Tensor | None = None
+    image: Tensor | Mapping[str, Tensor],
+    maps: Rows,
+    title: str = "",
+    boxes: Tensor | None = None,
+    scaling: str = "map",
+    sign: str | None = None,
+    outlier_perc: float = 0,
+    alpha: float = 0.65,
 ) -> Figure:
-    """One overlay per method and layer, beside the image; returns the matplotlib figure (`figure.savefig(path)`).
+    """One overlay per row and column, beside the image; how the maps are scaled is written below them.
 
     Args:
-        image: `3 x H x W` in [0, 1].
-        maps: by row (method) and column (layer), each `1 x h x w` or `h x w`; a row may lack columns.
+        image: `3 x H x W` in [0, 1]; or one for each row, by the row's name.
+        maps: by row and column, each `1 x h x w`, `h x w` or `K x h x w`; a row may lack columns. See
+            `maps_by_layer`, `maps_by_class` and `maps_by_stage` of `captum_extract_aggregate.map_rows`.
         title: above all, such as the class and its score.
         boxes: `D x 4` rectangles `x0, y0, x1, y1` to draw on the image.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+        scaling: which maps share one scale: `"map"` (none), `"row"`, `"column"` or `"all"`.
+        sign, outlier_perc, alpha: as for `overlay`; sign None: for each row, `"all"` if one of its maps has
+            negative values, else `"positive"`.
 
-    columns = list(dict.fromkeys(column for by_layer in maps.values() for column in by_layer))
-    rows = len(maps)
-    figure = Figure(figsize=(_CELL * (len(columns) + 1) + 0.4, _CELL * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    cells: Any = figure.subplots(rows, len(columns) + 1, squeeze=False)
-    for row, (method, by_layer) in enumerate(maps.items()):
-        signed = any(map(_is_signed, by_layer.values()))
-        first = cells[row][0]
-        first.set_axis_off()
-        if row == 0:
-            first.imshow(_pixels(image))
-            first.set_title("input", fontsize=9)
-            _draw_boxes(first, boxes)
-        for column, name in enumerate(columns, start=1):
-            if name in by_layer:
-                overlay(cells[row][column], image, by_layer[name], signed)
-            cells[row][column].set_axis_off()
-            if row == 0:
-                cells[row][column].set_title(_wrapped(name), fontsize=9)
-        cells[row][1].text(
-            -0.06, 0.5, method, transform=cells[row][1].transAxes, rotation=90, ha="right", va="center", fontsize=9
+    Returns:
+        The matplotlib figure: `figure.savefig(path)`; a notebook shows it.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.map_rows import maps_by_layer
+        >>> from captum_extract_aggregate.visualization import grid
+        >>> model, x = cea.load_scene_model("vgg"), cea.DigitScenes(1)[0][0][None]
+        >>> methods = {"NormGrad": cea.NormGrad(model, ["features.8", "features.18"])}
+        >>> figure = grid(x[0], maps_by_layer(methods, x, target=3), "class 3")
+        >>> [axes.get_title() for axes in figure.axes]
+        ['input', 'features.8', 'features.18']
+    """
+    if scaling not in SCALINGS:
+        raise ValueError(unknown_name("scaling", scaling, SCALINGS))
+    if not maps or not all(isinstance(row, Mapping) and row for row in maps.values()):
+        raise ValueError(
+            "maps is empty or no mapping of mappings; expected maps by row and column: {row: {column: map}}"
         )
+    columns = list(dict.fromkeys(column for row in maps.values() for column in row))
+    signs = {
+        row: sign or ("all" if any(_is_signed(m) for m in own.values()) else "positive") for row, own in maps.items()
+    }
+    images = image if isinstance(image, Mapping) else dict.fromkeys(maps, image)
+    figure, cells = _cells(len(maps), len(columns) + 1)
+    for i, (row, own) in enumerate(maps.items()):
+        _draw_input(cells[i][0], images, row, i == 0, boxes)
+        for column, axes in zip(columns, cells[i][1:]):
+            axes.set_axis_off()
+            if column in own:
+                group = _sharing(maps, row, column, scaling)
+                overlay(
+                    axes, images[row], own[column], signs[row], scale_of(group, signs[row], outlier_perc), alpha=alpha
+                )
+            if i == 0:
+                axes.set_title(_wrapped(column), fontsize=9)
+        _label(cells[i][1], row)
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel(
-        "each map is scaled by its own largest magnitude; dark to bright: 0 to largest; "
-        "signed maps: purple against, orange for the class",
-        fontsize=7,
-    )
+    figure.supxlabel(f"{SCALINGS[scaling]}; {_legend(set(signs.values()))}", fontsize=7)
     return figure
 
 
-def _pixels(image: Tensor) -> np.ndarray:
-    return image.detach().float().cpu().permute(1, 2, 0).clamp(0, 1).numpy()
+def _sharing(maps: Rows, row: str, column: str, scaling: str) -> list[Tensor]:
+    """The maps that one map shares its scale with, itself included."""
+    return [
+        m
+        for r, own in maps.items()
+        for c, m in own.items()
+        if (r == row or scaling in ("column", "all")) and (c == column or scaling in ("row", "all"))
+    ]
+
+
+def _legend(signs: set[str]) -> str:
+    """What the colours mean."""
+    parts = []
+    if signs - {"all"}:
+        parts.append("dark to bright: 0 to largest")
+    if "all" in signs:
+        parts.append("signed maps: purple against, orange for the class")
+    return "; ".join(parts)
+
+
+# --- Values ----------------------------------------------------------------------------------------------------------
+
+
+def _plane(map_: Tensor) -> Tensor:
+    """`h x w`, channels summed."""
+    if not isinstance(map_, Tensor) or map_.ndim not in (2, 3):
+        got = f"a tensor {tuple(map_.shape)}" if isinstance(map_, Tensor) else f"a {type(map_).__name__}"
+        raise TypeError(f"a map is {got}; expected one example's, 1 x h x w, h x w or K x h x w (maps[0], say)")
+    values = map_.detach().float()
+    return values.sum(0) if values.ndim == 3 else values
+
+
+def _at_size(map_: Tensor, size: tuple[int, int]) -> np.ndarray:
+    values = LayerAttribution.interpolate(_plane(map_)[None, None], size, "bilinear")[0, 0]
+    return np.where(np.isfinite(values := values.cpu().numpy()), values, np.nan)
+
+
+def _shown(values: np.ndarray, sign: str) -> np.ndarray:
+    """What is left of a map for a sign."""
+    if sign == "positive":
+        return np.maximum(values, 0)
+    if sign == "negative":
+        return np.maximum(-values, 0)
+    return np.abs(values) if sign == "absolute_value" else values
+
+
+def _checked_sign(sign: str) -> str:
+    if sign not in COLOURS:
+        raise ValueError(unknown_name("sign", sign, COLOURS))
+    return sign
+
+
+def _sign_of(map_: Tensor) -> str:
+    return "all" if _is_signed(map_) else "positive"
 
 
 def _is_signed(map_: Tensor) -> bool:
-    return bool((map_ < 0).any())
+    return bool((_plane(map_) < 0).any())
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    """`H x W x 3` from 0 to 1."""
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
+        got = f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+        raise TypeError(f"image is {got}; expected one image, 3 x H x W in [0, 1]")
+    return image.detach().float().cpu().expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
+
+
+# --- Drawing ---------------------------------------------------------------------------------------------------------
+
+
+def _cells(rows: int, columns: int) -> tuple[Figure, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_CELL * columns + 0.4, _CELL * rows + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _draw_input(axes: Axes, images: Mapping[str, Tensor], row: str, is_first: bool, boxes: Tensor | None) -> None:
+    """The image of a row, unless it is the one above."""
+    axes.set_axis_off()
+    if row not in images:
+        raise ValueError(unknown_name("image of the row", row, images))
+    if is_first or len({id(image) for image in images.values()}) > 1:
+        axes.imshow(_pixels(images[row]))
+    if is_first:
+        axes.set_title("input", fontsize=9)
+        _draw_boxes(axes, boxes)
+
+
+def _label(axes: Axes, row: str) -> None:
+    axes.text(-0.06, 0.5, row, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=9)
 
 
 def _wrapped(name: str) -> str:

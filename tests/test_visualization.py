@@ -3,34 +3,110 @@
 import numpy as np
 import pytest
 import torch
+from captum.attr import visualization as captums
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
-from captum_extract_aggregate.visualization import grid
+from captum_extract_aggregate.visualization import COLOURS, SCALINGS, grid, overlay, scale_of
 
 IMAGE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
+MAPS = {
+    "coarse": torch.rand(1, 3, 4),
+    "fine": torch.rand(24, 32),
+    "channels": torch.randn(3, 24, 32),
+    "negative": -torch.rand(1, 3, 4),
+    "half": torch.randn(1, 3, 4).half(),
+    "bfloat16": torch.randn(1, 3, 4).bfloat16(),
+    "integers": torch.arange(12).reshape(1, 3, 4),
+    "zeros": torch.zeros(1, 3, 4),
+    "ones": torch.ones(1, 3, 4),
+    "nan": torch.full((1, 3, 4), torch.nan),
+    "one nan": torch.tensor([[[0.0, 1.0], [torch.nan, -1.0]]]),
+    "infinite": torch.full((1, 3, 4), torch.inf),
+    "tiny": torch.rand(1, 3, 4) * 1e-30,
+    "huge": torch.rand(1, 3, 4) * 1e30,
+    "single": torch.rand(1, 1, 1),
+}
 
 
 def pixels(figure):
-    figure.canvas.draw()
+    FigureCanvasAgg(figure).draw()
     return np.asarray(figure.canvas.buffer_rgba())
 
 
-@pytest.mark.parametrize(
-    "map_",
-    [
-        torch.rand(1, 3, 4),
-        torch.rand(24, 32),
-        -torch.rand(1, 3, 4),
-        torch.randn(1, 3, 4).half(),
-        torch.zeros(1, 3, 4),
-        torch.ones(1, 3, 4),
-        torch.full((1, 3, 4), torch.nan),
-        torch.full((1, 3, 4), torch.inf),
-        torch.rand(1, 3, 4) * 1e-30,
-    ],
-)
-def test_any_map_makes_a_picture(map_):
-    figure = grid(IMAGE, {"method": {"layer": map_}}, "title")
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.filterwarnings("error")
+def test_any_map_makes_a_picture(name, scaling):
+    figure = grid(IMAGE, {"method": {"layer": MAPS[name]}}, "title", scaling=scaling)
     assert pixels(figure).std() > 1
+
+
+@pytest.mark.parametrize("sign", COLOURS)
+@pytest.mark.parametrize("name", ["zeros", "ones", "negative", "nan", "channels"])
+def test_any_sign_of_any_map(name, sign):
+    axes = Figure().subplots()
+    overlay(axes, IMAGE, MAPS[name], sign=sign, outlier_perc=2)
+    assert pixels(axes.figure).std() > 1
+    low, high = axes.images[-1].get_clim()
+    assert high > 0
+    assert low == (-high if sign == "all" else 0)
+
+
+def test_captum_dies_on_maps_that_are_drawn_here():
+    picture = IMAGE.permute(1, 2, 0).numpy()
+    for map_, sign in ((np.zeros((24, 32, 1)), "all"), (-np.ones((24, 32, 1)), "positive")):
+        with pytest.raises((AssertionError, IndexError)):
+            captums.visualize_image_attr(map_, picture, "blended_heat_map", sign, use_pyplot=False)
+        overlay(Figure().subplots(), IMAGE, torch.from_numpy(map_[..., 0]), sign=sign)
+
+
+@pytest.mark.parametrize("sign", COLOURS)
+@pytest.mark.parametrize("outlier_perc", [0, 2, 20])
+def test_what_captum_draws_is_drawn_alike(sign, outlier_perc):
+    """The same pixels, for a map that Captum can draw and the same colour map."""
+    map_ = torch.randn(24, 32, generator=torch.Generator().manual_seed(2))
+    ours, theirs = Figure(figsize=(3, 3)), Figure(figsize=(3, 3))
+    overlay(ours.subplots(), IMAGE, map_, sign, outlier_perc=outlier_perc, alpha=0.5, cmap="viridis")
+    captums.visualize_image_attr(
+        map_[..., None].numpy(),
+        IMAGE.permute(1, 2, 0).numpy(),
+        "blended_heat_map",
+        sign,
+        (theirs, theirs.subplots()),
+        outlier_perc,
+        "viridis",
+        0.5,
+        use_pyplot=False,
+    )
+    for figure in (ours, theirs):
+        figure.axes[0].set_axis_off()
+        figure.axes[0].images[0].set_clim(0, 255)  # Captum stretches the contrast of the image
+    first, second = ours.axes[0].images[-1], theirs.axes[0].images[-1]
+    shown = [i.to_rgba(i.get_array(), bytes=True).astype(int) for i in (first, second)]
+    assert np.abs(shown[0] - shown[1]).max() <= 1
+    assert np.abs(pixels(ours).astype(int) - pixels(theirs)).max() <= 2
+
+
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40), st.floats(0, 99))
+def test_scale_is_a_magnitude_of_the_map_and_falls_with_outliers(values, percent):
+    map_ = torch.tensor(values)[None]
+    largest = scale_of([map_])
+    assert largest == map_.abs().max()
+    assert 0 <= scale_of([map_], outlier_perc=percent) <= largest
+
+
+def test_scales_of_outliers_and_several_maps():
+    map_ = torch.tensor([[1.0, 1.0, 1.0, 97.0]])
+    assert scale_of([map_], outlier_perc=97.5) == 1
+    assert scale_of([map_], outlier_perc=50) == 97
+    assert scale_of([map_, -2 * map_]) == 194
+    assert scale_of([map_, -2 * map_], "positive") == 97
+    assert scale_of([]) == 0
+    with pytest.raises(ValueError, match="outlier_perc is 100; expected a percentage"):
+        scale_of([map_], outlier_perc=100)
 
 
 def test_rows_and_columns_are_where_they_are_named():
@@ -49,7 +125,49 @@ def test_rows_and_columns_are_where_they_are_named():
     assert [t.get_text() for a in axes for t in a.texts] == ["first", "second"]
     assert len(axes[0].patches) == 1
     maps = [a.images[-1] for a in (axes[1], axes[2], axes[4], axes[5])]
-    assert [m.get_cmap().name for m in maps] == ["inferno", "inferno", "PuOr_r", "PuOr_r"]  # one scale per row
+    assert [m.get_cmap().name for m in maps] == ["inferno", "inferno", "PuOr_r", "PuOr_r"]  # one kind of scale per row
     assert [m.get_array().argmax() for m in maps[:2]] == [0, 0]
     assert maps[2].get_array().argmin() == 0
     assert maps[2].get_clim() == (-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "ends"),
+    [("map", [1, 2, 4, 8]), ("row", [2, 2, 8, 8]), ("column", [4, 8, 4, 8]), ("all", [8, 8, 8, 8])],
+)
+def test_what_shares_a_scale_and_that_it_is_said(scaling, ends):
+    one = torch.ones(1, 2, 2)
+    figure = grid(IMAGE, {"a": {"x": one, "y": 2 * one}, "b": {"x": 4 * one, "y": 8 * one}}, scaling=scaling)
+    assert [figure.axes[i].images[-1].get_clim()[1] for i in (1, 2, 4, 5)] == ends
+    assert SCALINGS[scaling] in figure._supxlabel.get_text()
+
+
+def test_an_image_for_each_row():
+    other = torch.zeros(1, 10, 10)
+    figure = grid({"a": IMAGE, "b": other}, {"a": {"x": MAPS["fine"]}, "b": {"x": MAPS["coarse"]}})
+    assert figure.axes[0].images[0].get_array().shape == (24, 32, 3)
+    assert figure.axes[2].images[0].get_array().shape == (10, 10, 3)
+    assert figure.axes[3].images[-1].get_array().shape == (10, 10)
+
+
+def test_rows_may_lack_columns():
+    figure = grid(IMAGE, {"a": {"x": MAPS["fine"]}, "b": {"y": MAPS["coarse"]}})
+    assert [len(figure.axes[i].images) for i in (1, 2, 4, 5)] == [2, 0, 0, 2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ((IMAGE, {}), ValueError, "maps is empty"),
+        ((IMAGE, {"a": torch.rand(2, 2)}), ValueError, "expected maps by row and column"),
+        ((IMAGE[None], {"a": {"x": torch.rand(2, 2)}}), TypeError, r"image is a tensor \(1, 3, 24, 32\)"),
+        (({"b": IMAGE}, {"a": {"x": torch.rand(2, 2)}}), ValueError, "image of the row is 'a'"),
+        ((IMAGE, {"a": {"x": torch.rand(1, 1, 2, 2)}}), TypeError, r"a map is a tensor \(1, 1, 2, 2\)"),
+        ((IMAGE, {"a": {"x": "map"}}), TypeError, "a map is a str"),
+        ((IMAGE, {"a": {"x": torch.rand(2, 2)}}, "", None, "rows"), ValueError, "did you mean 'row'"),
+        ((IMAGE, {"a": {"x": torch.rand(2, 2)}}, "", None, "row", "positiv"), ValueError, "did you mean 'positive'"),
+    ],
+)
+def test_wrong_uses(arguments, error, said):
+    with pytest.raises(error, match=said):
+        grid(*arguments)

@@ -221,7 +221,7 @@ def _overlaid(picture: Tensor, map_: Tensor, signed: bool) -> Image.Image:
     figure = Figure(figsize=(width / 100, height / 100), dpi=100)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    overlay(axes, picture, map_, signed)
+    overlay(axes, picture, map_, "all" if signed else "positive")
     axes.set_aspect("auto")  # the rounded size, to its last pixel
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")

@@ -1,0 +1,153 @@
+"""Maps by row and column for `visualization.grid`: methods by layers, classes by methods, methods by stages."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from captum.attr import Attribution
+from torch import Tensor, nn
+
+from captum_extract_aggregate.attr import attribute_together_per_target
+from captum_extract_aggregate.layers import find_layer, model_of
+from captum_extract_aggregate.metrics.randomization import find_stages, randomized
+from captum_extract_aggregate.targets import Target
+
+Methods = Mapping[str, Attribution]
+Rows = dict[str, dict[str, Tensor]]
+
+
+def maps_by_layer(methods: Methods, inputs: Tensor, target: Target = None) -> Rows:
+    """A row for each method, a column for each of its layers.
+
+    Args:
+        methods: attribution objects by name, ours or Captum's; ours share one pass.
+        inputs: one image, `1 x C x H x W`.
+        target: as for `attribute`.
+
+    Returns:
+        Maps by method and layer. The column of a method that makes one map of several layers is "all layers", that
+        of a map of the input "input".
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.map_rows import maps_by_layer
+        >>> model, x = cea.load_scene_model("vgg"), cea.DigitScenes(1)[0][0][None]
+        >>> methods = {"NormGrad": cea.NormGrad(model, ["features.8", "features.18"]), "FullGrad": cea.FullGrad(model)}
+        >>> {row: list(maps) for row, maps in maps_by_layer(methods, x, 3).items()}
+        {'NormGrad': ['features.8', 'features.18'], 'FullGrad': ['all layers']}
+    """
+    (found,) = attribute_together_per_target(methods, _one(inputs), [target])
+    return {name: _columns(methods[name], maps) for name, maps in found.items()}
+
+
+def maps_by_class(methods: Methods, inputs: Tensor, targets: Mapping[str, Target]) -> Rows:
+    """A row for each class, a column for each method (and layer, where a method has several).
+
+    Args:
+        methods, inputs: as for `maps_by_layer`.
+        targets: the classes by the name of their row, such as `{"cat, score 7.1": 281}`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.map_rows import maps_by_class
+        >>> model, x = cea.load_scene_model("vgg"), cea.DigitScenes(1)[0][0][None]
+        >>> rows = maps_by_class({"NormGrad": cea.NormGrad(model, "features.18")}, x, {"three": 3, "seven": 7})
+        >>> {row: list(maps) for row, maps in rows.items()}
+        {'three': ['NormGrad'], 'seven': ['NormGrad']}
+    """
+    found = attribute_together_per_target(methods, _one(inputs), list(targets.values()))
+    return {row: _flat(methods, maps) for row, maps in zip(targets, found)}
+
+
+def maps_by_stage(
+    methods: Methods,
+    model: nn.Module,
+    inputs: Tensor,
+    target: Target = None,
+    layers: Sequence[Any] | None = None,
+    order: str = "cascading",
+    init: Any = "normal",
+    seed: int = 0,
+) -> Rows:
+    """A row for each method (and layer), a column for each stage of the network's randomisation.
+
+    Args:
+        methods, inputs, target: as for `maps_by_layer`.
+        model, layers, order, init, seed: as for `metrics.parameter_randomization`; the model comes back as it was.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.map_rows import maps_by_stage
+        >>> model, x = cea.load_scene_model("vgg"), cea.DigitScenes(1)[0][0][None]
+        >>> methods = {"NormGrad": cea.NormGrad(model, "features.18")}
+        >>> list(maps_by_stage(methods, model, x, 3, layers=["features.15", "features.10"])["NormGrad"])
+        ['as trained', 'features.15', 'features.10']
+    """
+    x = _one(inputs)
+    stages = find_stages(model, layers, (x,), ())
+    columns = {"as trained": _flat(methods, attribute_together_per_target(methods, x, [target])[0])}
+    with contextlib.closing(randomized(model, stages, order, init, 1, seed)) as states:
+        for _, i in states:
+            columns[stages[i][0]] = _flat(methods, attribute_together_per_target(methods, x, [target])[0])
+    return {row: {stage: maps[row] for stage, maps in columns.items()} for row in columns["as trained"]}
+
+
+def class_title(scores: Tensor, target: int, classes: Sequence[str] = ()) -> str:
+    """What to call a class in a picture: its name (or number) and score.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.map_rows import class_title
+        >>> class_title(torch.tensor([0.5, 7.25]), 1, ["cat", "dog"])
+        'dog, score 7.25'
+    """
+    name = classes[target] if target < len(classes) else f"class {target}"
+    return f"{name}, score {float(scores.flatten()[target]):.2f}"
+
+
+def _one(inputs: Any) -> Tensor:
+    if not isinstance(inputs, Tensor) or inputs.ndim < 3 or len(inputs) != 1:
+        got = f"a tensor {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
+        raise TypeError(f"inputs is {got}; expected one image, 1 x C x H x W (x[:1], say)")
+    return inputs
+
+
+def _columns(method: Attribution, maps: Any) -> dict[str, Tensor]:
+    """One example's maps by the names of the method's layers."""
+    if isinstance(maps, list):
+        names = _names(method)
+        return {name: _single(m)[0] for name, m in zip(names, maps)}
+    return {_only_name(method): _single(maps)[0]}
+
+
+def _flat(methods: Methods, found: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All methods' maps under one name each."""
+    flat: dict[str, Tensor] = {}
+    for name, maps in found.items():
+        columns = _columns(methods[name], maps)
+        flat.update({name if len(columns) == 1 else f"{name}, {layer}": m for layer, m in columns.items()})
+    return flat
+
+
+def _single(maps: Any) -> Tensor:
+    """The map of the first input, or of a layer's first output."""
+    return maps[0] if isinstance(maps, tuple) else maps
+
+
+def _names(method: Attribution) -> list[str]:
+    layers = getattr(method, "layer", None)
+    layers = layers if isinstance(layers, (list, tuple)) else [layers]
+    return [_name(method, layer) for layer in layers]
+
+
+def _only_name(method: Attribution) -> str:
+    names = _names(method)
+    return names[0] if len(names) == 1 else "all layers"
+
+
+def _name(method: Attribution, layer: Any) -> str:
+    module, model = find_layer(layer, method.forward_func), model_of(method.forward_func)
+    names = {m: name for name, m in model.named_modules()} if model is not None else {}
+    return "input" if module is None else names.get(module) or type(module).__name__
