@@ -74,13 +74,21 @@ def explain(
     mean: Annotated[str, typer.Option(help="Channel means subtracted from [0, 1] values; one number or three.")] = "",
     std: Annotated[str, typer.Option(help="Channel deviations that divide them; one number or three.")] = "",
     seed: Annotated[int, typer.Option(help="Which embedded scene.")] = 0,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Also an interactive page: choose method, layer and one of the highest classes. One file."),
+    ] = None,
 ) -> None:
     """Draw a grid of saliency maps, methods by layers, for one picture and one class."""
     from captum_extract_aggregate.explain import Request, run
 
     with _clear_errors():
         typer.echo(
-            run(Request(image, model, weights, layers, methods, target, output, class_names, size, mean, std, seed))
+            run(
+                Request(
+                    image, model, weights, layers, methods, target, output, class_names, size, mean, std, seed, html
+                )
+            )
         )
 
 

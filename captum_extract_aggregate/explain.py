@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.data.images import load_image
 from captum_extract_aggregate.data.scenes import DigitScenes
+from captum_extract_aggregate.explain_page import write_page
 from captum_extract_aggregate.layers import find_layer
-from captum_extract_aggregate.map_rows import maps_by_layer
+from captum_extract_aggregate.map_rows import maps_by_target
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.methods import METHODS, check_method, make_method
 from captum_extract_aggregate.stages import default_layers
@@ -42,14 +43,18 @@ class Request:
     mean: str = ""
     std: str = ""
     seed: int = 0
+    html: Path | None = None
 
 
 def run(request: Request) -> str:
     """Makes the picture and returns what to tell the user. Raises ValueError or TypeError with one clear line."""
     if request.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp"):
         raise ValueError(f"output is {str(request.output)!r}; expected a .png, .pdf, .svg, .jpg or .webp file")
-    if not request.output.absolute().parent.is_dir():
-        raise ValueError(f"output is {str(request.output)!r}, but the folder {request.output.parent} does not exist")
+    if request.html is not None and request.html.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"html is {str(request.html)!r}; expected a .html file")
+    for what, path in (("output", request.output), ("html", request.html)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ValueError(f"{what} is {str(path)!r}, but the folder {path.parent} does not exist")
     methods = _split(request.methods)
     if not methods:
         raise ValueError(f"methods is {request.methods!r}; expected at least one of {', '.join(METHODS)}")
@@ -63,12 +68,18 @@ def run(request: Request) -> str:
     layers = _layers(request, subject.model, x)
     made = {method: make_method(method, subject.model, list(layers.values())) for method in methods}
     target = _target(request.target, subject.classes, scores[0])
-    rows = maps_by_layer(made, x, target)
+    shown = [target, *(int(i) for i in scores[0].topk(min(5, scores.shape[1])).indices if int(i) != target)]
+    maps = maps_by_target(made, x, shown if request.html is not None else [target])
     name = _class_name(subject.classes, target)
     title = f"{request.model}: class {name}, score {scores[0, target]:.2f}"
-    figure = grid(_to_picture(x[0], subject), rows, title, boxes)
-    figure.savefig(request.output, dpi=150)
-    return _report(scores[0], subject.classes, target, layers, request.output)
+    picture = _to_picture(x[0], subject)
+    grid(picture, maps[0], title, boxes).savefig(request.output, dpi=150)
+    report = _report(scores[0], subject.classes, target, layers, request.output)
+    if request.html is None:
+        return report
+    names = [_class_name(subject.classes, i) for i in shown]
+    write_page(request.html, f"Saliency maps of {request.model}", picture, maps, names, scores[0, shown].tolist())
+    return f"{report}\npage written to {request.html}"
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:

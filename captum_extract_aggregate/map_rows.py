@@ -38,8 +38,21 @@ def maps_by_layer(methods: Methods, inputs: Tensor, target: Target = None) -> Ro
         >>> {row: list(maps) for row, maps in maps_by_layer(methods, x, 3).items()}
         {'NormGrad': ['features.8', 'features.18'], 'FullGrad': ['all layers']}
     """
-    (found,) = attribute_together_per_target(methods, _one(inputs), [target])
-    return {name: _columns(methods[name], maps) for name, maps in found.items()}
+    return maps_by_target(methods, inputs, [target])[0]
+
+
+def maps_by_target(methods: Methods, inputs: Tensor, targets: Sequence[Target]) -> list[Rows]:
+    """What `maps_by_layer` gives for each of several targets, still from one forward.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.map_rows import maps_by_target
+        >>> model, x = cea.load_scene_model("vgg"), cea.DigitScenes(1)[0][0][None]
+        >>> len(maps_by_target({"NormGrad": cea.NormGrad(model, "features.18")}, x, [3, 7]))
+        2
+    """
+    found = attribute_together_per_target(methods, _one(inputs), list(targets))
+    return [{name: _columns(methods[name], maps) for name, maps in own.items()} for own in found]
 
 
 def maps_by_class(methods: Methods, inputs: Tensor, targets: Mapping[str, Target]) -> Rows:

@@ -1,0 +1,90 @@
+"""Maps of one picture as a self-contained interactive page: choose method, layer and class; works without a network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from captum_extract_aggregate.visualization import COLOURS, scale_of
+
+# By class, method and layer: each one example's map, 1 x h x w.
+MapsByClass = Sequence[Mapping[str, Mapping[str, Tensor]]]
+
+
+def write_page(
+    path: Path, title: str, picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: Sequence[float]
+) -> None:
+    """Writes the page; it opens with the first class.
+
+    Args:
+        path: an .html file.
+        title: above all.
+        picture: `3 x H x W` in [0, 1].
+        maps: for each class what `maps_by_layer` gives.
+        classes, scores: the name and score of each class.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from captum_extract_aggregate.explain_page import write_page
+        >>> path = Path(tempfile.mkdtemp()) / "maps.html"
+        >>> maps = [{"NormGrad": {"layer4": torch.rand(1, 2, 2)}}]
+        >>> write_page(path, "a title", torch.rand(3, 8, 8), maps, ["cat"], [7.1])
+        >>> "NormGrad" in path.read_text()
+        True
+    """
+    methods = []
+    for name, layers in maps[0].items():
+        signed = any(bool((own[name][layer] < 0).any()) for own in maps for layer in layers)
+        content = {layer: [_map(own[name][layer]) for own in maps] for layer in layers}
+        methods.append({"name": name, "signed": signed, "layers": content})
+    data = {
+        "title": title,
+        "picture": _picture(picture),
+        "classes": [{"name": name, "score": f"{score:.2f}"} for name, score in zip(classes, scores)],
+        "methods": methods,
+        "colours": {"signed": _colours(COLOURS["all"]), "positive": _colours(COLOURS["positive"])},
+    }
+    template = files("captum_extract_aggregate").joinpath("explain.html").read_text(encoding="utf-8")
+    text = json.dumps(data).replace("<", "\\u003c")  # no name ends the script
+    path.write_text(template.replace("@DATA@", text), encoding="utf-8")
+
+
+def _map(map_: Tensor) -> dict[str, Any]:
+    """Eight bits a position: shares of the largest magnitude."""
+    values = map_.detach().double().cpu().sum(0).numpy()
+    scale = scale_of([map_])
+    shares = np.nan_to_num(values / scale, nan=0, posinf=0, neginf=0) if scale > 0 else np.zeros_like(values)
+    return {
+        "height": values.shape[0],
+        "width": values.shape[1],
+        "scale": scale if math.isfinite(scale) else 0,
+        "undefined": not np.isfinite(values).all(),
+        "values": _text(np.rint(127 * shares).astype(np.int8).tobytes()),
+    }
+
+
+def _picture(picture: Tensor) -> str:
+    pixels = picture.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return "data:image/png;base64," + _text(file.getvalue())
+
+
+def _colours(name: str) -> str:
+    from matplotlib import colormaps
+
+    return _text(colormaps[name](np.arange(256), bytes=True)[:, :3].tobytes())
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
