@@ -114,7 +114,7 @@ def test_an_interrupted_run_goes_on_exactly(tmp_path, make, stops_at, monkeypatc
 
 def test_workers_resume_exactly(tmp_path):
     model, path = network(), tmp_path / "decay.pt"
-    make = lambda: DataLoader(Noisy(), 5, shuffle=True, num_workers=1)  # noqa: E731
+    make = lambda: DataLoader(Noisy(), 5, shuffle=True, num_workers=1, timeout=60)  # noqa: E731
     wanted, history = decay_biases(model, make(), **{**SETTINGS, "steps": 3})
     content = torch.load(_stopped_after(2, model, make(), path), weights_only=True)
     assert len(content["history"]) == 2
