@@ -1,0 +1,273 @@
+"""Captum Insights with this package's methods and Captum's layer methods: choose a method, and the layer by name.
+
+Captum Insights was part of Captum up to 0.8.0: `pip install "captum-extract-aggregate[insights]"`. On any version
+`captum-extract-aggregate explain --html` makes a page without it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import captum
+import torch
+from captum.attr import Attribution
+from captum.log import log_usage
+from torch import Tensor, nn
+
+from captum_extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.attr import MetaSaliency
+from captum_extract_aggregate.layers import find_layer
+from captum_extract_aggregate.maps import upsample
+from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.methods import METHODS, WITH_LAYERS, make_method
+from captum_extract_aggregate.stages import default_layers
+
+INSTALL = 'pip install "captum[insights]==0.8.0" "numpy<2"'
+INPUT = "the input"
+_EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", "layer")
+_SMALLEST, _TINY = 1e-30, 1e-4  # Captum warns below 1e-5
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A method in the page's list: its arguments, each a whole number or one of some words (Insights sends no others),
+    and whether it goes with one layer, or with all of them."""
+
+    arguments: dict[str, int | tuple[str, ...]] = field(default_factory=dict)
+    one_layer: bool = True
+    convert: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+
+_POSITIVE = {"positive": ("abs", "relu")}
+_CHOICES: dict[str, _Choice] = {
+    "gradient": _Choice({"aggregate": ("max_abs", "sum", "norm")}),
+    "normgrad": _Choice({"virtual_identity": ("yes", "no")}, convert={"virtual_identity": lambda word: word != "no"}),
+    "gradcam-pos": _Choice(_POSITIVE),
+    "gradmid": _Choice(_POSITIVE),
+    "rectgrad": _Choice({"percentile": 98}),
+    "rectgrad-mod": _Choice({"percentile": 98}),
+    "lrp": _Choice({"gamma": ("0", "0.25", "1", "inf")}, convert={"gamma": float}),
+    "contrastive-excitation": _Choice({"clamp": ("map", "contrast")}),
+    "cumulative-gradcam": _Choice(one_layer=False),
+    "cumulative-gradmid": _Choice(_POSITIVE, one_layer=False),
+    "aggregated-activity": _Choice(one_layer=False),
+    "fullgrad": _Choice({"rescale": ("channel_joint", "layer_map")}, one_layer=False),
+    "normgrad-combined": _Choice({"mode": ("product", "sum")}, one_layer=False),
+    "extract-aggregate": _Choice({"extract": _EXTRACTS, "aggregate": tuple(AGGREGATES)}),
+    "captum:LayerConductance": _Choice({"n_steps": 25}),
+    "captum:LayerIntegratedGradients": _Choice({"n_steps": 25}),
+    "captum:InternalInfluence": _Choice({"n_steps": 25}),
+}
+_CAPTUMS = (
+    "LayerGradCam",
+    "LayerGradientXActivation",
+    "LayerActivation",
+    "LayerConductance",
+    "LayerIntegratedGradients",
+    "InternalInfluence",
+    "LayerDeepLift",
+    "GuidedGradCam",
+)
+META = "meta-saliency"
+
+
+def names() -> list[str]:
+    """The methods that `register` adds, as they stand in the page's list.
+
+    Example:
+        >>> from captum_extract_aggregate.insights import names
+        >>> [name for name in names() if "grad" in name.lower()][:3]
+        ['normgrad', 'selective-normgrad', 'gradient']
+    """
+    return [*METHODS, *WITH_LAYERS, "extract-aggregate", META, *(f"captum:{name}" for name in _CAPTUMS)]
+
+
+def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> list[str]:
+    """Puts all methods of this package, and Captum's layer methods, into the list of Captum Insights.
+
+    Args:
+        model: its layers are offered by name; None: the layer's name is typed in, and nothing typed is the last of
+            `default_layers`.
+        inputs: an input of the model, `1 x C x H x W`, from which the default layers are found more surely.
+
+    Returns:
+        The names of the methods.
+
+    Raises:
+        ImportError: where Captum has no Insights (0.9), or they are not installed; it says how to install them.
+    """
+    config = _insights()
+    layers = _layers(model, inputs)
+    for name in names():
+        choice = _choice(name)
+        shown: dict[str, Any] = {}
+        if choice.one_layer:
+            typed = config.StrConfig(value="")
+            shown["layer"] = config.StrEnumConfig(value=layers[-1], limit=[*layers, INPUT]) if layers else typed
+        for argument, values in choice.arguments.items():
+            if isinstance(values, int):
+                shown[argument] = config.NumberConfig(value=values, limit=(1, 100))
+            else:
+                shown[argument] = config.StrEnumConfig(value=values[0], limit=list(values))
+        config.ATTRIBUTION_NAMES_TO_METHODS[name] = _adapter(name)
+        config.ATTRIBUTION_METHOD_CONFIG[name] = config.ConfigParameters(params=shown)
+    return names()
+
+
+def _insights() -> Any:
+    """The module of Insights that lists its methods, or our error."""
+    try:
+        importlib.import_module("captum.insights.attr_vis.server")
+        return importlib.import_module("captum.insights.attr_vis.config")
+    except ImportError as error:
+        raise ImportError(
+            f"Captum Insights is not here (captum {captum.__version__}: {error}): it was part of Captum up to 0.8.0; "
+            f"expected {INSTALL} (or, on any version, the page of captum-extract-aggregate explain --html)"
+        ) from None
+
+
+def _layers(model: nn.Module | None, inputs: Tensor | None) -> list[str]:
+    """The layers to choose from: the default ones, the last of them last."""
+    return [] if model is None else list(default_layers(model, inputs))
+
+
+def _choice(name: str) -> _Choice:
+    if name == META:
+        methods = tuple(n for n in METHODS if _choice(n).one_layer)
+        return _Choice({"method": methods, "lr": ("0.001", "0.0025", "0.01")}, convert={"lr": float})
+    return _CHOICES.get(name, _Choice())
+
+
+# --- From a layer's map to what the page takes -----------------------------------------------------------------------
+
+
+def _adapter(name: str) -> type[Attribution]:
+    """A class that Insights can build from a model alone, and whose result is of the input's shape."""
+
+    class Adapter(_Adapter):
+        method_name = name
+
+    Adapter.__name__ = Adapter.__qualname__ = name
+    return Adapter
+
+
+class _Adapter(Attribution):
+    """One method of the list: `attribute` makes it at the layer that was chosen, and brings its map to the input."""
+
+    method_name: str
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return cls.method_name
+
+    @log_usage()
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Any,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        layer: str = "",
+        **arguments: Any,
+    ) -> Any:
+        """Maps of the inputs' shapes, finite and not zero: the page waits for ever for others."""
+        tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+        method, of_call = self._made(tensors[0], layer, arguments)
+        if "baselines" in inspect.signature(method.attribute).parameters:
+            of_call["baselines"] = tuple(torch.zeros_like(x) for x in tensors)
+        maps = method.attribute(tensors, target=target, additional_forward_args=additional_forward_args, **of_call)
+        maps = maps if isinstance(maps, (list, tuple)) else [maps]
+        return tuple(like_input(maps[min(i, len(maps) - 1)], x) for i, x in enumerate(tensors))
+
+    def _made(self, x: Tensor, layer: str, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The method on its layer, and the arguments that its call takes."""
+        name, model = self.method_name, self.forward_func
+        choice = _choice(name)
+        values = {key: choice.convert.get(key, lambda value: value)(value) for key, value in given.items()}
+        if name == META:
+            return MetaSaliency(make_method(values["method"], model, self._found(x, layer)), lr=values["lr"]), {}
+        if name == "extract-aggregate":
+            name = f"{values.pop('extract')}:{values.pop('aggregate')}"
+        if name.startswith("captum:"):
+            return make_method(name, model, self._found(x, layer)), values
+        layers = self._found(x, layer) if choice.one_layer else list(default_layers(model, x).values())
+        return make_method(name, model, layers, **values), {}
+
+    def _found(self, x: Tensor, layer: str) -> list[nn.Module | None]:
+        if layer == INPUT:
+            return [None]
+        if layer:
+            return [find_layer(layer, self.forward_func)]
+        return list(default_layers(self.forward_func, x).values())[-1:]
+
+
+def like_input(map_: Tensor, x: Tensor) -> Tensor:
+    """A map in the shape of an image `N x C x H x W`: scaled by its largest magnitude, finite and not zero.
+
+    A map that is zero everywhere gets one pixel, in the corner.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.insights import like_input
+        >>> like_input(torch.zeros(1, 1, 2, 2), torch.rand(1, 3, 4, 4)).count_nonzero().item()
+        3
+    """
+    if map_.shape != x.shape:
+        if map_.ndim != 4 or x.ndim != 4:
+            raise ValueError(
+                f"a map {tuple(map_.shape)} cannot be drawn on an input {tuple(x.shape)}; expected images N x C x H x W"
+            )
+        map_ = upsample(map_.sum(1, keepdim=True), x.shape[2:]).expand_as(x) / x.shape[1]
+    map_ = torch.nan_to_num(map_.detach(), nan=0.0, posinf=0.0, neginf=0.0).to(x.dtype)
+    largest = map_.abs().flatten(1).amax(1).reshape(-1, 1, 1, 1)
+    pixel = torch.zeros_like(map_)
+    pixel[..., 0, 0] = _TINY
+    return torch.where(largest > _SMALLEST, map_ / largest.clamp(min=_SMALLEST), pixel)
+
+
+# --- The page --------------------------------------------------------------------------------------------------------
+
+
+def serve(
+    model: nn.Module,
+    classes: Sequence[str],
+    dataset: Iterable[Any],
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    method: str = "normgrad",
+    port: int | None = None,
+    blocking: bool = False,
+) -> int:
+    """Opens Captum Insights on this machine alone (loopback), with all methods in its list; gives the port.
+
+    Args:
+        model: a classifier in eval mode with outputs `N x classes`.
+        classes: their names.
+        dataset: images as the model takes them, `C x H x W`, or `(image, label)`, finitely many; an image without a
+            label (or with label -1) is shown with the class that the model gives it.
+        mean, std: of the normalisation, to show the images: one number, or one a channel.
+        method: the one that is chosen at first.
+        port: None: a free one.
+        blocking: whether to return only when the server ends.
+
+    Raises:
+        ImportError: as `register`.
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+    """
+    _insights()
+    from captum_extract_aggregate.insights_page import Visualizer, batches_of
+
+    batches = batches_of(model, classes, dataset)
+    known = register(model, batches[0].inputs)
+    if method not in known:
+        raise ValueError(unknown_name("method", method, known))
+    centre, spread = (torch.tensor(list(v)).reshape(-1, 1, 1) for v in (mean, std))
+    to_picture = lambda x: (x.cpu() * spread + centre).clamp(0, 1).expand(3, -1, -1)  # noqa: E731
+    visualizer = Visualizer(model, classes, batches, to_picture, method)
+    return int(visualizer.serve(blocking=blocking, port=port, bind_all=False))
