@@ -187,12 +187,32 @@ def bias_report(
             typer.echo(told(setting, n, robustness, output))
 
 
+@app.command()
+def insights(
+    images: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures; left out: embedded scenes of handwritten digits.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="As for explain.")] = "scene-resnet",
+    weights: Annotated[str, typer.Option(help="As for explain.")] = "",
+    class_names: Annotated[
+        Path | None, typer.Option(help="A file with one class name per line, in the order of the outputs.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="The method that is chosen at first.")] = "normgrad",
+    port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
+) -> None:
+    """Open Captum Insights (captum 0.8) with all methods and layers, on this machine alone."""
+    from captum_extract_aggregate.explain import serve_insights
+
+    with _clear_errors():
+        serve_insights(images or [], model, weights, class_names, method, port)
+
+
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
     """A user's mistake as one line, and exit status 2."""
     try:
         yield
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         typer.echo("error: " + " ".join(str(error).split()), err=True)
         raise typer.Exit(2) from None
 

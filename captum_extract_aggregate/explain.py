@@ -108,6 +108,22 @@ def _report(scores: Tensor, classes: list[str], target: int, layers: dict[str, n
     return "\n".join(lines)
 
 
+def serve_insights(
+    images: Sequence[Path], model: str, weights: str, class_names: Path | None, method: str, port: int
+) -> None:
+    """Captum Insights on pictures, or on embedded scenes; returns when its server ends."""
+    from captum_extract_aggregate import insights
+
+    if not images and model not in SCENES:
+        raise ValueError(f"model is {model!r}, but there is no picture to explain; expected IMAGES")
+    subject = _subject(Request(model=model, weights=weights, class_names=class_names))
+    scenes = DigitScenes(n=12)
+    pictures = [_preprocess(load_image(path), subject)[0] for path in images] or [scenes[i][0] for i in range(12)]
+    count = _scores(subject.model, pictures[0][None]).shape[1]
+    classes = [_class_name(subject.classes, i) for i in range(count)]
+    insights.serve(subject.model, classes, pictures, subject.mean, subject.std, method, port or None, blocking=True)
+
+
 # --- Models ---------------------------------------------------------------------------------------------------------
 
 

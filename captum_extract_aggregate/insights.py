@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class _Choice:
     """A method in the page's list: its arguments, each a whole number or one of some words (Insights sends no others),
     and whether it goes with one layer, or with all of them."""
 
-    arguments: dict[str, int | tuple[str, ...]] = field(default_factory=dict)
+    arguments: Mapping[str, int | tuple[str, ...]] = field(default_factory=dict)
     one_layer: bool = True
     convert: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
 
@@ -167,7 +167,7 @@ class _Adapter(Attribution):
     def get_name(cls) -> str:
         return cls.method_name
 
-    @log_usage()
+    @log_usage()  # type: ignore[untyped-decorator]
     def attribute(  # type: ignore[override]
         self,
         inputs: Any,
@@ -199,7 +199,7 @@ class _Adapter(Attribution):
         layers = self._found(x, layer) if choice.one_layer else list(default_layers(model, x).values())
         return make_method(name, model, layers, **values), {}
 
-    def _found(self, x: Tensor, layer: str) -> list[nn.Module | None]:
+    def _found(self, x: Tensor, layer: str) -> Sequence[nn.Module | None]:
         if layer == INPUT:
             return [None]
         if layer:
@@ -267,7 +267,15 @@ def serve(
     known = register(model, batches[0].inputs)
     if method not in known:
         raise ValueError(unknown_name("method", method, known))
+    _answer_favicon()
     centre, spread = (torch.tensor(list(v)).reshape(-1, 1, 1) for v in (mean, std))
     to_picture = lambda x: (x.cpu() * spread + centre).clamp(0, 1).expand(3, -1, -1)  # noqa: E731
     visualizer = Visualizer(model, classes, batches, to_picture, method)
     return int(visualizer.serve(blocking=blocking, port=port, bind_all=False))
+
+
+def _answer_favicon() -> None:
+    """Browsers ask for an icon; the server has none, which they report as an error of the page."""
+    app = importlib.import_module("captum.insights.attr_vis.server").app
+    if "favicon" not in app.view_functions:
+        app.add_url_rule("/favicon.ico", "favicon", lambda: ("", 204))

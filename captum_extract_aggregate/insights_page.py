@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from captum.insights import AttributionVisualizer, Batch
+from captum.insights.attr_vis.app import FilterConfig
 from captum.insights.attr_vis.config import ATTRIBUTION_METHOD_CONFIG
 from captum.insights.attr_vis.features import FeatureOutput, ImageFeature
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -75,7 +76,7 @@ class Visualizer(AttributionVisualizer):
 
         self.attribution_calculation.calculate_attribution = checked  # type: ignore[method-assign]
         arguments = {name: config.value for name, config in ATTRIBUTION_METHOD_CONFIG[method].params.items()}
-        self._config = self._config._replace(attribution_method=method, attribution_arguments=arguments)
+        self._config = FilterConfig(attribution_method=method, attribution_arguments=arguments)
 
     def visualize(self) -> list[Any]:
         """At most four images that fit the page's filters; fewer where there are no more."""

@@ -1,0 +1,245 @@
+"""Captum Insights: every method through its own machinery, and the page in a real browser."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+
+import captum
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import captum_extract_aggregate as cea
+from captum_extract_aggregate import insights
+from captum_extract_aggregate.cli import app
+from tests.browser import open_page
+from tests.conftest import REAL_DATA, needs_real_data
+
+HAS_INSIGHTS = importlib.util.find_spec("captum.insights") is not None and importlib.util.find_spec("flask") is not None
+needs_insights = pytest.mark.skipif(not HAS_INSIGHTS, reason="needs captum[insights]==0.8.0")
+
+
+@pytest.mark.skipif(HAS_INSIGHTS, reason="Captum Insights is installed")
+def test_where_there_is_no_insights_one_sentence_says_how_to_get_it():
+    with pytest.raises(ImportError, match=re.escape(insights.INSTALL)):
+        insights.register()
+    result = CliRunner().invoke(app, ["insights"])
+    assert result.exit_code == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert insights.INSTALL in result.stderr
+    assert captum.__version__ in result.stderr
+    assert "explain --html" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cea.load_scene_model("resnet")
+
+
+@pytest.fixture(scope="module")
+def x():
+    return cea.DigitScenes(1)[0][0][None]
+
+
+@needs_insights
+class TestRegistered:
+    @pytest.fixture(scope="class", autouse=True)
+    def config(self, model, x):
+        from captum.insights.attr_vis import config
+
+        insights.register(model, x)
+        return config
+
+    def calculate(self, model, x, name, arguments):
+        from captum.insights.attr_vis.attribution_calculation import AttributionCalculation
+
+        calculation = AttributionCalculation([model], [str(i) for i in range(10)], [])
+        baselines = [(torch.zeros_like(x),)]
+        (found,) = calculation.calculate_attribution(baselines, (x,), None, torch.tensor(5), name, arguments, model)
+        return found
+
+    @pytest.mark.parametrize("name", insights.names())
+    def test_every_method_gives_what_the_page_can_draw(self, name, model, x, config):
+        params = config.ATTRIBUTION_METHOD_CONFIG[name].params
+        arguments = {key: value.value for key, value in params.items()}
+        if name.startswith("captum:") and "n_steps" in arguments:
+            arguments["n_steps"] = 2
+        if name == "bias":
+            arguments["layer"] = "layer4.bn2"
+        before = {key: t.clone() for key, t in model.state_dict().items()}
+        with torch.no_grad():
+            found = self.calculate(model, x, name, arguments)
+        assert found.shape == x.shape
+        assert bool(found.isfinite().all())
+        assert float(found.abs().max()) == pytest.approx(1, abs=1e-4) or found.count_nonzero() == 3
+        assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
+
+    @pytest.mark.parametrize("name", insights.names())
+    def test_every_choice_of_every_argument_is_taken(self, name, model, x, config):
+        params = config.ATTRIBUTION_METHOD_CONFIG[name].params
+        for key, value in params.items():
+            if key == "layer":
+                continue
+            for choice in value.limit if value.type == "enum" else [value.limit[0], 50]:
+                arguments = {k: v.value for k, v in params.items()} | {key: choice}
+                if name == "extract-aggregate" and arguments["extract"] == "layer":
+                    arguments["layer"] = "layer4.conv2"
+                if name.startswith("captum:"):
+                    arguments = {**arguments, "n_steps": min(choice, 3)}
+                assert self.calculate(model, x, name, arguments).shape == x.shape
+
+    def test_layers_by_name(self, model, x, config):
+        shown = config.ATTRIBUTION_METHOD_CONFIG["normgrad"].params["layer"]
+        assert shown.limit == ["layer1", "layer2", "layer3", "layer4", insights.INPUT]
+        assert shown.value == "layer4"
+        for layer in (*shown.limit[:4], "layer2.conv1"):
+            wanted = cea.NormGrad(model, layer).attribute(x, target=5)
+            found = self.calculate(model, x, "normgrad", {"layer": layer, "virtual_identity": "yes"})
+            torch.testing.assert_close(found, insights.like_input(wanted, x))
+
+    def test_without_a_model_the_layer_is_typed_in(self, model, x, config):
+        insights.register()
+        assert config.ATTRIBUTION_METHOD_CONFIG["normgrad"].params["layer"].type == "string"
+        wanted = insights.like_input(cea.LinearApproximation(model, "layer4").attribute(x, target=5), x)
+        torch.testing.assert_close(self.calculate(model, x, "linear-approximation", {"layer": ""}), wanted)
+        insights.register(model, x)
+
+    def test_captums_own_methods_stay(self, config):
+        assert "Integrated Gradients" in config.ATTRIBUTION_NAMES_TO_METHODS
+
+
+def test_maps_that_the_page_would_wait_for():
+    x = torch.rand(2, 3, 4, 4)
+    for map_ in (torch.zeros(2, 1, 2, 2), torch.full((2, 3, 4, 4), torch.nan), torch.full((2, 1, 1, 1), 1e-38)):
+        found = insights.like_input(map_, x)
+        assert found.shape == x.shape
+        assert found.count_nonzero() == 6
+    mixed = torch.stack([torch.zeros(1, 2, 2), torch.tensor([[[1.0, -4.0], [0.0, torch.inf]]])])
+    found = insights.like_input(mixed, x)
+    assert found[0].count_nonzero() == 3
+    assert found[1].abs().max() == 1
+    with pytest.raises(ValueError, match="cannot be drawn on an input"):
+        insights.like_input(torch.zeros(2, 1, 5), torch.zeros(2, 3, 9))
+
+
+@needs_insights
+@pytest.mark.parametrize(
+    ("classes", "dataset", "error", "said"),
+    [
+        (["a"] * 10, [], ValueError, "dataset gives no image"),
+        (["a"] * 10, ["picture"], TypeError, "dataset gives a str as image 0"),
+        (["a"] * 9, [torch.zeros(3, 96, 96)], ValueError, "classes has 9 names"),
+        (["a"] * 10, [(torch.zeros(3, 96, 96), 10)], ValueError, "dataset gives the label 10"),
+    ],
+)
+def test_wrong_uses(classes, dataset, error, said, model):
+    with pytest.raises(error, match=said):
+        insights.serve(model, classes, dataset)
+
+
+@needs_insights
+def test_an_unknown_method(model):
+    with pytest.raises(ValueError, match="did you mean 'normgrad'"):
+        insights.serve(model, ["a"] * 10, [torch.zeros(3, 96, 96)], method="normgrat")
+
+
+@pytest.fixture
+def served(request):
+    """The command's page, as a user opens it."""
+    arguments = [sys.executable, "-m", "captum_extract_aggregate", "insights", *getattr(request, "param", [])]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            line = process.stdout.readline()
+            found = re.search(r"http://localhost:(\d+)", line)
+            if found:
+                yield f"http://127.0.0.1:{found[1]}/"
+                return
+            assert process.poll() is None, line
+        raise AssertionError("the server did not start")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def fetched(page):
+    """The maps' pictures after a fetch."""
+    with page.expect_response("**/fetch", timeout=120_000) as answer:
+        page.get_by_role("button", name="Fetch").click()
+    assert answer.value.status == 200
+    page.wait_for_timeout(300)
+    return [image.get_attribute("src") for image in page.query_selector_all("img")]
+
+
+@needs_insights
+def test_in_a_browser(served):
+    with open_page(served) as page:
+        page.wait_for_selector("select[name=layer]")
+        first = fetched(page)
+        assert len(first) == 8  # four images, and a map for each
+        page.select_option("select[name=layer]", "layer2")
+        second = fetched(page)
+        page.select_option("select[name=selected_method]", "lrp")
+        page.select_option("select[name=gamma]", "0.25")
+        third = fetched(page)
+        page.select_option("select[name=selected_method]", "captum:LayerGradCam")
+        fourth = fetched(page)
+        maps = [pictures[1::2] for pictures in (first, second, third, fourth)]
+        assert all(len(own) == 4 for own in maps)
+        assert len({own[0] for own in maps}) == 4
+        with page.expect_response("**/attribute", timeout=60_000) as answer:  # another class of the first image
+            page.get_by_text(re.compile(r"^\d \(-?\d+\.\d+\)$")).nth(1).click()
+        assert answer.value.status == 200
+
+
+@needs_insights
+def test_in_a_browser_what_fails_is_said_in_the_map_s_place(served):
+    with open_page(served) as page:
+        page.wait_for_selector("select[name=layer]")
+        page.select_option("select[name=selected_method]", "bias")
+        page.select_option("select[name=layer]", "the input")
+        failed = fetched(page)
+        assert len(failed) == 8
+        page.select_option("select[name=selected_method]", "gradient")
+        assert fetched(page)[1] not in failed  # and goes on
+
+
+@needs_insights
+@needs_real_data
+@pytest.mark.parametrize(
+    "served",
+    [
+        [
+            str(REAL_DATA / "photos" / "cat_dog.png"),
+            *("--model", "squeezenet1_1", "--method", "linear-approximation"),
+            *("--weights", str(REAL_DATA / "models" / "squeezenet1_1-imagenet.pth")),
+        ]
+    ],
+    indirect=True,
+)
+def test_in_a_browser_a_photograph(served):
+    with open_page(served) as page:
+        page.wait_for_selector("select[name=layer]")
+        assert len(fetched(page)) >= 2
+        assert page.get_by_text(re.compile("bull ?mastiff|boxer|tabby|tiger cat", re.IGNORECASE)).count() > 0
+
+
+@needs_insights
+def test_a_model_of_two_images(model, x):
+    """Fetching goes round the images, once each."""
+    from captum_extract_aggregate.insights_page import Visualizer, batches_of
+
+    insights.register(model, x)
+    batches = batches_of(model, [str(i) for i in range(10)], [x[0], (x[0], 3)])
+    visualizer = Visualizer(model, [str(i) for i in range(10)], batches, lambda image: image.clamp(0, 1), "gradcam")
+    assert len(visualizer.visualize()) == 2
+    visualizer._update_config(
+        {"attribution_method": "gradcam", "arguments": {}, "prediction": "incorrect", "classes": []}
+    )
+    (only,) = visualizer.visualize()  # the page's filter
+    assert only[0].actual.label == "3"
+    visualizer._update_config({"attribution_method": "gradcam", "arguments": {}, "prediction": "all", "classes": ["9"]})
+    assert visualizer.visualize() == []  # where Captum's looks for ever
