@@ -125,7 +125,9 @@ def test_in_a_browser_by_keyboard(path):
 
 def test_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, ["explain", "--methods", "selective-normgrad,cumulative-gradcam", "--html", "maps.html"])
+    result = CliRunner().invoke(
+        app, ["explain", "--methods", "selective-normgrad,cumulative-gradcam", "--html", "maps.html"]
+    )
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "page written to maps.html"
     _, data = content(tmp_path / "maps.html")
