@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.attr import MetaSaliency
+from captum_extract_aggregate.biases import bias_layers
 from captum_extract_aggregate.layers import find_layer
 from captum_extract_aggregate.maps import upsample
 from captum_extract_aggregate.messages import unknown_name
@@ -101,13 +102,19 @@ def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> li
         ImportError: where Captum has no Insights (0.9), or they are not installed; it says how to install them.
     """
     config = _insights()
-    layers = _layers(model, inputs)
+    ends, others = _layers(model, inputs)
     for name in names():
         choice = _choice(name)
         shown: dict[str, Any] = {}
         if choice.one_layer:
-            typed = config.StrConfig(value="")
-            shown["layer"] = config.StrEnumConfig(value=layers[-1], limit=[*layers, INPUT]) if layers else typed
+            shown["layer"] = config.StrConfig(value="")
+        if choice.one_layer and model is not None:
+            biased = (
+                [n for n, m in bias_layers(model).items() if not isinstance(m, nn.Linear)] if name == "bias" else []
+            )
+            first = [*ends, INPUT] if name != "bias" else biased
+            rest = [layer for layer in others if layer not in first]
+            shown["layer"] = config.StrEnumConfig(value=(biased or ends)[-1], limit=[*first, *rest])
         for argument, values in choice.arguments.items():
             if isinstance(values, int):
                 shown[argument] = config.NumberConfig(value=values, limit=(1, 100))
@@ -130,9 +137,12 @@ def _insights() -> Any:
         ) from None
 
 
-def _layers(model: nn.Module | None, inputs: Tensor | None) -> list[str]:
-    """The layers to choose from: the default ones, the last of them last."""
-    return [] if model is None else list(default_layers(model, inputs))
+def _layers(model: nn.Module | None, inputs: Tensor | None) -> tuple[list[str], list[str]]:
+    """The layers to choose from: the default ones, and all that hold parameters of their own."""
+    if model is None:
+        return [], []
+    own = [name for name, m in model.named_modules() if name and any(True for _ in m.parameters(recurse=False))]
+    return list(default_layers(model, inputs)), own
 
 
 def _choice(name: str) -> _Choice:
@@ -179,9 +189,13 @@ class _Adapter(Attribution):
         """Maps of the inputs' shapes, finite and not zero: the page waits for ever for others."""
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
         method, of_call = self._made(tensors[0], layer, arguments)
-        if "baselines" in inspect.signature(method.attribute).parameters:
-            of_call["baselines"] = tuple(torch.zeros_like(x) for x in tensors)
-        maps = method.attribute(tensors, target=target, additional_forward_args=additional_forward_args, **of_call)
+        offered = {
+            "target": target,
+            "additional_forward_args": additional_forward_args,
+            "baselines": tuple(torch.zeros_like(x) for x in tensors),
+        }
+        taken = inspect.signature(method.attribute).parameters
+        maps = method.attribute(tensors, **{key: offered[key] for key in offered if key in taken}, **of_call)
         maps = maps if isinstance(maps, (list, tuple)) else [maps]
         return tuple(like_input(maps[min(i, len(maps) - 1)], x) for i, x in enumerate(tensors))
 
@@ -218,13 +232,13 @@ def like_input(map_: Tensor, x: Tensor) -> Tensor:
         >>> like_input(torch.zeros(1, 1, 2, 2), torch.rand(1, 3, 4, 4)).count_nonzero().item()
         3
     """
+    map_ = torch.nan_to_num(map_.detach(), nan=0.0, posinf=0.0, neginf=0.0).to(x.dtype)
     if map_.shape != x.shape:
         if map_.ndim != 4 or x.ndim != 4:
             raise ValueError(
                 f"a map {tuple(map_.shape)} cannot be drawn on an input {tuple(x.shape)}; expected images N x C x H x W"
             )
         map_ = upsample(map_.sum(1, keepdim=True), x.shape[2:]).expand_as(x) / x.shape[1]
-    map_ = torch.nan_to_num(map_.detach(), nan=0.0, posinf=0.0, neginf=0.0).to(x.dtype)
     largest = map_.abs().flatten(1).amax(1).reshape(-1, 1, 1, 1)
     pixel = torch.zeros_like(map_)
     pixel[..., 0, 0] = _TINY

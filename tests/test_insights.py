@@ -66,8 +66,6 @@ class TestRegistered:
         arguments = {key: value.value for key, value in params.items()}
         if name.startswith("captum:") and "n_steps" in arguments:
             arguments["n_steps"] = 2
-        if name == "bias":
-            arguments["layer"] = "layer4.bn2"
         before = {key: t.clone() for key, t in model.state_dict().items()}
         with torch.no_grad():
             found = self.calculate(model, x, name, arguments)
@@ -84,7 +82,7 @@ class TestRegistered:
                 continue
             for choice in value.limit if value.type == "enum" else [value.limit[0], 50]:
                 arguments = {k: v.value for k, v in params.items()} | {key: choice}
-                if name == "extract-aggregate" and arguments["extract"] == "layer":
+                if choice in ("layer", "no"):  # of a real layer, not of a block
                     arguments["layer"] = "layer4.conv2"
                 if name.startswith("captum:"):
                     arguments = {**arguments, "n_steps": min(choice, 3)}
@@ -92,7 +90,9 @@ class TestRegistered:
 
     def test_layers_by_name(self, model, x, config):
         shown = config.ATTRIBUTION_METHOD_CONFIG["normgrad"].params["layer"]
-        assert shown.limit == ["layer1", "layer2", "layer3", "layer4", insights.INPUT]
+        assert shown.limit[:5] == ["layer1", "layer2", "layer3", "layer4", insights.INPUT]
+        assert "layer4.conv2" in shown.limit
+        assert len(set(shown.limit)) == len(shown.limit)
         assert shown.value == "layer4"
         for layer in (*shown.limit[:4], "layer2.conv1"):
             wanted = cea.NormGrad(model, layer).attribute(x, target=5)
