@@ -117,7 +117,7 @@ def class_title(scores: Tensor, target: int, classes: Sequence[str] = ()) -> str
         'dog, score 7.25'
     """
     name = classes[target] if target < len(classes) else f"class {target}"
-    return f"{name}, score {float(scores.flatten()[target]):.2f}"
+    return f"{name}, score {float(scores.detach().flatten()[target]):.2f}"
 
 
 def _one(inputs: Any) -> Tensor:
