@@ -1,6 +1,7 @@
 """Captum Insights: every method through its own machinery, and the page in a real browser."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -149,7 +150,8 @@ def test_an_unknown_method(model):
 def served(request):
     """The command's page, as a user opens it."""
     arguments = [sys.executable, "-m", "captum_extract_aggregate", "insights", *getattr(request, "param", [])]
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
