@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,8 +268,8 @@ def serve(
             label (or with label -1) is shown with the class that the model gives it.
         mean, std: of the normalisation, to show the images: one number, or one a channel.
         method: the one that is chosen at first.
-        port: None: a free one.
-        blocking: whether to return only when the server ends.
+        port: None: a free one. A process has one page: a second call shows its images on the page of the first.
+        blocking: serve from this thread, until it is interrupted; otherwise from another one.
 
     Raises:
         ImportError: as `register`.
@@ -285,11 +286,23 @@ def serve(
     centre, spread = (torch.tensor(list(v)).reshape(-1, 1, 1) for v in (mean, std))
     to_picture = lambda x: (x.cpu() * spread + centre).clamp(0, 1).expand(3, -1, -1)  # noqa: E731
     visualizer = Visualizer(model, classes, batches, to_picture, method)
-    return int(visualizer.serve(blocking=blocking, port=port, bind_all=False))
+    server = _server()
+    if not blocking or server.port is not None:
+        return int(visualizer.serve(port=port, bind_all=False))
+    # Captum's own blocking server says its address when it ends, and cannot be interrupted
+    server.visualizer, server.port = visualizer, port or server.get_free_tcp_port()
+    logging.getLogger("werkzeug").disabled = True
+    print(f"Captum Insights is at http://localhost:{server.port}/ (Ctrl-C ends it)", flush=True)
+    server.run_app(debug=False)
+    return int(server.port)
 
 
 def _answer_favicon() -> None:
     """Browsers ask for an icon; the server has none, which they report as an error of the page."""
-    app = importlib.import_module("captum.insights.attr_vis.server").app
+    app = _server().app
     if "favicon" not in app.view_functions:
         app.add_url_rule("/favicon.ico", "favicon", lambda: ("", 204))
+
+
+def _server() -> Any:
+    return importlib.import_module("captum.insights.attr_vis.server")
