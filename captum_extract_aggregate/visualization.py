@@ -44,9 +44,9 @@ def overlay(
 
     Args:
         axes: matplotlib axes to draw on.
-        image: `3 x H x W` (or `1 x H x W`) in [0, 1].
-        map_: `1 x h x w`, `h x w`, or `K x h x w`, whose channels are summed (as Captum does), at any resolution:
-            it is upsampled bilinearly.
+        image: `3 x H x W` (or `1 x H x W`) in [0, 1], or a batch of one.
+        map_: `1 x h x w`, `h x w`, or `K x h x w`, whose channels are summed (as Captum does), or a batch of one such
+            map, at any resolution: it is upsampled bilinearly.
         sign: what is shown: `"all"`, `"positive"`, `"negative"` or `"absolute_value"`, as in Captum; None: `"all"` if
             the map has negative values, else `"positive"`.
         scale: the magnitude at the end of the colours; None: the map's own (`scale_of`).
@@ -129,8 +129,8 @@ def grid(
         title: above all, such as the class and its score.
         boxes: `D x 4` rectangles `x0, y0, x1, y1` to draw on the image.
         scaling: which maps share one scale: `"map"` (none), `"row"`, `"column"` or `"all"`.
-        sign, outlier_perc, alpha: as for `overlay`; sign None: for each row, `"all"` if one of its maps has
-            negative values, else `"positive"`.
+        sign, outlier_perc, alpha: as for `overlay`; sign None: `"all"` for a map if it, or one that it shares its scale
+            with, has negative values, else `"positive"`.
 
     Returns:
         The matplotlib figure: `figure.savefig(path)`; a notebook shows it.
@@ -155,9 +155,7 @@ def grid(
             "maps is empty or no mapping of mappings; expected maps by row and column: {row: {column: map}}"
         )
     columns = list(dict.fromkeys(column for row in maps.values() for column in row))
-    signs = {
-        row: sign or ("all" if any(_is_signed(m) for m in own.values()) else "positive") for row, own in maps.items()
-    }
+    signs = set()
     images = image if isinstance(image, Mapping) else dict.fromkeys(maps, image)
     figure, cells = _cells(len(maps), len(columns) + 1)
     for i, (row, own) in enumerate(maps.items()):
@@ -166,14 +164,14 @@ def grid(
             axes.set_axis_off()
             if column in own:
                 group = _sharing(maps, row, column, scaling)
-                overlay(
-                    axes, images[row], own[column], signs[row], scale_of(group, signs[row], outlier_perc), alpha=alpha
-                )
+                shown = sign or ("all" if any(_is_signed(m) for m in group) else "positive")
+                signs.add(shown)
+                overlay(axes, images[row], own[column], shown, scale_of(group, shown, outlier_perc), alpha=alpha)
             if i == 0:
                 axes.set_title(_wrapped(column), fontsize=9)
         _label(cells[i][1], row)
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel(f"{SCALINGS[scaling]}; {_legend(set(signs.values()))}", fontsize=7)
+    figure.supxlabel(f"{SCALINGS[scaling]}; {_legend(signs)}", fontsize=7)
     return figure
 
 
@@ -202,11 +200,16 @@ def _legend(signs: set[str]) -> str:
 
 def _plane(map_: Tensor) -> Tensor:
     """`h x w`, channels summed."""
-    if not isinstance(map_, Tensor) or map_.ndim not in (2, 3):
+    if not isinstance(map_, Tensor) or map_.ndim not in (2, 3, 4) or (map_.ndim == 4 and len(map_) != 1):
         got = f"a tensor {tuple(map_.shape)}" if isinstance(map_, Tensor) else f"a {type(map_).__name__}"
         raise TypeError(f"a map is {got}; expected one example's, 1 x h x w, h x w or K x h x w (maps[0], say)")
-    values = map_.detach().float()
+    values = _unbatched(map_).detach().float()
     return values.sum(0) if values.ndim == 3 else values
+
+
+def _unbatched(tensor: Tensor) -> Tensor:
+    """A batch of one is what it holds."""
+    return tensor[0] if isinstance(tensor, Tensor) and tensor.ndim == 4 and len(tensor) == 1 else tensor
 
 
 def _at_size(map_: Tensor, size: tuple[int, int]) -> np.ndarray:
@@ -239,6 +242,7 @@ def _is_signed(map_: Tensor) -> bool:
 
 def _pixels(image: Tensor) -> np.ndarray:
     """`H x W x 3` from 0 to 1."""
+    image = _unbatched(image)
     if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
         got = f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise TypeError(f"image is {got}; expected one image, 3 x H x W in [0, 1]")

@@ -130,7 +130,7 @@ def test_rows_and_columns_are_where_they_are_named():
     assert [t.get_text() for a in axes for t in a.texts] == ["first", "second"]
     assert len(axes[0].patches) == 1
     maps = [a.images[-1] for a in (axes[1], axes[2], axes[4], axes[5])]
-    assert [m.get_cmap().name for m in maps] == ["inferno", "inferno", "PuOr_r", "PuOr_r"]  # one kind of scale per row
+    assert [m.get_cmap().name for m in maps] == ["inferno", "inferno", "PuOr_r", "inferno"]
     assert [m.get_array().argmax() for m in maps[:2]] == [0, 0]
     assert maps[2].get_array().argmin() == 0
     assert maps[2].get_clim() == (-1, 1)
@@ -165,9 +165,9 @@ def test_rows_may_lack_columns():
     [
         ((IMAGE, {}), ValueError, "maps is empty"),
         ((IMAGE, {"a": torch.rand(2, 2)}), ValueError, "expected maps by row and column"),
-        ((IMAGE[None], {"a": {"x": torch.rand(2, 2)}}), TypeError, r"image is a tensor \(1, 3, 24, 32\)"),
+        ((IMAGE.expand(2, -1, -1, -1), {"a": {"x": torch.rand(2, 2)}}), TypeError, r"image is a tensor \(2, 3, 24, 32\)"),
         (({"b": IMAGE}, {"a": {"x": torch.rand(2, 2)}}), ValueError, "image of the row is 'a'"),
-        ((IMAGE, {"a": {"x": torch.rand(1, 1, 2, 2)}}), TypeError, r"a map is a tensor \(1, 1, 2, 2\)"),
+        ((IMAGE, {"a": {"x": torch.rand(2, 1, 2, 2)}}), TypeError, r"a map is a tensor \(2, 1, 2, 2\)"),
         ((IMAGE, {"a": {"x": "map"}}), TypeError, "a map is a str"),
         ((IMAGE, {"a": {"x": torch.rand(2, 2)}}, "", None, "rows"), ValueError, "did you mean 'row'"),
         ((IMAGE, {"a": {"x": torch.rand(2, 2)}}, "", None, "row", "positiv"), ValueError, "did you mean 'positive'"),
@@ -176,3 +176,14 @@ def test_rows_may_lack_columns():
 def test_wrong_uses(arguments, error, said):
     with pytest.raises(error, match=said):
         grid(*arguments)
+
+
+def test_a_batch_of_one_is_what_it_holds():
+    plain, batched = (grid(i, {"a": {"x": m}}) for i, m in ((IMAGE, MAPS["fine"]), (IMAGE[None], MAPS["fine"][None])))
+    assert np.array_equal(plain.axes[1].images[1].get_array(), batched.axes[1].images[1].get_array())
+
+
+@pytest.mark.parametrize(("scaling", "colours"), [("map", {"inferno", "PuOr_r"}), ("row", {"PuOr_r"})])
+def test_maps_that_share_a_scale_share_colours(scaling, colours):
+    figure = grid(IMAGE, {"a": {"x": torch.rand(4, 4), "y": torch.randn(4, 4)}}, scaling=scaling)
+    assert {axes.images[1].get_cmap().name for axes in figure.axes[1:]} == colours

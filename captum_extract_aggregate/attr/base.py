@@ -222,8 +222,8 @@ def attribute_together(
 ) -> dict[str, Any]:
     """The maps of several methods, all from one forward and one backward over the union of their layers.
 
-    Methods of this package on the same `forward_func` share the pass; any others (Captum's own among them) run by
-    themselves, with the same result as their `attribute`.
+    Methods of this package on the same `forward_func` share the pass, combinations of their layers included; any others
+    (Captum's own among them) run by themselves, with the same result as their `attribute`.
 
     Args:
         methods: attribution objects by name.
@@ -284,9 +284,10 @@ def attribute_together_per_target(
     results: list[dict[str, Any]] = [dict.fromkeys(methods) for _ in targets]
     groups: dict[tuple[int, ...], dict[str, CaptureAttribution]] = {}
     for name, method in methods.items():
-        if isinstance(method, CaptureAttribution):
-            key = (id(method.forward_func), method._pass_key(), *(method.device_ids or ()))
-            groups.setdefault(key, {})[name] = method
+        capturing = getattr(method, "attribution_method", None) if hasattr(method, "joined") else method
+        if isinstance(capturing, CaptureAttribution):
+            key = (id(capturing.forward_func), capturing._pass_key(), *(capturing.device_ids or ()))
+            groups.setdefault(key, {})[name] = capturing
             continue
         for result, target in zip(results, targets):
             kwargs: dict[str, Any] = {"target": target, "additional_forward_args": additional_forward_args}
@@ -296,7 +297,9 @@ def attribute_together_per_target(
     for group in groups.values():
         found = _maps_per_target(group, inputs, targets, additional_forward_args, attribute_to_layer_input)
         for result, maps in zip(results, found):
-            result.update(maps)
+            for name, own in maps.items():
+                joined = getattr(methods[name], "joined", None)  # of a LayerCombination
+                result[name] = own if joined is None else joined(inputs, own)
     return results
 
 

@@ -88,7 +88,6 @@ class LayerCombination(LayerAttribution):
         **kwargs: Any,
     ) -> Tensor:
         """The combined map; other keywords are handed to the wrapped method's `attribute`."""
-        size = input_size(checked_inputs(inputs))
         kwargs |= {
             "target": target,
             "additional_forward_args": additional_forward_args,
@@ -100,8 +99,12 @@ class LayerCombination(LayerAttribution):
                 raise ValueError(
                     f"{name} is given, but {self.attribution_method.get_name()} takes none; expected it left out"
                 )
-        maps = [_tensor(m).detach() for m in self._maps_by_layer(inputs, kwargs)]
-        return combine_maps(maps, size, self.weights, self.mode)
+        return self.joined(inputs, self._maps_by_layer(inputs, kwargs))
+
+    def joined(self, inputs: Any, maps: Sequence[Any]) -> Tensor:
+        """The combined map of the layers' maps, wherever they come from (`attribute_together` shares their pass)."""
+        size = input_size(checked_inputs(inputs))
+        return combine_maps([_tensor(m).detach() for m in maps], size, self.weights, self.mode)
 
     def attribute_per_target(
         self,
@@ -117,9 +120,8 @@ class LayerCombination(LayerAttribution):
             each = [self.attribute(inputs, t, additional_forward_args, attribute_to_layer_input) for t in wanted]
             return torch.stack(each, 1)
         maps: Any = method.attribute_per_target(inputs, targets, additional_forward_args, attribute_to_layer_input)
-        size, count = input_size(checked_inputs(inputs)), len(_tensor(maps[0])[0])
-        combined = [combine_maps([_tensor(m)[:, t] for m in maps], size, self.weights, self.mode) for t in range(count)]
-        return torch.stack(combined, 1)
+        count = len(_tensor(maps[0])[0])
+        return torch.stack([self.joined(inputs, [_tensor(m)[:, t] for m in maps]) for t in range(count)], 1)
 
     def _maps_by_layer(self, inputs: Any, kwargs: dict[str, Any]) -> list[Any]:
         method = self.attribution_method

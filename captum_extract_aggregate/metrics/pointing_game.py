@@ -78,6 +78,9 @@ def _maximum(attribution: Tensor, size: tuple[int, int]) -> tuple[int, int]:
 
 def centre_map(size: tuple[int, int]) -> Tensor:
     """The map of the centre baseline, `1 x 1 x H x W`: highest in the image's middle, pixel `H // 2, W // 2`."""
+    if isinstance(size, Tensor) or len(size) != 2:
+        got = f"a tensor {tuple(size.shape)}" if isinstance(size, Tensor) else repr(size)
+        raise ValueError(f"size is {got}; expected the image's height and width, such as image.shape[-2:]")
     y, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in size)
     return -(y[:, None].square() + x[None, :].square())[None, None]
 

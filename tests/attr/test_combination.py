@@ -242,3 +242,24 @@ def test_the_virtual_identity_changes_little(name):
     assert agreement[2, 0] == pytest.approx(spearmanr(virtual.flatten(), real.flatten())[0], abs=1e-9)
     constant = cea.virtual_identity_agreement(lambda x: net(x) * 0, [net.get_submodule(layers[0])], images[:1], 1)
     assert constant.isnan().all()
+
+
+def test_combinations_share_the_pass_of_their_methods(small_net, images):
+    forwards = []
+    handle = small_net.register_forward_hook(lambda *_: forwards.append(1))
+    normgrad = cea.NormGrad(small_net, LAYERS)
+    methods = {
+        "plain": normgrad,
+        "product": cea.LayerCombination(normgrad),
+        "sum": cea.LayerCombination(cea.LinearApproximation(small_net, LAYERS), "linear", "sum"),
+    }
+    found = cea.attribute_together_per_target(methods, images, [0, 1])
+    assert len(forwards) == 1
+    handle.remove()
+    for maps, target in zip(found, [0, 1]):
+        for name in ("product", "sum"):
+            assert torch.equal(maps[name], methods[name].attribute(images, target=target))
+    layers = [small_net.get_submodule(name) for name in LAYERS]
+    captums = cea.LayerCombination(captum_attr.LayerGradCam(small_net, layers))
+    (together,) = cea.attribute_together({"Captum's": captums}, images, 1).values()
+    assert torch.equal(together, captums.attribute(images, 1))
