@@ -253,11 +253,9 @@ def _pixels(image: Tensor) -> np.ndarray:
 
 
 def _cells(rows: int, columns: int) -> tuple[Figure, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from captum_extract_aggregate.notebook_figure import NotebookFigure
 
-    figure = Figure(figsize=(_CELL * columns + 0.4, _CELL * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(figsize=(_CELL * columns + 0.4, _CELL * rows + 0.9), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -1,5 +1,6 @@
 """Pictures of any map."""
 
+import io
 import warnings
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from captum_extract_aggregate.visualization import COLOURS, SCALINGS, grid, overlay, scale_of
 
@@ -165,7 +167,11 @@ def test_rows_may_lack_columns():
     [
         ((IMAGE, {}), ValueError, "maps is empty"),
         ((IMAGE, {"a": torch.rand(2, 2)}), ValueError, "expected maps by row and column"),
-        ((IMAGE.expand(2, -1, -1, -1), {"a": {"x": torch.rand(2, 2)}}), TypeError, r"image is a tensor \(2, 3, 24, 32\)"),
+        (
+            (IMAGE.expand(2, -1, -1, -1), {"a": {"x": torch.rand(2, 2)}}),
+            TypeError,
+            r"image is a tensor \(2, 3, 24, 32\)",
+        ),
         (({"b": IMAGE}, {"a": {"x": torch.rand(2, 2)}}), ValueError, "image of the row is 'a'"),
         ((IMAGE, {"a": {"x": torch.rand(2, 1, 2, 2)}}), TypeError, r"a map is a tensor \(2, 1, 2, 2\)"),
         ((IMAGE, {"a": {"x": "map"}}), TypeError, "a map is a str"),
@@ -187,3 +193,8 @@ def test_a_batch_of_one_is_what_it_holds():
 def test_maps_that_share_a_scale_share_colours(scaling, colours):
     figure = grid(IMAGE, {"a": {"x": torch.rand(4, 4), "y": torch.randn(4, 4)}}, scaling=scaling)
     assert {axes.images[1].get_cmap().name for axes in figure.axes[1:]} == colours
+
+
+def test_a_notebook_shows_a_figure_that_pyplot_never_saw():
+    figure = grid(IMAGE, {"a": {"x": MAPS["fine"]}})
+    assert Image.open(io.BytesIO(figure._repr_png_())).size[0] > 100

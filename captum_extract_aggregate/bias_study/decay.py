@@ -261,11 +261,9 @@ def plot_decay(history: Sequence[DecayStep]) -> Figure:
         >>> from captum_extract_aggregate.bias_study import DecayStep, plot_decay
         >>> plot_decay([DecayStep(1, 0.5, 0.2, 1.0, 0.9), DecayStep(2, 0.0, 0.1, 0.9, 0.9)]).savefig("/dev/null")
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from captum_extract_aggregate.notebook_figure import NotebookFigure
 
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     steps = [h.step for h in history]
     left.plot(steps, [h.loss for h in history], color="#0072B2")

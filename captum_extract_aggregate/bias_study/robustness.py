@@ -73,11 +73,9 @@ class InputRobustness:
 
 def plot_robustness(found: Mapping[str, InputRobustness], title: str = "") -> Figure:
     """Several networks' robustness, by name, in one figure: `figure.savefig(path)`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from captum_extract_aggregate.notebook_figure import NotebookFigure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(figsize=(9, 3.6), layout="constrained")
     axes: Any = figure.subplots(1, 2, sharey=True)
     for (name, robustness), colour in zip(found.items(), itertools.cycle(_COLOURS)):
         for ax, rows in zip(axes, (robustness.scales, robustness.shifts)):

@@ -493,11 +493,9 @@ def _plain(text: str, most: int = 44) -> str:
 
 
 def _canvas(width: float, height: float, rows: int, columns: int) -> tuple[Figure, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from captum_extract_aggregate.notebook_figure import NotebookFigure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

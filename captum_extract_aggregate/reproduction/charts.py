@@ -82,11 +82,9 @@ def boxes(path: Path, groups: Mapping[str, Sequence[float]], title: str) -> None
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from captum_extract_aggregate.notebook_figure import NotebookFigure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
 
