@@ -1,7 +1,7 @@
 """How one operation passes a quantity R from its output down to its inputs.
 
 For a linear operation :math:`z_k = \\sum_j a_j w_{jk} + b_k`, with contributions :math:`z_{jk} = a_j w_{jk}`, a rule
-takes some numbers :math:`c_{jk}` made from them and shares R out in proportion:
+takes some numbers :math:`c_{jk}` made from them and shares R out in proportion::
 
     R_j = sum_k  c_jk / (sum_i c_ik [+ bias_k])  R_k                (0 where the denominator is 0)
 
