@@ -44,8 +44,8 @@ def explain(
     model: Annotated[
         str,
         typer.Option(
-            help="scene-vgg, scene-resnet, a torchvision model's name, or FILE.py:FUNCTION / MODULE:FUNCTION that "
-            "returns a model."
+            help="scene-vgg, scene-resnet, scene-vit, a torchvision model's name, or FILE.py:FUNCTION / "
+            "MODULE:FUNCTION that returns a model."
         ),
     ] = "scene-resnet",
     weights: Annotated[

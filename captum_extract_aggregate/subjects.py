@@ -16,7 +16,7 @@ from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
 from captum_extract_aggregate.messages import unknown_name
 
-SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet"}
+SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet", "scene-vit": "vit"}
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -33,8 +33,8 @@ class Subject:
 
 
 def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
-    """The model `name` in eval mode: `scene-vgg`, `scene-resnet`, a torchvision model, `timm:NAME`, or the result of
-    `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line."""
+    """The model `name` in eval mode: `scene-vgg`, `scene-resnet`, `scene-vit`, a torchvision model, `timm:NAME`, or the
+    result of `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line."""
     if name in SCENES:
         if weights:
             raise ValueError(f"weights is {weights!r}, but {name} brings its own; expected none")

@@ -66,6 +66,12 @@ def test_choices(run, tmp_path):
     assert "conv3x3:filter_norm" in (tmp_path / "a.svg").read_text()
 
 
+def test_the_scene_vit(run, tmp_path):
+    result = run(*"--model scene-vit --methods normgrad,gradcam --target 7".split())
+    assert result.exit_code == 0, result.output
+    check_picture(tmp_path / "explanation.png")
+
+
 def test_every_method_by_name(run, tmp_path):
     result = run("--methods", ",".join(METHODS), "--layers", "layer2,layer4")
     assert result.exit_code == 0, result.output

@@ -143,9 +143,13 @@ def test_video_classifier():
     assert [m.ndim for m in maps] == [5] * 4
 
 
-@pytest.mark.parametrize("name", ["vgg", "resnet"])
+@pytest.mark.parametrize("name", ["vgg", "resnet", "vit"])
 def test_scene_networks(name):
-    expected = {"vgg": [f"features.{i}" for i in (3, 8, 13, 18)], "resnet": [f"layer{i}" for i in range(1, 5)]}
+    expected = {
+        "vgg": [f"features.{i}" for i in (3, 8, 13, 18)],
+        "resnet": [f"layer{i}" for i in range(1, 5)],
+        "vit": [f"blocks.{i}" for i in range(4)],  # the last: only the class token reaches the score
+    }
     assert list(cea.default_layers(cea.load_scene_model(name))) == expected[name]
 
 

@@ -1,7 +1,8 @@
-"""Two small multi-label networks for the digit scenes, with their trained weights."""
+"""Three small multi-label networks for the digit scenes, with their trained weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate.data.scenes import NUM_CLASSES, SCENE_SIZE
 
 _WIDTHS = (16, 32, 64, 96)
+PATCH = 8  # pixels per token of the ViT
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -80,17 +82,99 @@ class SceneResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(_WIDTHS[3], NUM_CLASSES)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def features(self, x: Tensor) -> Tensor:
+        """What the classifier sees: `N x 96`."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(self.avgpool(x).flatten(1))
+        return self.avgpool(x).flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x))
 
 
-_ARCHITECTURES = {"vgg": SceneVGG, "resnet": SceneResNet}
+class _Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.projection = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).contiguous()
+        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        return self.projection((weights @ v).transpose(1, 2).flatten(2))
+
+
+class _EncoderBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = _Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class SceneViT(nn.Module):
+    """ViT in small: a class token and 12 x 12 tokens of 8 x 8 pixels, five pre-norm blocks of attention and MLP.
+
+    The patches are embedded by three convolutions of stride 2 (with BatchNorm and ReLU), not by one linear layer, which
+    helps where there is little to learn from. The blocks are `blocks.0` ... `blocks.4`; the class token is token 0, and
+    alone makes the score: the other tokens' outputs of the last block do not reach it.
+
+    Args:
+        width, depth, heads: channels of a token, number of blocks, attention heads of each.
+
+    Raises:
+        ValueError: for pictures that do not fit into a scene, or whose sides are no multiples of 8.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.data import SceneViT
+        >>> model = SceneViT().eval()
+        >>> model(torch.zeros(1, 3, 96, 96)).shape
+        torch.Size([1, 10])
+        >>> model(torch.zeros(1, 3, 48, 48), corner=(6, 0)).shape  # the lower left quarter of a scene
+        torch.Size([1, 10])
+    """
+
+    input_size = (3, SCENE_SIZE, SCENE_SIZE)
+
+    def __init__(self, width: int = 72, depth: int = 5, heads: int = 3) -> None:
+        super().__init__()
+        stem: list[nn.Module] = []
+        for width_in, width_out in pairwise((3, 24, 48, width)):
+            stem += [nn.Conv2d(width_in, width_out, 3, 2, 1, bias=False), nn.BatchNorm2d(width_out), nn.ReLU()]
+        self.patch_embedding = nn.Sequential(*stem)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, width, SCENE_SIZE // PATCH, SCENE_SIZE // PATCH))
+        self.blocks = nn.Sequential(*[_EncoderBlock(width, heads) for _ in range(depth)])
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, NUM_CLASSES)
+
+    def forward(self, x: Tensor, corner: tuple[int, int] = (0, 0)) -> Tensor:
+        """Logits of scenes, or of smaller pictures (sides: multiples of 8) cut out at token `corner` of them."""
+        (top, left), (height, width) = corner, (side // PATCH for side in x.shape[2:])
+        if any(side % PATCH for side in x.shape[2:]) or max(top + height, left + width) > SCENE_SIZE // PATCH:
+            raise ValueError(
+                f"x has shape {tuple(x.shape)} at corner {corner}; expected N x 3 x height x width, multiples of "
+                f"{PATCH} within a scene's {SCENE_SIZE} x {SCENE_SIZE}"
+            )
+        embedded = self.patch_embedding(x)
+        positions = self.positions[:, :, top : top + height, left : left + width]
+        tokens = (embedded + positions).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(len(x), -1, -1), tokens], 1)
+        return self.head(self.norm(self.blocks(tokens))[:, 0])
+
+
+_ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {"vgg": SceneVGG, "resnet": SceneResNet, "vit": SceneViT}
 
 
 def build_scene_model(name: str) -> nn.Module:
-    """The untrained network; `name` is `"vgg"` or `"resnet"`."""
+    """The untrained network; `name` is `"vgg"`, `"resnet"` or `"vit"`."""
     if name not in _ARCHITECTURES:
         raise ValueError(f"no scene model is called {name!r}; expected one of {sorted(_ARCHITECTURES)}")
     return _ARCHITECTURES[name]()
@@ -100,8 +184,8 @@ def load_scene_model(name: str = "resnet") -> nn.Module:
     """A trained network for `DigitScenes`, in eval mode; its ten outputs are one logit per digit class.
 
     Args:
-        name: `"vgg"` (max-pooling, no BatchNorm, biases that matter) or `"resnet"` (BatchNorm, residual sums,
-            global average pooling).
+        name: `"vgg"` (max-pooling, no BatchNorm, biases that matter), `"resnet"` (BatchNorm, residual sums,
+            global average pooling) or `"vit"` (tokens and attention; a class token makes the score).
 
     Example:
         >>> from captum_extract_aggregate.data import DigitScenes, load_scene_model
@@ -109,20 +193,29 @@ def load_scene_model(name: str = "resnet") -> nn.Module:
         >>> load_scene_model("vgg")(image[None]).shape
         torch.Size([1, 10])
     """
+    model = build_scene_model(name)
+    model.load_state_dict(load_weights(f"scene_{name}"))
+    return model.eval()
+
+
+def load_weights(name: str) -> dict[str, Tensor]:
+    """The embedded state dict of that name in single precision."""
     from safetensors.torch import load_file
 
-    model = build_scene_model(name)
-    stored = load_file(_WEIGHTS / f"scene_{name}.safetensors")
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in stored.items()})
-    return model.eval()
+    stored = load_file(_WEIGHTS / f"{name}.safetensors")
+    return {key: value.float() if value.is_floating_point() else value for key, value in stored.items()}
 
 
 def save_scene_weights(model: nn.Module, name: str, folder: Path = _WEIGHTS) -> Path:
     """Stores a trained network in half precision, which loses no accuracy and halves the package."""
+    return save_weights(model.state_dict(), f"scene_{name}", folder)
+
+
+def save_weights(state: dict[str, Tensor], name: str, folder: Path = _WEIGHTS) -> Path:
+    """Stores a state dict in half precision."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"scene_{name}.safetensors"
-    state = model.state_dict()
+    path = folder / f"{name}.safetensors"
     save_file({k: v.to(torch.float16).contiguous() if v.is_floating_point() else v for k, v in state.items()}, path)
     return path

@@ -62,7 +62,8 @@ class ModelPlan:
     """Which model.
 
     Attributes:
-        name: `scene-vgg`, `scene-resnet`, a torchvision model, `timm:NAME`, or `FILE.py:FUNCTION` / `MODULE:FUNCTION`.
+        name: `scene-vgg`, `scene-resnet`, `scene-vit`, a torchvision model, `timm:NAME`, or `FILE.py:FUNCTION` /
+            `MODULE:FUNCTION`.
         weights: `DEFAULT`, a state dict file, or `random`.
         num_classes: of a torchvision or timm model that differs from the usual.
         head: a file with the `weight` and `bias` of a linear head that takes the classifier's place.
