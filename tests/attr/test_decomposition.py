@@ -53,7 +53,7 @@ def test_completeness_at_every_cut(name, dtype):
 
 
 @pytest.mark.parametrize("to_input", [False, True])
-@pytest.mark.parametrize("name", ["vgg11_bn", "scene_vgg"])
+@pytest.mark.parametrize("name", [pytest.param("vgg11_bn", marks=pytest.mark.slow), "scene_vgg"])
 def test_completeness_at_every_single_layer_on_both_sides(name, to_input):
     """Also at layers that add a bias themselves, and behind the flattening, where there are no positions to map."""
     net, side = build(name)

@@ -71,7 +71,7 @@ def alone(tmp_path_factory):
     return dump(run(plan_from(plan()), tmp_path_factory.mktemp("alone"), show_progress=False))
 
 
-@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_several_give_what_one_gives(processes, alone, tmp_path):
     status, output = torchrun(processes, plan(), tmp_path / "results")
     assert status == 0, output[-2000:]
@@ -90,6 +90,7 @@ def test_one_is_killed_and_all_start_again(tmp_path):
     assert dump(found) == dump(run(plan_from(plain), tmp_path / "alone", show_progress=False))
 
 
+@pytest.mark.slow
 def test_one_is_killed_and_fewer_continue(tmp_path):
     plain = plan(tmp_path / "marker")
     status, _ = torchrun(3, plain, tmp_path / "results", "--standalone", "--max-restarts=0")
