@@ -200,7 +200,10 @@ def insights(
     method: Annotated[str, typer.Option(help="The method that is chosen at first.")] = "normgrad",
     port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
 ) -> None:
-    """Open Captum Insights (captum 0.8) with all methods and layers, on this machine alone."""
+    """Open Captum Insights (captum 0.8) with all methods and layers, on this machine alone.
+
+    Pictures have no label: the class that the model gives them stands in its place.
+    """
     from captum_extract_aggregate.explain import serve_insights
 
     with _clear_errors():

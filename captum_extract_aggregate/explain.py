@@ -118,10 +118,13 @@ def serve_insights(
         raise ValueError(f"model is {model!r}, but there is no picture to explain; expected IMAGES")
     subject = _subject(Request(model=model, weights=weights, class_names=class_names))
     scenes = DigitScenes(n=12)
-    pictures = [_preprocess(load_image(path), subject)[0] for path in images] or [scenes[i][0] for i in range(12)]
-    count = _scores(subject.model, pictures[0][None]).shape[1]
+    pictures = [_preprocess(load_image(path), subject)[0] for path in images]
+    first = pictures[0] if images else scenes[0][0]
+    count = _scores(subject.model, first[None]).shape[1]
     classes = [_class_name(subject.classes, i) for i in range(count)]
-    insights.serve(subject.model, classes, pictures, subject.mean, subject.std, method, port or None, blocking=True)
+    insights.serve(
+        subject.model, classes, pictures or scenes, subject.mean, subject.std, method, port or None, blocking=True
+    )
 
 
 # --- Models ---------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Captum Insights with this package's methods and Captum's layer methods: choose a method, and the layer by name.
 
-Captum Insights was part of Captum up to 0.8.0: `pip install "captum-extract-aggregate[insights]"`. On any version
+Captum Insights was part of Captum up to 0.8.0: `pip install "captum[insights]==0.8.0" "numpy<2"`. On any version
 `captum-extract-aggregate explain --html` makes a page without it.
 """
 
@@ -9,15 +9,17 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import captum
 import torch
-from captum.attr import Attribution
+from captum.attr import Attribution, FeatureAblation
 from captum.log import log_usage
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from captum_extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.attr import MetaSaliency
@@ -101,8 +103,11 @@ def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> li
 
     Raises:
         ImportError: where Captum has no Insights (0.9), or they are not installed; it says how to install them.
+        TypeError: for a model that is no module.
     """
     config = _insights()
+    if model is not None and not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module (or None)")
     ends, others = _layers(model, inputs)
     for name in names():
         choice = _choice(name)
@@ -114,8 +119,8 @@ def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> li
                 [n for n, m in bias_layers(model).items() if not isinstance(m, nn.Linear)] if name == "bias" else []
             )
             first = [*ends, INPUT] if name != "bias" else biased
-            rest = [layer for layer in others if layer not in first]
-            shown["layer"] = config.StrEnumConfig(value=(biased or ends)[-1], limit=[*first, *rest])
+            offered = [*first, *(layer for layer in others if layer not in first)] or [INPUT]
+            shown["layer"] = config.StrEnumConfig(value=(biased or ends or first or offered)[-1], limit=offered)
         for argument, values in choice.arguments.items():
             if isinstance(values, int):
                 shown[argument] = config.NumberConfig(value=values, limit=(1, 100))
@@ -123,6 +128,11 @@ def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> li
                 shown[argument] = config.StrEnumConfig(value=values[0], limit=list(values))
         config.ATTRIBUTION_NAMES_TO_METHODS[name] = _adapter(name)
         config.ATTRIBUTION_METHOD_CONFIG[name] = config.ConfigParameters(params=shown)
+    # Captum's goes through the image value by value, for minutes in which the page answers nothing
+    config.ATTRIBUTION_NAMES_TO_METHODS[FeatureAblation.get_name()] = _PatchAblation
+    config.ATTRIBUTION_METHOD_CONFIG[FeatureAblation.get_name()] = config.ConfigParameters(
+        params={"patches": config.NumberConfig(value=8, limit=(1, 32))}
+    )
     return names()
 
 
@@ -143,7 +153,10 @@ def _layers(model: nn.Module | None, inputs: Tensor | None) -> tuple[list[str], 
     if model is None:
         return [], []
     own = [name for name, m in model.named_modules() if name and any(True for _ in m.parameters(recurse=False))]
-    return list(default_layers(model, inputs)), own
+    try:
+        return list(default_layers(model, inputs)), own
+    except ValueError:  # none: a layer is chosen from all
+        return [], own
 
 
 def _choice(name: str) -> _Choice:
@@ -222,6 +235,18 @@ class _Adapter(Attribution):
         return list(default_layers(self.forward_func, x).values())[-1:]
 
 
+class _PatchAblation(FeatureAblation):
+    """Captum's, of square patches of all channels."""
+
+    @log_usage()  # type: ignore[untyped-decorator]
+    def attribute(self, inputs: Any, patches: int = 8, **kwargs: Any) -> Any:  # type: ignore[override]
+        """One forward for each of `patches` x `patches` patches."""
+        (x,) = inputs if isinstance(inputs, tuple) else (inputs,)
+        rows, columns = (torch.arange(n, device=x.device) * patches // n for n in x.shape[2:])
+        mask = rows[:, None] * patches + columns
+        return FeatureAblation.attribute.__wrapped__(self, (x,), feature_mask=(mask[None, None],), **kwargs)
+
+
 def like_input(map_: Tensor, x: Tensor) -> Tensor:
     """A map in the shape of an image `N x C x H x W`: scaled by its largest magnitude, finite and not zero.
 
@@ -252,9 +277,9 @@ def like_input(map_: Tensor, x: Tensor) -> Tensor:
 def serve(
     model: nn.Module,
     classes: Sequence[str],
-    dataset: Iterable[Any],
-    mean: Sequence[float] = (0.0,),
-    std: Sequence[float] = (1.0,),
+    dataset: Iterable[Any] | Dataset[Any],
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
     method: str = "normgrad",
     port: int | None = None,
     blocking: bool = False,
@@ -264,29 +289,37 @@ def serve(
     Args:
         model: a classifier in eval mode with outputs `N x classes`.
         classes: their names.
-        dataset: images as the model takes them, `C x H x W`, or `(image, label)`, finitely many; an image without a
-            label (or with label -1) is shown with the class that the model gives it.
+        dataset: images as the model takes them, `C x H x W` with one or three channels, or `(image, label)`, finitely
+            many. A label is a class, or a dictionary with several under `labels` (as `DigitScenes` gives; the one that
+            the model prefers is shown). An image without one (or with -1) is shown under the class that the model
+            gives it, which then always counts as correct.
         mean, std: of the normalisation, to show the images: one number, or one a channel.
         method: the one that is chosen at first.
         port: None: a free one. A process has one page: a second call shows its images on the page of the first.
-        blocking: serve from this thread, until it is interrupted; otherwise from another one.
+        blocking: serve from this thread, until it is interrupted; otherwise from another one. Where this process has
+            a page already, it returns at once in any case.
 
     Raises:
         ImportError: as `register`.
         TypeError, ValueError: naming the argument, what was got and what was expected.
+        OSError: where the port is taken.
     """
     _insights()
     from captum_extract_aggregate.insights_page import Visualizer, batches_of
 
     batches = batches_of(model, classes, dataset)
+    centre, spread = (_by_channel(n, v, batches[0].inputs.shape[1]) for n, v in (("mean", mean), ("std", std)))
+    if not bool((spread > 0).all()):
+        raise ValueError(f"std is {std!r}; expected numbers above 0")
     known = register(model, batches[0].inputs)
     if method not in known:
         raise ValueError(unknown_name("method", method, known))
     _answer_favicon()
-    centre, spread = (torch.tensor(list(v)).reshape(-1, 1, 1) for v in (mean, std))
     to_picture = lambda x: (x.cpu() * spread + centre).clamp(0, 1).expand(3, -1, -1)  # noqa: E731
     visualizer = Visualizer(model, classes, batches, to_picture, method)
     server = _server()
+    if port is not None and server.port is None:
+        _check_free(port)
     if not blocking or server.port is not None:
         return int(visualizer.serve(port=port, bind_all=False))
     # Captum's own blocking server says its address when it ends, and cannot be interrupted
@@ -300,9 +333,28 @@ def serve(
 def _answer_favicon() -> None:
     """Browsers ask for an icon; the server has none, which they report as an error of the page."""
     app = _server().app
-    if "favicon" not in app.view_functions:
+    if "favicon" not in app.view_functions and not getattr(app, "_got_first_request", False):
         app.add_url_rule("/favicon.ico", "favicon", lambda: ("", 204))
 
 
 def _server() -> Any:
     return importlib.import_module("captum.insights.attr_vis.server")
+
+
+def _by_channel(name: str, values: float | Sequence[float], channels: int) -> Tensor:
+    numbers = torch.as_tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
+    if len(numbers) not in (1, channels):
+        raise ValueError(f"{name} is {values!r}; expected one number, or one for each of {channels} channels")
+    return numbers
+
+
+def _check_free(port: int) -> None:
+    """Captum's server says that its port is taken where nobody hears it."""
+    if not 0 < port < 65536:
+        raise ValueError(f"port is {port}; expected 1 to 65535")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise OSError(f"port {port} is taken ({error.strerror}); expected a free one, or none given") from None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ class MapFeature(ImageFeature):
 
         def map_(axes: Any) -> None:
             if self.trouble.text:
-                axes.text(0.5, 0.5, textwrap.fill(self.trouble.text, 44), ha="center", va="center", fontsize=7)
+                axes.text(0.5, 0.5, textwrap.fill(self.trouble.text, 34), ha="center", va="center", fontsize=10)
             else:
                 overlay(axes, picture, attribution[0])
 
@@ -51,7 +52,10 @@ class MapFeature(ImageFeature):
 
 
 class Visualizer(AttributionVisualizer):
-    """Answers every request: one at a time, looking at each image once, errors drawn in the map's place."""
+    """Answers one request at a time, looks at each image once, and draws errors in the map's place.
+
+    What was fetched last is what a click on a class goes to: it is one page's server, as Captum's.
+    """
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class Visualizer(AttributionVisualizer):
         trouble = Trouble()
         super().__init__([model], list(classes), [MapFeature(to_picture, trouble)], _Endless(batches))
         self._count, self._lock = len(batches), threading.Lock()  # a model is explained by one thread at a time
+        self._asked = threading.local()  # a request's settings, until its turn comes
         calculate = self.attribution_calculation.calculate_attribution
 
         def checked(baselines: Any, data: Any, *rest: Any) -> tuple[Tensor, ...]:
@@ -78,9 +83,14 @@ class Visualizer(AttributionVisualizer):
         arguments = {name: config.value for name, config in ATTRIBUTION_METHOD_CONFIG[method].params.items()}
         self._config = FilterConfig(attribution_method=method, attribution_arguments=arguments)
 
+    def _update_config(self, settings: Any) -> None:
+        self._asked.settings = settings
+
     def visualize(self) -> list[Any]:
         """At most four images that fit the page's filters; fewer where there are no more."""
         with self._lock:
+            if getattr(self._asked, "settings", None) is not None:
+                super()._update_config(self._asked.settings)
             self._outputs: list[Any] = []
             for _ in range(self._count):
                 self._outputs.extend(self._get_outputs())
@@ -104,28 +114,54 @@ class _Endless:
             yield from self.batches
 
 
-def batches_of(model: nn.Module, classes: Sequence[str], dataset: Iterable[Any]) -> list[Batch]:
+def batches_of(model: nn.Module, classes: Sequence[str], dataset: Any) -> list[Batch]:
     """One batch an image; Insights passes over images without a label, so those get the model's own."""
-    found = []
-    for i, item in enumerate(dataset):
-        x, label = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, -1)
-        if not isinstance(x, Tensor) or x.ndim != 3:
-            got = f"a tensor {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-            raise TypeError(f"dataset gives {got} as image {i}; expected C x H x W, as the model takes it")
-        with torch.no_grad():
-            scores = model(x[None])
-        if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] != len(classes):
-            got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-            raise ValueError(f"the model gives {got} and classes has {len(classes)} names; expected one score a class")
-        index = int(label) if label is not None and int(label) >= 0 else int(scores.argmax())
-        if index >= len(classes):
-            raise ValueError(
-                f"dataset gives the label {index}, but classes has {len(classes)} names; expected one each"
-            )
-        found.append(Batch(x[None], torch.tensor([index])))
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+    if model.training:
+        raise ValueError("the model is in train mode; expected eval mode: call model.eval() first")
+    if isinstance(classes, str) or not isinstance(classes, Sequence):
+        raise TypeError(f"classes is a {type(classes).__name__}; expected the names of the classes, a list")
+    items = itertools.islice(iter(dataset), len(dataset) if isinstance(dataset, Sized) else None)
+    found = [_batch(model, classes, item, i) for i, item in enumerate(items)]
     if not found:
         raise ValueError("dataset gives no image; expected at least one")
     return found
+
+
+def _batch(model: nn.Module, classes: Sequence[str], item: Any, i: int) -> Batch:
+    is_pair = isinstance(item, (tuple, list)) and len(item) == 2
+    x, label = item if is_pair else (item, -1)
+    if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] not in (1, 3) or not x.is_floating_point():
+        got = f"a {x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise TypeError(
+            f"dataset gives {got} as image {i}; expected a floating-point image C x H x W of one or three channels, "
+            "as the model takes it, or a pair (image, label)"
+        )
+    with torch.no_grad():
+        scores = model(x[None])
+    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] != len(classes):
+        got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise ValueError(f"the model gives {got} and classes has {len(classes)} names; expected one score a class")
+    if not bool(scores.isfinite().all()):
+        raise ValueError(f"the model's scores for image {i} are not finite; expected finite images and scores")
+    return Batch(x[None], torch.tensor([_label(label, scores[0], i)]))
+
+
+def _label(label: Any, scores: Tensor, i: int) -> int:
+    """The one class that Insights shows as an image's own: of several the highest scoring, of none the model's."""
+    if isinstance(label, Mapping):
+        label = label.get("labels", -1)
+    try:
+        present = torch.as_tensor(-1 if label is None else label).reshape(-1)
+        if present.is_floating_point():
+            raise TypeError
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"dataset gives the label {label!r} for image {i}; expected the number of a class") from None
+    classes: list[int] = present[present >= 0].tolist() or [int(scores.argmax())]
+    if max(classes) >= len(scores):
+        raise ValueError(f"dataset gives the label {max(classes)} for image {i}; expected a class below {len(scores)}")
+    return max(classes, key=lambda c: float(scores[c]))
 
 
 def _drawn(draw: Callable[[Any], None]) -> str:

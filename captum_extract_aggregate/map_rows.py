@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,8 +52,8 @@ def maps_by_target(methods: Methods, inputs: Tensor, targets: Sequence[Target]) 
         >>> len(maps_by_target({"NormGrad": cea.NormGrad(model, "features.18")}, x, [3, 7]))
         2
     """
-    found = attribute_together_per_target(methods, _one(inputs), list(targets))
-    return [{name: _columns(methods[name], maps) for name, maps in own.items()} for own in found]
+    found, names = attribute_together_per_target(methods, _one(inputs), list(targets)), _layer_names(methods)
+    return [{name: _columns(names[name], maps) for name, maps in own.items()} for own in found]
 
 
 def maps_by_class(methods: Methods, inputs: Tensor, targets: Mapping[str, Target]) -> Rows:
@@ -71,7 +72,8 @@ def maps_by_class(methods: Methods, inputs: Tensor, targets: Mapping[str, Target
         {'three': ['NormGrad'], 'seven': ['NormGrad']}
     """
     found = attribute_together_per_target(methods, _one(inputs), list(targets.values()))
-    return {row: _flat(methods, maps) for row, maps in zip(targets, found)}
+    names = _layer_names(methods)
+    return {row: _flat(names, maps) for row, maps in zip(targets, found)}
 
 
 def maps_by_stage(
@@ -98,12 +100,12 @@ def maps_by_stage(
         >>> list(maps_by_stage(methods, model, x, 3, layers=["features.15", "features.10"])["NormGrad"])
         ['as trained', 'features.15', 'features.10']
     """
-    x = _one(inputs)
+    x, names = _one(inputs), _layer_names(methods)
     stages = find_stages(model, layers, (x,), ())
-    columns = {"as trained": _flat(methods, attribute_together_per_target(methods, x, [target])[0])}
+    columns = {"as trained": _flat(names, attribute_together_per_target(methods, x, [target])[0])}
     with contextlib.closing(randomized(model, stages, order, init, 1, seed)) as states:
         for _, i in states:
-            columns[stages[i][0]] = _flat(methods, attribute_together_per_target(methods, x, [target])[0])
+            columns[stages[i][0]] = _flat(names, attribute_together_per_target(methods, x, [target])[0])
     return {row: {stage: maps[row] for stage, maps in columns.items()} for row in columns["as trained"]}
 
 
@@ -127,19 +129,18 @@ def _one(inputs: Any) -> Tensor:
     return inputs
 
 
-def _columns(method: Attribution, maps: Any) -> dict[str, Tensor]:
+def _columns(layers: list[str], maps: Any) -> dict[str, Tensor]:
     """One example's maps by the names of the method's layers."""
     if isinstance(maps, list):
-        names = _names(method)
-        return {name: _single(m)[0] for name, m in zip(names, maps)}
-    return {_only_name(method): _single(maps)[0]}
+        return {name: _single(m)[0] for name, m in zip(layers, maps)}
+    return {layers[0] if len(layers) == 1 else "all layers": _single(maps)[0]}
 
 
-def _flat(methods: Methods, found: Mapping[str, Any]) -> dict[str, Tensor]:
+def _flat(names: Mapping[str, list[str]], found: Mapping[str, Any]) -> dict[str, Tensor]:
     """All methods' maps under one name each."""
     flat: dict[str, Tensor] = {}
     for name, maps in found.items():
-        columns = _columns(methods[name], maps)
+        columns = _columns(names[name], maps)
         flat.update({name if len(columns) == 1 else f"{name}, {layer}": m for layer, m in columns.items()})
     return flat
 
@@ -149,18 +150,24 @@ def _single(maps: Any) -> Tensor:
     return maps[0] if isinstance(maps, tuple) else maps
 
 
-def _names(method: Attribution) -> list[str]:
+def _layer_names(methods: Methods) -> dict[str, list[str]]:
+    """What the layers of each method are called: by their model; where a function hides it, by type and number."""
+    modules = {name: _modules(method) for name, method in methods.items()}
+    called: dict[nn.Module | None, str] = {None: "input"}
+    for name, method in methods.items():
+        model = model_of(method.forward_func)
+        called |= {m: n for n, m in model.named_modules() if m in modules[name]} if model is not None else {}
+    nameless = [m for m in dict.fromkeys(m for own in modules.values() for m in own) if m not in called]
+    kinds = Counter(type(m).__name__ for m in nameless)
+    seen: Counter[str] = Counter()
+    for m in nameless:
+        kind = type(m).__name__
+        seen[kind] += 1
+        called[m] = kind if kinds[kind] == 1 else f"{kind} {seen[kind]}"
+    return {name: [called[m] for m in own] for name, own in modules.items()}
+
+
+def _modules(method: Attribution) -> list[nn.Module | None]:
     layers = getattr(method, "layer", None)
     layers = layers if isinstance(layers, (list, tuple)) else [layers]
-    return [_name(method, layer) for layer in layers]
-
-
-def _only_name(method: Attribution) -> str:
-    names = _names(method)
-    return names[0] if len(names) == 1 else "all layers"
-
-
-def _name(method: Attribution, layer: Any) -> str:
-    module, model = find_layer(layer, method.forward_func), model_of(method.forward_func)
-    names = {m: name for name, m in model.named_modules()} if model is not None else {}
-    return "input" if module is None else names.get(module) or type(module).__name__
+    return [find_layer(layer, method.forward_func) for layer in layers]

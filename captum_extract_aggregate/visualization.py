@@ -26,6 +26,7 @@ SCALINGS = {
     "column": "the maps of a column share one scale",
     "all": "all maps share one scale",
 }
+_ONLY = {"positive": "positive values alone, ", "negative": "negative values alone, ", "absolute_value": "magnitudes, "}
 _CELL = 2.1  # inches
 Rows: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 
@@ -98,6 +99,7 @@ def scale_of(maps: Iterable[Tensor], sign: str = "all", outlier_perc: float = 0)
         >>> scale_of([torch.tensor([[1.0, -3.0]]), torch.tensor([[2.0, 0.5]])])
         3.0
     """
+    _checked_sign(sign)
     if not 0 <= outlier_perc < 100:
         raise ValueError(f"outlier_perc is {outlier_perc!r}; expected a percentage from 0, below 100")
     shown = [np.abs(_shown(_plane(m).double().cpu().numpy(), sign)).ravel() for m in maps]
@@ -150,7 +152,7 @@ def grid(
     """
     if scaling not in SCALINGS:
         raise ValueError(unknown_name("scaling", scaling, SCALINGS))
-    if not maps or not all(isinstance(row, Mapping) and row for row in maps.values()):
+    if not isinstance(maps, Mapping) or not maps or not all(isinstance(r, Mapping) and r for r in maps.values()):
         raise ValueError(
             "maps is empty or no mapping of mappings; expected maps by row and column: {row: {column: map}}"
         )
@@ -171,7 +173,8 @@ def grid(
                 axes.set_title(_wrapped(column), fontsize=9)
         _label(cells[i][1], row)
     figure.suptitle(title, fontsize=11)
-    figure.supxlabel(f"{SCALINGS[scaling]}; {_legend(signs)}", fontsize=7)
+    cut = f" after the brightest {outlier_perc:g} % of the sum" if outlier_perc else ""
+    figure.supxlabel(f"{SCALINGS[scaling]}{cut}; {_legend(signs, sign)}", fontsize=7)
     return figure
 
 
@@ -185,11 +188,11 @@ def _sharing(maps: Rows, row: str, column: str, scaling: str) -> list[Tensor]:
     ]
 
 
-def _legend(signs: set[str]) -> str:
+def _legend(signs: set[str], asked: str | None) -> str:
     """What the colours mean."""
     parts = []
     if signs - {"all"}:
-        parts.append("dark to bright: 0 to largest")
+        parts.append(_ONLY.get(asked or "", "") + "dark to bright: 0 to largest")
     if "all" in signs:
         parts.append("signed maps: purple against, orange for the class")
     return "; ".join(parts)
@@ -243,8 +246,9 @@ def _is_signed(map_: Tensor) -> bool:
 def _pixels(image: Tensor) -> np.ndarray:
     """`H x W x 3` from 0 to 1."""
     image = _unbatched(image)
-    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] not in (1, 3):
-        got = f"a tensor {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
+    is_image = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in (1, 3)
+    if not is_image or not image.is_floating_point():
+        got = f"a {image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
         raise TypeError(f"image is {got}; expected one image, 3 x H x W in [0, 1]")
     return image.detach().float().cpu().expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
 
@@ -284,5 +288,8 @@ def _wrapped(name: str) -> str:
 def _draw_boxes(axes: Axes, boxes: Tensor | None) -> None:
     from matplotlib.patches import Rectangle
 
-    for x0, y0, x1, y1 in torch.empty(0, 4).tolist() if boxes is None else boxes.tolist():
+    found = torch.as_tensor(torch.empty(0, 4) if boxes is None else boxes)
+    if found.ndim != 2 or found.shape[1] != 4:
+        raise ValueError(f"boxes have shape {tuple(found.shape)}; expected D x 4, x0, y0, x1, y1")
+    for x0, y0, x1, y1 in found.tolist():
         axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=1.5))

@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -48,7 +49,8 @@ def x():
 @needs_insights
 class TestRegistered:
     @pytest.fixture(scope="class", autouse=True)
-    def config(self, model, x):
+    @classmethod
+    def config(cls, model, x):
         from captum.insights.attr_vis import config
 
         insights.register(model, x)
@@ -134,11 +136,118 @@ def test_maps_that_the_page_would_wait_for():
         (["a"] * 10, ["picture"], TypeError, "dataset gives a str as image 0"),
         (["a"] * 9, [torch.zeros(3, 96, 96)], ValueError, "classes has 9 names"),
         (["a"] * 10, [(torch.zeros(3, 96, 96), 10)], ValueError, "dataset gives the label 10"),
+        (["a"] * 10, [(torch.zeros(3, 96, 96), "cat")], TypeError, "dataset gives the label 'cat'"),
+        (["a"] * 10, [(torch.zeros(3, 96, 96), 1, 2)], TypeError, r"expected .* or a pair \(image, label\)"),
+        (["a"] * 10, [torch.zeros(3, 96, 96, dtype=torch.uint8)], TypeError, "dataset gives a torch.uint8"),
+        (["a"] * 10, [torch.zeros(4, 96, 96)], TypeError, "of one or three channels"),
+        (["a"] * 10, [torch.full((3, 96, 96), torch.nan)], ValueError, "scores for image 0 are not finite"),
+        (10, [torch.zeros(3, 96, 96)], TypeError, "classes is a int"),
     ],
 )
 def test_wrong_uses(classes, dataset, error, said, model):
     with pytest.raises(error, match=said):
         insights.serve(model, classes, dataset)
+
+
+@needs_insights
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ({"mean": (0.5, 0.5)}, ValueError, "mean is .*; expected one number, or one for each of 3 channels"),
+        ({"std": 0}, ValueError, "std is 0; expected numbers above 0"),
+        ({"port": 70000}, ValueError, "port is 70000"),
+        ({"model": "resnet"}, TypeError, "model is a str"),
+        ({"model": torch.nn.Linear(1, 1).train()}, ValueError, "model is in train mode"),
+    ],
+)
+def test_wrong_arguments(arguments, error, said, model):
+    with pytest.raises(error, match=said):
+        insights.serve(arguments.pop("model", model), ["a"] * 10, [torch.zeros(3, 96, 96)], **arguments)
+
+
+@needs_insights
+def test_a_port_that_is_taken(model):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"port {port} is taken"):
+            insights.serve(model, ["a"] * 10, [torch.zeros(3, 96, 96)], port=port)
+
+
+@needs_insights
+def test_a_model_without_stages_and_one_of_any_forward():
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2)).eval()
+    insights.register(flat, torch.zeros(1, 3, 2, 2))
+    from captum.insights.attr_vis.config import ATTRIBUTION_METHOD_CONFIG
+
+    assert ATTRIBUTION_METHOD_CONFIG["normgrad"].params["layer"].value == "the input"
+    with pytest.raises(TypeError, match="model is a function"):
+        insights.register(lambda x: x)
+
+
+@needs_insights
+def test_labels(model):
+    from captum_extract_aggregate.insights_page import batches_of
+
+    class Endless(torch.utils.data.Dataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return torch.zeros(3, 96, 96), torch.tensor(index)
+
+    classes = [str(i) for i in range(10)]
+    assert [int(batch.labels) for batch in batches_of(model, classes, Endless())] == [0, 1]
+    scenes = cea.DigitScenes(4, seed=5)
+    found = batches_of(model, classes, scenes)
+    assert all(int(batch.labels) in target["labels"].tolist() for batch, (_, target) in zip(found, scenes))
+
+
+@needs_insights
+def test_captums_feature_ablation_goes_by_patches(model, x):
+    insights.register(model, x)
+    from captum.insights.attr_vis.config import ATTRIBUTION_NAMES_TO_METHODS
+
+    forwards = []
+    handle = model.register_forward_hook(lambda *_: forwards.append(1))
+    method = ATTRIBUTION_NAMES_TO_METHODS["Feature Ablation"](model)
+    (found,) = method.attribute.__wrapped__(method, (x,), patches=4, baselines=(torch.zeros_like(x),), target=3)
+    handle.remove()
+    assert len(forwards) == 17
+    assert found.shape == x.shape
+    assert len(found[0, 0].unique()) <= 16
+    with torch.no_grad():
+        without = x.clone()
+        without[..., :24, :24] = 0
+        assert float(found[0, 0, 0, 0]) == pytest.approx(float((model(x) - model(without))[0, 3]), abs=1e-4)
+
+
+@needs_insights
+def test_requests_that_overlap_keep_their_own_method(model, x):
+    from captum_extract_aggregate.insights_page import Visualizer, batches_of
+
+    insights.register(model, x)
+    names = [str(i) for i in range(10)]
+    visualizer = Visualizer(model, names, batches_of(model, names, [x[0]]), lambda image: image.clamp(0, 1), "gradcam")
+    drawn = {}
+
+    def request(method):
+        visualizer._update_config({"attribution_method": method, "arguments": {}, "prediction": "all", "classes": []})
+        together.wait()  # all have said what they want before the first is served
+        (output,) = visualizer.visualize()
+        drawn[method] = output[0].feature_outputs[0].modified
+
+    together = threading.Barrier(3)
+    threads = [threading.Thread(target=request, args=(m,)) for m in ("gradcam", "normgrad", "linear-approximation")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for method in drawn:
+        visualizer._update_config({"attribution_method": method, "arguments": {}, "prediction": "all", "classes": []})
+        assert visualizer.visualize()[0][0].feature_outputs[0].modified == drawn[method]
+    assert len(set(drawn.values())) == 3
 
 
 @needs_insights

@@ -78,3 +78,22 @@ def test_titles():
 def test_more_than_one_image_is_an_error(net, inputs):
     with pytest.raises(TypeError, match="expected one image, 1 x C x H x W"):
         maps_by_layer({"saliency": Saliency(net)}, inputs, 0)
+
+
+def test_layers_of_a_function_keep_their_maps():
+    model, x = cea.load_scene_model("resnet"), cea.DigitScenes(1)[0][0][None]
+    methods = {
+        "NormGrad": cea.NormGrad(lambda z: model(z), [model.layer1, model.layer2]),
+        "linear": cea.LinearApproximation(lambda z: model(z), model.layer3),
+    }
+    assert list(maps_by_layer({"linear": methods["linear"]}, x, 5)["linear"]) == ["_ResidualBlock"]
+    rows = maps_by_layer(methods, x, 5)
+    assert {row: list(maps) for row, maps in rows.items()} == {
+        "NormGrad": ["_ResidualBlock 1", "_ResidualBlock 2"],
+        "linear": ["_ResidualBlock 3"],
+    }
+    assert list(maps_by_class(methods, x, {"five": 5})["five"]) == [
+        "NormGrad, _ResidualBlock 1",
+        "NormGrad, _ResidualBlock 2",
+        "linear",
+    ]

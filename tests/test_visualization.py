@@ -170,7 +170,7 @@ def test_rows_may_lack_columns():
         (
             (IMAGE.expand(2, -1, -1, -1), {"a": {"x": torch.rand(2, 2)}}),
             TypeError,
-            r"image is a tensor \(2, 3, 24, 32\)",
+            r"image is a torch.float32 \(2, 3, 24, 32\)",
         ),
         (({"b": IMAGE}, {"a": {"x": torch.rand(2, 2)}}), ValueError, "image of the row is 'a'"),
         ((IMAGE, {"a": {"x": torch.rand(2, 1, 2, 2)}}), TypeError, r"a map is a tensor \(2, 1, 2, 2\)"),
@@ -182,6 +182,22 @@ def test_rows_may_lack_columns():
 def test_wrong_uses(arguments, error, said):
     with pytest.raises(error, match=said):
         grid(*arguments)
+
+
+def test_what_is_cut_is_said():
+    said = [
+        grid(IMAGE, {"a": {"x": torch.randn(4, 4)}}, **arguments).get_supxlabel()
+        for arguments in ({"outlier_perc": 50}, {"sign": "negative"}, {"sign": "positive"}, {"sign": "absolute_value"})
+    ]
+    assert "after the brightest 50 % of the sum" in said[0]
+    assert "negative values alone" in said[1]
+    assert "positive values alone" in said[2]
+    assert "magnitudes, dark" in said[3]
+
+
+def test_pictures_of_bytes_are_refused():
+    with pytest.raises(TypeError, match=r"image is a torch\.uint8"):
+        grid((IMAGE * 255).byte(), {"a": {"x": torch.rand(4, 4)}})
 
 
 def test_a_batch_of_one_is_what_it_holds():
