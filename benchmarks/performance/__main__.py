@@ -1,0 +1,92 @@
+"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md and its JSON.
+
+A section that is named is measured anew, the others are kept. `pip install quantus` for the comparison with Quantus.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks.performance import maps, measures
+from benchmarks.performance.timing import Row
+
+HERE = Path(__file__).parent
+STORED = HERE / "results.json"
+PAGE = HERE.parents[1] / "docs" / "performance.md"
+SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
+    "forwards": maps.forwards,
+    "floors": maps.floors,
+    "whole_network": maps.whole_network,
+    "captum": maps.captum,
+    "memory": maps.memory,
+    "grid": maps.grid,
+    "targets": maps.targets,
+    "closed_forms": maps.closed_forms,
+    "pixel_removal": measures.pixel_removal,
+    "spearman": measures.spearman,
+    "meta_saliency": measures.meta_saliency,
+    "rules": measures.rules,
+    "evaluation": measures.evaluation,
+    "imports": measures.imports,
+}
+
+
+def machine() -> str:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "captum"))
+    where = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} {platform.machine()} cores"
+    )
+    threads = torch.get_num_threads()
+    return f"{datetime.date.today()}: {where}, {threads} threads, Python {platform.python_version()}, {versions}"
+
+
+def cell(row: dict[str, object]) -> str:
+    unit = {"x": "", "%": " %"}[str(row["unit"])]
+    if row["pairs"] == 1:
+        return f"{row['median']:.3g}{unit}"
+    return f"{row['median']:.3g}{unit} ({row['low']:.3g} - {row['high']:.3g})"
+
+
+def page(stored: dict[str, dict[str, object]]) -> str:
+    lines = [(HERE / "text.md").read_text(encoding="utf-8")]
+    for name, section in stored.items():
+        lines += [f"## {name.replace('_', ' ').capitalize()}", "", str(SECTIONS[name].__doc__), ""]
+        lines += [f"{section['machine']}.", "", "| | ratio (range) | must reach | |", "|---|---|---|---|"]
+        for row in section["rows"]:  # type: ignore[attr-defined]
+            limit = "" if row["limit"] is None else f"{'≥' if row['at_least'] else '≤'} {row['limit']:g}"
+            met = {None: "", True: "yes", False: "**no**"}[Row(**row).met]
+            note = f"; {row['note']}" if row["note"] else ""
+            lines.append(f"| {row['case']}{note} | {cell(row)} | {limit} | {met} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sections", nargs="*", help="left out: all")
+    options = parser.parse_args()
+    stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
+    for name in options.sections or SECTIONS:
+        rows = []
+        for found in SECTIONS[name]():
+            rows.append(asdict(found))
+            missed = "MISSED" if found.met is False else ""
+            print(f"{name}: {found.case}: {cell(asdict(found))} {found.note} {missed}", flush=True)
+        stored[name] = {"machine": machine(), "rows": rows}
+        stored = {key: stored[key] for key in SECTIONS if key in stored}
+        STORED.write_text(json.dumps(stored, indent=1), encoding="utf-8")
+        PAGE.write_text(page(stored), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

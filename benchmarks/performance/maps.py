@@ -1,0 +1,175 @@
+"""Maps against the floor and against Captum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from captum.attr import LayerGradCam
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import captum_extract_aggregate as cea
+from benchmarks.performance.floor import NETWORKS, forward, gradients, images, network, stages
+from benchmarks.performance.timing import Row, ratios, row
+from captum_extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.extract import virtual_extract
+
+METHODS: dict[str, Callable[[nn.Module, list[str]], cea.NormGrad]] = {
+    "NormGrad": cea.NormGrad,
+    "conv3x3, filter_norm": lambda m, layers: cea.ExtractAggregate(m, layers, "conv3x3", "filter_norm"),
+    "selective NormGrad": cea.SelectiveNormGrad,
+    "linear approximation": cea.LinearApproximation,
+    "GradCAM++": cea.GradCAMPlusPlus,
+    "GradCAM_Pos": cea.GradCAMPos,
+    "GradMid": cea.GradMid,
+    "activity": cea.ActivityAttribution,
+}
+AT_BATCH_8 = ("NormGrad", "conv3x3, filter_norm", "GradCAM++", "activity")
+EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")
+
+
+def floors(names: tuple[str, ...] = NETWORKS, batches: tuple[int, ...] = (1, 8)) -> Iterator[Row]:
+    """Every family, at one layer and at four, against the bare passes."""
+    for name in names:
+        model = network(name)
+        for batch in batches:
+            x = images(batch)
+            for count in (1, 4):
+                layers = stages(model, count)
+                floor = gradients(model, x, layers)
+                for label, make in METHODS.items():
+                    if batch == 8 and label not in AT_BATCH_8:
+                        continue
+                    method = make(model, layers)
+                    found = ratios(lambda: method.attribute(x, target=3), floor)  # noqa: B023
+                    yield row("floor", f"{label}, {name}, batch {batch}, {count} layer(s)", found, limit=1.05)
+
+
+def whole_network(names: tuple[str, ...] = NETWORKS[:3]) -> Iterator[Row]:
+    """Maps of the input's size from many layers: their floor goes down to the input."""
+    for name in names:
+        model, x = network(name), images(1)
+        layers = stages(model, 4)
+        found = ratios(lambda: cea.AggregatedActivity(model).attribute(x, target=3), gradients(model, x, layers))  # noqa: B023
+        yield row("floor", f"aggregated activity, {name}, batch 1", found, limit=1.05)
+        places = [None, *cea.bias_layers(model)]
+        found = ratios(lambda: cea.FullGrad(model).attribute(x, target=3), gradients(model, x, places))  # noqa: B023
+        yield row("floor", f"FullGrad, {name}, batch 1, {len(places)} places", found, limit=1.05)
+
+
+def captum() -> Iterator[Row]:
+    """Four layers at once against Captum's calls for each, at equal output."""
+    for name in NETWORKS[:3]:
+        model, x = network(name), images(1)
+        layers = stages(model, 4)
+        ours = cea.GradCAM(model, layers)
+        theirs = [LayerGradCam(model, model.get_submodule(layer)) for layer in layers]
+        for a, b in zip(ours.attribute(x, target=3), theirs):
+            torch.testing.assert_close(a, b.attribute(x, target=3, relu_attributions=True), rtol=1e-3, atol=1e-6)
+
+        def run(theirs: list[LayerGradCam] = theirs, x: Tensor = x) -> None:
+            for method in theirs:
+                method.attribute(x, target=3, relu_attributions=True)
+
+        found = ratios(run, lambda: ours.attribute(x, target=3))  # noqa: B023
+        yield row("Captum over ours", f"GradCAM, {name}, 4 layers", found, limit=2.5, at_least=True)
+
+
+def saved_bytes(run: Callable[[], object]) -> int:
+    """What autograd keeps for the backward pass, each storage once."""
+    kept: dict[int, int] = {}
+    alive: list[Tensor] = []
+
+    def pack(t: Tensor) -> Tensor:
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        alive.append(t.detach())
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        run()
+    return sum(kept.values())
+
+
+def memory() -> Iterator[Row]:
+    """Bytes saved for the backward, last stage of a ResNet-50, against Captum."""
+    model, x = network("resnet50"), images(4)
+    ours = saved_bytes(lambda: cea.NormGrad(model, "layer4").attribute(x, target=3))
+    theirs = saved_bytes(lambda: LayerGradCam(model, model.layer4).attribute(x, target=3))
+    share = 100 * ours / theirs
+    note = f"{ours / 1e6:.1f} of {theirs / 1e6:.0f} MB"
+    yield Row(
+        "bytes saved", "resnet50, last stage, batch 4, of Captum's", share, share, share, 1, 2, unit="%", note=note
+    )
+
+
+def grid() -> Iterator[Row]:
+    """All extracts by all aggregates at four layers, against one NormGrad there."""
+    for name in ("resnet50", "vgg16"):
+        model, x = network(name), images(1)
+        layers = stages(model, 4)
+        cells = {f"{e}:{a}": cea.ExtractAggregate(model, layers, e, a) for e in EXTRACTS for a in AGGREGATES}
+        one = cea.NormGrad(model, layers)
+        found = ratios(lambda: cea.attribute_together(cells, x, 3), lambda: one.attribute(x, target=3))  # noqa: B023
+        yield row("whole grid", f"{len(cells)} cells over one NormGrad, {name}, 4 layers", found, limit=1.3)
+
+
+def targets() -> Iterator[Row]:
+    """Several targets of one image against one forward and as many backwards."""
+    for name in ("resnet50", "vit_b_16"):
+        model, x = network(name), images(1)
+        layers = stages(model, 4)
+        for count in (1, 2, 5, 20):
+            method, wanted = cea.NormGrad(model, layers), list(range(3, 3 + count))
+            run = lambda: method.attribute_per_target(x, wanted)  # noqa: B023, E731
+            found = ratios(run, gradients(model, x, layers, count))
+            yield row("targets", f"NormGrad, {name}, 4 layers, {count} target(s)", found, limit=1.05)
+
+
+class _Largest(TorchDispatchMode):
+    """The largest tensor that any operation gave."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        result = func(*args, **(kwargs or {}))
+        for t in result if isinstance(result, (tuple, list)) else [result]:
+            if isinstance(t, Tensor):
+                self.numbers = max(self.numbers, t.numel())
+        return result
+
+
+def closed_forms() -> Iterator[Row]:
+    """filter_norm at 2,048 channels against the same with every contribution multiplied out."""
+    generator = torch.Generator().manual_seed(0)
+    x, g = (torch.randn(1, 2048, 7, 7, generator=generator) for _ in range(2))
+    for extract in ("conv1x1", "conv3x3"):
+        summand = virtual_extract(extract)(x, g)
+
+        def multiplied_out() -> Tensor:
+            return torch.cat([rows.clamp(min=0).flatten(1).norm(dim=1) for rows in summand.rows(2**22)])  # noqa: B023
+
+        def closed() -> Tensor:
+            return AGGREGATES["filter_norm"](virtual_extract(extract)(x, g))  # noqa: B023
+
+        torch.testing.assert_close(closed().flatten(), multiplied_out(), rtol=1e-3, atol=1e-3)
+        found = ratios(multiplied_out, closed, pairs=3 if extract == "conv3x3" else 7)
+        with _Largest() as largest:
+            closed()
+        note = f"largest tensor: {largest.numbers / 49:.0f} numbers a position"
+        yield row(
+            "closed form",
+            f"{extract}:filter_norm, multiplied out over ours",
+            found,
+            limit=1000,
+            at_least=True,
+            note=note,
+        )
+
+
+def forwards() -> Iterator[Row]:
+    """For the eye: what the floor of a map is in forwards."""
+    for name in NETWORKS:
+        model, x = network(name), images(1)
+        found = ratios(gradients(model, x, stages(model, 4)), forward(model, x))
+        yield row("the floor itself", f"forward and backward to 4 layers over the forward, {name}", found)

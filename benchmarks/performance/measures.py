@@ -1,0 +1,170 @@
+"""Measures, meta-saliency, propagation rules, evaluation and the import, each against its parts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+import captum_extract_aggregate as cea
+from benchmarks.performance.floor import NETWORKS, gradients, images, network
+from benchmarks.performance.timing import Row, ratios, row
+from benchmarks.propagation import METHODS as RULES
+from captum_extract_aggregate import metrics
+
+Z_PLUS = ("ExcitationBackprop", "ContrastiveExcitationBackprop", "LRP, gamma infinite")
+GATED = ("GuidedBackprop", "Deconvolution", "RectGrad")
+
+
+def pixel_removal() -> Iterator[Row]:
+    """Against the bare forwards of batches of the same sizes, and Quantus's number of forwards."""
+    for name, model, x, step in (
+        ("scene-vgg", cea.load_scene_model("vgg"), _scenes(16), 32),
+        ("resnet50", network("resnet50"), images(4), 3136),
+    ):
+        maps = cea.NormGrad(model, list(cea.default_layers(model))[-1]).attribute(x, target=3)
+        sizes: list[int] = []
+        handle = model.register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])))  # noqa: B023
+        metrics.pixel_removal(model, x, maps, step=step)
+        handle.remove()
+
+        def bare() -> None:
+            with torch.no_grad():
+                for n in sizes:  # noqa: B023
+                    model(x[:n])  # noqa: B023
+
+        found = ratios(lambda: metrics.pixel_removal(model, x, maps, step=step), bare)  # noqa: B023
+        rows = sum(sizes)
+        note = f"{rows / len(x):.0f} forwards an image" + _quantus(model, x, maps, step)
+        yield row("pixel removal", f"{name}, {len(x)} images, {step} pixels at a time", found, limit=1.15, note=note)
+
+
+def _quantus(model: nn.Module, x: Tensor, maps: Tensor, step: int) -> str:
+    """How many forwards Quantus's PixelFlipping takes for a curve of the same resolution."""
+    try:
+        import quantus
+    except ImportError:
+        return ""
+    rows: list[int] = []
+    handle = model.register_forward_pre_hook(lambda _m, args: rows.append(len(args[0])))
+    whole = torch.nn.functional.interpolate(maps, x.shape[2:], mode="bilinear").expand_as(x)
+    labels = model(x).argmax(1)
+    rows.clear()
+    flipping = quantus.PixelFlipping(
+        features_in_step=step * x.shape[1], disable_warnings=True, perturb_baseline="black"
+    )
+    flipping(model=model, x_batch=x.numpy(), y_batch=labels.numpy(), a_batch=whole.numpy(), device="cpu")
+    handle.remove()
+    return f"; Quantus {quantus.__version__}: {sum(rows) / len(x):.0f}"
+
+
+def _scenes(n: int) -> Tensor:
+    return torch.stack([image for image, _ in cea.DigitScenes(n)])
+
+
+def spearman() -> Iterator[Row]:
+    """A batch of maps of 224 x 224, against SciPy map by map; equal to the last digits."""
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(16, 1, 224, 224, generator=generator) for _ in range(2))
+    for name, (p, q) in {"no ties": (a, b), "half of it zero": (a.clamp(min=0), b.clamp(min=0))}.items():
+
+        def scipy() -> list[float]:
+            return [spearmanr(u.flatten(), v.flatten()).statistic for u, v in zip(p, q)]  # noqa: B023
+
+        np.testing.assert_allclose(metrics.spearman(p, q), scipy(), rtol=0, atol=1e-12)
+        found = ratios(scipy, lambda: metrics.spearman(p, q))  # noqa: B023
+        yield row("Spearman", f"SciPy over ours, 16 pairs of 224 x 224, {name}", found, limit=1, at_least=True)
+
+
+def meta_saliency() -> Iterator[Row]:
+    """One example, against its parts: a gradient of all parameters, a step there and back, and the map."""
+    for name in ("resnet50", "mobilenet_v2"):
+        model, x = network(name), images(1)
+        method = cea.NormGrad(model, list(cea.default_layers(model))[-1])
+        meta = cea.MetaSaliency(method, lr=0.001)
+
+        def parts() -> None:
+            parameters = list(model.parameters())  # noqa: B023
+            loss = torch.nn.functional.cross_entropy(model(x), torch.tensor([3]))  # noqa: B023
+            gradients = torch.autograd.grad(loss, parameters)
+            before = [p.data for p in parameters]
+            with torch.no_grad():
+                for p, g in zip(parameters, gradients):
+                    p.data = p.data - 0.001 * g
+            method.attribute(x, target=3)  # noqa: B023
+            for p, data in zip(parameters, before):
+                p.data = data
+
+        found = ratios(lambda: meta.attribute(x, target=3), parts)  # noqa: B023
+        yield row("meta-saliency", f"NormGrad, {name}, one example", found, limit=1.15)
+
+
+def rules() -> Iterator[Row]:
+    """Propagation to the input, against a plain gradient there."""
+    for name in NETWORKS[:3]:
+        model, x = network(name), images(2)
+        for label in (*GATED, *Z_PLUS):
+            method = RULES[label](model)
+            found = ratios(lambda: method.attribute(x, target=3), gradients(model, x, [None]))  # noqa: B023
+            yield row("propagation", f"{label}, {name}", found, limit=1.3 if label in GATED else 3)
+
+
+PLAN = """
+layers = ["layer2", "layer3", "layer4"]
+[data]
+kind = "scenes"
+n = {n}
+[model]
+name = "scene-resnet"
+[[methods]]
+method = "normgrad"
+[[methods]]
+method = "linear-approximation"
+[[measures]]
+measure = "class_sensitivity"
+[[measures]]
+measure = "pixel_removal"
+arguments = {{ step = 256 }}
+"""
+
+
+def _evaluated(n: int, processes: int) -> float:
+    """Images per second of a whole run, without the time that a run of no images takes."""
+
+    def took(count: int) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            plan = Path(folder) / "plan.toml"
+            plan.write_text(PLAN.format(n=count))
+            launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
+            command = [sys.executable, *(launch if processes > 1 else []), "-m", "captum_extract_aggregate", "evaluate"]
+            start = time.perf_counter()
+            subprocess.run([*command, str(plan)], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+            return time.perf_counter() - start
+
+    return n / (took(n) - took(processes))
+
+
+def evaluation() -> Iterator[Row]:
+    """Images per second by the number of images, and by the number of processes."""
+    few, many = (sorted(_evaluated(n, 1) for _ in range(3))[1] for n in (64, 256))
+    yield Row("evaluation", "images per second, 256 images over 64", many / few, many / few, many / few, 1, 0.9, True)
+    found = sorted(_evaluated(192, 2) / _evaluated(192, 1) for _ in range(3))
+    yield row("evaluation", "images per second, 2 processes over 1", found, limit=1.7, at_least=True)
+
+
+def imports() -> Iterator[Row]:
+    """A fresh interpreter that imports the package, against one that imports torch and captum."""
+
+    def importing(text: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", text], check=True)
+
+    found = ratios(importing("import captum_extract_aggregate"), importing("import torch, captum.attr"))
+    yield row("import", "the package over torch and captum.attr", found, limit=1.15)

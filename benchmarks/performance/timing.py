@@ -1,0 +1,65 @@
+"""Ratios of two sides that run in turns, so that whatever else the machine does hits both."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a ratio (or a plain number) with its spread, and what it must reach."""
+
+    section: str
+    case: str
+    median: float
+    low: float
+    high: float
+    pairs: int
+    limit: float | None = None
+    at_least: bool = False
+    unit: str = "x"
+    note: str = ""
+
+    @property
+    def met(self) -> bool | None:
+        if self.limit is None:
+            return None
+        return self.median >= self.limit if self.at_least else self.median <= self.limit
+
+
+def seconds(run: Callable[[], object]) -> float:
+    if torch.cuda.is_available():
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        start.record()
+        run()
+        end.record()
+        torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1000
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin
+
+
+def ratios(run: Callable[[], object], baseline: Callable[[], object], pairs: int = 7) -> list[float]:
+    """`run` over `baseline`, sorted; each is called often enough for a side to take a tenth of a second."""
+    run(), baseline()
+    repeats = max(1, min(50, int(0.1 / max(seconds(baseline), 1e-6))))
+    many = [lambda f=f: [f() for _ in range(repeats)] for f in (run, baseline)]
+    found = []
+    gc.collect()
+    for i in range(pairs):
+        order = (0, 1) if i % 2 == 0 else (1, 0)
+        times = {which: seconds(many[which]) for which in order}
+        found.append(times[0] / times[1])
+    return sorted(found)
+
+
+def row(section: str, case: str, found: list[float], **rest: object) -> Row:
+    return Row(section, case, statistics.median(found), found[0], found[-1], len(found), **rest)  # type: ignore[arg-type]
