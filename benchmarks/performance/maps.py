@@ -152,7 +152,7 @@ def closed_forms() -> Iterator[Row]:
         def closed() -> Tensor:
             return AGGREGATES["filter_norm"](virtual_extract(extract)(x, g))  # noqa: B023
 
-        torch.testing.assert_close(closed().flatten(), multiplied_out(), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(closed().flatten(), multiplied_out(), rtol=5e-3, atol=1e-3)
         found = ratios(multiplied_out, closed, pairs=3 if extract == "conv3x3" else 7)
         with _Largest() as largest:
             closed()

@@ -48,17 +48,23 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def ratios(run: Callable[[], object], baseline: Callable[[], object], pairs: int = 7) -> list[float]:
-    """`run` over `baseline`, sorted; each is called often enough for a side to take a tenth of a second."""
-    run(), baseline()
-    repeats = max(1, min(50, int(0.1 / max(seconds(baseline), 1e-6))))
-    many = [lambda f=f: [f() for _ in range(repeats)] for f in (run, baseline)]
+    """`run` over `baseline`, sorted; each is called as often as it takes to fill a fifth of a second."""
+    sides = [(side, _repeats(side)) for side in (run, baseline)]
     found = []
     gc.collect()
     for i in range(pairs):
-        order = (0, 1) if i % 2 == 0 else (1, 0)
-        times = {which: seconds(many[which]) for which in order}
+        times = {k: _mean_seconds(*sides[k]) for k in ((0, 1) if i % 2 == 0 else (1, 0))}
         found.append(times[0] / times[1])
     return sorted(found)
+
+
+def _repeats(side: Callable[[], object]) -> int:
+    side()
+    return max(1, min(1000, int(0.2 / max(seconds(side), 1e-6))))
+
+
+def _mean_seconds(side: Callable[[], object], repeats: int) -> float:
+    return seconds(lambda: [side() for _ in range(repeats)]) / repeats
 
 
 def row(section: str, case: str, found: list[float], **rest: object) -> Row:
