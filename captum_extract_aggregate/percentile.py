@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+_Found = TypeVar("_Found")
 _SMALL = 2**15  # rows up to this length are partitioned as a whole
 _PIECE = 2**16
 
@@ -20,9 +25,26 @@ def percentile(rows: Tensor, q: float) -> Tensor:
     if rows.device.type != "cpu":
         bounds = [torch.kthvalue(rows, 1 + rank, dim=1).values for rank in (low, high)]
     else:
-        found = [_of_ranks(row, low, high) for row in rows.detach().numpy()]
+        found = _in_threads(lambda row: _of_ranks(row, low, high), rows.detach().numpy())
         bounds = [torch.tensor(values, dtype=rows.dtype) for values in zip(*found)]
     return torch.lerp(bounds[0], bounds[1], index - low)
+
+
+def _in_threads(function: Callable[[Any], _Found], rows: Any) -> list[_Found]:
+    """The rows' results; NumPy's work is that of one thread, but lets others work beside it."""
+    threads = min(torch.get_num_threads(), len(rows))
+    if threads < 2 or rows.size < 2 * _SMALL:
+        return [function(row) for row in rows]
+    return list(_pool(torch.get_num_threads()).map(function, rows))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="percentile")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _of_ranks(row: Any, low: int, high: int) -> tuple[float, float]:
@@ -33,6 +55,8 @@ def _of_ranks(row: Any, low: int, high: int) -> tuple[float, float]:
     """
     if len(row) > _SMALL:
         lower, upper = _bracket(row, low / len(row))
+        if low > 0.9 * len(row):
+            upper = math.inf  # few lie above: sorting them costs less than leaving them out
         up_to_lower, inside = _between(row, lower, upper)
         inside.sort()
 
@@ -68,7 +92,8 @@ def _between(row: Any, lower: float, upper: float) -> tuple[int, Any]:
         n = len(part)
         np.greater(part, lower, out=above[:n])
         others += n - int(np.count_nonzero(above[:n]))
-        np.less(part, upper, out=below[:n])
-        np.logical_and(above[:n], below[:n], out=above[:n])
+        if upper < math.inf:
+            np.less(part, upper, out=below[:n])
+            np.logical_and(above[:n], below[:n], out=above[:n])
         inside.append(part[above[:n]])
     return others, np.concatenate(inside)

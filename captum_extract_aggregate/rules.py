@@ -52,8 +52,8 @@ class Linear:
 
 def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
     """`numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
-    away = denominator + torch.where(denominator < 0, -epsilon, epsilon)
-    return torch.where(denominator == 0, 0, numerator / torch.where(denominator == 0, 1, away))
+    away = denominator + torch.copysign(denominator.new_tensor(epsilon), denominator) if epsilon else denominator
+    return (numerator / away).masked_fill_(denominator == 0, 0)
 
 
 def share_out(
@@ -68,7 +68,7 @@ def share_out(
         biases = [bias] + [None] * (len(terms) - 1)
         z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
         none = z.detach() == 0
-        lost = R.masked_fill(~none, 0) if none.any() else None
+        lost = torch.where(none, R, 0) if none.any() else None
         per_unit = R / z.detach() if lost is None and not epsilon else ratio(R, z.detach(), epsilon)
         slopes = torch.autograd.grad(z, activities, per_unit)
     received = reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)])

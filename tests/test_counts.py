@@ -1,0 +1,131 @@
+"""What does not depend on the machine: how often things run, and what is recorded and dispatched."""
+
+from collections import Counter
+
+import pytest
+import torch
+import torchvision
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import captum_extract_aggregate as cea
+from benchmarks.performance.floor import gradients
+from benchmarks.performance.maps import EXTRACTS, METHODS
+from captum_extract_aggregate import metrics
+from captum_extract_aggregate.aggregate import AGGREGATES
+
+VIEWS = {
+    "detach",
+    "view",
+    "_unsafe_view",
+    "unsqueeze",
+    "squeeze",
+    "alias",
+    "expand",
+    "t",
+    "transpose",
+    "permute",
+    "slice",
+}
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that compute or copy something."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if name not in VIEWS:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(run):
+    with Operations() as seen:
+        run()
+    return seen.counts
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return torchvision.models.resnet18(weights=None).eval()
+
+
+@pytest.fixture(scope="module")
+def x():
+    return torch.randn(2, 3, 64, 64)
+
+
+class Passes:
+    """Forwards of a model and calls of autograd."""
+
+    def __init__(self, model, monkeypatch):
+        self.forwards, self.backwards = [], []
+        self.handle = model.register_forward_pre_hook(lambda _m, args: self.forwards.append(len(args[0])))
+        grad = torch.autograd.grad
+        monkeypatch.setattr(torch.autograd, "grad", lambda *a, **k: (self.backwards.append(1), grad(*a, **k))[1])
+
+
+@pytest.fixture
+def passes(resnet, monkeypatch):
+    counted = Passes(resnet, monkeypatch)
+    yield counted
+    counted.handle.remove()
+
+
+LAYERS = ["layer1", "layer2", "layer3", "layer4"]
+
+
+@pytest.mark.parametrize("label", METHODS)
+def test_a_map_adds_a_few_operations_to_the_floor(label, resnet, x):
+    for layers in (LAYERS[-1:], LAYERS):
+        method = METHODS[label](resnet, layers)
+        ours = operations(lambda: method.attribute(x, target=3))  # noqa: B023
+        floor = operations(gradients(resnet, x, layers))
+        assert ours["convolution"] == floor["convolution"]
+        assert ours["convolution_backward"] == floor["convolution_backward"]
+        added = sum(ours.values()) - sum(floor.values())
+        print(f"{label}, {len(layers)} layer(s): {added} operations more than {sum(floor.values())}")
+        assert added <= 12 + 24 * len(layers)
+
+
+def test_the_whole_grid_shares_its_pass(resnet, x, passes):
+    cells = {f"{e}:{a}": cea.ExtractAggregate(resnet, LAYERS, e, a) for e in EXTRACTS for a in AGGREGATES}
+    cea.attribute_together(cells, x, 3)
+    assert (len(passes.forwards), len(passes.backwards)) == (1, 1)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_targets_share_the_forward(count, resnet, x, passes):
+    cea.NormGrad(resnet, LAYERS).attribute_per_target(x, list(range(count)))
+    assert len(passes.forwards) == 1
+    assert len(passes.backwards) <= count
+
+
+def test_meta_saliency_is_its_parts(resnet, x, passes):
+    cea.MetaSaliency(cea.NormGrad(resnet, "layer4")).attribute(x[:1], target=3)
+    assert (len(passes.forwards), len(passes.backwards)) == (2, 2)
+
+
+@pytest.mark.parametrize("make", [cea.GuidedBackprop, cea.RectGrad], ids=lambda make: make.__name__)
+def test_gated_rules_are_one_forward_and_one_backward(make, resnet, x):
+    ours, floor = operations(lambda: make(resnet).attribute(x, target=3)), operations(gradients(resnet, x, [None]))
+    assert ours["convolution"] == floor["convolution"]
+    assert ours["convolution_backward"] == floor["convolution_backward"]
+
+
+def test_z_plus_is_three_passes_of_convolutions(resnet, x):
+    ours = operations(lambda: cea.ExcitationBackprop(resnet).attribute(x, target=3))
+    floor = operations(gradients(resnet, x, [None]))
+    assert ours["convolution"] <= 2 * floor["convolution"] + 1
+    assert ours["convolution_backward"] <= 2 * floor["convolution_backward"]
+
+
+def test_pixel_removal_runs_only_images_whose_decision_stands(resnet, x, passes):
+    maps = torch.rand(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    found = metrics.pixel_removal(resnet, x, maps, step=256)
+    steps = (found.pixels + 255) // 256
+    assert sum(passes.forwards) == len(x) + int(steps.sum())  # one to know the decisions, then each until its flip
