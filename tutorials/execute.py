@@ -34,6 +34,7 @@ def execute(path: Path) -> Any:
         kernel_name="python3",
         resources={"metadata": {"path": str(HERE)}},
         coalesce_streams=True,
+        extra_arguments=["--log-level=40"],  # nothing about how the kernel is reached
     )
     client.execute()
     for cell in notebook.cells:
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums round alike on any number of cores
+    os.environ.pop("MPLBACKEND", None)  # a kernel draws into the notebook
     bad = 0
     for path in [Path(name) for name in options.names] or sorted(HERE.glob("*.ipynb")):
         start = time.perf_counter()
