@@ -61,6 +61,8 @@ def _over_entries(summand: Summand, f: Elementwise) -> Tensor:
 
 def _over_positive_entries(summand: Summand, f: Elementwise) -> Tensor:
     """Sum of `f((p q)+)` over all entries, for a multiplicative `f`: an entry is positive if both signs agree."""
+    if summand.q.is_one:
+        return _over_entries(summand, lambda t: f(_positive(t)))
     return _over_entries(summand, lambda t: f(_positive(t))) + _over_entries(summand, lambda t: f(_negative(t)))
 
 

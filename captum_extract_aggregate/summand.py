@@ -2,7 +2,8 @@
 
 The gradient of a spatially shared parameter is a sum over positions; its summand at position u always is a family of
 outer products `p_b q_b^T`, one per block b, where p comes from the gradient and q from a window of the activation:
-one block of all channels for a convolution, one per group for a grouped one, one per channel for a scaling.
+one block of all channels for a convolution, one per group for a grouped one, one per channel for a depthwise one (of a
+scaling or a bias the second factor is 1).
 Every aggregate can be had from a few sums and extremes of p and of q, so that O(K) numbers per position suffice.
 """
 
@@ -87,6 +88,7 @@ class Factor:
 
     values: Tensor
     window: Window | None = None
+    is_one: bool = False
 
     def total(self, f: Elementwise) -> Tensor:
         """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0."""
@@ -112,7 +114,7 @@ class Factor:
 
 def one(like: Tensor) -> Factor:
     """The constant factor 1, for contributions that are the gradient itself. `like` is `N x K x *S`."""
-    return Factor(like.new_ones((1, 1, 1) + (1,) * (like.ndim - 2)))
+    return Factor(like.new_ones((1, 1, 1) + (1,) * (like.ndim - 2)), is_one=True)
 
 
 @dataclass(frozen=True)
