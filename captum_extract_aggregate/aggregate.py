@@ -17,6 +17,7 @@ Source: Rebuffi et al., There and Back Again (CVPR 2020), section 3.1.3.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -42,6 +43,13 @@ def register_aggregate(name: str) -> Callable[[Aggregate], Aggregate]:
     return register
 
 
+# Elementwise functions. What is fresh is worked on in place: on a CPU, fresh memory is what takes the time.
+
+
+def _itself(t: Tensor) -> Tensor:
+    return t
+
+
 def _square(t: Tensor) -> Tensor:
     return t * t
 
@@ -51,7 +59,15 @@ def _positive(t: Tensor) -> Tensor:
 
 
 def _negative(t: Tensor) -> Tensor:
-    return (-t).clamp(min=0)
+    return t.clamp(max=0).neg_()
+
+
+def _positive_square(t: Tensor) -> Tensor:
+    return t.clamp(min=0).square_()
+
+
+def _negative_square(t: Tensor) -> Tensor:
+    return t.clamp(max=0).square_()
 
 
 def _over_entries(summand: Summand, f: Elementwise) -> Tensor:
@@ -59,11 +75,11 @@ def _over_entries(summand: Summand, f: Elementwise) -> Tensor:
     return (summand.p.total(f) * summand.q.total(f)).sum(1)
 
 
-def _over_positive_entries(summand: Summand, f: Elementwise) -> Tensor:
-    """Sum of `f((p q)+)` over all entries, for a multiplicative `f`: an entry is positive if both signs agree."""
-    if summand.q.is_one:
-        return _over_entries(summand, lambda t: f(_positive(t)))
-    return _over_entries(summand, lambda t: f(_positive(t))) + _over_entries(summand, lambda t: f(_negative(t)))
+def _over_positive_entries(summand: Summand, positive: Elementwise, negative: Elementwise) -> Tensor:
+    """Sum over all entries that are positive, which they are if both signs agree, of a product of functions of the
+    factors' positive parts, and of their negative parts."""
+    both_positive = _over_entries(summand, positive)
+    return both_positive if summand.q.is_one else both_positive + _over_entries(summand, negative)
 
 
 @register_aggregate("norm")
@@ -73,12 +89,12 @@ def _norm(summand: Summand) -> Tensor:
 
 @register_aggregate("filter_norm")
 def _filter_norm(summand: Summand) -> Tensor:
-    return _over_positive_entries(summand, _square).sqrt()
+    return _over_positive_entries(summand, _positive_square, _negative_square).sqrt()
 
 
 @register_aggregate("sum")
 def _sum(summand: Summand) -> Tensor:
-    return _over_entries(summand, lambda t: t)
+    return _over_entries(summand, _itself)
 
 
 @register_aggregate("abs_sum")
@@ -88,7 +104,7 @@ def _abs_sum(summand: Summand) -> Tensor:
 
 @register_aggregate("filter_sum")
 def _filter_sum(summand: Summand) -> Tensor:
-    return _over_positive_entries(summand, lambda t: t)
+    return _over_positive_entries(summand, _positive, _negative)
 
 
 @register_aggregate("sum_filter")
@@ -98,16 +114,13 @@ def _sum_filter(summand: Summand) -> Tensor:
 
 @register_aggregate("max")
 def _max(summand: Summand) -> Tensor:
-    p_extremes = (summand.p.largest(), summand.p.smallest())
-    q_extremes = (summand.q.largest(), summand.q.smallest())
-    corners = [p * q for p in p_extremes for q in q_extremes]
-    return torch.stack(corners).amax((0, 2))
+    corners = [p * q for p in summand.p.extremes() for q in summand.q.extremes()]
+    return functools.reduce(lambda a, b: torch.maximum(a, b, out=a), corners).amax(1)
 
 
 @register_aggregate("max_abs")
 def _max_abs(summand: Summand) -> Tensor:
-    p = torch.maximum(summand.p.largest(), -summand.p.smallest())
-    q = torch.maximum(summand.q.largest(), -summand.q.smallest())
+    p, q = (functools.reduce(torch.maximum, [t.abs() for t in f.extremes()]) for f in (summand.p, summand.q))
     return (p * q).amax(1)
 
 

@@ -92,17 +92,20 @@ class Factor:
 
     def total(self, f: Elementwise) -> Tensor:
         """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0."""
-        summed = f(self.values).sum(2)
+        values = f(self.values)
+        summed = values[:, :, 0] if values.shape[2] == 1 else values.sum(2)
         return summed if self.window is None else self.window.reduce(summed, torch.add)
 
-    def largest(self) -> Tensor:
-        """The largest entry of each block, `N x B x *S`; a zero border counts as an entry."""
-        top = self.values.amax(2)
-        return top if self.window is None else self.window.reduce(top, torch.maximum)
+    def extremes(self) -> list[Tensor]:
+        """The largest entry of each block, `N x B x *S`, and the smallest (once where there is only one entry).
 
-    def smallest(self) -> Tensor:
-        bottom = self.values.amin(2)
-        return bottom if self.window is None else self.window.reduce(bottom, torch.minimum)
+        A zero border counts as an entry.
+        """
+        single = self.values.shape[2] == 1
+        found = [self.values[:, :, 0]] if single else [self.values.amax(2), self.values.amin(2)]
+        if self.window is None:
+            return found
+        return [self.window.reduce(found[0], torch.maximum), self.window.reduce(found[-1], torch.minimum)]
 
     def entries(self) -> Tensor:
         """All entries, multiplied out over the window: `N x B x M x W x *S`."""
