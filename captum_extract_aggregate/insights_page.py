@@ -15,10 +15,9 @@ from captum.insights import AttributionVisualizer, Batch
 from captum.insights.attr_vis.app import FilterConfig
 from captum.insights.attr_vis.config import ATTRIBUTION_METHOD_CONFIG
 from captum.insights.attr_vis.features import FeatureOutput, ImageFeature
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
+from captum_extract_aggregate.notebook_figure import NotebookFigure
 from captum_extract_aggregate.visualization import overlay
 
 
@@ -166,8 +165,7 @@ def _label(label: Any, scores: Tensor, i: int) -> int:
 
 def _drawn(draw: Callable[[Any], None]) -> str:
     """A picture as base64, as the page takes it."""
-    figure = Figure(figsize=(3.2, 3.2))
-    FigureCanvasAgg(figure)
+    figure = NotebookFigure(figsize=(3.2, 3.2))
     axes = figure.add_axes((0, 0, 1, 1))
     draw(axes)
     axes.set_axis_off()

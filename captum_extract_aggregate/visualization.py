@@ -203,10 +203,11 @@ def _legend(signs: set[str], asked: str | None) -> str:
 
 def _plane(map_: Tensor) -> Tensor:
     """`h x w`, channels summed."""
-    if not isinstance(map_, Tensor) or map_.ndim not in (2, 3, 4) or (map_.ndim == 4 and len(map_) != 1):
+    map_ = _unbatched(map_)
+    if not isinstance(map_, Tensor) or map_.ndim not in (2, 3):
         got = f"a tensor {tuple(map_.shape)}" if isinstance(map_, Tensor) else f"a {type(map_).__name__}"
         raise TypeError(f"a map is {got}; expected one example's, 1 x h x w, h x w or K x h x w (maps[0], say)")
-    values = _unbatched(map_).detach().float()
+    values = map_.detach().float()
     return values.sum(0) if values.ndim == 3 else values
 
 

@@ -20,6 +20,7 @@ from captum_extract_aggregate.data.captioner import (
 )
 from captum_extract_aggregate.data.scene_models import SceneResNet, save_weights
 from captum_extract_aggregate.data.scenes import DigitScenes
+from captum_extract_aggregate.data.train_scenes import one_cycle
 
 
 @torch.no_grad()
@@ -46,24 +47,14 @@ def train(
 ) -> None:
     """AdamW with a one-cycle learning rate on the captions' log-probability, each word given the true ones before."""
     torch.manual_seed(seed)
-    batch = 128
     words = encode_captions(captions)
     decoder = [p for name, p in captioner.named_parameters() if not name.startswith("encoder.")]
-    steps = epochs * (len(features) // batch)
-    optimizer = torch.optim.AdamW(decoder, lr=3e-3, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    with tqdm(total=steps, disable=None if show_progress else True) as progress:
-        for epoch in range(epochs):
-            order = torch.randperm(len(features))
-            for chunk in order[: len(features) // batch * batch].split(batch):
-                logits = captioner.decode(features[chunk], words[chunk, :-1].clamp(min=0))
-                loss = -masked_log_probabilities(logits, words[chunk, 1:]).sum(1).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                progress.update()
-            progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}")
+
+    def loss_of(chunk: Tensor) -> Tensor:
+        logits = captioner.decode(features[chunk], words[chunk, :-1].clamp(min=0))
+        return -masked_log_probabilities(logits, words[chunk, 1:]).sum(1).mean()
+
+    one_cycle(decoder, len(features), 128, epochs, 3e-3, loss_of, show_progress=show_progress)
 
 
 @torch.no_grad()

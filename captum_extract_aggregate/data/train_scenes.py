@@ -7,7 +7,7 @@ step and finds them at once; from whole scenes alone it learned nothing in the f
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -64,36 +64,55 @@ def train(
     Crops of scenes (for the ViT alone) go to random places of its grid of tokens instead.
     """
     torch.manual_seed(seed)
-    batch = 64
-    steps = epochs * (len(images) // batch)
     places = (SCENE_SIZE - images.shape[-1]) // PATCH + 1
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     model.train().to(memory_format=torch.channels_last)
+
+    def loss_of(chunk: Tensor) -> Tensor:
+        x = images[chunk]
+        options: dict[str, tuple[int, ...]] = {}
+        if places == 1:
+            x = x.roll(torch.randint(-6, 7, (2,)).tolist(), (2, 3))
+        else:
+            options["corner"] = tuple(torch.randint(places, (2,)).tolist())
+        with torch.autocast("cpu", torch.bfloat16):  # three times as fast as float32 on a recent CPU
+            logits = model(x.to(memory_format=torch.channels_last), **options)
+        return nn.functional.binary_cross_entropy_with_logits(logits.float(), classes[chunk])
+
+    def scored(epoch: int) -> None:
+        if after_epoch is not None:
+            model.eval()
+            after_epoch(epoch)
+            model.train()
+
+    one_cycle(model.parameters(), len(images), 64, epochs, lr, loss_of, scored, show_progress)
+    model.eval()
+
+
+def one_cycle(
+    parameters: Iterable[nn.Parameter],
+    examples: int,
+    batch: int,
+    epochs: int,
+    lr: float,
+    loss_of: Callable[[Tensor], Tensor],
+    after_epoch: Callable[[int], None] = lambda epoch: None,
+    show_progress: bool = True,
+) -> None:
+    """AdamW with a one-cycle learning rate; `loss_of` gives the loss of the examples with the given indices."""
+    steps = epochs * (examples // batch)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     with tqdm(total=steps, disable=None if show_progress else True) as progress:
         for epoch in range(epochs):
-            order = torch.randperm(len(images))
-            for chunk in order[: len(images) // batch * batch].split(batch):
-                x = images[chunk]
-                options: dict[str, tuple[int, ...]] = {}
-                if places == 1:
-                    x = x.roll(torch.randint(-6, 7, (2,)).tolist(), (2, 3))
-                else:
-                    options["corner"] = tuple(torch.randint(places, (2,)).tolist())
-                with torch.autocast("cpu", torch.bfloat16):  # three times as fast as float32 on a recent CPU
-                    logits = model(x.to(memory_format=torch.channels_last), **options)
-                loss = nn.functional.binary_cross_entropy_with_logits(logits.float(), classes[chunk])
+            for chunk in torch.randperm(examples)[: examples // batch * batch].split(batch):
+                loss = loss_of(chunk)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 progress.update()
             progress.set_postfix(epoch=epoch + 1, loss=f"{loss.item():.3f}")
-            if after_epoch is not None:
-                model.eval()
-                after_epoch(epoch + 1)
-                model.train()
-    model.eval()
+            after_epoch(epoch + 1)
 
 
 @torch.no_grad()
