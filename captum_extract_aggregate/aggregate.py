@@ -59,7 +59,7 @@ def _positive(t: Tensor) -> Tensor:
 
 
 def _negative(t: Tensor) -> Tensor:
-    return t.clamp(max=0).neg_()
+    return t.clamp(max=0)
 
 
 def _positive_square(t: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def _over_entries(summand: Summand, f: Elementwise) -> Tensor:
 
 def _over_positive_entries(summand: Summand, positive: Elementwise, negative: Elementwise) -> Tensor:
     """Sum over all entries that are positive, which they are if both signs agree, of a product of functions of the
-    factors' positive parts, and of their negative parts."""
+    factors' positive parts, and of their negative parts (whose signs cancel)."""
     both_positive = _over_entries(summand, positive)
     return both_positive if summand.q.is_one else both_positive + _over_entries(summand, negative)
 
@@ -120,8 +120,7 @@ def _max(summand: Summand) -> Tensor:
 
 @register_aggregate("max_abs")
 def _max_abs(summand: Summand) -> Tensor:
-    p, q = (functools.reduce(torch.maximum, [t.abs() for t in f.extremes()]) for f in (summand.p, summand.q))
-    return (p * q).amax(1)
+    return (summand.p.magnitude() * summand.q.magnitude()).amax(1)
 
 
 def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:

@@ -12,9 +12,9 @@ import contextlib
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from captum._utils.common import _format_additional_forward_args
@@ -28,6 +28,7 @@ from captum_extract_aggregate.state import prepared, random_state, uncompiled, w
 from captum_extract_aggregate.targets import Target, select_scores
 
 Tensors = tuple[Tensor, ...]
+Found = TypeVar("Found")
 Seed = Callable[[Tensor], Tensor]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
 
@@ -52,7 +53,8 @@ class Place:
 class Evidence:
     """What one forward and one target's backward showed: per place, the detached activations and gradients.
 
-    `order` tells when in the forward each tensor was met (-1: the network's input).
+    `order` tells when in the forward each tensor was met (-1: the network's input). Where several methods make their
+    maps of it, `shared` is where they keep what they have in common.
     """
 
     scores: Tensor
@@ -61,6 +63,15 @@ class Evidence:
     order: dict[Place, tuple[int, ...]]
     inputs: Tensors
     models: tuple[nn.Module, ...]
+    shared: dict[Hashable, Any] | None = None
+
+    def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+        """`compute()`, or what it gave another method of the same pass."""
+        if self.shared is None:
+            return compute()
+        if key not in self.shared:
+            self.shared[key] = compute()
+        return self.shared[key]  # type: ignore[no-any-return]
 
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""

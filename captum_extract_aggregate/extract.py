@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,41 +28,82 @@ from torch import Tensor, nn
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.summand import Factor, Summand, Window, one
 
-VirtualExtract = Callable[[Tensor, Tensor], Summand]
 LayerExtract = Callable[[Any, Tensor, Tensor], Summand]
 
 REAL_LAYER_EXTRACTS = ("layer", "layer_bias")
 _WINDOWED = re.compile(r"(conv|depthwise)(\d{1,2})x(\d{1,2})")
 
 
-def _bias(x: Tensor, g: Tensor) -> Summand:
-    return Summand(Factor(g.unsqueeze(1)), one(g), (g.shape[1],))
+@dataclass(frozen=True)
+class Pair:
+    """An activation and the gradient there, `N x K x *S`, and the factors that the virtual layers make of them.
+
+    `scale` was taken out of each example's gradient.
+    """
+
+    x: Tensor
+    g: Tensor
+    scale: Tensor | float = 1.0
+
+    @classmethod
+    def scaled(cls, x: Tensor, g: Tensor) -> Pair:
+        """The pair with a gradient that neither underflows nor overflows when it is squared (see `unit_scale`)."""
+        return cls(x, *unit_scale(g))
+
+    @cached_property
+    def activation(self) -> Factor:
+        return Factor(self.x.unsqueeze(1))
+
+    @cached_property
+    def gradient(self) -> Factor:
+        return Factor(self.g.unsqueeze(1))
+
+    @cached_property
+    def activations(self) -> Factor:
+        """Channel by channel."""
+        return Factor(self.x.unsqueeze(2))
+
+    @cached_property
+    def gradients(self) -> Factor:
+        """Channel by channel."""
+        return Factor(self.g.unsqueeze(2))
+
+    @cached_property
+    def product(self) -> Factor:
+        return Factor((self.g * self.x).unsqueeze(1))
 
 
-def _scaling(x: Tensor, g: Tensor) -> Summand:
-    return Summand(Factor((g * x).unsqueeze(1)), one(g), (g.shape[1],))
+VirtualExtract = Callable[[Pair], Summand]
 
 
-def _conv(x: Tensor, g: Tensor, size: int) -> Summand:
-    dims, channels = x.ndim - 2, x.shape[1]
+def _bias(pair: Pair) -> Summand:
+    return Summand(pair.gradient, one(pair.g), (pair.g.shape[1],))
+
+
+def _scaling(pair: Pair) -> Summand:
+    return Summand(pair.product, one(pair.g), (pair.g.shape[1],))
+
+
+def _conv(pair: Pair, size: int) -> Summand:
+    dims, channels = pair.x.ndim - 2, pair.x.shape[1]
     window = Window.centred(size, dims) if size > 1 else None
     kernel = (size,) * dims if size > 1 else ()
-    return Summand(Factor(g.unsqueeze(1)), Factor(x.unsqueeze(1), window), (channels, channels, *kernel))
+    return Summand(pair.gradient, pair.activation.within(window), (channels, channels, *kernel))
 
 
-def _depthwise(x: Tensor, g: Tensor, size: int) -> Summand:
-    dims = x.ndim - 2
+def _depthwise(pair: Pair, size: int) -> Summand:
+    dims = pair.x.ndim - 2
     window = Window.centred(size, dims) if size > 1 else None
     kernel = (size,) * dims if size > 1 else ()
-    return Summand(Factor(g.unsqueeze(2)), Factor(x.unsqueeze(2), window), (x.shape[1], *kernel))
+    return Summand(pair.gradients, pair.activations.within(window), (pair.x.shape[1], *kernel))
 
 
 VIRTUAL_EXTRACTS: dict[str, VirtualExtract] = {"bias": _bias, "scaling": _scaling}
-_WINDOWED_EXTRACTS: dict[str, Callable[[Tensor, Tensor, int], Summand]] = {"conv": _conv, "depthwise": _depthwise}
+_WINDOWED_EXTRACTS: dict[str, Callable[[Pair, int], Summand]] = {"conv": _conv, "depthwise": _depthwise}
 
 
 def virtual_extract(name: str) -> VirtualExtract:
-    """The function `(x, g) -> Summand` of a virtual identity layer, by name (`"bias"`, `"conv3x3"`, ...)."""
+    """The function `Pair -> Summand` of a virtual identity layer, by name (`"bias"`, `"conv3x3"`, ...)."""
     if isinstance(name, str) and name in VIRTUAL_EXTRACTS:
         return VIRTUAL_EXTRACTS[name]
     match = _WINDOWED.fullmatch(name) if isinstance(name, str) else None
@@ -72,7 +115,7 @@ def virtual_extract(name: str) -> VirtualExtract:
         raise ValueError(
             f"extract is {name!r}; expected a square window of odd size, so that it has a centre: {kind}3x3"
         )
-    return lambda x, g: _WINDOWED_EXTRACTS[kind](x, g, size)
+    return lambda pair: _WINDOWED_EXTRACTS[kind](pair, size)
 
 
 # --- Real layers. To add one, register a function (module, x, g) -> Summand for its type. ---------------------------
@@ -128,7 +171,7 @@ def layer_extract(module: nn.Module, name: str) -> LayerExtract:
 
 def layer_bias_extract(module: nn.Module, x: Tensor, g: Tensor) -> Summand:
     """The real layer's bias: g_u, as the virtual one, at the layer's output."""
-    return _bias(x, g)
+    return _bias(Pair(x, g))
 
 
 def check_parameter(module: nn.Module, which: str, name: str) -> None:

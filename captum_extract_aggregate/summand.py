@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +41,7 @@ class Window:
         half = (size - 1) // 2
         return cls((size,) * dims, (1,) * dims, (1,) * dims, ((half, half),) * dims)
 
-    def _prepare(self, t: Tensor) -> Tensor:
+    def prepare(self, t: Tensor) -> Tensor:
         """Zeros between positions, then the border. `t` is `N x B x *S`."""
         if self.spread is not None and max(self.spread) > 1:
             sizes = [(n - 1) * step + 1 for n, step in zip(t.shape[2:], self.spread)]
@@ -66,16 +65,23 @@ class Window:
             taps.append(t[tuple(index)])
         return taps
 
-    def reduce(self, t: Tensor, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Combines each window's values (`torch.add`, `torch.maximum`, ...), one dimension after the other."""
-        t = self._prepare(t)
+    def reduce(self, t: Tensor, combine: Callable[..., Tensor]) -> Tensor:
+        """Combines each window's values (`torch.add`, `torch.maximum`, ...), one dimension after the other.
+
+        `t` is prepared.
+        """
         for axis in range(len(self.size)):
-            t = reduce(combine, self._taps(t, axis))
+            first, *others = self._taps(t, axis)
+            if others:
+                first = combine(first, others[0])
+            for tap in others[1:]:  # in place: fresh memory would take longer than the numbers
+                combine(first, tap, out=first)
+            t = first
         return t
 
     def unfold(self, t: Tensor) -> Tensor:
         """Each window's values side by side: `N x B x *S` to `N x B x W x *S`. For materialised summands only."""
-        t = self._prepare(t)
+        t = self.prepare(t)
         patches = [t]
         for axis in range(len(self.size)):
             patches = [tap for patch in patches for tap in self._taps(patch, axis)]
@@ -84,16 +90,26 @@ class Window:
 
 @dataclass(frozen=True)
 class Factor:
-    """One side of the outer products: `values` is `N x B x M x *S`, M entries in each of B blocks, then a window."""
+    """One side of the outer products: `values` is `N x B x M x *S`, M entries in each of B blocks, then a window.
+
+    Sums and extremes over blocks are kept for the other aggregates that need them.
+    """
 
     values: Tensor
     window: Window | None = None
     is_one: bool = False
+    _found: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def within(self, window: Window | None) -> Factor:
+        """The same entries seen through a window; what is found without one is shared."""
+        return replace(self, window=window)
 
     def total(self, f: Elementwise) -> Tensor:
         """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0."""
-        values = f(self.values)
-        summed = values[:, :, 0] if values.shape[2] == 1 else values.sum(2)
+        if self._is_single:
+            summed = f(self._bordered)
+        else:
+            summed = self._border(self._once(f, lambda: f(self.values).sum(2)))
         return summed if self.window is None else self.window.reduce(summed, torch.add)
 
     def extremes(self) -> list[Tensor]:
@@ -101,11 +117,39 @@ class Factor:
 
         A zero border counts as an entry.
         """
-        single = self.values.shape[2] == 1
-        found = [self.values[:, :, 0]] if single else [self.values.amax(2), self.values.amin(2)]
+        found = [self._bordered] if self._is_single else [self._extreme(torch.amax), self._extreme(torch.amin)]
         if self.window is None:
             return found
         return [self.window.reduce(found[0], torch.maximum), self.window.reduce(found[-1], torch.minimum)]
+
+    def magnitude(self) -> Tensor:
+        """The largest magnitude in each block, `N x B x *S`."""
+        if self._is_single:
+            found = self._bordered.abs()
+        else:
+            found = torch.maximum(self._extreme(torch.amax).abs(), self._extreme(torch.amin).abs())
+        return found if self.window is None else self.window.reduce(found, torch.maximum)
+
+    @property
+    def _is_single(self) -> bool:
+        """Whether a block has one entry; then there are as many numbers as the activation has."""
+        return self.values.shape[2] == 1
+
+    @property
+    def _bordered(self) -> Tensor:
+        """The entries of blocks of one, with the window's border."""
+        return self._once(self.window, lambda: self._border(self.values[:, :, 0]))
+
+    def _extreme(self, find: Callable[..., Tensor]) -> Tensor:
+        return self._border(self._once(find, lambda: find(self.values, 2)))
+
+    def _border(self, t: Tensor) -> Tensor:
+        return t if self.window is None else self.window.prepare(t)
+
+    def _once(self, how: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        if how not in self._found:
+            self._found[how] = compute()
+        return self._found[how]
 
     def entries(self) -> Tensor:
         """All entries, multiplied out over the window: `N x B x M x W x *S`."""

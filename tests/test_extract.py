@@ -41,7 +41,7 @@ def activations(draw):
 def test_virtual_extracts_equal_reference(name, data):
     x, g = data
     expected = reference.virtual_summands(name, x, g)
-    summand = ex.virtual_extract(name)(x, g)
+    summand = ex.virtual_extract(name)(ex.Pair(x, g))
     assert torch.equal(summand.materialize().flatten(x.ndim - 1), expected)
     for how in AGGREGATES:
         got = aggregate(summand, how)
@@ -181,17 +181,17 @@ def test_callable_aggregate_sees_the_parameter_s_shape():
         shapes.append(tuple(rows.shape[1:]))
         return torch.linalg.matrix_norm(rows, 2)
 
-    got = aggregate(ex.virtual_extract("conv1x1")(x, g), spectral_norm)
+    got = aggregate(ex.virtual_extract("conv1x1")(ex.Pair(x, g)), spectral_norm)
     assert shapes == [(3, 3)]
     assert torch.allclose(got, (x.norm(dim=1) * g.norm(dim=1)).unsqueeze(1))  # of a rank-one matrix: both norms
     with pytest.raises(ValueError, match="one number per row"):
-        aggregate(ex.virtual_extract("conv1x1")(x, g), lambda rows: rows.sum(-1))
+        aggregate(ex.virtual_extract("conv1x1")(ex.Pair(x, g)), lambda rows: rows.sum(-1))
 
 
 def test_callable_aggregate_runs_in_bounded_pieces(monkeypatch):
     monkeypatch.setattr("captum_extract_aggregate.aggregate._CHUNK", 30)
     x, g = draw_tensor(0, 2, 3, 4, 5), draw_tensor(1, 2, 3, 4, 5)
-    summand = ex.virtual_extract("conv1x1")(x, g)
+    summand = ex.virtual_extract("conv1x1")(ex.Pair(x, g))
     sizes = []
 
     def norm(rows):
@@ -240,7 +240,9 @@ def test_tiny_gradients_do_not_underflow():
     g = torch.full((1, 2, 1, 1), 1e-30)  # squares vanish in float32
     scaled, scale = ex.unit_scale(g)
     x = torch.ones(1, 2, 1, 1)
-    assert torch.allclose(aggregate(ex.virtual_extract("conv1x1")(x, scaled), "norm") * scale, torch.tensor(2e-30))
+    assert torch.allclose(
+        aggregate(ex.virtual_extract("conv1x1")(ex.Pair(x, scaled)), "norm") * scale, torch.tensor(2e-30)
+    )
     zero, one = ex.unit_scale(torch.zeros(1, 2, 1, 1))
     assert zero.abs().max() == 0
     assert one.item() == 1

@@ -13,7 +13,7 @@ import captum_extract_aggregate as cea
 from benchmarks.performance.floor import NETWORKS, forward, gradients, images, network, stages
 from benchmarks.performance.timing import Row, ratios, row
 from captum_extract_aggregate.aggregate import AGGREGATES
-from captum_extract_aggregate.extract import virtual_extract
+from captum_extract_aggregate.extract import Pair, virtual_extract
 
 METHODS: dict[str, Callable[[nn.Module, list[str]], cea.NormGrad]] = {
     "NormGrad": cea.NormGrad,
@@ -144,13 +144,13 @@ def closed_forms() -> Iterator[Row]:
     generator = torch.Generator().manual_seed(0)
     x, g = (torch.randn(1, 2048, 7, 7, generator=generator) for _ in range(2))
     for extract in ("conv1x1", "conv3x3"):
-        summand = virtual_extract(extract)(x, g)
+        summand = virtual_extract(extract)(Pair(x, g))
 
         def multiplied_out() -> Tensor:
             return torch.cat([rows.clamp(min=0).flatten(1).norm(dim=1) for rows in summand.rows(2**22)])  # noqa: B023
 
         def closed() -> Tensor:
-            return AGGREGATES["filter_norm"](virtual_extract(extract)(x, g))  # noqa: B023
+            return AGGREGATES["filter_norm"](virtual_extract(extract)(Pair(x, g)))  # noqa: B023
 
         torch.testing.assert_close(closed().flatten(), multiplied_out(), rtol=5e-3, atol=1e-3)
         found = ratios(multiplied_out, closed, pairs=3 if extract == "conv3x3" else 7)

@@ -115,11 +115,19 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         raise NotImplementedError
 
     def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
-        """The map of each tensor at a layer: gradients from its first place, activations from its last."""
-        at = places[0]
-        gradients = self._canonical(at, evidence, evidence.gradients[at])
-        activations = self._canonical(places[-1], evidence, evidence.activations[places[-1]])
-        return tuple(self._map(at.layer, x, g) for x, g in zip(activations, gradients))
+        """The map of each tensor at a layer."""
+        return tuple(self._map(places[0].layer, x, g) for x, g in self._pairs(places, evidence))
+
+    def _pairs(self, places: tuple[Place, ...], evidence: Evidence) -> list[tuple[Tensor, Tensor]]:
+        """The activation and the gradient of each tensor at a layer: gradients from its first place, activations from
+        its last."""
+
+        def canonical() -> list[tuple[Tensor, Tensor]]:
+            gradients = self._canonical(places[0], evidence, evidence.gradients[places[0]])
+            activations = self._canonical(places[-1], evidence, evidence.activations[places[-1]])
+            return list(zip(activations, gradients))
+
+        return evidence.once((places, self.layout), canonical)
 
     @captum_entry
     def attribute(
@@ -314,10 +322,12 @@ def _maps_per_target(
     places = [place for method in methods.values() for place in method._all_places(to_input)]
     first = next(iter(methods.values()))
     with torch.inference_mode(False), torch.no_grad(), without_autocast():
-        return [
-            {name: method._maps(inputs, evidence, to_input) for name, method in methods.items()}
-            for evidence in first._evidence(inputs, places, additional_forward_args, targets)
-        ]
+        found = []
+        for evidence in first._evidence(inputs, places, additional_forward_args, targets):
+            if len(methods) > 1:
+                evidence = replace(evidence, shared={})
+            found.append({name: method._maps(inputs, evidence, to_input) for name, method in methods.items()})
+        return found
 
 
 def finished(m: Tensor, evidence: Evidence) -> Tensor:

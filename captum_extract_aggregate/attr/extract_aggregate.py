@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.aggregate import Materialized, aggregate, check_aggregate
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.capture import Place
+from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.extract import (
     REAL_LAYER_EXTRACTS,
+    Pair,
     check_parameter,
     layer_bias_extract,
     layer_extract,
-    unit_scale,
     virtual_extract,
 )
 from captum_extract_aggregate.layers import Layer, describe, model_of
@@ -111,20 +111,21 @@ class ExtractAggregate(CaptureAttribution):
             Place(layer, "input", differentiate=False, call=self.call),
         )
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+        layer, pairs = places[0].layer, self._pairs(places, evidence)
         if callable(self.aggregate):  # not necessarily homogeneous in the gradient
-            return aggregate(self._summand(layer, x, g), self.aggregate)
-        g, scale = unit_scale(g)
-        return aggregate(self._summand(layer, x, g), self.aggregate) * scale
+            return tuple(aggregate(self._summand(layer, Pair(x, g)), self.aggregate) for x, g in pairs)
+        scaled = evidence.once((Pair, places, self.layout), lambda: [Pair.scaled(x, g) for x, g in pairs])
+        return tuple(aggregate(self._summand(layer, pair), self.aggregate) * pair.scale for pair in scaled)
 
-    def _summand(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Summand:
+    def _summand(self, layer: nn.Module | None, pair: Pair) -> Summand:
         if self.extract == "layer":
             assert layer is not None
-            return layer_extract(layer, self._describe(layer))(layer, x, g)
+            return layer_extract(layer, self._describe(layer))(layer, pair.x, pair.g)
         if self.extract == "layer_bias":
             assert layer is not None
-            return layer_bias_extract(layer, x, g)
-        return virtual_extract(self.extract)(x, g)
+            return layer_bias_extract(layer, pair.x, pair.g)
+        return virtual_extract(self.extract)(pair)
 
 
 class _Named(ExtractAggregate):

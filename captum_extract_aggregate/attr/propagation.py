@@ -25,7 +25,7 @@ from captum_extract_aggregate.aggregate import aggregate as aggregate_entries
 from captum_extract_aggregate.aggregate import check_aggregate
 from captum_extract_aggregate.attr.base import CaptureAttribution, WithDelta
 from captum_extract_aggregate.capture import Around, Evidence, Place, Recording, record
-from captum_extract_aggregate.extract import unit_scale, virtual_extract
+from captum_extract_aggregate.extract import Pair, virtual_extract
 from captum_extract_aggregate.gated import GatedInterception
 from captum_extract_aggregate.gates import Gate, RectifiedGate, deconvolution_gate, guided_gate
 from captum_extract_aggregate.graph import nodes_below
@@ -94,8 +94,8 @@ class PropagationAttribution(CaptureAttribution):
         return id(self)  # no other method has these rules
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        g, scale = unit_scale(g)
-        return aggregate_entries(virtual_extract(self._extract)(x, g), self.aggregate) * scale
+        pair = Pair.scaled(x, g)
+        return aggregate_entries(virtual_extract(self._extract)(pair), self.aggregate) * pair.scale
 
     def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
         at = places[0]
