@@ -385,15 +385,16 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 
 def _chosen_call(place: Place, calls: list[list[_Tapped]], models: tuple[nn.Module, ...]) -> list[_Tapped]:
-    name, count = describe(place.layer, models), len(calls)
+    count = len(calls)
     if place.call is None:
         if count > 1:
             raise ValueError(
-                f"layer {name} ran {count} times in one forward (its weights are shared); expected one call: choose "
+                f"layer {describe(place.layer, models)} ran {count} times in one forward (its weights are shared); expected one call: choose "
                 f"which with call=0 ... call={count - 1} (or call=-1 for the last)"
             )
         return calls[0]
     if not -count <= place.call < count:
+        name = describe(place.layer, models)
         raise ValueError(f"call is {place.call}, but layer {name} ran {count} times; expected {-count} to {count - 1}")
     return calls[place.call]
 

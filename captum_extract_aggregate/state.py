@@ -33,16 +33,16 @@ def prepared(forward_func: Callable[..., Any], tensors: tuple[Tensor, ...], free
 
         def prepare(model: nn.Module) -> None:
             models.append(model)
-            for module in model.modules():
-                if module not in seen:
-                    seen.add(module)
-                    check_batch_norm(module, models, batch=tensors[0].shape[0])
-                    if freeze:
-                        _freeze(module, stack)
-                    if getattr(module, "training", False):
-                        _keep_buffers(module, stack)
-            _warn_of_dropout(model)
-            _make_eager(model, stack)
+            modules = [module for module in model.modules() if module not in seen]
+            seen.update(modules)
+            for module in modules:
+                check_batch_norm(module, models, batch=tensors[0].shape[0])
+                if getattr(module, "training", False):
+                    _keep_buffers(module, stack)
+            if freeze:
+                _freeze(modules, stack)
+            _warn_of_dropout(modules)
+            _make_eager(modules, stack)
 
         def meet(module: nn.Module, args: Any) -> None:
             if module not in seen:
@@ -57,16 +57,25 @@ def prepared(forward_func: Callable[..., Any], tensors: tuple[Tensor, ...], free
         yield models
 
 
-def _freeze(module: nn.Module, stack: contextlib.ExitStack) -> None:
-    for parameter in module.parameters(recurse=False):
-        if parameter.requires_grad and parameter.is_leaf:
-            if parameter.is_inference():
-                raise ValueError(
-                    "the model was built under torch.inference_mode, so nothing can be differentiated through it; "
-                    "expected one built outside (or copied: parameter.clone() outside of it)"
-                )
-            stack.callback(parameter.requires_grad_, True)
-            parameter.requires_grad_(False)
+# What follows looks at every module on every pass, which a small network notices: at its dictionaries, not through
+# Module's generators and __getattr__.
+
+
+def _freeze(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
+    held = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad]
+    parameters = [p for p in held if p.is_leaf]
+    if any(p.is_inference() for p in parameters):
+        raise ValueError(
+            "the model was built under torch.inference_mode, so nothing can be differentiated through it; "
+            "expected one built outside (or copied: parameter.clone() outside of it)"
+        )
+    stack.callback(_set_requires_grad, parameters, True)
+    _set_requires_grad(parameters, False)
+
+
+def _set_requires_grad(parameters: list[nn.Parameter], value: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(value)
 
 
 def _keep_buffers(module: nn.Module, stack: contextlib.ExitStack) -> None:
@@ -105,8 +114,8 @@ def _name(module: nn.Module, models: list[nn.Module]) -> str:
     return f"{describe(module, models)} ({type(module).__name__})"
 
 
-def _warn_of_dropout(model: nn.Module) -> None:
-    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in model.modules()):
+def _warn_of_dropout(modules: list[nn.Module]) -> None:
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in modules):
         warnings.warn(
             "dropout is active, so the map is of a random part of the model; call model.eval() for the map of the "
             "model. (The random state is restored after each call: reseed between calls to sample dropout masks.)",
@@ -114,9 +123,9 @@ def _warn_of_dropout(model: nn.Module) -> None:
         )
 
 
-def _make_eager(model: nn.Module, stack: contextlib.ExitStack) -> None:
+def _make_eager(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
     """Compiled parts of a model run as they were written: compiled code runs no hooks."""
-    if not any(hasattr(m, "_orig_mod") or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules()):
+    if not any("_orig_mod" in m._modules or m.__dict__.get("_compiled_call_impl") is not None for m in modules):
         return
     if not hasattr(torch.compiler, "set_stance"):
         raise ValueError(

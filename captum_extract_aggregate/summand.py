@@ -106,10 +106,11 @@ class Factor:
 
     def total(self, f: Elementwise) -> Tensor:
         """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0."""
-        if self._is_single:
-            summed = f(self._bordered)
-        else:
-            summed = self._border(self._once(f, lambda: f(self.values).sum(2)))
+
+        def sums() -> Tensor:
+            return f(self.values).sum(2)
+
+        summed = f(self._bordered) if self._is_single else self._border(self._once(f, sums))
         return summed if self.window is None else self.window.reduce(summed, torch.add)
 
     def extremes(self) -> list[Tensor]:
