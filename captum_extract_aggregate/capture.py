@@ -389,8 +389,8 @@ def _chosen_call(place: Place, calls: list[list[_Tapped]], models: tuple[nn.Modu
     if place.call is None:
         if count > 1:
             raise ValueError(
-                f"layer {describe(place.layer, models)} ran {count} times in one forward (its weights are shared); expected one call: choose "
-                f"which with call=0 ... call={count - 1} (or call=-1 for the last)"
+                f"layer {describe(place.layer, models)} ran {count} times in one forward (its weights are shared); "
+                f"expected one call: choose which with call=0 ... call={count - 1} (or call=-1 for the last)"
             )
         return calls[0]
     if not -count <= place.call < count:

@@ -33,15 +33,15 @@ def prepared(forward_func: Callable[..., Any], tensors: tuple[Tensor, ...], free
 
         def prepare(model: nn.Module) -> None:
             models.append(model)
-            modules = [module for module in model.modules() if module not in seen]
-            seen.update(modules)
-            for module in modules:
-                check_batch_norm(module, models, batch=tensors[0].shape[0])
-                if getattr(module, "training", False):
-                    _keep_buffers(module, stack)
+            modules = _unseen(model, seen)
+            training = [module for module in modules if getattr(module, "training", False)]  # traced ones have none
+            for module in modules if len(tensors[0]) > 1 else training:
+                check_batch_norm(module, models, batch=len(tensors[0]))
+            for module in training:
+                _keep_buffers(module, stack)
             if freeze:
                 _freeze(modules, stack)
-            _warn_of_dropout(modules)
+            _warn_of_dropout(training)
             _make_eager(modules, stack)
 
         def meet(module: nn.Module, args: Any) -> None:
@@ -59,6 +59,22 @@ def prepared(forward_func: Callable[..., Any], tensors: tuple[Tensor, ...], free
 
 # What follows looks at every module on every pass, which a small network notices: at its dictionaries, not through
 # Module's generators and __getattr__.
+
+
+def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
+    """The model's modules, itself first, that are not in `seen`, and are from now on."""
+    found: list[nn.Module] = []
+
+    def walk(module: nn.Module) -> None:
+        if module not in seen:
+            seen.add(module)
+            found.append(module)
+            for child in module._modules.values():
+                if child is not None:
+                    walk(child)
+
+    walk(model)
+    return found
 
 
 def _freeze(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
@@ -114,8 +130,8 @@ def _name(module: nn.Module, models: list[nn.Module]) -> str:
     return f"{describe(module, models)} ({type(module).__name__})"
 
 
-def _warn_of_dropout(modules: list[nn.Module]) -> None:
-    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in modules):
+def _warn_of_dropout(training: list[nn.Module]) -> None:
+    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in training):
         warnings.warn(
             "dropout is active, so the map is of a random part of the model; call model.eval() for the map of the "
             "model. (The random state is restored after each call: reseed between calls to sample dropout masks.)",

@@ -22,6 +22,7 @@ from captum_extract_aggregate.layout import Layout
 from captum_extract_aggregate.messages import unknown_name
 
 _POSITIVE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs, "relu": torch.relu}
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs_, "relu": torch.relu_}
 
 
 def _check_positive(positive: str) -> str:
@@ -107,7 +108,7 @@ class GradCAMPos(_Positive):
     """
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return _POSITIVE[self.positive](_channel_weights(g) * x).sum(1, keepdim=True)
+        return _IN_PLACE[self.positive](_channel_weights(g) * x).sum(1, keepdim=True)
 
     @classmethod
     def get_name(cls) -> str:
@@ -182,13 +183,13 @@ class GradCAMPlusPlus(CaptureAttribution):
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         positions = tuple(range(2, x.ndim))
-        denominator = 2 + g * x.sum(positions, keepdim=True)
-        defined = (g != 0) & (denominator != 0)
-        alpha = torch.where(defined, 1 / torch.where(defined, denominator, 1), 0)
+        positive = g.clamp(min=0)  # elsewhere alpha does not matter
+        denominator = (positive * x.sum(positions, keepdim=True)).add_(2)
+        denominator.masked_fill_(denominator == 0, torch.inf)  # alpha is 0 there
+        weights = (positive / denominator).sum(positions, keepdim=True)
         if self.normalize_alpha:
-            total = torch.where(g > 0, alpha, 0).sum(positions, keepdim=True)
-            alpha = alpha / torch.where(total != 0, total, 1)
-        weights = (alpha * g.relu()).sum(positions, keepdim=True)
+            total = torch.where(g > 0, 1 / denominator, 0).sum(positions, keepdim=True)
+            weights = weights / torch.where(total != 0, total, 1)
         return (weights * x).sum(1, keepdim=True).relu()
 
     @classmethod
