@@ -17,19 +17,25 @@ def bias_of(module: nn.Module) -> Tensor | None:
     in eval mode, torchvision's FrozenBatchNorm2d) `beta - gamma * mean / sqrt(variance + eps)`, which it adds even
     without a `bias`. None also for normalisations that hold further layers (see `fused_norms`).
     """
-    fixed = _has_running_statistics(module)
-    if not fixed and not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)):
-        return None
-    if _is_fused(module):
+    if not adds_bias(module):
         return None
     bias = getattr(module, "bias", None)
-    if not fixed:
-        return bias.detach() if isinstance(bias, Tensor) else None
+    if not _has_running_statistics(module):
+        return bias.detach()  # type: ignore[union-attr]
     with torch.no_grad():
         shift = -module.running_mean * (module.running_var + module.eps).rsqrt()  # type: ignore[operator]
         weight = getattr(module, "weight", None)
         shift = shift if weight is None else shift * weight
         return (shift if bias is None else shift + bias).detach()
+
+
+def adds_bias(module: nn.Module) -> bool:
+    """Whether `bias_of` gives something."""
+    if _has_running_statistics(module):
+        return not _is_fused(module)
+    if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)) or _is_fused(module):
+        return False
+    return isinstance(getattr(module, "bias", None), Tensor)
 
 
 def biased(module: nn.Module, g: Tensor) -> Tensor:
@@ -49,7 +55,7 @@ def bias_layers(model: nn.Module) -> dict[str, nn.Module]:
         >>> list(cea.bias_layers(cea.load_scene_model("resnet")))[:2]  # convolutions without biases, then BatchNorm
         ['bn1', 'layer1.bn1']
     """
-    return {name: module for name, module in model.named_modules() if bias_of(module) is not None}
+    return {name: module for name, module in model.named_modules() if adds_bias(module)}
 
 
 def fused_norms(model: nn.Module) -> list[str]:

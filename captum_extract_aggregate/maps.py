@@ -30,7 +30,7 @@ def min_max(map_: Tensor, eps: float = 0) -> Tensor:
     low, high = flat.amin(1), flat.amax(1)
     shape = (-1, *(1,) * (map_.ndim - 1))
     low, spread = low.reshape(shape), (high - low).reshape(shape)
-    return (map_ - low) / (torch.where(spread > 0, spread, torch.ones_like(spread)) + eps)
+    return map_.sub(low).div_(torch.where(spread > 0, spread, torch.ones_like(spread)) + eps)
 
 
 def at_least_float32(t: Tensor) -> Tensor:

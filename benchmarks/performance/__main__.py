@@ -1,6 +1,6 @@
 """`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md and its JSON.
 
-A section that is named is measured anew, the others are kept. `pip install quantus` for the comparison with Quantus.
+A section that is named is measured anew, the others are kept. `pip install grad-cam torchcam quantus` for the peers.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "floors": maps.floors,
     "whole_network": maps.whole_network,
     "captum": maps.captum,
+    "peers": maps.peers,
     "memory": maps.memory,
     "grid": maps.grid,
     "targets": maps.targets,
+    "batched_backward": maps.batched_backward,
     "closed_forms": maps.closed_forms,
     "pixel_removal": measures.pixel_removal,
     "spearman": measures.spearman,

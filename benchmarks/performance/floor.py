@@ -40,10 +40,13 @@ def forward(model: nn.Module, x: Tensor) -> Callable[[], object]:
     return run
 
 
-def gradients(model: nn.Module, x: Tensor, layers: Sequence[str | None], targets: int = 1) -> Callable[[], object]:
+def gradients(
+    model: nn.Module, x: Tensor, layers: Sequence[str | None], targets: int = 1, batched: bool = False
+) -> Callable[[], object]:
     """The forward, and one backward for each target, to the earliest of the layers, whose later ones are passed by.
 
-    Nothing is recorded below, no parameter is differentiated, no map is made. None is the network's input.
+    Nothing is recorded below, no parameter is differentiated, no map is made. None is the network's input. `batched`:
+    one backward for all targets, by PyTorch's vmap.
     """
     frozen = [p for p in model.parameters() if p.requires_grad]
     modules = [model.get_submodule(name) if name is not None else None for name in layers]
@@ -63,6 +66,11 @@ def gradients(model: nn.Module, x: Tensor, layers: Sequence[str | None], targets
             leaf = x.clone().requires_grad_() if None in layers else x
             scores = model(leaf)
             wanted = [leaf, *kept] if None in layers else kept
+            if batched:
+                seeds = torch.eye(scores.shape[1], device=x.device)[3 : 3 + targets]
+                seeds = seeds.unsqueeze(1).expand(targets, *scores.shape)
+                torch.autograd.grad(scores, wanted, seeds, is_grads_batched=True)
+                return
             for i in range(targets):
                 torch.autograd.grad(scores[:, 3 + i].sum(), wanted, retain_graph=i + 1 < targets)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 
 import torch
 from captum.attr import LayerGradCam
@@ -14,6 +15,7 @@ from benchmarks.performance.floor import NETWORKS, forward, gradients, images, n
 from benchmarks.performance.timing import Row, ratios, row
 from captum_extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.extract import Pair, virtual_extract
+from captum_extract_aggregate.maps import min_max
 
 METHODS: dict[str, Callable[[nn.Module, list[str]], cea.NormGrad]] = {
     "NormGrad": cea.NormGrad,
@@ -25,7 +27,7 @@ METHODS: dict[str, Callable[[nn.Module, list[str]], cea.NormGrad]] = {
     "GradMid": cea.GradMid,
     "activity": cea.ActivityAttribution,
 }
-AT_BATCH_8 = ("NormGrad", "conv3x3, filter_norm", "GradCAM++", "activity")
+AT_BATCH_8 = ("NormGrad", "GradCAM++")
 EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")
 
 
@@ -47,12 +49,12 @@ def floors(names: tuple[str, ...] = NETWORKS, batches: tuple[int, ...] = (1, 8))
 
 
 def whole_network(names: tuple[str, ...] = NETWORKS[:3]) -> Iterator[Row]:
-    """Maps of the input's size from many layers: their floor goes down to the input."""
+    """Maps of the input's size from many layers, against the backward to the earliest of them (FullGrad: the input)."""
     for name in names:
         model, x = network(name), images(1)
-        layers = stages(model, 4)
+        layers = list(cea.default_layers(model))
         found = ratios(lambda: cea.AggregatedActivity(model).attribute(x, target=3), gradients(model, x, layers))  # noqa: B023
-        yield row("floor", f"aggregated activity, {name}, batch 1", found, limit=1.05)
+        yield row("floor", f"aggregated activity, {name}, batch 1, {len(layers)} layers", found, limit=1.05)
         places = [None, *cea.bias_layers(model)]
         found = ratios(lambda: cea.FullGrad(model).attribute(x, target=3), gradients(model, x, places))  # noqa: B023
         yield row("floor", f"FullGrad, {name}, batch 1, {len(places)} places", found, limit=1.05)
@@ -124,6 +126,50 @@ def targets() -> Iterator[Row]:
             run = lambda: method.attribute_per_target(x, wanted)  # noqa: B023, E731
             found = ratios(run, gradients(model, x, layers, count))
             yield row("targets", f"NormGrad, {name}, 4 layers, {count} target(s)", found, limit=1.05)
+
+
+def batched_backward() -> Iterator[Row]:
+    """For the eye: one backward of all targets by vmap, against one after the other. Not used: seldom faster here."""
+    for name in ("resnet50", "mobilenet_v2", "vit_b_16"):
+        model = network(name)
+        layers = stages(model, 4)
+        for batch in (1, 8):
+            x = images(batch)
+            found = ratios(gradients(model, x, layers, 5, batched=True), gradients(model, x, layers, 5), pairs=7)
+            yield row("targets", f"5 targets at once over one by one, {name}, batch {batch}", found)
+
+
+def peers() -> Iterator[Row]:
+    """GradCAM at the last stage of a ResNet-50: grad-cam and torchcam over ours, at equal output.
+
+    Both also scale to [0, 1], and grad-cam to the image's size, which is small beside the passes.
+    """
+    from pytorch_grad_cam import GradCAM as PeerGradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from torchcam.methods import GradCAM as TorchCAM
+
+    model, x = network("resnet50"), images(1)
+    ours = cea.GradCAM(model, "layer4")
+    scaled = min_max(ours.attribute(x, target=3))
+    resizing = PeerGradCAM(model, [model.layer4])
+
+    def grad_cam() -> object:
+        return resizing(x, [ClassifierOutputTarget(3)])
+
+    whole = torch.nn.functional.interpolate(scaled, x.shape[2:], mode="bilinear")
+    torch.testing.assert_close(torch.as_tensor(grad_cam())[None], whole, rtol=0, atol=2e-2)
+    found = ratios(grad_cam, lambda: ours.attribute(x, target=3))
+    resizing.activations_and_grads.release()
+    yield row("peers", f"grad-cam {version('grad-cam')}", found)
+
+    with TorchCAM(model, "layer4") as extractor:
+
+        def torchcam() -> list[Tensor]:
+            return extractor(3, model(x))  # type: ignore[no-any-return]
+
+        torch.testing.assert_close(torchcam()[0][None], scaled, rtol=1e-3, atol=1e-3)
+        found = ratios(torchcam, lambda: ours.attribute(x, target=3))
+    yield row("peers", f"torchcam {version('torchcam')}", found)
 
 
 class _Largest(TorchDispatchMode):

@@ -47,12 +47,16 @@ def seconds(run: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def ratios(run: Callable[[], object], baseline: Callable[[], object], pairs: int = 7) -> list[float]:
-    """`run` over `baseline`, sorted; each is called as often as it takes to fill a fifth of a second."""
+def ratios(run: Callable[[], object], baseline: Callable[[], object], pairs: int = 15) -> list[float]:
+    """`run` over `baseline`, sorted; each is called as often as it takes to fill a tenth of a second.
+
+    Seven pairs where one of the calls takes more than half a second.
+    """
     sides = [(side, _repeats(side)) for side in (run, baseline)]
-    found = []
+    found: list[float] = []
     gc.collect()
-    for i in range(pairs):
+    slow = max(seconds(run), seconds(baseline)) > 0.5
+    for i in range(min(7, pairs) if slow else pairs):
         times = {k: _mean_seconds(*sides[k]) for k in ((0, 1) if i % 2 == 0 else (1, 0))}
         found.append(times[0] / times[1])
     return sorted(found)
@@ -60,7 +64,7 @@ def ratios(run: Callable[[], object], baseline: Callable[[], object], pairs: int
 
 def _repeats(side: Callable[[], object]) -> int:
     side()
-    return max(1, min(1000, int(0.2 / max(seconds(side), 1e-6))))
+    return max(1, min(1000, int(0.1 / max(seconds(side), 1e-6))))
 
 
 def _mean_seconds(side: Callable[[], object], repeats: int) -> float:

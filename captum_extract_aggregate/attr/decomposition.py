@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDelta, finished
 from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
-from captum_extract_aggregate.biases import bias_layers, bias_of, biased, fused_norms
+from captum_extract_aggregate.biases import adds_bias, bias_layers, biased, fused_norms
 from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
 from captum_extract_aggregate.layers import Layer, describe
@@ -99,7 +99,7 @@ class ActivityAttribution(WithDelta, LinearApproximation):
 
 def _check_bias(layer: nn.Module | None, to_input: bool) -> None:
     """Our error for a layer that adds no bias, and for the side at which none acts."""
-    if layer is None or bias_of(layer) is None:
+    if layer is None or not adds_bias(layer):
         raise ValueError(
             f"layer is or holds {'the input' if layer is None else type(layer).__name__}, which adds no bias; expected "
             "a convolution, linear layer or normalisation that does (bias_layers(model) lists them)"
@@ -216,9 +216,14 @@ class FullGrad(WithDelta):
         size = input_size(evidence.inputs)
         total = torch.zeros(evidence.inputs[0].shape[0], 1, *size, device=evidence.inputs[0].device)
         left_out: list[str] = []
+        by_size: dict[tuple[int, ...], Tensor] = {}
         for place in self._all_places(to_input):
             for term in self._terms(place, evidence, left_out):
-                total = total + self._psi(term, size)
+                map_ = self._rescaled(term)
+                own = tuple(map_.shape[2:])
+                by_size[own] = by_size[own] + map_ if own in by_size else map_
+        for map_ in by_size.values():  # upsampling is linear: once for all layers of one size
+            total = total + upsample(map_, size, self.align_corners)
         fused = fused_norms(the_model(self.forward_func)) if self._only_seen else []
         if left_out or fused:
             warnings.warn(
@@ -229,7 +234,8 @@ class FullGrad(WithDelta):
         return finished(total, evidence)
 
     def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
-        """What a place contributes, channel by channel, `N x K x *S`; nothing where there are no positions."""
+        """What a place contributes, channel by channel, `N x K x *S`, in memory of its own; nothing where there are no
+        positions."""
         terms = []
         likes = evidence.activations.get(place, ())  # none where the layer never ran
         around = evidence.surroundings(place)
@@ -245,11 +251,11 @@ class FullGrad(WithDelta):
                 left_out.append(around.name)
         return terms
 
-    def _psi(self, contribution: Tensor, size: tuple[int, ...]) -> Tensor:
+    def _rescaled(self, contribution: Tensor) -> Tensor:
+        """psi but for the upsampling, which is linear, so that the channels can be summed before it."""
         if self.rescale == "layer_map":
             contribution = contribution.sum(1, keepdim=True)
-        # Upsampling is linear, so the channels can be summed before it, at the layer's own size.
-        return upsample(min_max(contribution.abs(), _EPS).sum(1, keepdim=True), size, self.align_corners)
+        return min_max(contribution.abs_(), _EPS).sum(1, keepdim=True)
 
     def compute_convergence_delta(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None
