@@ -12,6 +12,7 @@ import contextlib
 import functools
 import math
 import threading
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -204,6 +205,11 @@ def record(
     # A layer's input may have been used by other layers before this one ran. Its derivative runs through them too, so
     # for that side the graph has to begin at the network's input.
     from_the_start |= any(place.side == "input" and place.differentiate for place in places)
+    if not all(_is_handed_a_clone(place) for place in places):
+        try:
+            return _forward(forward_func, tensors, places, extra, device_ids, within, from_the_start, copy=False)
+        except _OverwrittenError:
+            _OVERWRITTEN.update(place.layer for place in places if place.layer is not None)
     try:
         return _forward(forward_func, tensors, places, extra, device_ids, within, from_the_start, copy=False)
     except _OverwrittenError:  # something else holds a tapped tensor and works on it in place: record everything
@@ -234,8 +240,24 @@ def _forward(
         taps = _Taps(places, copy)
         with prepared(forward_func, tensors, freeze) as models, taps, _explained_failure(), within():
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
+            if isinstance(output, Tensor):
+                output = output.view_as(output)  # a tapped tensor itself stops requiring a gradient in a moment
         found = taps.collect(leaves, tuple(models), device_ids)
     return Recording(output, found, tensors, tuple(models))
+
+
+# Layers whose output something worked on in place.
+_OVERWRITTEN: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+
+
+def _is_handed_a_clone(place: Place) -> bool:
+    """Whether what follows a layer gets a clone of the tensor tapped there, so that it can work on it in place.
+
+    That is what follows single operations, an in-place ReLU say. The ends of blocks and stages are hardly ever
+    overwritten, and large: they are handed on as they are, unless they have been found to be.
+    """
+    layer = place.layer
+    return layer is None or place.side == "input" or not layer._modules or layer in _OVERWRITTEN
 
 
 class _OverwrittenError(Exception):
@@ -313,8 +335,7 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         return args, dict(zip(kwargs, self._tap(place, list(kwargs.values()))))
 
     def _tap(self, place: Place, values: list[Any]) -> list[Any]:
-        """Taps each floating point tensor, and hands on a clone: an in-place operation that follows then cannot spoil
-        what was captured."""
+        """Taps each floating point tensor, and hands it on, or a clone of it (see `_is_handed_a_clone`)."""
         chosen = [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
         if not chosen:
             kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
@@ -328,6 +349,8 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
             self._calls[place].setdefault(tapped[0].value.device, []).append(tapped)
         if not place.differentiate:
             return values  # what was kept is a copy
+        if not _is_handed_a_clone(place):
+            return values
         return [t.clone() if i in chosen else t for i, t in enumerate(values)]
 
     def _mark(self, t: Tensor) -> _Tapped:

@@ -434,3 +434,34 @@ def test_on_a_gpu(small_net, images, dtype):
     assert got.is_cuda
     assert got.dtype == dtype
     assert relative_error(got.float().cpu(), expected) < (1e-3 if dtype == torch.float32 else 0.1)
+
+
+class Stages(nn.Module):
+    """Two stages; something may work in place on what the first gives, or the second's output is the model's."""
+
+    def __init__(self, in_place):
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())
+        self.second = nn.Sequential(nn.Conv2d(4, 5, 3), nn.Tanh())
+        self.in_place = in_place
+        self.forwards = 0
+
+    def forward(self, x):
+        self.forwards += 1
+        x = self.first(x)
+        return self.second(x.mul_(2) if self.in_place else x * 2)
+
+
+@pytest.mark.parametrize("layers", [["first"], ["first", "second"], ["second"]])
+def test_stages_are_handed_on_as_they_are_until_something_overwrites_them(layers):
+    torch.manual_seed(0)
+    plain, careless = (Stages(in_place).double().eval() for in_place in (False, True))
+    careless.load_state_dict(plain.state_dict())
+    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
+    for target in [(1, 2, 3), (4, 0, 0)]:
+        expected = cea.NormGrad(plain, layers).attribute(x, target)
+        for a, b in zip(cea.NormGrad(careless, layers).attribute(x, target), expected):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
+            assert b.abs().sum() > 0
+    assert plain.forwards == 2
+    assert careless.forwards == (3 if "first" in layers else 2)  # once to find out

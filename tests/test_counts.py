@@ -144,3 +144,37 @@ def test_pixel_removal_runs_only_images_whose_decision_stands(resnet, x, passes)
     found = metrics.pixel_removal(resnet, x, maps, step=256)
     steps = (found.pixels + 255) // 256
     assert sum(passes.forwards) == len(x) + int(steps.sum())  # one to know the decisions, then each until its flip
+
+
+NO_WAIT = {
+    **METHODS,
+    "FullGrad": lambda m, layers: cea.FullGrad(m),
+    "aggregated activity": lambda m, layers: cea.AggregatedActivity(m, layers),
+    "cumulative GradCAM": lambda m, layers: cea.CumulativeGradCAM(m, layers),
+    "biases": lambda m, layers: cea.BiasAttribution(m, ["layer1.0.bn2", "layer4.1.bn2"]),
+    "guided": lambda m, layers: cea.GuidedBackprop(m, layers),
+    "deconvolution": lambda m, layers: cea.Deconvolution(m, layers),
+    "RectGrad": lambda m, layers: cea.RectGrad(m, layers),
+    "depthwise": lambda m, layers: cea.ExtractAggregate(m, layers, "depthwise3x3", "max_abs"),
+    "layer's own": lambda m, layers: cea.NormGrad(m, ["layer2.0.conv1", "layer4.1.conv2"], virtual_identity=False),
+}
+
+
+@pytest.mark.parametrize("label", NO_WAIT)
+def test_no_method_waits_for_the_device(label):
+    """On the meta device there are no numbers, so whoever asks for one (`.item()`, `if tensor:`, `.cpu()`) fails."""
+    with torch.device("meta"):
+        model = torchvision.models.resnet18(weights=None).eval()
+    method, x = NO_WAIT[label](model, LAYERS), torch.empty(2, 3, 64, 64, device="meta")
+    try:
+        maps = method.attribute(x, target=3)
+    except NotImplementedError as error:
+        if "kthvalue" not in str(error):
+            raise
+        pytest.skip("this torch knows no kthvalue on the meta device")
+    assert all(m.device.type == "meta" for m in (maps if isinstance(maps, list) else [maps]))
+
+
+def test_the_meta_device_tells_who_waits():
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        torch.empty(2, device="meta").sum().item()
