@@ -238,7 +238,8 @@ def _forward(
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
         taps = _Taps(places, copy)
-        with prepared(forward_func, tensors, freeze) as models, taps, _explained_failure(), within():
+        hooked = {place.layer for place in places} if within is contextlib.nullcontext else None
+        with prepared(forward_func, tensors, freeze, hooked) as models, taps, _explained_failure(), within():
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
             if isinstance(output, Tensor):
                 output = output.view_as(output)  # a tapped tensor itself stops requiring a gradient in a moment

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,10 +22,16 @@ def uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def prepared(forward_func: Callable[..., Any], tensors: tuple[Tensor, ...], freeze: bool) -> Iterator[list[nn.Module]]:
+def prepared(
+    forward_func: Callable[..., Any],
+    tensors: tuple[Tensor, ...],
+    freeze: bool,
+    hooked: Collection[nn.Module | None] | None = None,
+) -> Iterator[list[nn.Module]]:
     """Freezes the parameters of every model that runs within, and gives their list; all is undone at the end.
 
-    A model that `forward_func` merely calls is met, and frozen, when it begins to run.
+    A model that `forward_func` merely calls is met, and frozen, when it begins to run. `hooked`: the only modules that
+    somebody watches; left out, any may be.
     """
     models: list[nn.Module] = []
     seen: set[nn.Module] = set()
@@ -43,13 +49,14 @@ def prepared(forward_func: Callable[..., Any], tensors: tuple[Tensor, ...], free
                 _freeze(modules, stack)
             _warn_of_dropout(training)
             _make_eager(modules, stack)
+            if hooked is None or _inside_attention(modules, hooked):
+                stack.enter_context(_without_fused_attention())
 
         def meet(module: nn.Module, args: Any) -> None:
             if module not in seen:
                 prepare(module)
 
         stack.enter_context(random_state(tensors))
-        stack.enter_context(_without_fused_attention())
         model = model_of(forward_func)
         if model is not None:
             prepare(model)
@@ -149,6 +156,14 @@ def _make_eager(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
             "expected the model before torch.compile"
         )
     stack.enter_context(torch.compiler.set_stance("force_eager"))
+
+
+_FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+
+
+def _inside_attention(modules: list[nn.Module], hooked: Collection[nn.Module | None]) -> bool:
+    """Whether one of the hooked modules is a part of a transformer layer that one fused kernel may run as a whole."""
+    return any(part in hooked for m in modules if isinstance(m, _FUSED) for part in _unseen(m, set())[1:])
 
 
 @contextlib.contextmanager

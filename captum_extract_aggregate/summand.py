@@ -101,8 +101,8 @@ class Factor:
     _found: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def within(self, window: Window | None) -> Factor:
-        """The same entries seen through a window; what is found without one is shared."""
-        return replace(self, window=window)
+        """The same entries seen through a window (if any); what is found without one is shared."""
+        return self if window is None else replace(self, window=window)
 
     def total(self, f: Elementwise) -> Tensor:
         """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0."""

@@ -180,6 +180,22 @@ def test_parts_of_a_fused_transformer_layer():
     assert torch.backends.mha.get_fastpath_enabled() == enabled
 
 
+@pytest.mark.parametrize(
+    ("place", "fused"), [("1", True), ("2", True), ("2.layers.1", False), ("2.layers.0.norm1", False)]
+)
+def test_attention_is_fused_unless_a_part_of_it_is_watched(place, fused):
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    encoder = nn.TransformerEncoder(layer, 2)
+    net = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), encoder).eval()
+    seen = []
+    encoder.register_forward_pre_hook(lambda *_: seen.append(torch.backends.mha.get_fastpath_enabled()))
+    model = lambda x: net(x)[:, :, 0].sum(1, keepdim=True)  # noqa: E731
+    x = torch.randn(2, 5, 8, 8)
+    method = cea.NormGrad(model, net.get_submodule(place), layout=lambda t: t.movedim(-1, 1))
+    method.attribute(x, 0)
+    assert seen == [fused]
+
+
 def test_parameters_put_in_by_functional_call():
     net = SmallNet().eval()
     other = {name: (p.detach() * 1.5).requires_grad_() * 1 for name, p in net.named_parameters()}

@@ -53,10 +53,11 @@ def whole_network(names: tuple[str, ...] = NETWORKS[:3]) -> Iterator[Row]:
     for name in names:
         model, x = network(name), images(1)
         layers = list(cea.default_layers(model))
-        found = ratios(lambda: cea.AggregatedActivity(model).attribute(x, target=3), gradients(model, x, layers))  # noqa: B023
+        aggregated, full = cea.AggregatedActivity(model), cea.FullGrad(model)
+        found = ratios(lambda: aggregated.attribute(x, target=3), gradients(model, x, layers))  # noqa: B023
         yield row("floor", f"aggregated activity, {name}, batch 1, {len(layers)} layers", found, limit=1.05)
         places = [None, *cea.bias_layers(model)]
-        found = ratios(lambda: cea.FullGrad(model).attribute(x, target=3), gradients(model, x, places))  # noqa: B023
+        found = ratios(lambda: full.attribute(x, target=3), gradients(model, x, places))  # noqa: B023
         yield row("floor", f"FullGrad, {name}, batch 1, {len(places)} places", found, limit=1.05)
 
 
