@@ -34,7 +34,10 @@ _CHUNK = 2**24  # entries multiplied out at once for a user's own aggregate
 
 
 def register_aggregate(name: str) -> Callable[[Aggregate], Aggregate]:
-    """Makes a closed form `summand -> N x *S` available under `name`."""
+    """Makes a closed form `summand -> N x *S` available under `name`.
+
+    What `total` and `extremes` of its factors give is shared with other aggregates: it must not be changed in place.
+    """
 
     def register(function: Aggregate) -> Aggregate:
         AGGREGATES[name] = function

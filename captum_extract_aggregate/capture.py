@@ -219,7 +219,7 @@ def record(
     except _OverwrittenError as error:
         raise ValueError(
             "the model works in place on a tensor that does not come from its inputs, at one of the layers; expected "
-            "other layers, or a model that leaves its constants as they are"
+            f"other layers, or a model that leaves its constants as they are ({str(error.__cause__).splitlines()[0]})"
         ) from error
 
 
@@ -255,7 +255,9 @@ def _is_handed_a_clone(place: Place) -> bool:
     """Whether what follows a layer gets a clone of the tensor tapped there, so that it can work on it in place.
 
     That is what follows single operations, an in-place ReLU say. The ends of blocks and stages are hardly ever
-    overwritten, and large: they are handed on as they are, unless they have been found to be.
+    overwritten, and large: they are handed on as they are, unless they have been found to be. (Found by PyTorch's
+    version counter, which does not see writing through `.data` or NumPy. The forward then runs once more, so a model
+    that changes buffers in eval mode has changed them twice.)
     """
     layer = place.layer
     return layer is None or place.side == "input" or not layer._modules or layer in _OVERWRITTEN
@@ -272,7 +274,7 @@ def _explained_failure() -> Iterator[None]:
         yield
     except RuntimeError as error:
         text = str(error)
-        if "leaf Variable that requires grad" in text:
+        if "leaf Variable that requires grad" in text or "is being modified inplace" in text:
             raise _OverwrittenError from error
         if "checkpoint" in text.lower() or "incompatible with .grad()" in text:
             raise ValueError(

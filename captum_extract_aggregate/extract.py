@@ -200,7 +200,8 @@ def _border(module: nn.modules.conv._ConvNd) -> tuple[tuple[int, int], ...]:
 
 @register_layer(nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def _real_conv(module: nn.Conv2d, x: Tensor, g: Tensor) -> Summand:
-    window = Window(module.kernel_size, module.stride, module.dilation, _border(module), module.padding_mode)
+    sizes = (tuple(module.kernel_size), tuple(module.stride), tuple(module.dilation))
+    window = Window(*sizes, _border(module), module.padding_mode)
     groups = module.groups
     return Summand(
         Factor(_grouped(g, groups)),
@@ -220,7 +221,8 @@ def _real_transposed_conv(module: nn.ConvTranspose2d, x: Tensor, g: Tensor) -> S
         spread = (x.shape[axis + 2] - 1) * module.stride[axis] + 1
         after = g.shape[axis + 2] + reach - spread - before  # also covers output_padding
         padding.append((before, after))
-    window = Window(module.kernel_size, ones, module.dilation, tuple(padding), spread=module.stride)
+    size, dilation, stride = tuple(module.kernel_size), tuple(module.dilation), tuple(module.stride)
+    window = Window(size, ones, dilation, tuple(padding), spread=stride)
     groups, shape = module.groups, tuple(module.weight.shape)
 
     def arrange(product: Tensor) -> Tensor:  # ... x G x O x I x W, taps turned around -> ... x (G I) x O x kernel

@@ -49,7 +49,7 @@ def prepared(
                 _freeze(modules, stack)
             _warn_of_dropout(training)
             _make_eager(modules, stack)
-            if hooked is None or _inside_attention(modules, hooked):
+            if hooked is None or _must_run_in_parts(modules, hooked):
                 stack.enter_context(_without_fused_attention())
 
         def meet(module: nn.Module, args: Any) -> None:
@@ -158,12 +158,15 @@ def _make_eager(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
     stack.enter_context(torch.compiler.set_stance("force_eager"))
 
 
-_FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
+def _must_run_in_parts(modules: list[nn.Module], hooked: Collection[nn.Module | None]) -> bool:
+    """Whether a fused kernel would leave out a hooked module, or compute something else than the differentiable parts.
 
-
-def _inside_attention(modules: list[nn.Module], hooked: Collection[nn.Module | None]) -> bool:
-    """Whether one of the hooked modules is a part of a transformer layer that one fused kernel may run as a whole."""
-    return any(part in hooked for m in modules if isinstance(m, _FUSED) for part in _unseen(m, set())[1:])
+    PyTorch's transformer layers do the latter: zeros at padded positions, other sums for a mask of floats, their own
+    arithmetic in place of a subclass's. Attention by itself does not.
+    """
+    if any(isinstance(m, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) for m in modules):
+        return True
+    return any(part in hooked for m in modules if isinstance(m, nn.MultiheadAttention) for part in m.children())
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ class Factor:
         return self if window is None else replace(self, window=window)
 
     def total(self, f: Elementwise) -> Tensor:
-        """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0."""
+        """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0. To be read only."""
 
         def sums() -> Tensor:
             return f(self.values).sum(2)
@@ -116,7 +116,7 @@ class Factor:
     def extremes(self) -> list[Tensor]:
         """The largest entry of each block, `N x B x *S`, and the smallest (once where there is only one entry).
 
-        A zero border counts as an entry.
+        A zero border counts as an entry. To be read only.
         """
         found = [self._bordered] if self._is_single else [self._extreme(torch.amax), self._extreme(torch.amin)]
         if self.window is None:

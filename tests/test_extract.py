@@ -1,11 +1,14 @@
 """Closed forms against literal references, and the law behind every extractor."""
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import captum_extract_aggregate as cea
 from captum_extract_aggregate import extract as ex
 from captum_extract_aggregate.aggregate import AGGREGATES, aggregate
 from captum_extract_aggregate.summand import Factor, Summand
@@ -246,3 +249,26 @@ def test_tiny_gradients_do_not_underflow():
     zero, one = ex.unit_scale(torch.zeros(1, 2, 1, 1))
     assert zero.abs().max() == 0
     assert one.item() == 1
+
+
+def test_a_layout_function_need_not_be_hashable():
+    @dataclasses.dataclass
+    class Same:
+        def __call__(self, t):
+            return t
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    methods = {name: cea.ExtractAggregate(net, "0", "conv1x1", name, layout=Same()) for name in ("norm", "sum")}
+    for name, map_ in cea.attribute_together(methods, x, 1).items():
+        assert torch.equal(map_, methods[name].attribute(x, 1))
+
+
+def test_a_stride_may_be_a_list():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    x = torch.randn(2, 4, 8, 8)
+    expected = cea.NormGrad(net, "0", virtual_identity=False).attribute(x, 1)
+    net[0].stride = [1, 1]
+    assert torch.equal(cea.NormGrad(net, "0", virtual_identity=False).attribute(x, 1), expected)

@@ -180,20 +180,72 @@ def test_parts_of_a_fused_transformer_layer():
     assert torch.backends.mha.get_fastpath_enabled() == enabled
 
 
-@pytest.mark.parametrize(
-    ("place", "fused"), [("1", True), ("2", True), ("2.layers.1", False), ("2.layers.0.norm1", False)]
-)
-def test_attention_is_fused_unless_a_part_of_it_is_watched(place, fused):
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
-    encoder = nn.TransformerEncoder(layer, 2)
-    net = nn.Sequential(nn.Flatten(2), nn.Linear(64, 8), encoder).eval()
-    seen = []
-    encoder.register_forward_pre_hook(lambda *_: seen.append(torch.backends.mha.get_fastpath_enabled()))
-    model = lambda x: net(x)[:, :, 0].sum(1, keepdim=True)  # noqa: E731
-    x = torch.randn(2, 5, 8, 8)
-    method = cea.NormGrad(model, net.get_submodule(place), layout=lambda t: t.movedim(-1, 1))
-    method.attribute(x, 0)
-    assert seen == [fused]
+class Tokens(nn.Module):
+    """Attention over 4 x 4 tokens, PyTorch's transformer layer or attention by itself, and a layer behind it."""
+
+    def __init__(self, whole_layer):
+        super().__init__()
+        self.embed = nn.Conv2d(3, 16, 4, 4)
+        layer = nn.TransformerEncoderLayer(16, 2, 32, 0.0, batch_first=True)
+        self.attention = nn.TransformerEncoder(layer, 2) if whole_layer else layer.self_attn
+        self.behind, self.head = nn.Linear(16, 16), nn.Linear(16, 5)
+        self.fused = None
+
+    def forward(self, x, mask=None, padding=None):
+        t = self.embed(x).flatten(2).transpose(1, 2)
+        self.fused = torch.backends.mha.get_fastpath_enabled()
+        if isinstance(self.attention, nn.MultiheadAttention):
+            t = self.attention(t, t, t, attn_mask=mask, key_padding_mask=padding, need_weights=False)[0]
+        else:
+            t = self.attention(t, mask, padding)
+        return self.head(self.behind(t).relu().mean(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensor")
+@pytest.mark.parametrize("whole_layer", [True, False])
+@pytest.mark.parametrize("kind", ["plain", "mask", "padding"])
+def test_attention_is_fused_only_where_that_changes_nothing(whole_layer, kind):
+    torch.manual_seed(0)
+    net, x = Tokens(whole_layer).eval(), torch.randn(2, 3, 16, 16)
+    padding = torch.zeros(2, 16, dtype=torch.bool)
+    padding[:, 12:] = True
+    extra = {"plain": (None, None), "mask": (torch.randn(16, 16), None), "padding": (None, padding)}[kind]
+    got = cea.LinearApproximation(net, "behind").attribute(x, 1, additional_forward_args=extra)
+    assert net.fused == (not whole_layer)
+    theirs = captum_attr.LayerGradientXActivation(net, net.behind).attribute(x, 1, additional_forward_args=extra)
+    assert torch.allclose(got.flatten(1), theirs.sum(-1), rtol=1e-3, atol=1e-6)
+
+
+class Split(nn.Module):
+    """Gives two views of one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return self.conv(x).chunk(2, 1)
+
+
+@pytest.mark.parametrize("places", [["split"], ["split.conv", "split"]])
+def test_a_block_whose_views_are_overwritten(places):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.split, self.head = Split(), nn.Linear(4, 5)
+
+        def forward(self, x):
+            a, b = self.split(x)
+            return self.head((torch.relu_(a) * b).mean((2, 3)))
+
+    torch.manual_seed(0)
+    net, x = Net().eval(), torch.randn(2, 3, 9, 9)
+    got = cea.LinearApproximation(net, places).attribute(x, 1)[-1]
+    a, b = (t.detach() for t in net.split(x))
+    a, b = a.clone().requires_grad_(), b.clone().requires_grad_()
+    grads = torch.autograd.grad(net.head((a.relu() * b).mean((2, 3)))[:, 1].sum(), (a, b))
+    for map_, t, g in zip(got, (a, b), grads):
+        assert torch.allclose(map_, (t * g).sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
 
 
 def test_parameters_put_in_by_functional_call():

@@ -56,7 +56,7 @@ def cell(row: dict[str, object]) -> str:
     unit = {"x": "", "%": " %"}[str(row["unit"])]
     if row["pairs"] == 1:
         return f"{row['median']:.3g}{unit}"
-    return f"{row['median']:.3g}{unit} ({row['low']:.3g} - {row['high']:.3g})"
+    return f"{row['median']:.4g}{unit} ({row['low']:.3g} - {row['high']:.3g})"
 
 
 def page(stored: dict[str, dict[str, object]]) -> str:

@@ -127,7 +127,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
             activations = self._canonical(places[-1], evidence, evidence.activations[places[-1]])
             return list(zip(activations, gradients))
 
-        return evidence.once((places, self.layout), canonical)
+        return evidence.once((places, self._layout_key()), canonical)
 
     @captum_entry
     def attribute(
@@ -184,6 +184,10 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
 
     def _all_places(self, to_input: bool) -> list[Place]:
         return [place for layer in self._layers() for place in self._places(layer, to_input)]
+
+    def _layout_key(self) -> str | int:
+        """What tells layouts apart while a pass lasts; a callable need not be hashable."""
+        return id(self.layout) if callable(self.layout) else self.layout
 
     def _canonical(self, place: Place, evidence: Evidence, tensors: Iterable[Tensor]) -> list[Tensor]:
         """Tensors captured at a place as `N x K x *S`, in at least float32."""

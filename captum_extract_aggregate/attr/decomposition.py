@@ -234,8 +234,10 @@ class FullGrad(WithDelta):
         return finished(total, evidence)
 
     def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
-        """What a place contributes, channel by channel, `N x K x *S`, in memory of its own; nothing where there are no
-        positions."""
+        """What a place contributes, channel by channel, `N x K x *S`; nothing where there are no positions.
+
+        In memory of its own, but for what a layout function makes of it.
+        """
         terms = []
         likes = evidence.activations.get(place, ())  # none where the layer never ran
         around = evidence.surroundings(place)
@@ -255,7 +257,8 @@ class FullGrad(WithDelta):
         """psi but for the upsampling, which is linear, so that the channels can be summed before it."""
         if self.rescale == "layer_map":
             contribution = contribution.sum(1, keepdim=True)
-        return min_max(contribution.abs_(), _EPS).sum(1, keepdim=True)
+        magnitude = contribution.abs() if callable(self.layout) else contribution.abs_()
+        return min_max(magnitude, _EPS).sum(1, keepdim=True)
 
     def compute_convergence_delta(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None

@@ -115,7 +115,7 @@ class ExtractAggregate(CaptureAttribution):
         layer, pairs = places[0].layer, self._pairs(places, evidence)
         if callable(self.aggregate):  # not necessarily homogeneous in the gradient
             return tuple(aggregate(self._summand(layer, Pair(x, g)), self.aggregate) for x, g in pairs)
-        scaled = evidence.once((Pair, places, self.layout), lambda: [Pair.scaled(x, g) for x, g in pairs])
+        scaled = evidence.once((Pair, places, self._layout_key()), lambda: [Pair.scaled(x, g) for x, g in pairs])
         return tuple(aggregate(self._summand(layer, pair), self.aggregate) * pair.scale for pair in scaled)
 
     def _summand(self, layer: nn.Module | None, pair: Pair) -> Summand:
