@@ -122,7 +122,7 @@ def targets() -> Iterator[Row]:
     for name in ("resnet50", "vit_b_16"):
         model, x = network(name), images(1)
         layers = stages(model, 4)
-        for count in (1, 2, 5, 20):
+        for count in (1, 2, 5, 20) if name == "resnet50" else (1, 5):
             method, wanted = cea.NormGrad(model, layers), list(range(3, 3 + count))
             run = lambda: method.attribute_per_target(x, wanted)  # noqa: B023, E731
             found = ratios(run, gradients(model, x, layers, count))
@@ -134,7 +134,7 @@ def batched_backward() -> Iterator[Row]:
     for name in ("resnet50", "mobilenet_v2", "vit_b_16"):
         model = network(name)
         layers = stages(model, 4)
-        for batch in (1, 8):
+        for batch in (1, 4):
             x = images(batch)
             found = ratios(gradients(model, x, layers, 5, batched=True), gradients(model, x, layers, 5), pairs=7)
             yield row("targets", f"5 targets at once over one by one, {name}, batch {batch}", found)
