@@ -18,7 +18,7 @@ Source: Rebuffi et al., There and Back Again (CVPR 2020), section 3.1.3.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -36,7 +36,8 @@ _CHUNK = 2**24  # entries multiplied out at once for a user's own aggregate
 def register_aggregate(name: str) -> Callable[[Aggregate], Aggregate]:
     """Makes a closed form `summand -> N x *S` available under `name`.
 
-    What `total` and `extremes` of its factors give is shared with other aggregates: it must not be changed in place.
+    What `total` and `extremes` of it and its factors give is shared with other aggregates: it must not be changed, nor
+    returned itself.
     """
 
     def register(function: Aggregate) -> Aggregate:
@@ -73,21 +74,16 @@ def _negative_square(t: Tensor) -> Tensor:
     return t.clamp(max=0).square_()
 
 
-def _over_entries(summand: Summand, f: Elementwise) -> Tensor:
-    """Sum of `f(p) f(q)` over all entries."""
-    return (summand.p.total(f) * summand.q.total(f)).sum(1)
-
-
 def _over_positive_entries(summand: Summand, positive: Elementwise, negative: Elementwise) -> Tensor:
     """Sum over all entries that are positive, which they are if both signs agree, of a product of functions of the
     factors' positive parts, and of their negative parts (whose signs cancel)."""
-    both_positive = _over_entries(summand, positive)
-    return both_positive if summand.q.is_one else both_positive + _over_entries(summand, negative)
+    both_positive = summand.total(positive)
+    return both_positive if summand.q.is_never_negative else both_positive + summand.total(negative)
 
 
 @register_aggregate("norm")
 def _norm(summand: Summand) -> Tensor:
-    return _over_entries(summand, _square).sqrt()
+    return summand.total(_square).sqrt()
 
 
 @register_aggregate("filter_norm")
@@ -97,33 +93,45 @@ def _filter_norm(summand: Summand) -> Tensor:
 
 @register_aggregate("sum")
 def _sum(summand: Summand) -> Tensor:
-    return _over_entries(summand, _itself)
+    return summand.total(_itself).clone()
 
 
 @register_aggregate("abs_sum")
 def _abs_sum(summand: Summand) -> Tensor:
-    return _over_entries(summand, torch.abs)
+    return summand.total(torch.abs).clone()
 
 
 @register_aggregate("filter_sum")
 def _filter_sum(summand: Summand) -> Tensor:
-    return _over_positive_entries(summand, _positive, _negative)
+    return _over_positive_entries(summand, _positive, _negative).clone()
 
 
 @register_aggregate("sum_filter")
 def _sum_filter(summand: Summand) -> Tensor:
-    return _positive(_sum(summand))
+    return _positive(summand.total(_itself))
+
+
+def _max_by_block(summand: Summand) -> Tensor:
+    corners = [p * q for p in summand.p.extremes() for q in summand.q.extremes()]
+    return functools.reduce(_maximum_, corners)
+
+
+def _largest(blocks: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(_maximum_, (block.amax(1) for block in blocks))
+
+
+def _maximum_(a: Tensor, b: Tensor) -> Tensor:
+    return torch.maximum(a, b, out=a)
 
 
 @register_aggregate("max")
 def _max(summand: Summand) -> Tensor:
-    corners = [p * q for p in summand.p.extremes() for q in summand.q.extremes()]
-    return functools.reduce(lambda a, b: torch.maximum(a, b, out=a), corners).amax(1)
+    return _largest(_max_by_block(part) for part in summand.parts)
 
 
 @register_aggregate("max_abs")
 def _max_abs(summand: Summand) -> Tensor:
-    return (summand.p.magnitude() * summand.q.magnitude()).amax(1)
+    return _largest(part.p.magnitude() * part.q.magnitude() for part in summand.parts)
 
 
 def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:

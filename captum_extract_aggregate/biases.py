@@ -17,8 +17,10 @@ def bias_of(module: nn.Module) -> Tensor | None:
     in eval mode, torchvision's FrozenBatchNorm2d) `beta - gamma * mean / sqrt(variance + eps)`, which it adds even
     without a `bias`. None also for normalisations that hold further layers (see `fused_norms`).
     """
-    if not adds_bias(module):
-        return None
+    return _bias(module) if adds_bias(module) else None
+
+
+def _bias(module: nn.Module) -> Tensor:
     bias = getattr(module, "bias", None)
     if not _has_running_statistics(module):
         return bias.detach()  # type: ignore[union-attr]
@@ -39,10 +41,8 @@ def adds_bias(module: nn.Module) -> bool:
 
 
 def biased(module: nn.Module, g: Tensor) -> Tensor:
-    """`b * g` element by element, for a gradient `g` at the layer's output, in the layer's own layout."""
-    bias = bias_of(module)
-    assert bias is not None
-    bias = bias.to(g.dtype)
+    """`b * g` element by element, for a gradient `g` at the output of a layer that adds a bias, in its own layout."""
+    bias = _bias(module).to(g.dtype)
     channels_last = bias.ndim > 1 or (isinstance(module, (nn.Linear, nn.LayerNorm)) and not is_layer_norm_2d(module))
     return g * (bias if channels_last else bias.reshape(-1, *(1,) * (g.ndim - 2)))
 

@@ -14,7 +14,7 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +25,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size
+from captum_extract_aggregate.maps import are_tame
 from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
 
@@ -38,14 +39,16 @@ Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
 class Place:
     """A place in a network: a layer's output or input, or (`layer=None`) the network's own input.
 
-    `differentiate=False` asks for the activation alone; `call` picks one of several calls of the layer in a forward;
-    an `optional` place is left out where its layer never ran, has zero gradients where the score does not use it, and
+    `differentiate=False` asks for the activation alone, `value=False` for the gradient alone (the activation then is
+    good for its shape, and may be overwritten); `call` picks one of several calls of the layer in a forward; an
+    `optional` place is left out where its layer never ran, has zero gradients where the score does not use it, and
     holds the tensors of all calls where the layer ran several times.
     """
 
     layer: nn.Module | None
     side: str = "output"
     differentiate: bool = True
+    value: bool = True
     call: int | None = None
     optional: bool = False
 
@@ -54,8 +57,9 @@ class Place:
 class Evidence:
     """What one forward and one target's backward showed: per place, the detached activations and gradients.
 
-    `order` tells when in the forward each tensor was met (-1: the network's input). Where several methods make their
-    maps of it, `shared` is where they keep what they have in common.
+    `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
+    to be neither tiny nor huge for any example. Where several methods make their maps of it, `shared` is where they
+    keep what they have in common.
     """
 
     scores: Tensor
@@ -64,6 +68,7 @@ class Evidence:
     order: dict[Place, tuple[int, ...]]
     inputs: Tensors
     models: tuple[nn.Module, ...]
+    tame: dict[Place, tuple[bool, ...]] = field(default_factory=dict)
     shared: dict[Hashable, Any] | None = None
 
     def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
@@ -123,7 +128,8 @@ class Recording:
                 self._check_scores(scores)
                 with around(scores):
                     gradients = self._backward(scores, seed(scores.detach()), retain=i + 1 < len(targets))
-            yield Evidence(scores.detach(), self._activations, gradients, self._order, self.inputs, self.models)
+                tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
+            yield Evidence(scores.detach(), self._activations, gradients, self._order, self.inputs, self.models, tame)
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""
@@ -167,14 +173,20 @@ class Recording:
                 "expected a layer between the input and the output (not an auxiliary head), and a forward_func that "
                 "neither detaches, nor runs under torch.no_grad, nor takes an argmax, nor checkpoints the layer"
             )
-        gradients = tuple(_joined([torch.zeros_like(x) if g is None else g for x, g in parts]) for parts in tensors)
-        for g in gradients:
-            if g.device.type == "cpu" and g.numel() and not all(math.isfinite(v.item()) for v in torch.aminmax(g)):
-                raise ValueError(
-                    f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
-                    "expected a score that is differentiable there (no square root or logarithm of 0)"
-                )
-        return gradients
+        return tuple(_joined([torch.zeros_like(x) if g is None else g for x, g in parts]) for parts in tensors)
+
+    def _is_tame(self, g: Tensor, place: Place) -> bool:
+        """Our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
+        if g.device.type != "cpu" or not g.numel():
+            return False
+        rest = tuple(range(1, g.ndim))
+        magnitudes = (torch.maximum(g.amax(rest), -g.amin(rest)) if rest else g.abs()).tolist()
+        if not all(map(math.isfinite, magnitudes)):
+            raise ValueError(
+                f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
+                "expected a score that is differentiable there (no square root or logarithm of 0)"
+            )
+        return are_tame(magnitudes)
 
 
 def record(
@@ -263,6 +275,11 @@ def _is_handed_a_clone(place: Place) -> bool:
     return layer is None or place.side == "input" or not layer._modules or layer in _OVERWRITTEN
 
 
+def _needs_clone(t: Tensor, place: Place) -> bool:
+    """Whether work in place on a tapped tensor would do harm: to its value, or to the graph below it."""
+    return place.value or t.is_leaf or t._is_view()
+
+
 class _OverwrittenError(Exception):
     """A tapped tensor was overwritten in place by something else that holds it."""
 
@@ -347,21 +364,23 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 "or a tuple of them: choose a layer inside it"
             )
         with self._lock:
-            tapped = [self._mark(values[i]) if place.differentiate else self._value(values[i]) for i in chosen]
+            tapped = [self._mark(values[i], place) if place.differentiate else self._value(values[i]) for i in chosen]
             self._count += 1
             self._calls[place].setdefault(tapped[0].value.device, []).append(tapped)
         if not place.differentiate:
             return values  # what was kept is a copy
         if not _is_handed_a_clone(place):
             return values
-        return [t.clone() if i in chosen else t for i, t in enumerate(values)]
+        return [t.clone() if i in chosen and _needs_clone(t, place) else t for i, t in enumerate(values)]
 
-    def _mark(self, t: Tensor) -> _Tapped:
+    def _mark(self, t: Tensor, place: Place) -> _Tapped:
         """Makes the very tensor, not an alias, part of the graph: whatever else uses it belongs to its derivative."""
         with torch.enable_grad():
             if not t.requires_grad:
                 t.requires_grad_()
                 self._marked.append(t)
+            if not place.value:
+                return _Tapped(t.detach(), get_gradient_edge(t), self._count)
             self._met.append((t, t._version))
             return _Tapped(t.detach().clone() if self._copy else t.detach(), get_gradient_edge(t), self._count)
 

@@ -40,7 +40,7 @@ def with_biases(
     """One pass with the gradients at `places` and at every layer of the network that adds a bias."""
     model = the_model(forward_func)
     # Biases first: at a layer that is tapped as both, its own bias is met before, and so lies in front of, the cut.
-    biases = [Place(layer, optional=True) for layer in bias_layers(model).values()]
+    biases = [Place(layer, value=False, optional=True) for layer in bias_layers(model).values()]
     recording = record(forward_func, inputs, [*biases, *places], additional_forward_args, device_ids)
     return next(recording.evidence([target]))
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from captum_extract_aggregate.maps import are_tame
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.summand import Factor, Summand, Window, one
 
@@ -38,17 +39,28 @@ _WINDOWED = re.compile(r"(conv|depthwise)(\d{1,2})x(\d{1,2})")
 class Pair:
     """An activation and the gradient there, `N x K x *S`, and the factors that the virtual layers make of them.
 
-    `scale` was taken out of each example's gradient.
+    `scale` was taken out of each example's gradient (None: nothing was).
     """
 
     x: Tensor
     g: Tensor
-    scale: Tensor | float = 1.0
+    scale: Tensor | None = None
+    _summands: dict[str, Summand] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def scaled(cls, x: Tensor, g: Tensor) -> Pair:
         """The pair with a gradient that neither underflows nor overflows when it is squared (see `unit_scale`)."""
         return cls(x, *unit_scale(g))
+
+    def unscaled(self, map_: Tensor) -> Tensor:
+        """A map of this pair with what was taken out put back: every closed form is homogeneous in the gradient."""
+        return map_ if self.scale is None else map_ * self.scale
+
+    def summand(self, extract: str) -> Summand:
+        """What a virtual layer's extract makes of the pair; kept for other aggregates."""
+        if extract not in self._summands:
+            self._summands[extract] = virtual_extract(extract)(self)
+        return self._summands[extract]
 
     @cached_property
     def activation(self) -> Factor:
@@ -285,15 +297,13 @@ def _real_instance_norm(module: nn.InstanceNorm2d, x: Tensor, g: Tensor) -> Summ
     return _normalized(F.instance_norm(x, eps=module.eps), g)
 
 
-def unit_scale(g: Tensor) -> tuple[Tensor, Tensor]:
-    """`g` with the largest magnitude of each example brought to 1, and the factors that were taken out.
+def unit_scale(g: Tensor) -> tuple[Tensor, Tensor | None]:
+    """`g` with the largest magnitude of each example brought to 1, and the factors taken out (None: nothing to do).
 
-    Every closed form is homogeneous in g, and squares of a saturated probability's gradient would underflow.
+    Squares of a saturated probability's gradient would underflow.
     """
     scale = g.flatten(1).abs().amax(1).reshape(-1, *(1,) * (g.ndim - 1))
-    if g.device.type == "cpu":  # elsewhere looking would wait for the device
-        smallest, largest = torch.aminmax(scale)
-        if smallest.item() > 1e-6 and largest.item() < 1e6:
-            return g, torch.ones_like(scale)
+    if g.device.type == "cpu" and are_tame(scale.flatten().tolist()):  # elsewhere looking would wait for the device
+        return g, None
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return g / scale, scale

@@ -187,10 +187,11 @@ class Interception(TorchFunctionMode):
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         call = Call(func, args, kwargs or {}, OPERATIONS.get(func))
-        if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors_in((args, call.kwargs))):
+        given = [t for t in tensors_in((args, call.kwargs)) if t.requires_grad] if torch.is_grad_enabled() else []
+        if not given:
             return call.run()
-        variables = call.variables(self.leaves)
-        below = {t.grad_fn for t in call.variables()}
+        variables = tuple(t for t in given if self.leaves or t.grad_fn is not None)
+        below = {t.grad_fn for t in given if t.grad_fn is not None}
         if call.kind is None:
             output = self._run_unknown(call)
         else:
@@ -234,7 +235,7 @@ class Interception(TorchFunctionMode):
             f"register_operation({call.full_name}, how), where how is 'relu', 'identity', 'gradient' or a function"
         )
 
-    def _note(self, output: Any, below: set[Node | None]) -> None:
+    def _note(self, output: Any, below: set[Node]) -> None:
         """Remembers the nodes of the graph between a call's output and its inputs."""
 
         def is_new(node: Node) -> bool:

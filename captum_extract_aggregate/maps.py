@@ -26,11 +26,20 @@ def upsample(map_: Tensor, size: Sequence[int], align_corners: bool = False) -> 
 
 def min_max(map_: Tensor, eps: float = 0) -> Tensor:
     """Each example from 0 (its smallest value) to 1 (its largest, but for `eps`); a constant map is 0."""
-    flat = map_.flatten(1)
-    low, high = flat.amin(1), flat.amax(1)
-    shape = (-1, *(1,) * (map_.ndim - 1))
-    low, spread = low.reshape(shape), (high - low).reshape(shape)
-    return map_.sub(low).div_(torch.where(spread > 0, spread, torch.ones_like(spread)) + eps)
+    low, spread = low_and_spread(map_)
+    return map_.sub(low).div_(spread + eps)
+
+
+def low_and_spread(map_: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's smallest value, and how far its largest is from it (1 if it is the same): `N x 1 x ...`."""
+    dims = tuple(range(1, map_.ndim))
+    low, high = map_.amin(dims, keepdim=True), map_.amax(dims, keepdim=True)
+    return low, torch.where(high > low, high - low, 1)
+
+
+def are_tame(magnitudes: Sequence[float]) -> bool:
+    """Whether numbers of these magnitudes can be squared, and multiplied, in float32 without a second thought."""
+    return min(magnitudes) > 1e-10 and max(magnitudes) < 1e6
 
 
 def at_least_float32(t: Tensor) -> Tensor:

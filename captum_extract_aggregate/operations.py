@@ -67,6 +67,7 @@ _KINDS = {
         addcdiv lerp cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss
     """,
 }
+_PLAIN = (int, float, bool, str)
 _PROPERTIES = ("T", "mT", "H", "mH", "real")  # of tensors: mere transpositions
 
 
@@ -196,19 +197,18 @@ class Call:
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
-    def variables(self, leaves: bool = False) -> tuple[Tensor, ...]:
-        """The tensors computed from what is explained, in order; with `leaves`, also those where the graph begins."""
-        given = tensors_in((self.args, self.kwargs))
-        return tuple(t for t in given if t.requires_grad and (leaves or t.grad_fn is not None))
 
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists and dictionaries."""
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_in(item)
+        found.append(value)
+    elif isinstance(value, (tuple, list, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            if item is not None and type(item) not in _PLAIN:
+                _collect(item, found)

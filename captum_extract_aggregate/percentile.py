@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 _Found = TypeVar("_Found")
-_SMALL = 2**15  # rows up to this length are partitioned as a whole
+_SMALL = 2**14  # rows up to this length are partitioned as a whole
+_SAMPLE = 2**13
 _PIECE = 2**16
 
 
@@ -76,11 +77,20 @@ def _of_ranks(row: Any, low: int, high: int) -> tuple[float, float]:
 
 def _bracket(row: Any, fraction: float) -> tuple[float, float]:
     """Two values with the quantile of that fraction between them, up to four standard errors of a sample."""
-    sample = np.sort(row[:: max(1, len(row) // 2**13)])
+    sample = np.sort(row[:: _step(len(row))])
     n = len(sample)
     reach = 4 * math.sqrt(fraction * (1 - fraction) / n) + 2 / n
     first, last = math.floor((fraction - reach) * n), math.ceil((fraction + reach) * n)
     return float(sample[first]) if first >= 0 else -math.inf, float(sample[last]) if last < n else math.inf
+
+
+def _step(length: int) -> int:
+    """From one value of the sample to the next: no small factor of a layer's width, whose borders would be met too
+    often or never."""
+    step = max(1, length // _SAMPLE)
+    while math.gcd(step, length * 2 * 3 * 5 * 7) > 1:
+        step += 1
+    return step
 
 
 def _between(row: Any, lower: float, upper: float) -> tuple[int, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
@@ -60,9 +61,18 @@ def prepared(
         model = model_of(forward_func)
         if model is not None:
             prepare(model)
-        stack.callback(register_module_forward_pre_hook(meet).remove)
+        own = len(seen)
+        trusted = isinstance(forward_func, nn.Module) and _SELF_CONTAINED.get(forward_func) == own
+        if not trusted:
+            stack.callback(register_module_forward_pre_hook(meet).remove)
         yield models
+        if not trusted and len(seen) == own and isinstance(forward_func, nn.Module):
+            _SELF_CONTAINED[forward_func] = own
 
+
+# Models that have run, and called no modules but their own, by the number of those. They are trusted to do so again:
+# being told of every module that begins to run takes a small network a noticeable part of its time.
+_SELF_CONTAINED: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 # What follows looks at every module on every pass, which a small network notices: at its dictionaries, not through
 # Module's generators and __getattr__.
@@ -164,8 +174,11 @@ def _must_run_in_parts(modules: list[nn.Module], hooked: Collection[nn.Module | 
     PyTorch's transformer layers do the latter: zeros at padded positions, other sums for a mask of floats, their own
     arithmetic in place of a subclass's. Attention by itself does not.
     """
-    if any(isinstance(m, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) for m in modules):
+    kinds = set(map(type, modules))
+    if any(issubclass(kind, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) for kind in kinds):
         return True
+    if not any(issubclass(kind, nn.MultiheadAttention) for kind in kinds):
+        return False
     return any(part in hooked for m in modules if isinstance(m, nn.MultiheadAttention) for part in m.children())
 
 

@@ -9,14 +9,18 @@ Every aggregate can be had from a few sums and extremes of p and of q, so that O
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from captum_extract_aggregate.pieces import pieces
 
 Elementwise = Callable[[Tensor], Tensor]
 
@@ -108,9 +112,9 @@ class Factor:
         """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0. To be read only."""
 
         def sums() -> Tensor:
-            return f(self.values).sum(2)
+            return functools.reduce(Tensor.add_, (f(piece).sum(2) for piece in pieces(self.values, 2)))
 
-        summed = f(self._bordered) if self._is_single else self._border(self._once(f, sums))
+        summed = f(self._bordered) if self.is_single else self._border(self._once(f, sums))
         return summed if self.window is None else self.window.reduce(summed, torch.add)
 
     def extremes(self) -> list[Tensor]:
@@ -118,21 +122,30 @@ class Factor:
 
         A zero border counts as an entry. To be read only.
         """
-        found = [self._bordered] if self._is_single else [self._extreme(torch.amax), self._extreme(torch.amin)]
+        found = [self._bordered] if self.is_single else [self._extreme(torch.amax), self._extreme(torch.amin)]
         if self.window is None:
             return found
         return [self.window.reduce(found[0], torch.maximum), self.window.reduce(found[-1], torch.minimum)]
 
     def magnitude(self) -> Tensor:
         """The largest magnitude in each block, `N x B x *S`."""
-        if self._is_single:
+        if self.is_single:
             found = self._bordered.abs()
         else:
             found = torch.maximum(self._extreme(torch.amax).abs(), self._extreme(torch.amin).abs())
         return found if self.window is None else self.window.reduce(found, torch.maximum)
 
     @property
-    def _is_single(self) -> bool:
+    def is_never_negative(self) -> bool:
+        """Whether no entry is seen to be: what follows a ReLU. Looked for on the CPU, where nobody waits for it."""
+        if self.is_one:
+            return True
+        if self.values.device.type != "cpu" or not self.values.numel():
+            return False
+        return bool(self._once("smallest", lambda: self.values.amin()) >= 0)
+
+    @property
+    def is_single(self) -> bool:
         """Whether a block has one entry; then there are as many numbers as the activation has."""
         return self.values.shape[2] == 1
 
@@ -170,13 +183,34 @@ class Summand:
     """What every position contributes to the gradient of a shared parameter: `p` outer `q`, block by block.
 
     `shape` is the parameter's shape; `arrange` brings a `... x B x P x M x W` tensor into that shape where a plain
-    reshape does not.
+    reshape does not. Sums are kept for the other aggregates that need them.
     """
 
     p: Factor
     q: Factor
     shape: tuple[int, ...]
     arrange: Callable[[Tensor], Tensor] | None = None
+    _found: dict[Elementwise, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def total(self, f: Elementwise) -> Tensor:
+        """Sum of `f(p) f(q)` over all entries, `N x *S`; `f(0)` must be 0, and `f(1)` 1. To be read only."""
+        if f not in self._found:
+            self._found[f] = functools.reduce(Tensor.add_, (part._total(f) for part in self.parts))
+        return self._found[f]
+
+    def _total(self, f: Elementwise) -> Tensor:
+        if self.q.is_one:
+            return self.p.total(f).sum(1)
+        blocks = self.p.total(f) * self.q.total(f)
+        return blocks[:, 0] if blocks.shape[1] == 1 else blocks.sum(1)
+
+    @cached_property
+    def parts(self) -> list[Summand]:
+        """Itself; or the same a few blocks at a time, where many blocks of one entry make large factors."""
+        if not (self.p.is_single and self.q.is_single):
+            return [self]
+        factors = zip(pieces(self.p.values, 1), pieces(self.q.values, 1))
+        return [replace(self, p=Factor(p), q=Factor(q, self.q.window), _found={}) for p, q in factors]
 
     def rows(self, limit: int) -> Iterator[Tensor]:
         """The outer products multiplied out, `P x *shape`, at most `limit` numbers (or one position) at a time."""

@@ -272,3 +272,40 @@ def test_a_stride_may_be_a_list():
     expected = cea.NormGrad(net, "0", virtual_identity=False).attribute(x, 1)
     net[0].stride = [1, 1]
     assert torch.equal(cea.NormGrad(net, "0", virtual_identity=False).attribute(x, 1), expected)
+
+
+@pytest.mark.parametrize("signs", ["both", "one"])
+def test_a_few_channels_at_a_time_give_the_same(signs, monkeypatch):
+    x, g = draw_tensor(0, 2, 7, 5, 6), draw_tensor(1, 2, 7, 5, 6)
+    x = x.clamp(min=0) if signs == "one" else x
+    names = [(extract, how) for extract in VIRTUAL for how in AGGREGATES]
+    whole = [aggregate(ex.Pair(x, g).summand(extract), how) for extract, how in names]
+    monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", 130)  # two or three channels
+    assert len(ex.Pair(x, g).summand("depthwise3x3").parts) == 4
+    for (extract, how), expected in zip(names, whole):
+        got = aggregate(ex.Pair(x, g).summand(extract), how)
+        assert torch.allclose(got, expected, rtol=1e-12, atol=1e-13), (extract, how)
+
+
+@pytest.mark.parametrize("method", [cea.GradCAM, cea.GradCAMPos, cea.GradMid, cea.GradCAMPlusPlus])
+def test_positive_aggregation_a_few_channels_at_a_time(method, small_net, images, monkeypatch):
+    whole = method(small_net, "conv2").attribute(images, 1)
+    monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", 100)
+    torch.testing.assert_close(method(small_net, "conv2").attribute(images, 1), whole)
+
+
+def test_maps_of_one_pass_have_memory_of_their_own(small_net, images):
+    """Methods share what they have in common; what one hands out must not be another's."""
+    for extract in VIRTUAL:
+        methods = {
+            f"{how} {i}": cea.ExtractAggregate(small_net, "conv2", extract, how) for how in AGGREGATES for i in range(2)
+        }
+        maps = cea.attribute_together(methods, images, 1)
+        assert len({m.untyped_storage().data_ptr() for m in maps.values()}) == len(maps), extract
+
+
+@pytest.mark.parametrize("layout", ["auto", lambda t: t[:, :2]])
+def test_tiny_scores_give_tiny_maps(small_net, images, layout):
+    method = cea.NormGrad(lambda x: small_net.float()(x), small_net.conv2, layout=layout)
+    tiny = cea.NormGrad(lambda x: small_net.float()(x) * 1e-25, small_net.conv2, layout=layout)
+    torch.testing.assert_close(tiny.attribute(images.float(), 1) * 1e25, method.attribute(images.float(), 1))

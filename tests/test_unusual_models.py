@@ -357,3 +357,36 @@ def test_as_many_scores_as_examples(model):
     net = SmallNet().eval()
     with pytest.raises(ValueError, match="expected one per example"):
         cea.NormGrad(lambda x: model(net(x)), net.conv3).attribute(X.float(), 1)
+
+
+class Hides(nn.Module):
+    """Calls a layer that it does not own; which one, its user may change."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.hidden = nn.Conv2d(3, 3, 1), []
+
+    def forward(self, x):
+        x = self.conv(x)
+        for layer in self.hidden:
+            x = layer(x)
+        return x.mean((2, 3))
+
+
+def test_modules_that_a_model_merely_calls_are_met_at_every_call():
+    net = Hides().double().eval()
+    net.hidden.append(nn.BatchNorm2d(3).double())
+    for _ in range(3):
+        with pytest.raises(ValueError, match="train mode"):
+            cea.NormGrad(net, "conv").attribute(X, 1)
+
+
+def test_who_calls_none_but_its_own_is_not_watched_again():
+    net, watched = SmallNet().double().eval(), []
+    net.register_forward_hook(lambda *_: watched.append(len(nn.modules.module._global_forward_pre_hooks)))
+    for _ in range(2):
+        cea.NormGrad(net, "conv2").attribute(X, 1)
+    assert watched == [1, 0]
+    net.extra = nn.Identity()  # another network now
+    cea.NormGrad(net, "conv2").attribute(X, 1)
+    assert watched == [1, 0, 1]

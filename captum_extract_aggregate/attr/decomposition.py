@@ -31,8 +31,9 @@ from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
 from captum_extract_aggregate.layers import Layer, describe
 from captum_extract_aggregate.layout import Layout, input_size, to_channels_first
-from captum_extract_aggregate.maps import at_least_float32, min_max, upsample
+from captum_extract_aggregate.maps import at_least_float32, low_and_spread, upsample
 from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.pieces import over_channels
 from captum_extract_aggregate.targets import Target
 
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
@@ -195,8 +196,10 @@ class FullGrad(WithDelta):
         layout: Layout = "auto",
     ) -> None:
         self._only_seen = layer is None
+        self._fused: list[str] = []
         if layer is None:
             layer = list(bias_layers(the_model(forward_func)).values())
+            self._fused = fused_norms(the_model(forward_func))
             if not layer:
                 raise ValueError("the model adds no bias anywhere; expected layers with biases, or another method")
         super().__init__(forward_func, layer, device_ids, layout)
@@ -207,7 +210,7 @@ class FullGrad(WithDelta):
 
     def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         _check_bias(layer, to_input)
-        return (Place(layer, optional=self._only_seen),)
+        return (Place(layer, value=False, optional=self._only_seen),)
 
     def _all_places(self, to_input: bool) -> list[Place]:
         return [Place(None, "input")] * self.include_input + super()._all_places(to_input)
@@ -224,11 +227,11 @@ class FullGrad(WithDelta):
                 by_size[own] = by_size[own] + map_ if own in by_size else map_
         for map_ in by_size.values():  # upsampling is linear: once for all layers of one size
             total = total + upsample(map_, size, self.align_corners)
-        fused = fused_norms(the_model(self.forward_func)) if self._only_seen else []
-        if left_out or fused:
+        left_out += self._fused
+        if left_out:
             warnings.warn(
-                f"FullGrad's map lacks the biases of {len(left_out + fused)} layers whose positions are not the "
-                f"picture's, or that are fused with what follows them: {', '.join((left_out + fused)[:5])}, ...",
+                f"FullGrad's map lacks the biases of {len(left_out)} layers whose positions are not the picture's, or "
+                f"that are fused with what follows them: {', '.join(left_out[:5])}, ...",
                 stacklevel=2,
             )
         return finished(total, evidence)
@@ -258,7 +261,8 @@ class FullGrad(WithDelta):
         if self.rescale == "layer_map":
             contribution = contribution.sum(1, keepdim=True)
         magnitude = contribution.abs() if callable(self.layout) else contribution.abs_()
-        return min_max(magnitude, _EPS).sum(1, keepdim=True)
+        low, spread = low_and_spread(magnitude)
+        return magnitude.sub_(low).sum(1, keepdim=True).div_(spread + _EPS)
 
     def compute_convergence_delta(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None
@@ -319,4 +323,4 @@ class AggregatedActivity(InputSizedAttribution):
         return [None, *chosen] if self.include_input else chosen
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return (x * g).sum(1, keepdim=True)
+        return over_channels(lambda x, g: (x * g).sum(1, keepdim=True), x, g)

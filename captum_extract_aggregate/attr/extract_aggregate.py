@@ -115,8 +115,23 @@ class ExtractAggregate(CaptureAttribution):
         layer, pairs = places[0].layer, self._pairs(places, evidence)
         if callable(self.aggregate):  # not necessarily homogeneous in the gradient
             return tuple(aggregate(self._summand(layer, Pair(x, g)), self.aggregate) for x, g in pairs)
-        scaled = evidence.once((Pair, places, self._layout_key()), lambda: [Pair.scaled(x, g) for x, g in pairs])
-        return tuple(aggregate(self._summand(layer, pair), self.aggregate) * pair.scale for pair in scaled)
+
+        def scaled() -> list[Pair]:
+            return [
+                Pair(x, g) if tame else Pair.scaled(x, g)
+                for (x, g), tame in zip(pairs, self._are_tame(places[0], evidence, pairs))
+            ]
+
+        found = evidence.once((Pair, places, self._layout_key()), scaled)
+        return tuple(pair.unscaled(aggregate(self._summand(layer, pair), self.aggregate)) for pair in found)
+
+    def _are_tame(self, place: Place, evidence: Evidence, pairs: list[tuple[Tensor, Tensor]]) -> list[bool]:
+        """Which gradients are known to be neither tiny nor huge; of parts (a layout may leave out tokens) none is."""
+        captured = evidence.gradients[place]
+        known = evidence.tame.get(place, (False,) * len(captured))
+        if callable(self.layout):
+            return [False] * len(captured)
+        return [tame and g.numel() == t.numel() for tame, t, (_, g) in zip(known, captured, pairs)]
 
     def _summand(self, layer: nn.Module | None, pair: Pair) -> Summand:
         if self.extract == "layer":
@@ -125,7 +140,7 @@ class ExtractAggregate(CaptureAttribution):
         if self.extract == "layer_bias":
             assert layer is not None
             return layer_bias_extract(layer, pair.x, pair.g)
-        return virtual_extract(self.extract)(pair)
+        return pair.summand(self.extract)
 
 
 class _Named(ExtractAggregate):

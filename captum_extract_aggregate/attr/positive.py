@@ -20,6 +20,7 @@ from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.layers import Layer
 from captum_extract_aggregate.layout import Layout
 from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.pieces import over_channels
 
 _POSITIVE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs, "relu": torch.relu}
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs_, "relu": torch.relu_}
@@ -36,7 +37,7 @@ def _channel_weights(g: Tensor) -> Tensor:
 
 
 def _gradcam(x: Tensor, g: Tensor) -> Tensor:
-    return (_channel_weights(g) * x).sum(1, keepdim=True).relu()
+    return over_channels(lambda x, g: (_channel_weights(g) * x).sum(1, keepdim=True), x, g).relu()
 
 
 class GradCAM(CaptureAttribution):
@@ -108,7 +109,8 @@ class GradCAMPos(_Positive):
     """
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return _IN_PLACE[self.positive](_channel_weights(g) * x).sum(1, keepdim=True)
+        positive = _IN_PLACE[self.positive]
+        return over_channels(lambda x, g: positive(_channel_weights(g) * x).sum(1, keepdim=True), x, g)
 
     @classmethod
     def get_name(cls) -> str:
@@ -136,7 +138,7 @@ class GradMid(_Positive):
     """
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return _POSITIVE[self.positive](g).sum(1, keepdim=True)
+        return over_channels(lambda g: _POSITIVE[self.positive](g).sum(1, keepdim=True), g)
 
     @classmethod
     def get_name(cls) -> str:
@@ -182,6 +184,9 @@ class GradCAMPlusPlus(CaptureAttribution):
         self.normalize_alpha = normalize_alpha
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        return over_channels(self._weighted, x, g).relu()
+
+    def _weighted(self, x: Tensor, g: Tensor) -> Tensor:
         positions = tuple(range(2, x.ndim))
         positive = g.clamp(min=0)  # elsewhere alpha does not matter
         denominator = (positive * x.sum(positions, keepdim=True)).add_(2)
@@ -190,7 +195,7 @@ class GradCAMPlusPlus(CaptureAttribution):
         if self.normalize_alpha:
             total = torch.where(g > 0, 1 / denominator, 0).sum(positions, keepdim=True)
             weights = weights / torch.where(total != 0, total, 1)
-        return (weights * x).sum(1, keepdim=True).relu()
+        return (weights * x).sum(1, keepdim=True)
 
     @classmethod
     def get_name(cls) -> str:
@@ -264,7 +269,7 @@ class CumulativeGradMid(InputSizedAttribution):
         self.positive = _check_positive(positive)
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return _POSITIVE[self.positive](g).sum(1, keepdim=True)
+        return over_channels(lambda g: _POSITIVE[self.positive](g).sum(1, keepdim=True), g)
 
     @classmethod
     def get_name(cls) -> str:

@@ -25,7 +25,7 @@ from captum_extract_aggregate.aggregate import aggregate as aggregate_entries
 from captum_extract_aggregate.aggregate import check_aggregate
 from captum_extract_aggregate.attr.base import CaptureAttribution, WithDelta
 from captum_extract_aggregate.capture import Around, Evidence, Place, Recording, record
-from captum_extract_aggregate.extract import Pair, virtual_extract
+from captum_extract_aggregate.extract import Pair
 from captum_extract_aggregate.gated import GatedInterception
 from captum_extract_aggregate.gates import Gate, RectifiedGate, deconvolution_gate, guided_gate
 from captum_extract_aggregate.graph import nodes_below
@@ -95,7 +95,7 @@ class PropagationAttribution(CaptureAttribution):
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         pair = Pair.scaled(x, g)
-        return aggregate_entries(virtual_extract(self._extract)(pair), self.aggregate) * pair.scale
+        return pair.unscaled(aggregate_entries(pair.summand(self._extract), self.aggregate))
 
     def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
         at = places[0]
