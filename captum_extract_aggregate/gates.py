@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate.maps import at_least_float32
-from captum_extract_aggregate.percentile import percentile
+from captum_extract_aggregate.percentile import percentile, percentiles
 
 # From R and a, and the value at which the rectifier saturates.
 Gate = Callable[[Tensor, Tensor, float], Tensor]
@@ -42,12 +42,15 @@ class RectifiedGate:
 
     def __call__(self, R: Tensor, a: Tensor, ceiling: float) -> Tensor:
         importance = at_least_float32(a * R)
-        thresholds = percentile(importance.reshape(len(importance), -1), self.percentile)
+        rows = importance.reshape(len(importance), -1)
+        if R.device.type != "cpu" or importance.dtype != R.dtype:
+            thresholds = percentile(rows, self.percentile)
+            importance = importance.abs_() if self.magnitude else importance
+            return torch.where(importance > thresholds.reshape(-1, *(1,) * (a.ndim - 1)), R, 0)
+        numbers = percentiles(rows.numpy(), self.percentile)
         if self.magnitude:
             importance.abs_()
-        if R.device.type != "cpu" or importance.dtype != R.dtype:
-            return torch.where(importance > thresholds.reshape(-1, *(1,) * (a.ndim - 1)), R, 0)
-        for row, r, threshold in zip(importance, R, thresholds.tolist()):
+        for row, r, threshold in zip(importance, R, numbers):
             # One pass, into memory that is already there: fresh memory is what takes the time on a CPU.
             torch.ops.aten.threshold_backward.grad_input(r, row, threshold, grad_input=row)
         return importance

@@ -21,14 +21,19 @@ _PIECE = 2**16
 
 def percentile(rows: Tensor, q: float) -> Tensor:
     """Each row's q-th percentile, linearly interpolated. (`torch.quantile` sorts, and refuses large rows.)"""
+    if rows.device.type == "cpu":
+        return torch.tensor(percentiles(rows.detach().numpy(), q), dtype=rows.dtype)
+    index = q * (rows.shape[1] - 1) / 100
+    low, high = (torch.kthvalue(rows, 1 + rank, dim=1).values for rank in (math.floor(index), math.ceil(index)))
+    return torch.lerp(low, high, index - math.floor(index))
+
+
+def percentiles(rows: Any, q: float) -> list[float]:
+    """The same of a NumPy array, as numbers."""
     index = q * (rows.shape[1] - 1) / 100
     low, high = math.floor(index), math.ceil(index)
-    if rows.device.type != "cpu":
-        bounds = [torch.kthvalue(rows, 1 + rank, dim=1).values for rank in (low, high)]
-    else:
-        found = _in_threads(lambda row: _of_ranks(row, low, high), rows.detach().numpy())
-        bounds = [torch.tensor(values, dtype=rows.dtype) for values in zip(*found)]
-    return torch.lerp(bounds[0], bounds[1], index - low)
+    found = _in_threads(lambda row: _of_ranks(row, low, high), rows)
+    return [a + (b - a) * (index - low) if b > a else a for a, b in found]
 
 
 def _in_threads(function: Callable[[Any], _Found], rows: Any) -> list[_Found]:

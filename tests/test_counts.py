@@ -29,14 +29,14 @@ VIEWS = {
 
 # Operations at each layer, beside those of the floor.
 MOST = {
-    "NormGrad": 24,
-    "conv3x3, filter_norm": 46,
-    "selective NormGrad": 28,
-    "linear approximation": 22,
-    "GradCAM++": 24,
+    "NormGrad": 12,
+    "conv3x3, filter_norm": 23,
+    "selective NormGrad": 12,
+    "linear approximation": 10,
+    "GradCAM++": 16,
     "GradCAM_Pos": 9,
     "GradMid": 7,
-    "activity": 22,
+    "activity": 10,
 }
 
 
