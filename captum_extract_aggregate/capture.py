@@ -180,7 +180,7 @@ class Recording:
         if g.device.type != "cpu" or not g.numel():
             return False
         rest = tuple(range(1, g.ndim))
-        magnitudes = (torch.maximum(g.amax(rest), -g.amin(rest)) if rest else g.abs()).tolist()
+        magnitudes = (torch.maximum(g.amax(rest), -g.amin(rest)) if rest else g.abs().flatten()).tolist()
         if not all(map(math.isfinite, magnitudes)):
             raise ValueError(
                 f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
@@ -355,7 +355,7 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         return args, dict(zip(kwargs, self._tap(place, list(kwargs.values()))))
 
     def _tap(self, place: Place, values: list[Any]) -> list[Any]:
-        """Taps each floating point tensor, and hands it on, or a clone of it (see `_is_handed_a_clone`)."""
+        """Taps each floating point tensor, and hands it on, or a clone (`_is_handed_a_clone`, `_needs_clone`)."""
         chosen = [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
         if not chosen:
             kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
@@ -379,10 +379,10 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
             if not t.requires_grad:
                 t.requires_grad_()
                 self._marked.append(t)
-            if not place.value:
-                return _Tapped(t.detach(), get_gradient_edge(t), self._count)
-            self._met.append((t, t._version))
-            return _Tapped(t.detach().clone() if self._copy else t.detach(), get_gradient_edge(t), self._count)
+            if _needs_clone(t, place):
+                self._met.append((t, t._version))
+            copy = self._copy and place.value
+            return _Tapped(t.detach().clone() if copy else t.detach(), get_gradient_edge(t), self._count)
 
     def _value(self, t: Tensor) -> _Tapped:
         return _Tapped(t.detach().clone(), None, self._count)

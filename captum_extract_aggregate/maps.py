@@ -39,7 +39,7 @@ def low_and_spread(map_: Tensor) -> tuple[Tensor, Tensor]:
 
 def are_tame(magnitudes: Sequence[float]) -> bool:
     """Whether numbers of these magnitudes can be squared, and multiplied, in float32 without a second thought."""
-    return min(magnitudes) > 1e-10 and max(magnitudes) < 1e6
+    return min(magnitudes) > 1e-6 and max(magnitudes) < 1e6
 
 
 def at_least_float32(t: Tensor) -> Tensor:

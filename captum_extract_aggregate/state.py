@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
@@ -61,18 +60,9 @@ def prepared(
         model = model_of(forward_func)
         if model is not None:
             prepare(model)
-        own = len(seen)
-        trusted = isinstance(forward_func, nn.Module) and _SELF_CONTAINED.get(forward_func) == own
-        if not trusted:
-            stack.callback(register_module_forward_pre_hook(meet).remove)
+        stack.callback(register_module_forward_pre_hook(meet).remove)
         yield models
-        if not trusted and len(seen) == own and isinstance(forward_func, nn.Module):
-            _SELF_CONTAINED[forward_func] = own
 
-
-# Models that have run, and called no modules but their own, by the number of those. They are trusted to do so again:
-# being told of every module that begins to run takes a small network a noticeable part of its time.
-_SELF_CONTAINED: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
 
 # What follows looks at every module on every pass, which a small network notices: at its dictionaries, not through
 # Module's generators and __getattr__.

@@ -207,9 +207,11 @@ class Summand:
     @cached_property
     def parts(self) -> list[Summand]:
         """Itself; or the same a few blocks at a time, where many blocks of one entry make large factors."""
-        if not (self.p.is_single and self.q.is_single):
+        p, q = self.p.values, self.q.values
+        if not (self.p.is_single and self.q.is_single) or p.shape[1] != q.shape[1]:
             return [self]
-        factors = zip(pieces(self.p.values, 1), pieces(self.q.values, 1))
+        blocks = pieces(max(p, q, key=Tensor.numel), 1)[0].shape[1]
+        factors = zip(p.split(blocks, 1), q.split(blocks, 1))
         return [replace(self, p=Factor(p), q=Factor(q, self.q.window), _found={}) for p, q in factors]
 
     def rows(self, limit: int) -> Iterator[Tensor]:

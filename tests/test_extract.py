@@ -309,3 +309,36 @@ def test_tiny_scores_give_tiny_maps(small_net, images, layout):
     method = cea.NormGrad(lambda x: small_net.float()(x), small_net.conv2, layout=layout)
     tiny = cea.NormGrad(lambda x: small_net.float()(x) * 1e-25, small_net.conv2, layout=layout)
     torch.testing.assert_close(tiny.attribute(images.float(), 1) * 1e25, method.attribute(images.float(), 1))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Conv2d(6, 6, 3, 2, 1, groups=6),
+        lambda: nn.Conv2d(6, 6, 5, groups=6),
+        lambda: nn.Conv2d(6, 12, 3, padding=1, groups=6),
+        lambda: nn.ConvTranspose2d(6, 6, 3, 2, 1, groups=6),
+        lambda: nn.BatchNorm2d(6),
+    ],
+)
+@pytest.mark.parametrize("piece", [60, 400, 1000])
+def test_real_layers_a_few_channels_at_a_time(make, piece, monkeypatch):
+    """The factors of a depthwise layer that changes the resolution are of different sizes."""
+    torch.manual_seed(0)
+    layer = make()
+    net = nn.Sequential(layer, nn.Tanh(), nn.LazyConv2d(3, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net, x = net.double().eval(), draw_tensor(0, 3, 6, 11, 11)
+    net(x)
+    methods = {how: cea.ExtractAggregate(net, layer, "layer", how) for how in AGGREGATES}
+    whole = cea.attribute_together(methods, x, 1)
+    monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", piece)
+    for how, map_ in cea.attribute_together(methods, x, 1).items():
+        torch.testing.assert_close(map_, whole[how], rtol=1e-10, atol=1e-13)
+
+
+def test_a_factor_of_one_for_many_blocks(monkeypatch):
+    g = draw_tensor(0, 1, 8, 4, 4)
+    summand = Summand(Factor(g.unsqueeze(2)), ex.one(g), (8,))
+    monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", 20)
+    for how, expected in {"norm": g.norm(dim=1), "sum": g.sum(1), "max": g.amax(1), "max_abs": g.abs().amax(1)}.items():
+        torch.testing.assert_close(aggregate(summand, how)[:, 0], expected)
