@@ -122,14 +122,17 @@ class Recording:
         What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
         may run backward passes of its own.
         """
-        for i, target in enumerate(targets):
-            with torch.inference_mode(False), torch.enable_grad(), without_autocast(), random_state(self.inputs):
-                scores = select_scores(self.output, target)
-                self._check_scores(scores)
-                with around(scores):
-                    gradients = self._backward(scores, seed(scores.detach()), retain=i + 1 < len(targets))
-                tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
-            yield Evidence(scores.detach(), self._activations, gradients, self._order, self.inputs, self.models, tame)
+        for i, target in enumerate(targets):  # nothing of a target is held here while the next one's backward runs
+            yield self._for_target(target, seed, around, retain=i + 1 < len(targets))
+
+    def _for_target(self, target: Target, seed: Seed, around: Around, retain: bool) -> Evidence:
+        with torch.inference_mode(False), torch.enable_grad(), without_autocast(), random_state(self.inputs):
+            scores = select_scores(self.output, target)
+            self._check_scores(scores)
+            with around(scores):
+                gradients = self._backward(scores, seed(scores.detach()), retain)
+            tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
+        return Evidence(scores.detach(), self._activations, gradients, self._order, self.inputs, self.models, tame)
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""

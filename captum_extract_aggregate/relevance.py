@@ -266,12 +266,14 @@ def _has_other_readers(merged: list[LinearStep], output: Any) -> bool:
     for node in nodes:
         for lower, _ in node.next_functions:
             readers.setdefault(lower, []).append(node)
-
-    def count(node: Any) -> int:
-        return sum(count(reader) if reader.name() == "CloneBackward0" else 1 for reader in readers.get(node, []))
-
     steps = set(merged)
-    return any(count(node) > 1 for node in nodes if getattr(node, "step", None) in steps)
+    return any(_count(node, readers) > 1 for node in nodes if getattr(node, "step", None) in steps)
+
+
+def _count(node: Any, readers: dict[Any, list[Any]]) -> int:
+    """Who reads a node's output, clones of it counted by their readers."""
+    found = readers.get(node, [])
+    return sum(_count(reader, readers) if reader.name() == "CloneBackward0" else 1 for reader in found)
 
 
 def _same_size(size: Any, x: Tensor) -> bool:

@@ -71,17 +71,17 @@ def prepared(
 def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
     """The model's modules, itself first, that are not in `seen`, and are from now on."""
     found: list[nn.Module] = []
-
-    def walk(module: nn.Module) -> None:
-        if module not in seen:
-            seen.add(module)
-            found.append(module)
-            for child in module._modules.values():
-                if child is not None:
-                    walk(child)
-
-    walk(model)
+    _walk(model, seen, found)
     return found
+
+
+def _walk(module: nn.Module, seen: set[nn.Module], found: list[nn.Module]) -> None:
+    if module not in seen:
+        seen.add(module)
+        found.append(module)
+        for child in module._modules.values():
+            if child is not None:
+                _walk(child, seen, found)
 
 
 def _freeze(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:

@@ -204,13 +204,19 @@ class Summand:
         blocks = self.p.total(f) * self.q.total(f)
         return blocks[:, 0] if blocks.shape[1] == 1 else blocks.sum(1)
 
-    @cached_property
+    @property
     def parts(self) -> list[Summand]:
         """Itself; or the same a few blocks at a time, where many blocks of one entry make large factors."""
+        return self._split or [self]
+
+    @cached_property  # without itself in it: a cycle would keep the tensors until the garbage collector comes by
+    def _split(self) -> list[Summand]:
         p, q = self.p.values, self.q.values
         if not (self.p.is_single and self.q.is_single) or p.shape[1] != q.shape[1]:
-            return [self]
+            return []
         blocks = pieces(max(p, q, key=Tensor.numel), 1)[0].shape[1]
+        if blocks == p.shape[1]:
+            return []
         factors = zip(p.split(blocks, 1), q.split(blocks, 1))
         return [replace(self, p=Factor(p), q=Factor(q, self.q.window), _found={}) for p, q in factors]
 

@@ -1,5 +1,6 @@
 """What does not depend on the machine: how often things run, and what is recorded and dispatched."""
 
+import gc
 from collections import Counter
 
 import pytest
@@ -178,3 +179,37 @@ def test_no_method_waits_for_the_device(label):
 def test_the_meta_device_tells_who_waits():
     with pytest.raises((RuntimeError, NotImplementedError)):
         torch.empty(2, device="meta").sum().item()
+
+
+WHOLE = {
+    "FullGrad": cea.FullGrad,
+    "aggregated activity": cea.AggregatedActivity,
+    "guided": cea.GuidedBackprop,
+    "RectGrad": cea.RectGrad,
+    "excitation": cea.ExcitationBackprop,
+    "contrastive": cea.ContrastiveExcitationBackprop,
+    "LRP": cea.LRP,
+    "real layer": lambda m: cea.NormGrad(m, "layer4.0.conv1", virtual_identity=False),
+    "meta-saliency": lambda m: cea.MetaSaliency(cea.NormGrad(m, "layer4")),
+}
+CELLS = [(extract, how) for extract in EXTRACTS for how in AGGREGATES]
+
+
+@pytest.mark.parametrize("label", [*METHODS, *WHOLE, *(f"{extract}:{how}" for extract, how in CELLS)])
+def test_nothing_waits_for_the_garbage_collector(label, resnet, x):
+    """What a call needed is free when it returns, or the next image's passes would have to ask for fresh memory."""
+    if label in METHODS:
+        method = METHODS[label](resnet, LAYERS)
+    elif label in WHOLE:
+        method = WHOLE[label](resnet)
+    else:
+        method = cea.ExtractAggregate(resnet, LAYERS, *label.split(":"))
+    method.attribute(x, target=3)
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+        method.attribute(x, target=3)
+        assert sum(isinstance(o, torch.Tensor) for o in gc.get_objects()) == before
+    finally:
+        gc.enable()

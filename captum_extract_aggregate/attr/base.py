@@ -331,6 +331,7 @@ def _maps_per_target(
             if len(methods) > 1:
                 evidence = replace(evidence, shared={})
             found.append({name: method._maps(inputs, evidence, to_input) for name, method in methods.items()})
+            del evidence  # its gradients' memory is the next backward's
         return found
 
 
