@@ -23,17 +23,22 @@ def percentile(rows: Tensor, q: float) -> Tensor:
     """Each row's q-th percentile, linearly interpolated. (`torch.quantile` sorts, and refuses large rows.)"""
     if rows.device.type == "cpu":
         return torch.tensor(percentiles(rows.detach().numpy(), q), dtype=rows.dtype)
-    index = q * (rows.shape[1] - 1) / 100
-    low, high = (torch.kthvalue(rows, 1 + rank, dim=1).values for rank in (math.floor(index), math.ceil(index)))
-    return torch.lerp(low, high, index - math.floor(index))
+    low, high, weight = _ranks(rows.shape[1], q)
+    below, above = (torch.kthvalue(rows, 1 + rank, dim=1).values for rank in (low, high))
+    return torch.lerp(below, above, weight)
 
 
 def percentiles(rows: Any, q: float) -> list[float]:
     """The same of a NumPy array, as numbers."""
-    index = q * (rows.shape[1] - 1) / 100
-    low, high = math.floor(index), math.ceil(index)
+    low, high, weight = _ranks(rows.shape[1], q)
     found = _in_threads(lambda row: _of_ranks(row, low, high), rows)
-    return [a + (b - a) * (index - low) if b > a else a for a, b in found]
+    return [a + (b - a) * weight if b > a else a for a, b in found]
+
+
+def _ranks(length: int, q: float) -> tuple[int, int, float]:
+    """The ranks (from 0) between which the percentile lies, and how far it is from the first to the second."""
+    index = q * (length - 1) / 100
+    return math.floor(index), math.ceil(index), index - math.floor(index)
 
 
 def _in_threads(function: Callable[[Any], _Found], rows: Any) -> list[_Found]:

@@ -40,6 +40,10 @@ def _gradcam(x: Tensor, g: Tensor) -> Tensor:
     return over_channels(lambda x, g: (_channel_weights(g) * x).sum(1, keepdim=True), x, g).relu()
 
 
+def _gradmid(g: Tensor, positive: str) -> Tensor:
+    return over_channels(lambda g: _POSITIVE[positive](g).sum(1, keepdim=True), g)
+
+
 class GradCAM(CaptureAttribution):
     r"""GradCAM: :math:`(\sum_k w_k A^k)_+`; `N x 1 x *S`, non-negative, in units of the score.
 
@@ -138,7 +142,7 @@ class GradMid(_Positive):
     """
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return over_channels(lambda g: _POSITIVE[self.positive](g).sum(1, keepdim=True), g)
+        return _gradmid(g, self.positive)
 
     @classmethod
     def get_name(cls) -> str:
@@ -269,7 +273,7 @@ class CumulativeGradMid(InputSizedAttribution):
         self.positive = _check_positive(positive)
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return over_channels(lambda g: _POSITIVE[self.positive](g).sum(1, keepdim=True), g)
+        return _gradmid(g, self.positive)
 
     @classmethod
     def get_name(cls) -> str:
