@@ -15,7 +15,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from captum._utils.common import _format_additional_forward_args
@@ -25,7 +25,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size
-from captum_extract_aggregate.maps import are_tame
+from captum_extract_aggregate.maps import are_tame, magnitudes
 from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
 
@@ -35,8 +35,7 @@ Seed = Callable[[Tensor], Tensor]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """A place in a network: a layer's output or input, or (`layer=None`) the network's own input.
 
     `differentiate=False` asks for the activation alone, `value=False` for the gradient alone (the activation then is
@@ -59,7 +58,7 @@ class Evidence:
 
     `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
     to be neither tiny nor huge for any example. Where several methods make their maps of it, `shared` is where they
-    keep what they have in common.
+    keep what they have in common; `lasting` is where the targets do.
     """
 
     scores: Tensor
@@ -69,6 +68,7 @@ class Evidence:
     inputs: Tensors
     models: tuple[nn.Module, ...]
     tame: dict[Place, tuple[bool, ...]] = field(default_factory=dict)
+    lasting: dict[Hashable, Any] = field(default_factory=dict)
     shared: dict[Hashable, Any] | None = None
 
     def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
@@ -79,13 +79,18 @@ class Evidence:
             self.shared[key] = compute()
         return self.shared[key]  # type: ignore[no-any-return]
 
+    def once_for_all_targets(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+        """`compute()`, or what it gave another target of the same forward; of activations alone, therefore."""
+        if key not in self.lasting:
+            self.lasting[key] = compute()
+        return self.lasting[key]  # type: ignore[no-any-return]
+
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
         return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs))
 
 
-@dataclass(frozen=True)
-class _Tapped:
+class _Tapped(NamedTuple):
     """A tensor met in the forward: its value, and where in the graph its gradient arrives."""
 
     value: Tensor
@@ -108,6 +113,7 @@ class Recording:
             place: tuple(_joined([part.value for part in parts]) for parts in tensors)
             for place, tensors in taps.items()
         }
+        self._lasting: dict[Hashable, Any] = {}
 
     def activity(self) -> Evidence:
         """What the forward alone showed: no score is selected and nothing differentiated."""
@@ -132,7 +138,8 @@ class Recording:
             with around(scores):
                 gradients = self._backward(scores, seed(scores.detach()), retain)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
-        return Evidence(scores.detach(), self._activations, gradients, self._order, self.inputs, self.models, tame)
+        shown = (scores.detach(), self._activations, gradients, self._order)
+        return Evidence(*shown, self.inputs, self.models, tame, self._lasting)
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""
@@ -151,8 +158,8 @@ class Recording:
                 f"({batch},) or ({batch}, classes), so that each example's map is its own"
             )
         # Elsewhere a check would make the host wait for the device: there the maps say NaN (see attr/base.py).
-        if scores.device.type == "cpu" and not torch.isfinite(scores).all():
-            bad = torch.nonzero(~torch.isfinite(scores)).flatten().tolist()
+        bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if scores.device.type == "cpu" else []
+        if bad:
             raise ValueError(
                 f"the explained score is NaN or infinite for example {', '.join(map(str, bad[:10]))}; expected finite "
                 "numbers: check the inputs (torch.isfinite(x).all()), the weights, and the range of half precision"
@@ -182,14 +189,13 @@ class Recording:
         """Our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
         if g.device.type != "cpu" or not g.numel():
             return False
-        rest = tuple(range(1, g.ndim))
-        magnitudes = (torch.maximum(g.amax(rest), -g.amin(rest)) if rest else g.abs().flatten()).tolist()
-        if not all(map(math.isfinite, magnitudes)):
+        found = magnitudes(g).tolist()
+        if not all(map(math.isfinite, found)):
             raise ValueError(
                 f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
                 "expected a score that is differentiable there (no square root or logarithm of 0)"
             )
-        return are_tame(magnitudes)
+        return are_tame(found)
 
 
 def record(
@@ -378,14 +384,15 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
 
     def _mark(self, t: Tensor, place: Place) -> _Tapped:
         """Makes the very tensor, not an alias, part of the graph: whatever else uses it belongs to its derivative."""
-        with torch.enable_grad():
-            if not t.requires_grad:
-                t.requires_grad_()
-                self._marked.append(t)
-            if _needs_clone(t, place):
-                self._met.append((t, t._version))
-            copy = self._copy and place.value
-            return _Tapped(t.detach().clone() if copy else t.detach(), get_gradient_edge(t), self._count)
+        if not t.requires_grad:
+            t.requires_grad_()
+            self._marked.append(t)
+        if _needs_clone(t, place):
+            self._met.append((t, t._version))
+        with torch.enable_grad() if t.is_leaf else contextlib.nullcontext():  # for torch before 2.4
+            edge = get_gradient_edge(t)
+        copy = self._copy and place.value
+        return _Tapped(t.detach().clone() if copy else t.detach(), edge, self._count)
 
     def _value(self, t: Tensor) -> _Tapped:
         return _Tapped(t.detach().clone(), None, self._count)

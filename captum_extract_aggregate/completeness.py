@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,7 +74,7 @@ def is_bypassed(
         with _Severed(place) as severed:
             output = uncompiled(forward_func)(*(t.clone() for t in leaves), *given)
         if place.call is not None and place.call < 0:
-            with _Severed(replace(place, call=place.call + severed.calls)):
+            with _Severed(place._replace(call=place.call + severed.calls)):
                 output = uncompiled(forward_func)(*(t.clone() for t in leaves), *given)
         scores = select_scores(output, target)
         if not scores.requires_grad:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_extract_aggregate.maps import are_tame
+from captum_extract_aggregate.maps import are_tame, magnitudes
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.summand import Factor, Summand, Window, one
 
@@ -35,22 +35,29 @@ REAL_LAYER_EXTRACTS = ("layer", "layer_bias")
 _WINDOWED = re.compile(r"(conv|depthwise)(\d{1,2})x(\d{1,2})")
 
 
+def all_channels(t: Tensor) -> Factor:
+    """`N x K x *S` as one block."""
+    return Factor(t.unsqueeze(1))
+
+
 @dataclass(frozen=True)
 class Pair:
     """An activation and the gradient there, `N x K x *S`, and the factors that the virtual layers make of them.
 
-    `scale` was taken out of each example's gradient (None: nothing was).
+    `scale` was taken out of each example's gradient (None: nothing was). `known`: the activation as a factor, with what
+    pairs of other gradients have found of it.
     """
 
     x: Tensor
     g: Tensor
     scale: Tensor | None = None
+    known: Factor | None = None
     _summands: dict[str, Summand] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def scaled(cls, x: Tensor, g: Tensor) -> Pair:
+    def scaled(cls, x: Tensor, g: Tensor, known: Factor | None = None) -> Pair:
         """The pair with a gradient that neither underflows nor overflows when it is squared (see `unit_scale`)."""
-        return cls(x, *unit_scale(g))
+        return cls(x, *unit_scale(g), known)
 
     def unscaled(self, map_: Tensor) -> Tensor:
         """A map of this pair with what was taken out put back: every closed form is homogeneous in the gradient."""
@@ -64,11 +71,11 @@ class Pair:
 
     @cached_property
     def activation(self) -> Factor:
-        return Factor(self.x.unsqueeze(1))
+        return self.known or all_channels(self.x)
 
     @cached_property
     def gradient(self) -> Factor:
-        return Factor(self.g.unsqueeze(1))
+        return all_channels(self.g)
 
     @cached_property
     def activations(self) -> Factor:
@@ -302,7 +309,7 @@ def unit_scale(g: Tensor) -> tuple[Tensor, Tensor | None]:
 
     Squares of a saturated probability's gradient would underflow.
     """
-    scale = g.flatten(1).abs().amax(1).reshape(-1, *(1,) * (g.ndim - 1))
+    scale = magnitudes(g).reshape(-1, *(1,) * (g.ndim - 1))
     if g.device.type == "cpu" and are_tame(scale.flatten().tolist()):  # elsewhere looking would wait for the device
         return g, None
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))

@@ -17,11 +17,14 @@ def model_of(forward_func: Callable[..., Any]) -> nn.Module | None:
     """The module behind a forward function, if it is one: a module, a method of one, or a partial of those."""
     if isinstance(forward_func, functools.partial):
         return model_of(forward_func.func)
-    owner = getattr(forward_func, "__self__", forward_func)
-    if not isinstance(owner, nn.Module):
-        return None
-    original = getattr(owner, "_orig_mod", None)  # torch.compile
-    return owner if original is None else original
+    owner = forward_func if isinstance(forward_func, nn.Module) else getattr(forward_func, "__self__", None)
+    return as_written(owner) if isinstance(owner, nn.Module) else None
+
+
+def as_written(module: nn.Module) -> nn.Module:
+    """The module itself, or the one that torch.compile wrapped in it."""
+    held = module._modules  # getattr would make an error for every module that is none; a scripted one's has no `get`
+    return held["_orig_mod"] if "_orig_mod" in held else module  # type: ignore[return-value]  # noqa: SIM401
 
 
 def describe(layer: nn.Module | None, models: Sequence[nn.Module]) -> str:
@@ -37,9 +40,10 @@ def describe(layer: nn.Module | None, models: Sequence[nn.Module]) -> str:
 
 def find_layer(layer: Layer, forward_func: Callable[..., Any]) -> nn.Module | None:
     """A module as it is; a dotted name looked up in the model; None (the input) stays None."""
-    if layer is None or isinstance(layer, nn.Module):
-        original = getattr(layer, "_orig_mod", None)
-        return layer if original is None else original
+    if layer is None:
+        return None
+    if isinstance(layer, nn.Module):
+        return as_written(layer)
     if not isinstance(layer, str):
         raise TypeError(
             f"layer is a {type(layer).__name__}; expected a module, a dotted name, a list of those, or None for the "

@@ -32,9 +32,23 @@ def min_max(map_: Tensor, eps: float = 0) -> Tensor:
 
 def low_and_spread(map_: Tensor) -> tuple[Tensor, Tensor]:
     """Each example's smallest value, and how far its largest is from it (1 if it is the same): `N x 1 x ...`."""
-    dims = tuple(range(1, map_.ndim))
-    low, high = map_.amin(dims, keepdim=True), map_.amax(dims, keepdim=True)
+    low, high = (t.reshape(-1, *(1,) * (map_.ndim - 1)) for t in extremes(map_))
     return low, torch.where(high > low, high - low, 1)
+
+
+def extremes(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's smallest and largest number: `N` each (a tensor without dimensions is one example)."""
+    if t.ndim == 0 or t.shape[0] == 1:
+        low, high = torch.aminmax(t)
+        return low.reshape(1), high.reshape(1)
+    rest = tuple(range(1, t.ndim))
+    return (t.amin(rest), t.amax(rest)) if rest else (t, t)
+
+
+def magnitudes(t: Tensor) -> Tensor:
+    """Each example's largest magnitude: `N`."""
+    low, high = extremes(t)
+    return torch.maximum(-low, high)
 
 
 def are_tame(magnitudes: Sequence[float]) -> bool:

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from captum_extract_aggregate.layers import describe, model_of
+from captum_extract_aggregate.layers import as_written, describe, model_of
 
 
 def uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
     """The eager function behind `torch.compile`: compiled code runs no hooks."""
-    for attribute in ("_orig_mod", "_torchdynamo_orig_callable"):
-        forward_func = getattr(forward_func, attribute, forward_func)
-    return forward_func
+    if isinstance(forward_func, nn.Module):
+        return as_written(forward_func)
+    return getattr(forward_func, "_torchdynamo_orig_callable", forward_func)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
@@ -69,19 +69,15 @@ def prepared(
 
 
 def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
-    """The model's modules, itself first, that are not in `seen`, and are from now on."""
-    found: list[nn.Module] = []
-    _walk(model, seen, found)
-    return found
-
-
-def _walk(module: nn.Module, seen: set[nn.Module], found: list[nn.Module]) -> None:
-    if module not in seen:
-        seen.add(module)
-        found.append(module)
+    """The model and the modules below it that are not in `seen`, and are from now on."""
+    found = [model]
+    seen.add(model)
+    for module in found:  # which grows on the way
         for child in module._modules.values():
-            if child is not None:
-                _walk(child, seen, found)
+            if child is not None and child not in seen:
+                seen.add(child)
+                found.append(child)
+    return found
 
 
 def _freeze(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
@@ -148,7 +144,7 @@ def _warn_of_dropout(training: list[nn.Module]) -> None:
 
 def _make_eager(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
     """Compiled parts of a model run as they were written: compiled code runs no hooks."""
-    if not any("_orig_mod" in m._modules or m.__dict__.get("_compiled_call_impl") is not None for m in modules):
+    if not any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):
         return
     if not hasattr(torch.compiler, "set_stance"):
         raise ValueError(
@@ -187,15 +183,24 @@ def _without_fused_attention() -> Iterator[None]:
 def random_state(tensors: Iterable[Tensor]) -> Iterator[None]:
     """A pass that draws random numbers (dropout in train mode) leaves the generators as they were."""
     devices = sorted({t.device.index for t in tensors if t.device.type == "cuda" and t.device.index is not None})
-    with torch.random.fork_rng(devices):
+    state = torch.get_rng_state()
+    states = [torch.cuda.get_rng_state(device) for device in devices]
+    try:
         yield
+    finally:
+        torch.set_rng_state(state)
+        for device, of_device in zip(devices, states):
+            torch.cuda.set_rng_state(of_device, device)
 
 
-@contextlib.contextmanager
-def without_autocast() -> Iterator[None]:
+def without_autocast() -> contextlib.AbstractContextManager[Any]:
     """Backward and map arithmetic run in the precision of what was captured, whatever the caller's autocast says."""
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
+    if not torch._C._is_any_autocast_enabled():
+        return contextlib.nullcontext()
+    stack = contextlib.ExitStack()
+    for device in ("cpu", "cuda"):
+        stack.enter_context(torch.autocast(device, enabled=False))
+    return stack
 
 
 @contextlib.contextmanager

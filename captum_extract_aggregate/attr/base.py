@@ -123,9 +123,12 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         its last."""
 
         def canonical() -> list[tuple[Tensor, Tensor]]:
-            gradients = self._canonical(places[0], evidence, evidence.gradients[places[0]])
-            activations = self._canonical(places[-1], evidence, evidence.activations[places[-1]])
-            return list(zip(activations, gradients))
+            first, last = places[0], places[-1]
+            activations, gradients = evidence.activations[last], evidence.gradients[first]
+            if first is last:
+                return self._canonical(last, evidence, activations, gradients)
+            of_last, of_first = (self._canonical(p, evidence, t) for p, t in ((last, activations), (first, gradients)))
+            return [(x, g) for (x,), (g,) in zip(of_last, of_first)]
 
         return evidence.once((places, self._layout_key()), canonical)
 
@@ -189,14 +192,16 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         """What tells layouts apart while a pass lasts; a callable need not be hashable."""
         return id(self.layout) if callable(self.layout) else self.layout
 
-    def _canonical(self, place: Place, evidence: Evidence, tensors: Iterable[Tensor]) -> list[Tensor]:
-        """Tensors captured at a place as `N x K x *S`, in at least float32."""
+    def _canonical(self, place: Place, evidence: Evidence, *kinds: Iterable[Tensor]) -> list[Any]:
+        """For each tensor that a place holds, what was captured of it (activation, gradient) as `N x K x *S`, in at
+        least float32."""
         likes = evidence.activations[place]
         around = evidence.surroundings(place)
         canonical = []
-        for i, (like, t) in enumerate(zip(likes, tensors), start=1):
-            one = replace(around, which=f" (tensor {i} of {len(likes)})") if len(likes) > 1 else around
-            canonical.append(at_least_float32(to_channels_first(like, self.layout, one)(t)))
+        for i, (like, *captured) in enumerate(zip(likes, *kinds), start=1):
+            one = around._replace(which=f" (tensor {i} of {len(likes)})") if len(likes) > 1 else around
+            arrange = to_channels_first(like, self.layout, one)
+            canonical.append(tuple(at_least_float32(arrange(t)) for t in captured))
         return canonical
 
 

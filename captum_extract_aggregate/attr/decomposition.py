@@ -145,7 +145,7 @@ class BiasAttribution(CaptureAttribution):
         (place,) = places
         assert place.layer is not None
         terms = [biased(place.layer, g) for g in evidence.gradients[place]]
-        return tuple(term.sum(1, keepdim=True) for term in self._canonical(place, evidence, terms))
+        return tuple(term.sum(1, keepdim=True) for (term,) in self._canonical(place, evidence, terms))
 
     @classmethod
     def get_name(cls) -> str:

@@ -6,6 +6,7 @@ section 3.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.extract import (
     REAL_LAYER_EXTRACTS,
     Pair,
+    all_channels,
     check_parameter,
     layer_bias_extract,
     layer_extract,
@@ -117,10 +119,12 @@ class ExtractAggregate(CaptureAttribution):
             return tuple(aggregate(self._summand(layer, Pair(x, g)), self.aggregate) for x, g in pairs)
 
         def scaled() -> list[Pair]:
-            return [
-                Pair(x, g) if tame else Pair.scaled(x, g)
-                for (x, g), tame in zip(pairs, self._are_tame(places[0], evidence, pairs))
-            ]
+            made = []
+            for i, ((x, g), tame) in enumerate(zip(pairs, self._are_tame(places[0], evidence, pairs))):
+                key = (all_channels, places[-1], i, self._layout_key())
+                known = evidence.once_for_all_targets(key, functools.partial(all_channels, x))
+                made.append(Pair(x, g, known=known) if tame else Pair.scaled(x, g, known))
+            return made
 
         found = evidence.once((Pair, places, self._layout_key()), scaled)
         return tuple(pair.unscaled(aggregate(self._summand(layer, pair), self.aggregate)) for pair in found)
