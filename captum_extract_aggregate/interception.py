@@ -10,14 +10,14 @@ that did not come from here: `check` finds them.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from captum_extract_aggregate.graph import nodes_below
@@ -26,6 +26,7 @@ from captum_extract_aggregate.operations import CUSTOM, OPERATIONS, Call, tensor
 from captum_extract_aggregate.rules import broadcasts
 
 Tensors = tuple[Tensor, ...]
+_RUNS_A_MODULE = nn.Module._call_impl.__code__
 # Views whose history an in-place operation on their base has rewritten, and what a user's backward hooks leave.
 _HARMLESS = (
     "CopySlices",
@@ -137,6 +138,16 @@ class Custom(Step):
         return received
 
 
+def running_modules() -> Iterator[nn.Module]:
+    """The modules that are running in this thread, innermost first: read off its frames, so that it costs nothing
+    while nobody asks."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code is _RUNS_A_MODULE:
+            yield frame.f_locals["self"]
+        frame = frame.f_back  # type: ignore[assignment]
+
+
 class Interception(TorchFunctionMode):
     """The rules of one method at work. Subclasses say which step a call becomes (`step`).
 
@@ -150,37 +161,23 @@ class Interception(TorchFunctionMode):
         self.method = method
         self.watch = watch
         self.watched: list[Tensor] = []  # the outputs of `watch`
-        self.stack: list[nn.Module] = []  # the modules that are running, outermost first
-        self._thread = threading.get_ident()
         self._seen: set[Node] = set()
-        self._handles: list[Any] = []
+        self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> Interception:
-        self._handles = [
-            register_module_forward_pre_hook(self._enter_module),
-            register_module_forward_hook(self._leave_module, always_call=True),
-        ]
-        super().__enter__()
+        with contextlib.ExitStack() as hooks:
+            if self.watch is not None:
+                hooks.callback(self.watch.register_forward_hook(self._watch, prepend=True).remove)
+            super().__enter__()
+            self._hooks = hooks.pop_all()
         return self
 
     def __exit__(self, *exception: Any) -> None:
-        try:
+        with self._hooks:
             super().__exit__(*exception)
-        finally:
-            for handle in self._handles:
-                handle.remove()
-            self.stack.clear()
 
-    def _enter_module(self, module: nn.Module, args: Any) -> None:
-        if threading.get_ident() == self._thread:
-            self.stack.append(module)
-
-    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        if threading.get_ident() != self._thread:
-            return
-        if self.stack and self.stack[-1] is module:  # it is not if another hook refused the module
-            self.stack.pop()
-        if module is self.watch:
+    def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
+        if module is self.watch:  # a replica in another thread has its hooks
             self.watched += tensors_in(output)
 
     def __torch_function__(
@@ -228,7 +225,8 @@ class Interception(TorchFunctionMode):
         """Called after each call of a known kind."""
 
     def unknown(self, call: Call, why: str = "") -> ValueError:
-        where = f", called in {describe(self.stack[-1], self.stack[:1])}" if self.stack else ""
+        modules = list(running_modules())
+        where = f", called in {describe(modules[0], modules[-1:])}" if modules else ""
         return ValueError(
             f"{self.method} has no rule for {call.full_name}{why}{where}; expected convolutions, linear layers, "
             "rectifiers, sums, pooling, normalisation and reshapes, or a rule for it: captum_extract_aggregate."
@@ -237,12 +235,12 @@ class Interception(TorchFunctionMode):
 
     def _note(self, output: Any, below: set[Node]) -> None:
         """Remembers the nodes of the graph between a call's output and its inputs."""
-
-        def is_new(node: Node) -> bool:
-            return node not in below and node not in self._seen
-
-        found = nodes_below([t.grad_fn for t in tensors_in(output)], is_new)
-        self._seen.update([node for node in found if is_new(node)])
+        waiting = [t.grad_fn for t in tensors_in(output)]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in below and node not in self._seen:
+                self._seen.add(node)
+                waiting += [lower for lower, _ in node.next_functions]
 
     def check(self, output: Any) -> None:
         """Our error if something that led to the output could not be seen."""

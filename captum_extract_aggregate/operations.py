@@ -6,9 +6,10 @@ here. `register_operation` adds functions of which nothing is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +68,6 @@ _KINDS = {
         addcdiv lerp cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss
     """,
 }
-_PLAIN = (int, float, bool, str)
 _PROPERTIES = ("T", "mT", "H", "mH", "real")  # of tensors: mere transpositions
 
 
@@ -147,8 +147,12 @@ class _Hole:
     index: int
 
 
-@dataclass(frozen=True)
-class Call:
+@functools.lru_cache(maxsize=1024)
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", "")).strip("_").removeprefix("linalg_")
+
+
+class Call(NamedTuple):
     """A function as it was called, and its kind (None: nothing is known of it)."""
 
     function: Any
@@ -164,7 +168,7 @@ class Call:
     @property
     def name(self) -> str:
         """Without its module, in-place mark and double underscores."""
-        return str(getattr(self.function, "__name__", "")).strip("_").removeprefix("linalg_")
+        return _name(self.function)
 
     @property
     def in_place(self) -> bool:
@@ -201,14 +205,15 @@ class Call:
 def tensors_in(value: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists and dictionaries."""
     found: list[Tensor] = []
-    _collect(value, found)
+    _collect((value,), found)
     return found
 
 
-def _collect(value: Any, found: list[Tensor]) -> None:
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif isinstance(value, (tuple, list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            if item is not None and type(item) not in _PLAIN:
-                _collect(item, found)
+def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, (tuple, list)):
+            _collect(value, found)
+        elif isinstance(value, dict):
+            _collect(value.values(), found)

@@ -66,8 +66,6 @@ def _of_ranks(row: Any, low: int, high: int) -> tuple[float, float]:
     """
     if len(row) > _SMALL:
         lower, upper = _bracket(row, low / len(row))
-        if low > 0.9 * len(row):
-            upper = math.inf  # few lie above: sorting them costs less than leaving them out
         up_to_lower, inside = _between(row, lower, upper)
         inside.sort()
 
@@ -115,5 +113,5 @@ def _between(row: Any, lower: float, upper: float) -> tuple[int, Any]:
         if upper < math.inf:
             np.less(part, upper, out=below[:n])
             np.logical_and(above[:n], below[:n], out=above[:n])
-        inside.append(part[above[:n]])
+        inside.append(np.compress(above[:n], part))  # twice as fast as an index, and lets other threads work
     return others, np.concatenate(inside)

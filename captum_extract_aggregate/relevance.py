@@ -24,6 +24,7 @@ from captum_extract_aggregate.interception import (
     Tensors,
     check_maximum,
     normalization_arguments,
+    running_modules,
     uses_batch_statistics,
 )
 from captum_extract_aggregate.maps import at_least_float32
@@ -208,11 +209,14 @@ class RelevanceInterception(Interception):
 
     def _rule(self) -> LinearRule:
         """Names before types, and inner modules before outer ones."""
-        for module in reversed(self.stack):
+        if not self.named_rules:
+            return self.rule
+        modules = list(running_modules())
+        for module in modules:
             if module in self.named_rules:
                 self._claimed.add(module)
                 return self.named_rules[module]
-        for module in reversed(self.stack):
+        for module in modules:
             for kind, rule in self.named_rules.items():
                 if isinstance(kind, type) and isinstance(module, kind):
                     return rule
