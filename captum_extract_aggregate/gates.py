@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate.maps import at_least_float32
+from captum_extract_aggregate.maps import at_least_float32, where_positive
 from captum_extract_aggregate.percentile import percentile, percentiles
 
 # From R and a, and the value at which the rectifier saturates.
@@ -24,7 +24,7 @@ Gate = Callable[[Tensor, Tensor, float], Tensor]
 def guided_gate(R: Tensor, a: Tensor, ceiling: float) -> Tensor:
     """Guided backprop: where the unit is active (and not saturated) and R is positive."""
     if math.isinf(ceiling):
-        return torch.ops.aten.threshold_backward(R, a, 0).relu_()  # type: ignore[no-any-return]
+        return where_positive(R, a).relu_()
     return torch.ops.aten.hardtanh_backward(R, a, 0, ceiling).relu_()  # type: ignore[no-any-return]
 
 

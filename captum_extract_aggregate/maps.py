@@ -1,4 +1,4 @@
-"""Bringing maps of different layers together: one size, one scale, enough precision."""
+"""What many methods do with tensors: one size, one scale, enough precision, signs."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ def magnitudes(t: Tensor) -> Tensor:
 def are_tame(magnitudes: Sequence[float]) -> bool:
     """Whether numbers of these magnitudes can be squared, and multiplied, in float32 without a second thought."""
     return min(magnitudes) > 1e-6 and max(magnitudes) < 1e6
+
+
+def where_positive(t: Tensor, chooser: Tensor) -> Tensor:
+    """`t` where `chooser` is above 0, else 0: a ReLU's backward. On a CPU a mask takes up to thirty times as long."""
+    return torch.ops.aten.threshold_backward(t, chooser, 0)  # type: ignore[no-any-return]
 
 
 def at_least_float32(t: Tensor) -> Tensor:

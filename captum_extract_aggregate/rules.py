@@ -36,6 +36,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate.maps import where_positive
+
 Constant = Tensor | None
 Part = Callable[[Tensor], Tensor]
 Term = tuple[Tensor, Constant]
@@ -52,8 +54,8 @@ class Linear:
 
 def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
     """`numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
-    away = denominator + torch.copysign(denominator.new_tensor(epsilon), denominator) if epsilon else denominator
-    return (numerator / away).masked_fill_(denominator == 0, 0)
+    away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
+    return where_positive(numerator / away, denominator.abs())
 
 
 def share_out(
@@ -67,8 +69,8 @@ def share_out(
         activities = [a.detach().requires_grad_() for a, _ in terms]
         biases = [bias] + [None] * (len(terms) - 1)
         z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
-        none = z.detach() == 0
-        lost = torch.where(none, R, 0) if none.any() else None
+        magnitude = z.detach().abs()
+        lost = None if magnitude.amin() > 0 else R - where_positive(R, magnitude)
         per_unit = R / z.detach() if lost is None and not epsilon else ratio(R, z.detach(), epsilon)
         slopes = torch.autograd.grad(z, activities, per_unit)
     received = reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)])
@@ -81,7 +83,7 @@ def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[],
     for terms in alternatives:
         more, lost = share_out(R, linear, terms())
         received = more if received is None else received + more
-        if lost is None or not lost.any():
+        if lost is None or _is_zero(lost):
             break
         R = lost
     assert received is not None
@@ -106,6 +108,10 @@ def negative(t: Tensor) -> Tensor:
 
 def _has_negative(t: Tensor) -> bool:
     return bool(t.amin() < 0)
+
+
+def _is_zero(t: Tensor) -> bool:
+    return not bool(t.abs().amax())
 
 
 class LinearRule:
@@ -151,9 +157,9 @@ class Gamma(LinearRule):
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         z = linear.function(a, linear.weight, linear.bias)
-        received = self._below(R.masked_fill(z < 0, 0), a, linear, positive, negative)
-        R = R.masked_fill(z >= 0, 0)
-        return received + self._below(R, a, linear, negative, positive) if R.any() else received
+        below = where_positive(R, -z)
+        received = self._below(R - below, a, linear, positive, negative)
+        return received if _is_zero(below) else received + self._below(below, a, linear, negative, positive)
 
     def _below(self, R: Tensor, a: Tensor, linear: Linear, same: Part, other: Part) -> Tensor:
         """The share of outputs of one sign; `same` and `other` take the parts of weights of that sign and the other."""
@@ -291,11 +297,10 @@ def positive_average(R: Tensor, a: Tensor, linear: Linear) -> Tensor:
 
 def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
     """The same by LRP-gamma: in proportion to `a + gamma (a)+`, below a negative output to `a + gamma (a)-`."""
-    below = linear.function(a, None, None) < 0
-    received, _ = share_out(R.masked_fill(below, 0), linear, [(a + gamma * positive(a), None)], None, epsilon)
-    R = R.masked_fill(~below, 0)
-    if R.any():
-        received = received + share_out(R, linear, [(a + gamma * negative(a), None)], None, epsilon)[0]
+    below = where_positive(R, -linear.function(a, None, None))
+    received, _ = share_out(R - below, linear, [(a + gamma * positive(a), None)], None, epsilon)
+    if not _is_zero(below):
+        received = received + share_out(below, linear, [(a + gamma * negative(a), None)], None, epsilon)[0]
     return received
 
 
@@ -303,17 +308,22 @@ def positive_shares(addends: Sequence[Tensor]) -> list[Tensor]:
     """The shares of addends of one shape in R: as `positive_average`."""
     parts = [positive(t) for t in addends]
     total = reduce(operator.add, parts)
-    if (total == 0).any():
+    if not total.amin() > 0:
         magnitudes = [t.abs() for t in addends]
-        none = reduce(operator.add, magnitudes) == 0
-        parts = [torch.where(total > 0, p, torch.where(none, 1, m)) for p, m in zip(parts, magnitudes)]
+        none = 1 - reduce(operator.add, magnitudes).sign()
+        parts = [p + (m - where_positive(m, total)) + none for p, m in zip(parts, magnitudes)]
         total = reduce(operator.add, parts)
     return [p / total for p in parts]
 
 
 def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> list[Tensor]:
     """The shares of addends of one shape in R: as `gamma_average`."""
-    below = reduce(operator.add, addends) < 0
-    parts = [t + gamma * torch.where(below, negative(t), positive(t)) for t in addends]
+    total = reduce(operator.add, addends)
+
+    def of_that_sign(t: Tensor) -> Tensor:
+        above = positive(t)
+        return above - where_positive(above, -total) + where_positive(negative(t), -total)
+
+    parts = [t + gamma * of_that_sign(t) for t in addends]
     total = reduce(operator.add, parts)
     return [ratio(p, total, epsilon) for p in parts]

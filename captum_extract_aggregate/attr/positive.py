@@ -9,6 +9,7 @@ section 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.layers import Layer
 from captum_extract_aggregate.layout import Layout
+from captum_extract_aggregate.maps import where_positive
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.pieces import over_channels
 
@@ -194,10 +196,10 @@ class GradCAMPlusPlus(CaptureAttribution):
         positions = tuple(range(2, x.ndim))
         positive = g.clamp(min=0)  # elsewhere alpha does not matter
         denominator = (positive * x.sum(positions, keepdim=True)).add_(2)
-        denominator.masked_fill_(denominator == 0, torch.inf)  # alpha is 0 there
-        weights = (positive / denominator).sum(positions, keepdim=True)
+        alpha = denominator.reciprocal_().nan_to_num_(nan=math.nan, posinf=0, neginf=-math.inf)  # 0 where it was 1 / 0
+        weights = (alpha * positive).sum(positions, keepdim=True)
         if self.normalize_alpha:
-            total = torch.where(g > 0, 1 / denominator, 0).sum(positions, keepdim=True)
+            total = where_positive(alpha, g).sum(positions, keepdim=True)
             weights = weights / torch.where(total != 0, total, 1)
         return (weights * x).sum(1, keepdim=True)
 

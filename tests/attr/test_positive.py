@@ -141,6 +141,17 @@ def test_small_gradients_are_not_swamped_by_a_constant():
     assert faulty.max() < exact.max() / 1000
 
 
+@pytest.mark.parametrize("normalize_alpha", [False, True])
+def test_where_the_denominator_vanishes_alpha_is_zero(normalize_alpha):
+    x, g = X.clone(), G.clone()
+    x[0, 0], g[0, 0, 0, 0] = -0.5, 1.0  # 2 + 1 * -2
+    method = cea.GradCAMPlusPlus(lambda t: t, nn.Identity(), normalize_alpha=normalize_alpha)
+    expected = reference.gradcam_plus_plus(x, g, normalize_alpha)
+    assert expected.isfinite().all()
+    assert expected.any()
+    assert torch.allclose(method._map(None, x, g), expected, rtol=1e-12)
+
+
 def test_the_denominator_counts():
     """Another drops the denominator's second term: alphas of 1/2 everywhere."""
     faulty = ((0.5 * G.relu()).sum((2, 3), keepdim=True) * X).sum(1, keepdim=True).relu()

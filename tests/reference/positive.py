@@ -45,7 +45,7 @@ def grad_mid(g: Tensor, positive: str) -> Tensor:
 
 
 def gradcam_plus_plus(x: Tensor, g: Tensor, normalize_alpha: bool = False) -> Tensor:
-    """With alpha = g^2 / (2 g^2 + sum_v A_v g^3), 0 where g = 0."""
+    """With alpha = g^2 / (2 g^2 + sum_v A_v g^3), 0 where that is 0 / 0 or g^2 / 0."""
     out = torch.zeros(x.shape[0], 1, *x.shape[2:], dtype=x.dtype)
     for i in range(len(x)):
         weights = []
@@ -54,7 +54,8 @@ def gradcam_plus_plus(x: Tensor, g: Tensor, normalize_alpha: bool = False) -> Te
             alpha = {}
             for u in _positions(x):
                 d = g[(i, k, *u)]
-                alpha[u] = d**2 / (2 * d**2 + activity * d**3) if d != 0 else torch.zeros((), dtype=x.dtype)
+                denominator = 2 * d**2 + activity * d**3
+                alpha[u] = d**2 / denominator if denominator != 0 else torch.zeros((), dtype=x.dtype)
             if normalize_alpha:
                 total = sum((alpha[u] for u in alpha if g[(i, k, *u)] > 0), torch.zeros((), dtype=x.dtype))
                 alpha = {u: a / total if total != 0 else a for u, a in alpha.items()}
