@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -138,13 +139,16 @@ class Custom(Step):
         return received
 
 
-def running_modules() -> Iterator[nn.Module]:
-    """The modules that are running in this thread, innermost first: read off its frames, so that it costs nothing
-    while nobody asks."""
+def _running_modules() -> Iterator[nn.Module]:
+    """The modules that are running in this thread (their hooks included), innermost first.
+
+    They are read off its frames, which costs nothing while nobody asks.
+    """
     frame = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is _RUNS_A_MODULE:
-            yield frame.f_locals["self"]
+        module = frame.f_locals.get("self") if frame.f_code is _RUNS_A_MODULE else None
+        if isinstance(module, nn.Module):
+            yield module
         frame = frame.f_back  # type: ignore[assignment]
 
 
@@ -163,8 +167,12 @@ class Interception(TorchFunctionMode):
         self.watched: list[Tensor] = []  # the outputs of `watch`
         self._seen: set[Node] = set()
         self._hooks = contextlib.ExitStack()
+        self._thread = 0
+        self._outside = 0  # how many modules were running before
 
     def __enter__(self) -> Interception:
+        self._thread = threading.get_ident()
+        self._outside = len(list(_running_modules()))
         with contextlib.ExitStack() as hooks:
             if self.watch is not None:
                 hooks.callback(self.watch.register_forward_hook(self._watch, prepend=True).remove)
@@ -177,8 +185,13 @@ class Interception(TorchFunctionMode):
             super().__exit__(*exception)
 
     def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
-        if module is self.watch:  # a replica in another thread has its hooks
+        if module is self.watch and threading.get_ident() == self._thread:  # replicas have its hooks
             self.watched += tensors_in(output)
+
+    def running_modules(self) -> list[nn.Module]:
+        """The modules that are running within, innermost first."""
+        modules = list(_running_modules())
+        return modules[: len(modules) - self._outside]
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -225,7 +238,7 @@ class Interception(TorchFunctionMode):
         """Called after each call of a known kind."""
 
     def unknown(self, call: Call, why: str = "") -> ValueError:
-        modules = list(running_modules())
+        modules = self.running_modules()
         where = f", called in {describe(modules[0], modules[-1:])}" if modules else ""
         return ValueError(
             f"{self.method} has no rule for {call.full_name}{why}{where}; expected convolutions, linear layers, "

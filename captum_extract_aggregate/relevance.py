@@ -24,7 +24,6 @@ from captum_extract_aggregate.interception import (
     Tensors,
     check_maximum,
     normalization_arguments,
-    running_modules,
     uses_batch_statistics,
 )
 from captum_extract_aggregate.maps import at_least_float32
@@ -211,7 +210,7 @@ class RelevanceInterception(Interception):
         """Names before types, and inner modules before outer ones."""
         if not self.named_rules:
             return self.rule
-        modules = list(running_modules())
+        modules = self.running_modules()
         for module in modules:
             if module in self.named_rules:
                 self._claimed.add(module)

@@ -70,7 +70,7 @@ def share_out(
         biases = [bias] + [None] * (len(terms) - 1)
         z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
         magnitude = z.detach().abs()
-        lost = None if magnitude.amin() > 0 else R - where_positive(R, magnitude)
+        lost = where_positive(R, 1 - magnitude.sign()) if _has_zero(magnitude) else None
         per_unit = R / z.detach() if lost is None and not epsilon else ratio(R, z.detach(), epsilon)
         slopes = torch.autograd.grad(z, activities, per_unit)
     received = reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)])
@@ -107,11 +107,15 @@ def negative(t: Tensor) -> Tensor:
 
 
 def _has_negative(t: Tensor) -> bool:
-    return bool(t.amin() < 0)
+    return t.numel() > 0 and bool(t.amin() < 0)
+
+
+def _has_zero(magnitude: Tensor) -> bool:
+    return magnitude.numel() > 0 and not bool(magnitude.amin() > 0)
 
 
 def _is_zero(t: Tensor) -> bool:
-    return not bool(t.abs().amax())
+    return t.numel() == 0 or not bool(t.abs().amax())
 
 
 class LinearRule:
@@ -308,10 +312,10 @@ def positive_shares(addends: Sequence[Tensor]) -> list[Tensor]:
     """The shares of addends of one shape in R: as `positive_average`."""
     parts = [positive(t) for t in addends]
     total = reduce(operator.add, parts)
-    if not total.amin() > 0:
-        magnitudes = [t.abs() for t in addends]
-        none = 1 - reduce(operator.add, magnitudes).sign()
-        parts = [p + (m - where_positive(m, total)) + none for p, m in zip(parts, magnitudes)]
+    if _has_zero(total):
+        magnitudes, is_zero = [t.abs() for t in addends], 1 - total.sign()
+        all_are = 1 - reduce(operator.add, magnitudes).sign()
+        parts = [p + where_positive(m, is_zero) + all_are for p, m in zip(parts, magnitudes)]
         total = reduce(operator.add, parts)
     return [p / total for p in parts]
 

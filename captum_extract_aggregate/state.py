@@ -195,12 +195,13 @@ def random_state(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
     """Backward and map arithmetic run in the precision of what was captured, whatever the caller's autocast says."""
-    if not torch._C._is_any_autocast_enabled():
-        return contextlib.nullcontext()
-    stack = contextlib.ExitStack()
-    for device in ("cpu", "cuda"):
-        stack.enter_context(torch.autocast(device, enabled=False))
-    return stack
+    return _autocast_disabled() if torch._C._is_any_autocast_enabled() else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _autocast_disabled() -> Iterator[None]:
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 @contextlib.contextmanager

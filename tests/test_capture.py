@@ -1,5 +1,6 @@
 """The capture engine: values, what autograd records, unusual models, and the model afterwards."""
 
+import copy
 import warnings
 
 import captum.attr as captum_attr
@@ -465,3 +466,14 @@ def test_stages_are_handed_on_as_they_are_until_something_overwrites_them(layers
             assert b.abs().sum() > 0
     assert plain.forwards == 2
     assert careless.forwards == (3 if "first" in layers else 2)  # once to find out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_targets_share_views_of_activations_alone(dtype, small_net, images):
+    """Copies in float32 would be kept for every layer until the last target."""
+    net = copy.deepcopy(small_net).to(dtype)
+    method = cea.NormGrad(net, ["conv1", "conv2"])
+    places = method._all_places(False)
+    evidence = next(method._evidence(images.to(dtype), places, None, [0, 1]))
+    method._maps(images.to(dtype), evidence, False)
+    assert len(evidence.lasting) == (2 if dtype == torch.float32 else 0)

@@ -121,8 +121,10 @@ class ExtractAggregate(CaptureAttribution):
         def scaled() -> list[Pair]:
             made = []
             for i, ((x, g), tame) in enumerate(zip(pairs, self._are_tame(places[0], evidence, pairs))):
-                key = (all_channels, places[-1], i, self._layout_key())
-                known = evidence.once_for_all_targets(key, functools.partial(all_channels, x))
+                known = None
+                if _share_memory(x, evidence.activations[places[-1]][i]):  # a copy would be kept to the end of the pass
+                    key = (all_channels, places[-1], i, self._layout_key())
+                    known = evidence.once_for_all_targets(key, functools.partial(all_channels, x))
                 made.append(Pair(x, g, known=known) if tame else Pair.scaled(x, g, known))
             return made
 
@@ -145,6 +147,10 @@ class ExtractAggregate(CaptureAttribution):
             assert layer is not None
             return layer_bias_extract(layer, pair.x, pair.g)
         return pair.summand(self.extract)
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 class _Named(ExtractAggregate):

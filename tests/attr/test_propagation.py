@@ -15,7 +15,7 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.data.scene_models import build_scene_model
-from captum_extract_aggregate.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
+from captum_extract_aggregate.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, positive_shares
 from tests.conftest import REAL_DATA, SmallNet, needs_real_data, relative_error
 from tests.networks import CifarResNet20, lively
 from tests.reference import propagation as reference
@@ -936,6 +936,69 @@ def test_threads_of_others_do_not_matter():
         for thread in threads:
             thread.join()
     assert not failures
+
+
+def test_another_thread_may_run_the_contrast_layer():
+    import threading
+
+    class RunsItselfBeside(SmallNet):
+        beside = False
+
+        def forward(self, x):
+            if self.beside and threading.current_thread() is threading.main_thread():
+                thread = threading.Thread(target=torch.no_grad()(lambda: self(x)))
+                thread.start()
+                thread.join()
+            return super().forward(x)
+
+    net, x = RunsItselfBeside().eval(), torch.randn(1, 3, 12, 12)
+    method = cea.ContrastiveExcitationBackprop(net, contrast_layer="relu2")
+    expected = method.attribute(x, target=1)
+    net.beside = True
+    assert torch.equal(method.attribute(x, target=1), expected)
+
+
+def test_modules_that_ask_for_a_map_are_not_part_of_the_model():
+    """Their rules are not its rules, nor do errors speak of them."""
+
+    class Explainer(nn.Module):
+        def forward(self, x):
+            return cea.LRP(net, rules={Explainer: Flat()}).attribute(x, target=1)
+
+    class Unknown(nn.Module):
+        def forward(self, x):
+            return torch.sin(x).flatten(1)
+
+    net, x = SmallNet().eval(), torch.randn(1, 3, 12, 12)
+    assert torch.equal(Explainer()(x), cea.LRP(net).attribute(x, target=1))
+    outer = Explainer()
+    with pytest.raises(ValueError, match="in which no convolution"):
+        cea.LRP(net, rules={outer: Flat()}).attribute(x, target=1)
+    net = nn.Sequential(Unknown())
+    with pytest.raises(ValueError, match="called in '0'"):
+        nn.Sequential(nn.Sequential(Explainer()))(x)
+
+
+@pytest.mark.parametrize("gamma", [0, 0.25, float("inf")])
+def test_operations_on_nothing(gamma):
+    """An empty slice of the channels, as pruned networks have them."""
+
+    def split(net, y):
+        none = y[:, y.shape[1] :]
+        return torch.cat([y, none + none, F.linear(none, torch.eye(y.shape[-1]))], 1)
+
+    net, x = Variant(split).eval(), torch.randn(1, 3, 6, 6)
+    plain = Variant(lambda net, y: y).eval()
+    plain.load_state_dict(net.state_dict())
+    got, expected = (cea.LRP(each, gamma=gamma).attribute(x, target=1) for each in (net, plain))
+    torch.testing.assert_close(got, expected)
+
+
+def test_infinite_addends_take_nothing():
+    """Padding with minus infinity, in front of a maximum say."""
+    shares = positive_shares([torch.tensor([1.0, 2, 0, -1]), torch.tensor([-torch.inf, 1, 0, -3])])
+    assert torch.allclose(shares[0], torch.tensor([1, 2 / 3, 0.5, 0.25]))
+    assert torch.allclose(shares[1], torch.tensor([0, 1 / 3, 0.5, 0.75]))
 
 
 def test_nothing_stays_in_memory():
