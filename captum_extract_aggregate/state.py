@@ -183,14 +183,8 @@ def _without_fused_attention() -> Iterator[None]:
 def random_state(tensors: Iterable[Tensor]) -> Iterator[None]:
     """A pass that draws random numbers (dropout in train mode) leaves the generators as they were."""
     devices = sorted({t.device.index for t in tensors if t.device.type == "cuda" and t.device.index is not None})
-    state = torch.get_rng_state()
-    states = [torch.cuda.get_rng_state(device) for device in devices]
-    try:
+    with torch.random.fork_rng(devices):
         yield
-    finally:
-        torch.set_rng_state(state)
-        for device, of_device in zip(devices, states):
-            torch.cuda.set_rng_state(of_device, device)
 
 
 def without_autocast() -> contextlib.AbstractContextManager[Any]:
