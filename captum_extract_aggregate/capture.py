@@ -21,11 +21,13 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size
 from captum_extract_aggregate.maps import are_tame, magnitudes
+from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
 
@@ -143,7 +145,7 @@ class Recording:
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""
-        below = set(nodes_below([get_gradient_edge(tensor).node]))
+        below = set(nodes_below([gradient_edge(tensor).node]))
         return all(
             any(part.edge is not None and part.edge.node in below for parts in tensors for part in parts)
             for place, tensors in self._taps.items()
@@ -226,22 +228,20 @@ def record(
     # A layer's input may have been used by other layers before this one ran. Its derivative runs through them too, so
     # for that side the graph has to begin at the network's input.
     from_the_start |= any(place.side == "input" and place.differentiate for place in places)
-    if not all(_is_handed_a_clone(place) for place in places):
+    layers = {place.layer for place in places if place.layer is not None and place.differentiate}
+    while True:  # every turn knows one more layer
+        start = from_the_start or any(layer in _CAREFUL for layer in layers)
         try:
-            return _forward(forward_func, tensors, places, extra, device_ids, within, from_the_start, copy=False)
-        except _OverwrittenError:
-            _OVERWRITTEN.update(place.layer for place in places if place.layer is not None)
-    try:
-        return _forward(forward_func, tensors, places, extra, device_ids, within, from_the_start, copy=False)
-    except _OverwrittenError:  # something else holds a tapped tensor and works on it in place: record everything
-        pass
-    try:
-        return _forward(forward_func, tensors, places, extra, device_ids, within, True, copy=True)
-    except _OverwrittenError as error:
-        raise ValueError(
-            "the model works in place on a tensor that does not come from its inputs, at one of the layers; expected "
-            f"other layers, or a model that leaves its constants as they are ({str(error.__cause__).splitlines()[0]})"
-        ) from error
+            return _forward(forward_func, tensors, places, extra, device_ids, within, start)
+        except _UsedBeforeError as error:
+            _CAREFUL.update(error.layers)
+        except _OverwrittenError as error:
+            if all(layer in _CAREFUL for layer in layers):
+                raise ValueError(
+                    "the model works in place on a tensor that does not come from its inputs, or on a view of another, "
+                    "at one of the layers; expected other layers, or a model that leaves such tensors as they are"
+                ) from error
+            _CAREFUL.update(layers)
 
 
 def _forward(
@@ -252,41 +252,65 @@ def _forward(
     device_ids: list[int] | None,
     within: Callable[[], contextlib.AbstractContextManager[Any]],
     from_the_start: bool,
-    copy: bool,
 ) -> Recording:
-    # Of integer inputs (token indices) the graph can only begin at the embedding's weights.
-    freeze = not from_the_start or any(t.is_floating_point() for t in tensors)
+    # Of integer inputs (token indices) the graph can only begin at the weights.
+    floating = any(t.is_floating_point() for t in tensors)
+    freeze = None if from_the_start and not floating else True
     with torch.inference_mode(False), torch.enable_grad():
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
-        taps = _Taps(places, copy)
+        taps = _Taps(places, from_the_start)
         hooked = {place.layer for place in places} if within is contextlib.nullcontext else None
         with prepared(forward_func, tensors, freeze, hooked) as models, taps, _explained_failure(), within():
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
             if isinstance(output, Tensor):
-                output = output.view_as(output)  # a tapped tensor itself stops requiring a gradient in a moment
+                output = plain(output.view_as(output))  # a tapped tensor itself stops requiring a gradient in a moment
         found = taps.collect(leaves, tuple(models), device_ids)
-    return Recording(output, found, tensors, tuple(models))
+    return Recording(output, found, tuple(map(plain, tensors)), tuple(models))
 
 
-# Layers whose output something worked on in place.
-_OVERWRITTEN: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+# What passes have found out about layers, so that the next ones need not run the forward again. The tensors of careful
+# layers have been used before they were given out (one of several outputs is computed from another, or a layer gives
+# out the very tensor that it was given), or were overwritten afterwards: everything is recorded from the start, and
+# what they hold is copied. (Overwriting is found by PyTorch's version counter, which does not see writing through
+# `.data` or NumPy. The forward then runs once more, so a model that changes buffers in eval mode has changed them twice.)
+_CAREFUL: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+_WATCHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
-def _is_handed_a_clone(place: Place) -> bool:
-    """Whether what follows a layer gets a clone of the tensor tapped there, so that it can work on it in place.
-
-    That is what follows single operations, an in-place ReLU say. The ends of blocks and stages are hardly ever
-    overwritten, and large: they are handed on as they are, unless they have been found to be. (Found by PyTorch's
-    version counter, which does not see writing through `.data` or NumPy. The forward then runs once more, so a model
-    that changes buffers in eval mode has changed them twice.)
-    """
-    layer = place.layer
-    return layer is None or place.side == "input" or not layer._modules or layer in _OVERWRITTEN
+def _is_single_operation(layer: nn.Module) -> bool:
+    """Whether nobody can have used what the layer gives out before it does."""
+    return not layer._modules and type(layer).__module__.startswith("torch.nn.")
 
 
-def _needs_clone(t: Tensor, place: Place) -> bool:
-    """Whether work in place on a tapped tensor would do harm: to its value, or to the graph below it."""
-    return place.value or t.is_leaf or t._is_view()
+def _gives_out_its_input(module: nn.Module, t: Tensor, given: Sequence[Tensor]) -> bool:
+    """Whether an output is the very tensor that went in. An activation that works in place has made it another."""
+    if not any(t is one for one in given):
+        return False
+    return not (getattr(module, "inplace", False) and type(module).__module__ == nn.modules.activation.__name__)
+
+
+class _Uses(TorchDispatchMode):
+    """Notices which tensors have been used by an operation since they were made, or last overwritten."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        self.used.update(t._cdata for t in tensors_in((args, kwargs)))
+        self.used.difference_update(t._cdata for t in tensors_in(output))
+        return output
+
+
+class _UsedBeforeError(Exception):
+    """Tensors at some layers were used before they were tapped, and nothing of that was recorded."""
+
+    def __init__(self, layers: set[nn.Module]) -> None:
+        super().__init__()
+        self.layers = layers
 
 
 class _OverwrittenError(Exception):
@@ -305,7 +329,9 @@ def _explained_failure() -> Iterator[None]:
         if "checkpoint" in text.lower() or "incompatible with .grad()" in text:
             raise ValueError(
                 "gradient checkpointing runs parts of the forward again, without hooks, during the backward; expected "
-                f"a model with checkpointing switched off ({text.splitlines()[0]})"
+                "a model with checkpointing switched off (gradient_checkpointing_disable(), "
+                "set_grad_checkpointing(False), memory_efficient=False, or whatever its own switch is called): "
+                f"{text.splitlines()[0]}"
             ) from error
         if "modified by an inplace operation" in text:
             raise ValueError(
@@ -316,16 +342,24 @@ def _explained_failure() -> Iterator[None]:
 
 
 class _Taps(contextlib.AbstractContextManager["_Taps"]):
-    """Forward hooks at the places; every call's tensors are kept, by device (a DataParallel model runs on several)."""
+    """Forward hooks at the places; every call's tensors are kept, by device (a DataParallel model runs on several).
 
-    def __init__(self, places: Sequence[Place], copy: bool) -> None:
+    A tensor that is met where nothing is recorded yet becomes a leaf of the graph. That is right as long as nobody has
+    used it before: for layers of several operations that is looked at once, when they are met for the first time.
+    """
+
+    def __init__(self, places: Sequence[Place], from_the_start: bool) -> None:
         self._calls: dict[Place, dict[torch.device, list[list[_Tapped]]]] = {place: {} for place in places}
-        self._copy = copy
+        self._from_the_start = from_the_start
         self._met: list[tuple[Tensor, int]] = []
         self._marked: list[Tensor] = []
         self._count = 0
         self._lock = threading.Lock()
         self._hooks = contextlib.ExitStack()
+        self._used_before: set[nn.Module] = set()
+        layers = {place.layer for place in places if place.layer is not None and place.differentiate}
+        self._unknown = set() if from_the_start else {m for m in layers if m not in _WATCHED and not _is_single_operation(m)}
+        self._uses = _Uses() if self._unknown else None
 
     def __enter__(self) -> _Taps:
         with contextlib.ExitStack() as registered:
@@ -338,11 +372,14 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 if place.layer is None:
                     continue
                 if place.side == "output":
-                    handle = place.layer.register_forward_hook(functools.partial(self._after, place))
+                    hook = functools.partial(self._after, place)
+                    handle = place.layer.register_forward_hook(hook, with_kwargs=True)
                 else:
-                    hook = functools.partial(self._before, place)
-                    handle = place.layer.register_forward_pre_hook(hook, with_kwargs=True)
+                    before = functools.partial(self._before, place)
+                    handle = place.layer.register_forward_pre_hook(before, with_kwargs=True)
                 registered.callback(handle.remove)
+            if self._uses is not None:
+                registered.enter_context(self._uses)
             self._hooks = registered.pop_all()
         return self
 
@@ -352,19 +389,23 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
             if t.is_leaf:
                 t.requires_grad_(False)  # the graph keeps its edge; the tensor may be the user's
 
-    def _after(self, place: Place, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+    def _after(
+        self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
         values = list(output) if isinstance(output, (tuple, list)) else [output]
-        return like(output, self._tap(place, values))
+        return like(output, self._tap(place, module, values, tensors_in((args, kwargs))))
 
     def _before(
         self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
         if any(isinstance(value, Tensor) for value in args):
-            return tuple(self._tap(place, list(args))), kwargs
-        return args, dict(zip(kwargs, self._tap(place, list(kwargs.values()))))
+            return tuple(self._tap(place, module, list(args))), kwargs
+        return args, dict(zip(kwargs, self._tap(place, module, list(kwargs.values()))))
 
-    def _tap(self, place: Place, values: list[Any]) -> list[Any]:
-        """Taps each floating point tensor, and hands it on, or a clone (`_is_handed_a_clone`, `_needs_clone`)."""
+    def _tap(
+        self, place: Place, module: nn.Module, values: list[Any], given: list[Tensor] | None = None
+    ) -> list[Any]:
+        """Taps each floating point tensor and hands it on, or a clone. `given`: what a layer's output was made from."""
         chosen = [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
         if not chosen:
             kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
@@ -372,41 +413,75 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 f"the {place.side} of layer {type(place.layer).__name__} is {kinds}; expected a floating point tensor "
                 "or a tuple of them: choose a layer inside it"
             )
+        handed = list(values)
         with self._lock:
-            tapped = [self._mark(values[i], place) if place.differentiate else self._value(values[i]) for i in chosen]
+            tapped = []
+            for i in chosen:
+                if place.differentiate:
+                    self._notice_earlier_use(place, module, values[i], given or [])
+                one, handed[i] = self._mark(values[i], place, given) if place.differentiate else self._value(values[i])
+                tapped.append(one)
             self._count += 1
             self._calls[place].setdefault(tapped[0].value.device, []).append(tapped)
-        if not place.differentiate:
-            return values  # what was kept is a copy
-        if not _is_handed_a_clone(place):
-            return values
-        return [t.clone() if i in chosen and _needs_clone(t, place) else t for i, t in enumerate(values)]
+        return handed
 
-    def _mark(self, t: Tensor, place: Place) -> _Tapped:
-        """Makes the very tensor, not an alias, part of the graph: whatever else uses it belongs to its derivative."""
-        if not t.requires_grad:
-            t.requires_grad_()
-            self._marked.append(t)
-        if _needs_clone(t, place):
+    def _notice_earlier_use(self, place: Place, module: nn.Module, t: Tensor, given: list[Tensor]) -> None:
+        if self._from_the_start or t.requires_grad or place.layer is None:
+            return
+        used = self._uses is not None and t._cdata in self._uses.used
+        if used or _gives_out_its_input(module, t, given):
+            self._used_before.add(place.layer)
+
+    def _mark(self, t: Tensor, place: Place, given: list[Tensor] | None) -> tuple[_Tapped, Tensor]:
+        """Makes the very tensor, not an alias, part of the graph: whatever else uses it belongs to its derivative.
+
+        What follows may get a clone, so that work in place does no harm to the value, or to the graph below. At outputs
+        that is where nobody else can hold the tensor: behind single operations, an in-place ReLU say. (The ends of
+        blocks and stages are hardly ever overwritten, and large: they are handed on as they are, unless they have been
+        found to be.) A layer's input may be used by others later, so it must turn out not to work in place on it.
+        """
+        careful = place.layer in _CAREFUL
+        with torch._C.DisableTorchFunctionSubclass():
+            if not t.requires_grad:
+                t.requires_grad_()
+                self._marked.append(t)
+            edge = gradient_edge(t)
+            is_view = t._is_view()
+            is_copied = careful and place.value
+            if given is None:
+                is_cloned = place.value and not careful
+            elif any(torch._C._is_alias_of(t, one) for one in given):
+                is_cloned = False
+            else:
+                is_cloned = (_has_no_parts(place) or (careful and is_view)) and (place.value or t.is_leaf or is_view)
+            tapped = _Tapped(plain(t.detach().clone() if is_copied else t.detach()), edge, self._count)
+        if is_cloned:
+            with torch.enable_grad():  # the model may not record here, but does so later on
+                handed = t.clone()
+            if given is not None:
+                return tapped, handed
+            self._met.append((handed, handed._version))
+            return tapped._replace(value=plain(handed.detach())), handed
+        if is_view or (place.value and not is_copied):
             self._met.append((t, t._version))
-        with torch.enable_grad() if t.is_leaf else contextlib.nullcontext():  # for torch before 2.4
-            edge = get_gradient_edge(t)
-        copy = self._copy and place.value
-        return _Tapped(t.detach().clone() if copy else t.detach(), edge, self._count)
+        return tapped, t
 
-    def _value(self, t: Tensor) -> _Tapped:
-        return _Tapped(t.detach().clone(), None, self._count)
+    def _value(self, t: Tensor) -> tuple[_Tapped, Tensor]:
+        return _Tapped(plain(t.detach().clone()), None, self._count), t
 
     def collect(
         self, leaves: list[Tensor], models: tuple[nn.Module, ...], device_ids: list[int] | None
     ) -> dict[Place, list[list[_Tapped]]]:
         """The tensors of the chosen call at each place, each with its parts in the order of the batch."""
-        if not self._copy and any(t._version != version for t, version in self._met):
+        if self._used_before:
+            raise _UsedBeforeError(self._used_before)
+        if any(t._version != version for t, version in self._met):
             raise _OverwrittenError
+        _WATCHED.update(self._unknown)
         found: dict[Place, list[list[_Tapped]]] = {}
         for place, by_device in self._calls.items():
             if place.layer is None:
-                found[place] = [[_Tapped(t.detach(), get_gradient_edge(t))] for t in leaves]
+                found[place] = [[_Tapped(plain(t.detach()), gradient_edge(t))] for t in leaves]
                 continue
             if not by_device:
                 if place.optional:
@@ -419,6 +494,24 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 parts = [_chosen_call(place, by_device[device], models) for device in devices]
             found[place] = [list(column) for column in zip(*parts)]
         return found
+
+
+def _has_no_parts(place: Place) -> bool:
+    return place.layer is None or not place.layer._modules
+
+
+def gradient_edge(t: Tensor) -> GradientEdge:
+    """Where in the graph a tensor's gradient arrives; that of a subclass would be a view's."""
+    with torch.enable_grad(), torch._C.DisableTorchFunctionSubclass():  # the former for torch before 2.4
+        return get_gradient_edge(t)
+
+
+def plain(t: Tensor) -> Tensor:
+    """A tensor without the ways of a subclass (an image's, a medical volume's) that keeps its numbers as tensors do."""
+    if type(t) in (Tensor, nn.Parameter) or is_traceable_wrapper_subclass(t):
+        return t
+    with torch._C.DisableTorchFunctionSubclass():
+        return t.as_subclass(Tensor)
 
 
 def like(output: Any, values: list[Any]) -> Any:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from captum_extract_aggregate.checkpoints import CheckpointsAsWritten
 from captum_extract_aggregate.layers import as_written, describe, model_of
 
 
@@ -25,13 +26,14 @@ def uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
 def prepared(
     forward_func: Callable[..., Any],
     tensors: tuple[Tensor, ...],
-    freeze: bool,
+    freeze: bool | None,
     hooked: Collection[nn.Module | None] | None = None,
 ) -> Iterator[list[nn.Module]]:
     """Freezes the parameters of every model that runs within, and gives their list; all is undone at the end.
 
-    A model that `forward_func` merely calls is met, and frozen, when it begins to run. `hooked`: the only modules that
-    somebody watches; left out, any may be.
+    A model that `forward_func` merely calls is met, and frozen, when it begins to run. `freeze`: None makes parameters
+    require gradients instead, False leaves them as they are. `hooked`: the only modules that somebody watches; left
+    out, any may be.
     """
     models: list[nn.Module] = []
     seen: set[nn.Module] = set()
@@ -45,8 +47,8 @@ def prepared(
                 check_batch_norm(module, models, batch=len(tensors[0]))
             for module in training:
                 _keep_buffers(module, stack)
-            if freeze:
-                _freeze(modules, stack)
+            if freeze is not False:
+                _require_gradients(modules, not freeze, stack)
             _warn_of_dropout(training)
             _make_eager(modules, stack)
             if hooked is None or _must_run_in_parts(modules, hooked):
@@ -57,6 +59,7 @@ def prepared(
                 prepare(module)
 
         stack.enter_context(random_state(tensors))
+        stack.enter_context(CheckpointsAsWritten())
         model = model_of(forward_func)
         if model is not None:
             prepare(model)
@@ -80,16 +83,17 @@ def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
     return found
 
 
-def _freeze(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
-    held = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad]
-    parameters = [p for p in held if p.is_leaf]
+def _require_gradients(modules: list[nn.Module], value: bool, stack: contextlib.ExitStack) -> None:
+    """Sets the flag of all parameters that have another."""
+    held = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad != value]
+    parameters = [p for p in held if p.is_leaf and (p.is_floating_point() or p.is_complex())]
     if any(p.is_inference() for p in parameters):
         raise ValueError(
             "the model was built under torch.inference_mode, so nothing can be differentiated through it; "
             "expected one built outside (or copied: parameter.clone() outside of it)"
         )
-    stack.callback(_set_requires_grad, parameters, True)
-    _set_requires_grad(parameters, False)
+    stack.callback(_set_requires_grad, parameters, not value)
+    _set_requires_grad(parameters, value)
 
 
 def _set_requires_grad(parameters: list[nn.Parameter], value: bool) -> None:

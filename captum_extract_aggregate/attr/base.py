@@ -330,14 +330,16 @@ def _maps_per_target(
     """One pass for all methods (which share a forward_func), and for each target every method's maps."""
     places = [place for method in methods.values() for place in method._all_places(to_input)]
     first = next(iter(methods.values()))
-    with torch.inference_mode(False), torch.no_grad(), without_autocast():
-        found = []
-        for evidence in first._evidence(inputs, places, additional_forward_args, targets):
-            if len(methods) > 1:
-                evidence = replace(evidence, shared={})
-            found.append({name: method._maps(inputs, evidence, to_input) for name, method in methods.items()})
-            del evidence  # its gradients' memory is the next backward's
-        return found
+    with torch.inference_mode(False), torch.no_grad():
+        by_target = first._evidence(inputs, places, additional_forward_args, targets)  # the forward, as the caller's
+        with without_autocast():
+            found = []
+            for evidence in by_target:
+                if len(methods) > 1:
+                    evidence = replace(evidence, shared={})
+                found.append({name: method._maps(inputs, evidence, to_input) for name, method in methods.items()})
+                del evidence  # its gradients' memory is the next backward's
+            return found
 
 
 def finished(m: Tensor, evidence: Evidence) -> Tensor:
