@@ -282,7 +282,14 @@ def _is_single_operation(layer: nn.Module) -> bool:
     return not layer._modules and type(layer).__module__.startswith("torch.nn.")
 
 
-def _gives_out_its_input(module: nn.Module, t: Tensor, given: Sequence[Tensor]) -> bool:
+def gives_out_new_tensors(layer: nn.Module) -> bool | None:
+    """Whether nothing uses a layer's tensors before it gives them out; None while no pass has looked."""
+    if layer in _CAREFUL:
+        return False
+    return True if _is_single_operation(layer) or layer in _WATCHED else None
+
+
+def gives_out_its_input(module: nn.Module, t: Tensor, given: Sequence[Tensor]) -> bool:
     """Whether an output is the very tensor that went in. An activation that works in place has made it another."""
     if not any(t is one for one in given):
         return False
@@ -358,7 +365,7 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         self._hooks = contextlib.ExitStack()
         self._used_before: set[nn.Module] = set()
         layers = {place.layer for place in places if place.layer is not None and place.differentiate}
-        self._unknown = set() if from_the_start else {m for m in layers if m not in _WATCHED and not _is_single_operation(m)}
+        self._unknown = set() if from_the_start else {m for m in layers if gives_out_new_tensors(m) is None}
         self._uses = _Uses() if self._unknown else None
 
     def __enter__(self) -> _Taps:
@@ -426,10 +433,13 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         return handed
 
     def _notice_earlier_use(self, place: Place, module: nn.Module, t: Tensor, given: list[Tensor]) -> None:
-        if self._from_the_start or t.requires_grad or place.layer is None:
+        if self._from_the_start or place.layer is None:
             return
-        used = self._uses is not None and t._cdata in self._uses.used
-        if used or _gives_out_its_input(module, t, given):
+        if self._uses is not None and t._cdata in self._uses.used:
+            self._unknown.discard(place.layer)  # what was recorded this time, in company, may not be the next time
+        elif not gives_out_its_input(module, t, given):
+            return
+        if not t.requires_grad:
             self._used_before.add(place.layer)
 
     def _mark(self, t: Tensor, place: Place, given: list[Tensor] | None) -> tuple[_Tapped, Tensor]:

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.capture import Evidence, Place
+from captum_extract_aggregate.capture import Evidence, Place, gives_out_its_input, gives_out_new_tensors, record
 from captum_extract_aggregate.layers import checked_inputs
+from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.state import prepared, unchanged, without_autocast
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself
@@ -52,6 +53,11 @@ def vectorized_maps(
     (x,) = checked_inputs(inputs)
     classes = _classes(target, len(x), x.device)
     if method.forward_func is not model or x.is_inference():
+        raise NotVectorizedError
+    layers = [place.layer for place in places if place.layer is not None]
+    if any(gives_out_new_tensors(layer) is None for layer in layers):
+        record(model, x[:1], places)  # which looks
+    if not all(gives_out_new_tensors(layer) for layer in layers):
         raise NotVectorizedError
     pass_ = _Pass(model, chosen, rate, loss, steps, places)
     try:
@@ -163,6 +169,8 @@ def _added(places: list[Place], added: dict[Place, Tensor] | None) -> Iterator[d
                 def hook(module: nn.Module, args: Any, output: Any, place: Place = place) -> Any:
                     if place in met or not isinstance(output, Tensor):
                         raise NotVectorizedError  # several calls, or several tensors
+                    if gives_out_its_input(module, output, tensors_in(args)):
+                        raise NotVectorizedError  # which others use too
                     met[place] = output
                     return output.clone() if added is None else output + added[place]
 
