@@ -22,16 +22,19 @@ from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from captum_extract_aggregate.claims import Claim
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size
 from captum_extract_aggregate.maps import are_tame, magnitudes
-from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
+from captum_extract_aggregate.state import prepared, random_state, set_modes, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
+from captum_extract_aggregate.undo import Undo
 
 Tensors = tuple[Tensor, ...]
 Found = TypeVar("Found")
 Seed = Callable[[Tensor], Tensor]
+Within = Callable[[Undo], object]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
 
 
@@ -132,7 +135,10 @@ class Recording:
             yield self._for_target(target, seed, around, retain=i + 1 < len(targets))
 
     def _for_target(self, target: Target, seed: Seed, around: Around, retain: bool) -> Evidence:
-        with torch.inference_mode(False), torch.enable_grad(), without_autocast(), random_state(self.inputs):
+        with Undo() as undo, undo:
+            set_modes(undo, grad=True)
+            without_autocast(undo)
+            random_state(undo, self.inputs)
             scores = select_scores(self.output, target)
             self._check_scores(scores)
             with around(scores):
@@ -204,12 +210,12 @@ def record(
     places: Iterable[Place],
     additional_forward_args: Any = None,
     device_ids: list[int] | None = None,
-    within: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    within: Within | None = None,
     from_the_start: bool = False,
 ) -> Recording:
     """One forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were.
 
-    The forward runs within the context that `within` gives (afresh if it has to run a second time). With
+    The forward runs within what `within` begins (afresh if it has to run a second time), until that is undone. With
     `from_the_start` everything is recorded, not only what lies above the first place.
     """
     places = list(dict.fromkeys(places))
@@ -250,22 +256,27 @@ def _forward(
     places: list[Place],
     extra: tuple[Any, ...],
     device_ids: list[int] | None,
-    within: Callable[[], contextlib.AbstractContextManager[Any]],
+    within: Within | None,
     from_the_start: bool,
     copy: bool,
 ) -> Recording:
     # Of integer inputs (token indices) the graph can only begin at the embedding's weights.
     freeze = not from_the_start or any(t.is_floating_point() for t in tensors)
-    with torch.inference_mode(False), torch.enable_grad():
+    with Undo() as modes, modes:
+        set_modes(modes, grad=True)
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
         taps = _Taps(places, copy)
-        hooked = {place.layer for place in places} if within is contextlib.nullcontext else None
-        with prepared(forward_func, tensors, freeze, hooked) as models, taps, _explained_failure(), within():
+        layers = {place.layer for place in places} - {None}
+        with _explained_failure(), Undo() as undo, undo:
+            claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
+            taps.begin(undo, claim)
+            if within is not None:
+                within(undo)
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
             if isinstance(output, Tensor):
                 output = output.view_as(output)  # a tapped tensor itself stops requiring a gradient in a moment
-        found = taps.collect(leaves, tuple(models), device_ids)
-    return Recording(output, found, tensors, tuple(models))
+        found = taps.collect(leaves, tuple(claim.models), device_ids)
+    return Recording(output, found, tensors, tuple(claim.models))
 
 
 # Layers whose output something worked on in place.
@@ -315,7 +326,7 @@ def _explained_failure() -> Iterator[None]:
         raise
 
 
-class _Taps(contextlib.AbstractContextManager["_Taps"]):
+class _Taps:
     """Forward hooks at the places; every call's tensors are kept, by device (a DataParallel model runs on several)."""
 
     def __init__(self, places: Sequence[Place], copy: bool) -> None:
@@ -325,40 +336,41 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         self._marked: list[Tensor] = []
         self._count = 0
         self._lock = threading.Lock()
-        self._hooks = contextlib.ExitStack()
 
-    def __enter__(self) -> _Taps:
-        with contextlib.ExitStack() as registered:
-            for place in self._calls:
-                if isinstance(place.layer, torch.jit.ScriptModule):
-                    raise ValueError(
-                        f"layer is a {type(place.layer).__name__}, and hooks do not run in scripted or traced code; "
-                        "expected a layer of the Python module it was made from"
-                    )
-                if place.layer is None:
-                    continue
-                if place.side == "output":
-                    handle = place.layer.register_forward_hook(functools.partial(self._after, place))
-                else:
-                    hook = functools.partial(self._before, place)
-                    handle = place.layer.register_forward_pre_hook(hook, with_kwargs=True)
-                registered.callback(handle.remove)
-            self._hooks = registered.pop_all()
-        return self
+    def begin(self, undo: Undo, claim: Claim) -> None:
+        """Registers the hooks, until all is undone. `claim` knows which calls in other threads are not this pass's."""
+        self._claim = claim
+        undo.callback(self._unmark)
+        for place in self._calls:
+            if isinstance(place.layer, torch.jit.ScriptModule):
+                raise ValueError(
+                    f"layer is a {type(place.layer).__name__}, and hooks do not run in scripted or traced code; "
+                    "expected a layer of the Python module it was made from"
+                )
+            if place.layer is None:
+                continue
+            if place.side == "output":
+                undo.hook(place.layer, "register_forward_hook", functools.partial(self._after, place))
+            else:
+                hook = functools.partial(self._before, place)
+                undo.hook(place.layer, "register_forward_pre_hook", hook, with_kwargs=True)
 
-    def __exit__(self, *exception: object) -> None:
-        self._hooks.close()
+    def _unmark(self) -> None:
         for t in self._marked:
             if t.is_leaf:
                 t.requires_grad_(False)  # the graph keeps its edge; the tensor may be the user's
 
     def _after(self, place: Place, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if self._claim.is_others(module):
+            return output
         values = list(output) if isinstance(output, (tuple, list)) else [output]
         return like(output, self._tap(place, values))
 
     def _before(
         self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
+        if self._claim.is_others(module):
+            return args, kwargs
         if any(isinstance(value, Tensor) for value in args):
             return tuple(self._tap(place, list(args))), kwargs
         return args, dict(zip(kwargs, self._tap(place, list(kwargs.values()))))
@@ -385,8 +397,8 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
     def _mark(self, t: Tensor, place: Place) -> _Tapped:
         """Makes the very tensor, not an alias, part of the graph: whatever else uses it belongs to its derivative."""
         if not t.requires_grad:
-            t.requires_grad_()
             self._marked.append(t)
+            t.requires_grad_()
         if _needs_clone(t, place):
             self._met.append((t, t._version))
         with torch.enable_grad() if t.is_leaf else contextlib.nullcontext():  # for torch before 2.4
