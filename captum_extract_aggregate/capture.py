@@ -23,17 +23,20 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
+from captum_extract_aggregate.claims import Claim
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size
 from captum_extract_aggregate.maps import are_tame, magnitudes
 from captum_extract_aggregate.operations import tensors_in
-from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
+from captum_extract_aggregate.state import prepared, random_state, set_modes, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
+from captum_extract_aggregate.undo import Undo
 
 Tensors = tuple[Tensor, ...]
 Found = TypeVar("Found")
 Seed = Callable[[Tensor], Tensor]
+Within = Callable[[Undo], object]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
 
 
@@ -134,7 +137,10 @@ class Recording:
             yield self._for_target(target, seed, around, retain=i + 1 < len(targets))
 
     def _for_target(self, target: Target, seed: Seed, around: Around, retain: bool) -> Evidence:
-        with torch.inference_mode(False), torch.enable_grad(), without_autocast(), random_state(self.inputs):
+        with Undo() as undo, undo:
+            set_modes(undo, grad=True)
+            without_autocast(undo)
+            random_state(undo, self.inputs)
             scores = select_scores(self.output, target)
             self._check_scores(scores)
             with around(scores):
@@ -185,7 +191,7 @@ class Recording:
                 "expected a layer between the input and the output (not an auxiliary head), and a forward_func that "
                 "neither detaches, nor runs under torch.no_grad, nor takes an argmax, nor checkpoints the layer"
             )
-        return tuple(_joined([torch.zeros_like(x) if g is None else g for x, g in parts]) for parts in tensors)
+        return tuple(_joined([torch.zeros_like(x) if g is None else plain(g) for x, g in parts]) for parts in tensors)
 
     def _is_tame(self, g: Tensor, place: Place) -> bool:
         """Our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
@@ -206,12 +212,12 @@ def record(
     places: Iterable[Place],
     additional_forward_args: Any = None,
     device_ids: list[int] | None = None,
-    within: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+    within: Within | None = None,
     from_the_start: bool = False,
 ) -> Recording:
     """One forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were.
 
-    The forward runs within the context that `within` gives (afresh if it has to run a second time). With
+    The forward runs within what `within` begins (afresh if it has to run a second time), until that is undone. With
     `from_the_start` everything is recorded, not only what lies above the first place.
     """
     places = list(dict.fromkeys(places))
@@ -250,29 +256,34 @@ def _forward(
     places: list[Place],
     extra: tuple[Any, ...],
     device_ids: list[int] | None,
-    within: Callable[[], contextlib.AbstractContextManager[Any]],
+    within: Within | None,
     from_the_start: bool,
 ) -> Recording:
     # Of integer inputs (token indices) the graph can only begin at the weights.
-    floating = any(t.is_floating_point() for t in tensors)
-    freeze = None if from_the_start and not floating else True
-    with torch.inference_mode(False), torch.enable_grad():
+    freeze = None if from_the_start and not any(t.is_floating_point() for t in tensors) else True
+    with Undo() as modes, modes:
+        set_modes(modes, grad=True)
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
         taps = _Taps(places, from_the_start)
-        hooked = {place.layer for place in places} if within is contextlib.nullcontext else None
-        with prepared(forward_func, tensors, freeze, hooked) as models, taps, _explained_failure(), within():
+        layers = {place.layer for place in places} - {None}
+        with _explained_failure(), Undo() as undo, undo:
+            claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
+            taps.begin(undo, claim)
+            if within is not None:
+                within(undo)
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
             if isinstance(output, Tensor):
-                output = plain(output.view_as(output))  # a tapped tensor itself stops requiring a gradient in a moment
-        found = taps.collect(leaves, tuple(models), device_ids)
-    return Recording(output, found, tuple(map(plain, tensors)), tuple(models))
+                with torch._C.DisableTorchFunctionSubclass():
+                    output = plain(output).view_as(output)  # a tapped tensor itself stops requiring a gradient soon
+        found = taps.collect(leaves, tuple(claim.models), device_ids)
+    return Recording(output, found, tuple(map(plain, tensors)), tuple(claim.models))
 
 
 # What passes have found out about layers, so that the next ones need not run the forward again. The tensors of careful
 # layers have been used before they were given out (one of several outputs is computed from another, or a layer gives
 # out the very tensor that it was given), or were overwritten afterwards: everything is recorded from the start, and
 # what they hold is copied. (Overwriting is found by PyTorch's version counter, which does not see writing through
-# `.data` or NumPy. The forward then runs once more, so a model that changes buffers in eval mode has changed them twice.)
+# `.data` or NumPy. The forward then runs once more; a model that changes buffers in eval mode has changed them twice.)
 _CAREFUL: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _WATCHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -303,6 +314,11 @@ class _Uses(TorchDispatchMode):
         super().__init__()
         self.used: set[int] = set()
 
+    def begin(self, undo: Undo) -> None:
+        """Looks from here on, until all is undone (without `__exit__`, which an interrupt can cut short)."""
+        undo.callback(_leave_dispatch_modes, torch._C._len_torch_dispatch_stack())
+        torch._C._push_on_torch_dispatch_stack(self)
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -310,6 +326,11 @@ class _Uses(TorchDispatchMode):
         self.used.update(t._cdata for t in tensors_in((args, kwargs)))
         self.used.difference_update(t._cdata for t in tensors_in(output))
         return output
+
+
+def _leave_dispatch_modes(count: int) -> None:
+    while torch._C._len_torch_dispatch_stack() > count:
+        torch._C._pop_torch_dispatch_stack(None)
 
 
 class _UsedBeforeError(Exception):
@@ -348,7 +369,7 @@ def _explained_failure() -> Iterator[None]:
         raise
 
 
-class _Taps(contextlib.AbstractContextManager["_Taps"]):
+class _Taps:
     """Forward hooks at the places; every call's tensors are kept, by device (a DataParallel model runs on several).
 
     A tensor that is met where nothing is recorded yet becomes a leaf of the graph. That is right as long as nobody has
@@ -362,36 +383,33 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         self._marked: list[Tensor] = []
         self._count = 0
         self._lock = threading.Lock()
-        self._hooks = contextlib.ExitStack()
         self._used_before: set[nn.Module] = set()
         layers = {place.layer for place in places if place.layer is not None and place.differentiate}
         self._unknown = set() if from_the_start else {m for m in layers if gives_out_new_tensors(m) is None}
         self._uses = _Uses() if self._unknown else None
 
-    def __enter__(self) -> _Taps:
-        with contextlib.ExitStack() as registered:
-            for place in self._calls:
-                if isinstance(place.layer, torch.jit.ScriptModule):
-                    raise ValueError(
-                        f"layer is a {type(place.layer).__name__}, and hooks do not run in scripted or traced code; "
-                        "expected a layer of the Python module it was made from"
-                    )
-                if place.layer is None:
-                    continue
-                if place.side == "output":
-                    hook = functools.partial(self._after, place)
-                    handle = place.layer.register_forward_hook(hook, with_kwargs=True)
-                else:
-                    before = functools.partial(self._before, place)
-                    handle = place.layer.register_forward_pre_hook(before, with_kwargs=True)
-                registered.callback(handle.remove)
-            if self._uses is not None:
-                registered.enter_context(self._uses)
-            self._hooks = registered.pop_all()
-        return self
+    def begin(self, undo: Undo, claim: Claim) -> None:
+        """Registers the hooks, until all is undone. `claim` knows which calls in other threads are not this pass's."""
+        self._claim = claim
+        undo.callback(self._unmark)
+        for place in self._calls:
+            if isinstance(place.layer, torch.jit.ScriptModule):
+                raise ValueError(
+                    f"layer is a {type(place.layer).__name__}, and hooks do not run in scripted or traced code; "
+                    "expected a layer of the Python module it was made from"
+                )
+            if place.layer is None:
+                continue
+            if place.side == "output":
+                hook = functools.partial(self._after, place)
+                undo.hook(place.layer, "register_forward_hook", hook, with_kwargs=True)
+            else:
+                before = functools.partial(self._before, place)
+                undo.hook(place.layer, "register_forward_pre_hook", before, with_kwargs=True)
+        if self._uses is not None:
+            self._uses.begin(undo)
 
-    def __exit__(self, *exception: object) -> None:
-        self._hooks.close()
+    def _unmark(self) -> None:
         for t in self._marked:
             if t.is_leaf:
                 t.requires_grad_(False)  # the graph keeps its edge; the tensor may be the user's
@@ -399,12 +417,16 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
     def _after(
         self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
+        if self._claim.is_others(module):
+            return output
         values = list(output) if isinstance(output, (tuple, list)) else [output]
         return like(output, self._tap(place, module, values, tensors_in((args, kwargs))))
 
     def _before(
         self, place: Place, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
+        if self._claim.is_others(module):
+            return args, kwargs
         if any(isinstance(value, Tensor) for value in args):
             return tuple(self._tap(place, module, list(args))), kwargs
         return args, dict(zip(kwargs, self._tap(place, module, list(kwargs.values()))))
@@ -453,8 +475,8 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         careful = place.layer in _CAREFUL
         with torch._C.DisableTorchFunctionSubclass():
             if not t.requires_grad:
-                t.requires_grad_()
                 self._marked.append(t)
+                t.requires_grad_()
             edge = gradient_edge(t)
             is_view = t._is_view()
             is_copied = careful and place.value

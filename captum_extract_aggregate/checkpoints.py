@@ -10,41 +10,45 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from torch.utils import checkpoint
 
-_LOCK = threading.Lock()
-_PASSES: Counter[int] = Counter()  # that each thread is in
+from captum_extract_aggregate.undo import Undo
+
+_LOCK = threading.RLock()
+_PASSES: dict[object, int] = {}  # that are going on, and the thread of each
 _OWN: dict[str, Any] = {}  # what PyTorch calls by these names while no pass runs
 
 
-class CheckpointsAsWritten(contextlib.AbstractContextManager[None]):
-    """Within, this thread's checkpoints are plain calls; those of other threads are what they were."""
+def checkpoints_as_written(undo: Undo) -> None:
+    """This thread's checkpoints are plain calls until all is undone; those of other threads are what they were."""
+    mine = object()
+    undo.callback(_end, mine)
+    with _LOCK:
+        for name, replacement in _REPLACEMENTS.items():
+            if getattr(checkpoint, name) is not replacement:
+                _OWN[name] = getattr(checkpoint, name)
+                setattr(checkpoint, name, replacement)
+        _PASSES[mine] = threading.get_ident()
 
-    def __enter__(self) -> None:
-        with _LOCK:
-            if not _PASSES:
-                for name, replacement in _REPLACEMENTS.items():
-                    _OWN[name] = getattr(checkpoint, name)
-                    setattr(checkpoint, name, replacement)
-            _PASSES[threading.get_ident()] += 1
 
-    def __exit__(self, *exception: object) -> None:
-        with _LOCK:
-            _PASSES[threading.get_ident()] -= 1
-            if not +_PASSES:
-                _PASSES.clear()
-                for name in _REPLACEMENTS:
-                    setattr(checkpoint, name, _OWN[name])
+def _end(mine: object) -> None:
+    with _LOCK:
+        _PASSES.pop(mine, None)
+        if not _PASSES:
+            for name, own in _OWN.items():
+                setattr(checkpoint, name, own)
+
+
+def _in_a_pass() -> bool:
+    return threading.get_ident() in tuple(_PASSES.values())
 
 
 def _hook(frame: Any) -> contextlib.AbstractContextManager[Any]:
     """In place of the hooks that free what autograd saves (`use_reentrant=False`)."""
-    is_plain = _PASSES[threading.get_ident()] > 0
-    return contextlib.nullcontext() if is_plain else _OWN["_checkpoint_hook"](frame)
+    return contextlib.nullcontext() if _in_a_pass() else _OWN["_checkpoint_hook"](frame)
 
 
 class _Function:
@@ -52,7 +56,7 @@ class _Function:
 
     @staticmethod
     def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:
-        if _PASSES[threading.get_ident()] > 0:
+        if _in_a_pass():
             return function(*args)
         return _OWN["CheckpointFunction"].apply(function, preserve_rng_state, *args)
 

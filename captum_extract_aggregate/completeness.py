@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from captum_extract_aggregate.biases import bias_layers, biased
 from captum_extract_aggregate.capture import Evidence, Place, like, record
 from captum_extract_aggregate.layers import checked_inputs, model_of
-from captum_extract_aggregate.state import prepared, uncompiled
+from captum_extract_aggregate.state import prepared, set_modes, uncompiled
 from captum_extract_aggregate.targets import Target, select_scores
+from captum_extract_aggregate.undo import Undo
 
 
 def the_model(forward_func: Callable[..., Any]) -> nn.Module:
@@ -68,14 +69,16 @@ def is_bypassed(
         warnings.warn("whether other branches bypass the layer cannot be seen for integer inputs", stacklevel=3)
         return False
     extra = _format_additional_forward_args(additional_forward_args) or ()
-    with torch.inference_mode(False), torch.enable_grad(), prepared(forward_func, tensors, freeze=True):
+    with Undo() as undo, undo:
+        set_modes(undo, grad=True)
+        prepared(undo, forward_func, tensors, freeze=True, layers=[place.layer])
         leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in tensors]
         given = [t.detach().clone().requires_grad_() if _is_float(t) else t for t in extra]
-        with _Severed(place) as severed:
-            output = uncompiled(forward_func)(*(t.clone() for t in leaves), *given)
+        severed = _Severed(place)
+        output = severed.run(uncompiled(forward_func), *(t.clone() for t in leaves), *given)
         if place.call is not None and place.call < 0:
-            with _Severed(place._replace(call=place.call + severed.calls)):
-                output = uncompiled(forward_func)(*(t.clone() for t in leaves), *given)
+            severed = _Severed(place._replace(call=place.call + severed.calls))
+            output = severed.run(uncompiled(forward_func), *(t.clone() for t in leaves), *given)
         scores = select_scores(output, target)
         if not scores.requires_grad:
             return False
@@ -94,16 +97,15 @@ class _Severed:
     def __init__(self, place: Place) -> None:
         self.place, self.calls = place, 0
 
-    def __enter__(self) -> _Severed:
+    def run(self, forward_func: Callable[..., Any], *args: Any) -> Any:
+        """The output with the graph cut."""
         assert self.place.layer is not None
-        if self.place.side == "output":
-            self._handle = self.place.layer.register_forward_hook(self._after)
-        else:
-            self._handle = self.place.layer.register_forward_pre_hook(self._before, with_kwargs=True)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._handle.remove()
+        with Undo() as undo, undo:
+            if self.place.side == "output":
+                undo.hook(self.place.layer, "register_forward_hook", self._after)
+            else:
+                undo.hook(self.place.layer, "register_forward_pre_hook", self._before, with_kwargs=True)
+            return forward_func(*args)
 
     def _is_here(self) -> bool:
         self.calls += 1

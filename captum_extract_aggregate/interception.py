@@ -10,10 +10,8 @@ that did not come from here: `check` finds them.
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,12 +20,13 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from captum_extract_aggregate.graph import nodes_below
-from captum_extract_aggregate.layers import describe
+from captum_extract_aggregate.layers import describe, running_modules
 from captum_extract_aggregate.operations import CUSTOM, OPERATIONS, Call, tensors_in
 from captum_extract_aggregate.rules import broadcasts
+from captum_extract_aggregate.state import function_modes, leave_function_modes
+from captum_extract_aggregate.undo import Undo
 
 Tensors = tuple[Tensor, ...]
-_RUNS_A_MODULE = nn.Module._call_impl.__code__
 # Views whose history an in-place operation on their base has rewritten, and what a user's backward hooks leave.
 _HARMLESS = (
     "CopySlices",
@@ -139,23 +138,10 @@ class Custom(Step):
         return received
 
 
-def _running_modules() -> Iterator[nn.Module]:
-    """The modules that are running in this thread (their hooks included), innermost first.
-
-    They are read off its frames, which costs nothing while nobody asks.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_locals.get("self") if frame.f_code is _RUNS_A_MODULE else None
-        if isinstance(module, nn.Module):
-            yield module
-        frame = frame.f_back  # type: ignore[assignment]
-
-
 class Interception(TorchFunctionMode):
     """The rules of one method at work. Subclasses say which step a call becomes (`step`).
 
-    It holds for the thread that entered it; modules that run in others are not its own.
+    It holds for the thread that began it; modules that run in others are not its own.
     """
 
     leaves = False  # whether tensors where the graph begins count as variables, and not as parameters
@@ -166,23 +152,17 @@ class Interception(TorchFunctionMode):
         self.watch = watch
         self.watched: list[Tensor] = []  # the outputs of `watch`
         self._seen: set[Node] = set()
-        self._hooks = contextlib.ExitStack()
         self._thread = 0
         self._outside = 0  # how many modules were running before
 
-    def __enter__(self) -> Interception:
+    def begin(self, undo: Undo) -> None:
+        """Holds from here on, until all is undone (without `__exit__`, which an interrupt can cut short)."""
         self._thread = threading.get_ident()
-        self._outside = len(list(_running_modules()))
-        with contextlib.ExitStack() as hooks:
-            if self.watch is not None:
-                hooks.callback(self.watch.register_forward_hook(self._watch, prepend=True).remove)
-            super().__enter__()
-            self._hooks = hooks.pop_all()
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        with self._hooks:
-            super().__exit__(*exception)
+        self._outside = len(list(running_modules()))
+        if self.watch is not None:
+            undo.hook(self.watch, "register_forward_hook", self._watch, prepend=True)
+        undo.callback(leave_function_modes, function_modes())
+        self.__enter__()
 
     def _watch(self, module: nn.Module, args: Any, output: Any) -> None:
         if module is self.watch and threading.get_ident() == self._thread:  # replicas have its hooks
@@ -190,7 +170,7 @@ class Interception(TorchFunctionMode):
 
     def running_modules(self) -> list[nn.Module]:
         """The modules that are running within, innermost first."""
-        modules = list(_running_modules())
+        modules = list(running_modules())
         return modules[: len(modules) - self._outside]
 
     def __torch_function__(

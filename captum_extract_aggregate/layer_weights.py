@@ -20,6 +20,8 @@ from tqdm.auto import tqdm
 from captum_extract_aggregate.capture import Place, record
 from captum_extract_aggregate.layers import Layer, describe, find_layer
 from captum_extract_aggregate.layout import to_channels_first
+from captum_extract_aggregate.state import set_grad_mode
+from captum_extract_aggregate.undo import Undo
 
 
 class LayerWeights(dict[str, float]):
@@ -219,7 +221,8 @@ def _streamed(
         inputs, rest = (batch[0], batch[1:]) if isinstance(batch, (tuple, list)) and batch else (batch, ())
         if not isinstance(inputs, Tensor):
             raise TypeError(f"dataloader gives {type(inputs).__name__}; expected batches of tensors, or tuples of them")
-        with torch.no_grad():
+        with Undo() as undo, undo:
+            set_grad_mode(undo, False)
             evidence = record(model, inputs.to(device), places).activity()
             features = []
             for place in places:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate.messages import unknown_name
 
 Layer = nn.Module | str | None
+_RUNS_A_MODULE = nn.Module._call_impl.__code__
 
 
 def model_of(forward_func: Callable[..., Any]) -> nn.Module | None:
@@ -36,6 +38,19 @@ def describe(layer: nn.Module | None, models: Sequence[nn.Module]) -> str:
             if module is layer:
                 return repr(name) if name else f"the whole {type(layer).__name__}"
     return type(layer).__name__
+
+
+def running_modules() -> Iterator[nn.Module]:
+    """The modules that are running in this thread (their hooks included), innermost first.
+
+    They are read off its frames, which costs nothing while nobody asks.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = frame.f_locals.get("self") if frame.f_code is _RUNS_A_MODULE else None
+        if isinstance(module, nn.Module):
+            yield module
+        frame = frame.f_back  # type: ignore[assignment]
 
 
 def find_layer(layer: Layer, forward_func: Callable[..., Any]) -> nn.Module | None:

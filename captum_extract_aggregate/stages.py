@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate.capture import Place, record
+from captum_extract_aggregate.claims import claim
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.layout import Surroundings, image_size, to_channels_first
-from captum_extract_aggregate.state import random_state
+from captum_extract_aggregate.state import random_state, set_grad_mode
+from captum_extract_aggregate.undo import Undo
 
 
 @dataclass
@@ -65,7 +66,8 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
     chosen = _repeated_blocks(model, trace) if len(stages) == 1 else []
     chosen = chosen or [stage[-1] for stage in stages]
     if classifier is not None and any(trace[module].tokens for module in chosen):
-        with _evaluating(model):
+        with Undo() as undo, undo:
+            _evaluate(undo, model)
             chosen = _reaching(model, classifier, chosen, example)
     if not chosen:
         raise ValueError(
@@ -82,8 +84,8 @@ def _reaching(
 
     def features(*inputs: Tensor) -> Tensor:
         seen: list[Tensor] = []
-        with contextlib.ExitStack() as stack:
-            stack.callback(classifier.register_forward_pre_hook(lambda module, args: seen.append(args[0])).remove)
+        with Undo() as undo, undo:
+            undo.hook(classifier, "register_forward_pre_hook", lambda module, args: seen.append(args[0]))
             model(*inputs)
         flat = seen[0].flatten(1)
         return (flat * torch.linspace(-1, 1, flat.shape[1], dtype=flat.dtype, device=flat.device)).sum(1)
@@ -184,7 +186,11 @@ def _trace(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> tupl
     for tensors in _examples(model) if inputs is None else [checked_inputs(inputs)]:
         trace.clear()
         try:
-            with torch.no_grad(), random_state(tensors), _evaluating(model), _observed(model, trace, tensors):
+            with Undo() as undo, undo:
+                set_grad_mode(undo, False)
+                random_state(undo, tensors)
+                _evaluate(undo, model)
+                _observe(undo, model, trace, tensors)
                 model(*tensors)
             return trace, tensors
         except Exception as caught:  # whatever the model's own code raises on a size it does not take
@@ -217,20 +223,17 @@ def _examples(model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
         yield (noise.to(parameter.device, parameter.dtype),)
 
 
-@contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode within; every module's own flag back afterwards."""
-    training = [module for module in model.modules() if module.training]
+def _evaluate(undo: Undo, model: nn.Module) -> None:
+    """Eval mode, until every module's own flag comes back."""
+    claim(undo, model)
+    for module in model.modules():
+        if module.training:
+            undo.callback(setattr, module, "training", True)
     model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
-@contextlib.contextmanager
-def _observed(model: nn.Module, trace: _Trace, tensors: tuple[Tensor, ...]) -> Iterator[None]:
+def _observe(undo: Undo, model: nn.Module, trace: _Trace, tensors: tuple[Tensor, ...]) -> None:
+    """Notes from here on when each module runs, and at which resolution."""
     batch, image = tensors[0].shape[0], image_size(tensors)
 
     def positions_of(value: Any, module: nn.Module | None) -> tuple[int | None, int, bool]:
@@ -256,8 +259,6 @@ def _observed(model: nn.Module, trace: _Trace, tensors: tuple[Tensor, ...]) -> I
         run = trace[module]
         run.octave, run.positions, run.tokens = positions_of(output, module)
 
-    with contextlib.ExitStack() as stack:
-        for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(started).remove)
-            stack.callback(module.register_forward_hook(ended).remove)
-        yield
+    for module in model.modules():
+        undo.hook(module, "register_forward_pre_hook", started)
+        undo.hook(module, "register_forward_hook", ended)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
+import threading
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
-from captum_extract_aggregate.checkpoints import CheckpointsAsWritten
+from captum_extract_aggregate.checkpoints import checkpoints_as_written
+from captum_extract_aggregate.claims import Claim
 from captum_extract_aggregate.layers import as_written, describe, model_of
+from captum_extract_aggregate.undo import ProcessWide, Undo, hook_everywhere
+
+P = ParamSpec("P")
+Found = TypeVar("Found")
 
 
 def uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,49 +27,64 @@ def uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(forward_func, "_torchdynamo_orig_callable", forward_func)  # type: ignore[no-any-return]
 
 
-@contextlib.contextmanager
 def prepared(
+    undo: Undo,
     forward_func: Callable[..., Any],
     tensors: tuple[Tensor, ...],
     freeze: bool | None,
     hooked: Collection[nn.Module | None] | None = None,
-) -> Iterator[list[nn.Module]]:
-    """Freezes the parameters of every model that runs within, and gives their list; all is undone at the end.
+    layers: Collection[nn.Module | None] = (),
+) -> Claim:
+    """Freezes the parameters of every model that this thread runs from now on, and claims it, until all is undone.
 
     A model that `forward_func` merely calls is met, and frozen, when it begins to run. `freeze`: None makes parameters
     require gradients instead, False leaves them as they are. `hooked`: the only modules that somebody watches; left
-    out, any may be.
+    out, any may be. `layers`: those that are explained. A model that runs in other threads alone belongs to the call if
+    it holds one of them.
     """
-    models: list[nn.Module] = []
-    seen: set[nn.Module] = set()
-    with contextlib.ExitStack() as stack:
+    claim = Claim(undo)
+    seen, strangers = claim.modules, set[nn.Module]()
 
-        def prepare(model: nn.Module) -> None:
-            models.append(model)
-            modules = _unseen(model, seen)
-            training = [module for module in modules if getattr(module, "training", False)]  # traced ones have none
-            for module in modules if len(tensors[0]) > 1 else training:
-                check_batch_norm(module, models, batch=len(tensors[0]))
-            for module in training:
-                _keep_buffers(module, stack)
-            if freeze is not False:
-                _require_gradients(modules, not freeze, stack)
-            _warn_of_dropout(training)
-            _make_eager(modules, stack)
-            if hooked is None or _must_run_in_parts(modules, hooked):
-                stack.enter_context(_without_fused_attention())
+    def prepare(model: nn.Module) -> None:
+        modules = _unseen(model, seen)
+        claim.add(model, modules)
+        training = [module for module in modules if getattr(module, "training", False)]  # traced ones have none
+        for module in modules if len(tensors[0]) > 1 else training:
+            check_batch_norm(module, claim.models, batch=len(tensors[0]))
+        for module in training:
+            _keep_buffers(module, undo)
+        if freeze is not False:
+            _require_gradients(modules, not freeze, undo)
+        _warn_of_dropout(training)
+        _make_eager(modules, undo)
+        if hooked is None or _must_run_in_parts(modules, hooked):
+            _without_fused_attention(undo)
 
-        def meet(module: nn.Module, args: Any) -> None:
-            if module not in seen:
-                prepare(module)
+    def is_called(module: nn.Module) -> bool:
+        """Whether a module that runs in another thread was called by this one's forward."""
+        if module in strangers or all(layer in seen for layer in layers):
+            return False
+        inside = list(module.modules())
+        if any(layer in inside for layer in layers if layer not in seen):
+            return True
+        strangers.update(inside)
+        return False
 
-        stack.enter_context(random_state(tensors))
-        stack.enter_context(CheckpointsAsWritten())
-        model = model_of(forward_func)
-        if model is not None:
-            prepare(model)
-        stack.callback(register_module_forward_pre_hook(meet).remove)
-        yield models
+    def meet(module: nn.Module, args: Any) -> None:
+        is_here = threading.get_ident() == claim.thread
+        if module in seen:
+            if not is_here:
+                claim.check_training(module, bool(freeze))
+        elif is_here or is_called(module):
+            prepare(module)
+
+    random_state(undo, tensors)
+    checkpoints_as_written(undo)
+    model = model_of(forward_func)
+    if model is not None:
+        prepare(model)
+    hook_everywhere(undo, meet)
+    return claim
 
 
 # What follows looks at every module on every pass, which a small network notices: at its dictionaries, not through
@@ -83,7 +103,7 @@ def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
     return found
 
 
-def _require_gradients(modules: list[nn.Module], value: bool, stack: contextlib.ExitStack) -> None:
+def _require_gradients(modules: list[nn.Module], value: bool, undo: Undo) -> None:
     """Sets the flag of all parameters that have another."""
     held = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad != value]
     parameters = [p for p in held if p.is_leaf and (p.is_floating_point() or p.is_complex())]
@@ -92,7 +112,7 @@ def _require_gradients(modules: list[nn.Module], value: bool, stack: contextlib.
             "the model was built under torch.inference_mode, so nothing can be differentiated through it; "
             "expected one built outside (or copied: parameter.clone() outside of it)"
         )
-    stack.callback(_set_requires_grad, parameters, not value)
+    undo.callback(_set_requires_grad, parameters, not value)
     _set_requires_grad(parameters, value)
 
 
@@ -101,13 +121,13 @@ def _set_requires_grad(parameters: list[nn.Parameter], value: bool) -> None:
         parameter.requires_grad_(value)
 
 
-def _keep_buffers(module: nn.Module, stack: contextlib.ExitStack) -> None:
+def _keep_buffers(module: nn.Module, undo: Undo) -> None:
     """A module may update its buffers, at least in train mode (running statistics): they are put back."""
     for name, buffer in module._buffers.items():
         if buffer is not None and buffer.is_inference():  # which has no version
-            stack.callback(module._buffers.__setitem__, name, buffer)
+            undo.callback(module._buffers.__setitem__, name, buffer)
         elif buffer is not None:
-            stack.callback(_put_back, module._buffers, name, buffer, buffer._version, buffer.clone())
+            undo.callback(_put_back, module._buffers, name, buffer, buffer._version, buffer.clone())
 
 
 def _put_back(held: dict[str, Any], name: str, t: Tensor, version: int, value: Tensor) -> None:
@@ -146,7 +166,7 @@ def _warn_of_dropout(training: list[nn.Module]) -> None:
         )
 
 
-def _make_eager(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
+def _make_eager(modules: list[nn.Module], undo: Undo) -> None:
     """Compiled parts of a model run as they were written: compiled code runs no hooks."""
     if not any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):
         return
@@ -155,7 +175,8 @@ def _make_eager(modules: list[nn.Module], stack: contextlib.ExitStack) -> None:
             "the model is compiled, or holds a compiled part, whose layers cannot be reached before torch 2.6; "
             "expected the model before torch.compile"
         )
-    stack.enter_context(torch.compiler.set_stance("force_eager"))
+    _STANCE.keep(undo)
+    torch.compiler.set_stance("force_eager")
 
 
 def _must_run_in_parts(modules: list[nn.Module], hooked: Collection[nn.Module | None]) -> bool:
@@ -172,43 +193,144 @@ def _must_run_in_parts(modules: list[nn.Module], hooked: Collection[nn.Module | 
     return any(part in hooked for m in modules if isinstance(m, nn.MultiheadAttention) for part in m.children())
 
 
-@contextlib.contextmanager
-def _without_fused_attention() -> Iterator[None]:
+def _without_fused_attention(undo: Undo) -> None:
     """Transformer layers call their parts, where hooks are, instead of one fused kernel."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
+    _FUSED_ATTENTION.keep(undo)
     torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-@contextlib.contextmanager
-def random_state(tensors: Iterable[Tensor]) -> Iterator[None]:
+def _stance() -> Any:
+    from torch._dynamo import eval_frame  # which takes its time, and is there where something is compiled
+
+    return eval_frame._stance
+
+
+def _set_stance(stance: Any) -> None:
+    from torch._dynamo import eval_frame
+
+    eval_frame._set_stance(stance)
+
+
+_FUSED_ATTENTION = ProcessWide(torch.backends.mha.get_fastpath_enabled, torch.backends.mha.set_fastpath_enabled)
+_STANCE = ProcessWide(_stance, _set_stance)
+_RANDOM_NUMBERS = ProcessWide(torch.get_rng_state, torch.set_rng_state)
+
+
+@functools.cache
+def _random_numbers_of_gpu(index: int) -> ProcessWide:
+    read = functools.partial(torch.cuda.get_rng_state, index)
+    return ProcessWide(read, lambda state: torch.cuda.set_rng_state(state, index))
+
+
+def random_state(undo: Undo, tensors: Iterable[Tensor]) -> None:
     """A pass that draws random numbers (dropout in train mode) leaves the generators as they were."""
-    devices = sorted({t.device.index for t in tensors if t.device.type == "cuda" and t.device.index is not None})
-    with torch.random.fork_rng(devices):
-        yield
+    keep_generators(undo, {t.device.index for t in tensors if t.device.type == "cuda"})
 
 
-def without_autocast() -> contextlib.AbstractContextManager[Any]:
+def keep_generators(undo: Undo, gpus: Iterable[int]) -> None:
+    """Those of the CPU and of some GPUs."""
+    _RANDOM_NUMBERS.keep(undo)
+    for index in gpus:
+        _random_numbers_of_gpu(index).keep(undo)
+
+
+def keep_modes(undo: Undo) -> None:
+    """This thread's grad mode and function modes come back, whatever is left of ours or (where an interrupt cuts short
+    its contexts) of the model's."""
+    undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+    undo.callback(leave_function_modes, function_modes())
+
+
+def set_grad_mode(undo: Undo, enabled: bool) -> None:
+    """Grad mode as asked for."""
+    keep_modes(undo)
+    torch.set_grad_enabled(enabled)
+
+
+def set_modes(undo: Undo, grad: bool) -> None:
+    """Grad mode as asked for, and no inference mode."""
+    keep_modes(undo)
+    if torch.is_inference_mode_enabled():
+        guard = torch._C._InferenceMode(False)
+        undo.callback(guard.__exit__, None, None, None)
+        guard.__enter__()
+    torch.set_grad_enabled(grad)
+
+
+def without_gradients(function: Callable[P, Found]) -> Callable[P, Found]:
+    """As `torch.no_grad()`, but an interrupt cannot leave grad mode off."""
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Found:
+        with Undo() as undo, undo:
+            set_grad_mode(undo, False)
+            return function(*args, **kwargs)
+
+    return run
+
+
+def function_modes() -> int:
+    """How many `TorchFunctionMode`s this thread is in."""
+    return torch._C._len_torch_function_stack()  # type: ignore[attr-defined, no-any-return]
+
+
+def leave_function_modes(count: int) -> None:
+    """Until there are as many."""
+    while function_modes() > count:
+        torch._C._pop_torch_function_stack()  # type: ignore[attr-defined]
+
+
+def leave_transforms(undo: Undo) -> None:
+    """At the end none of `torch.func`'s transforms goes on, which count how deep they are and forbid saved tensors'
+    hooks; an interrupt can cut them short, too. (Unless the caller is in one.)"""
+    if torch._C._functorch.peek_interpreter_stack() is None:
+        if torch._C._autograd._saved_tensors_hooks_is_enabled():  # type: ignore[attr-defined]
+            undo.callback(torch._C._autograd._saved_tensors_hooks_enable)
+        undo.callback(_leave_transforms)
+
+
+def _leave_transforms() -> None:
+    functorch: Any = torch._C._functorch
+    while (innermost := functorch.peek_interpreter_stack()) is not None:
+        is_vmap = innermost.key() == functorch.TransformType.Vmap
+        functorch._vmap_decrement_nesting() if is_vmap else functorch._grad_decrement_nesting()
+
+
+def without_autocast(undo: Undo) -> None:
     """Backward and map arithmetic run in the precision of what was captured, whatever the caller's autocast says."""
-    return _autocast_disabled() if torch._C._is_any_autocast_enabled() else contextlib.nullcontext()
+    if torch._C._is_any_autocast_enabled():
+        for device in ("cpu", "cuda"):
+            undo.callback(_set_autocast, device, _is_autocast(device))
+            _set_autocast(device, False)
 
 
-@contextlib.contextmanager
-def _autocast_disabled() -> Iterator[None]:
-    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-        yield
+# Not `torch.autocast`, whose exit counts, and so must not be cut short: PyTorch would never again drop its copies of
+# the weights. Before torch 2.4 the functions had one name per device.
 
 
-@contextlib.contextmanager
-def unchanged(model: nn.Module) -> Iterator[None]:
-    """Buffers, and tensors that modules hold as plain attributes (old-style weight norm does), come back."""
-    with contextlib.ExitStack() as stack:
-        for module in model.modules():
-            for name, t in module.__dict__.items():
-                if isinstance(t, Tensor):
-                    stack.callback(module.__dict__.__setitem__, name, t)
-            _keep_buffers(module, stack)
-        yield
+def _is_autocast(device: str) -> bool:
+    if _AUTOCAST_BY_DEVICE:
+        return torch.is_autocast_enabled(device)
+    return torch.is_autocast_cpu_enabled() if device == "cpu" else torch.is_autocast_enabled()
+
+
+def _set_autocast(device: str, enabled: bool) -> None:
+    if _AUTOCAST_BY_DEVICE:
+        torch.set_autocast_enabled(device, enabled)
+    elif device == "cpu":
+        torch.set_autocast_cpu_enabled(enabled)  # type: ignore[no-untyped-call]
+    else:
+        torch.set_autocast_enabled(enabled)  # type: ignore[call-arg, arg-type]
+
+
+_AUTOCAST_BY_DEVICE = hasattr(torch.amp.autocast_mode, "is_autocast_available")
+
+
+def unchanged(undo: Undo, model: nn.Module) -> None:
+    """Parameters, buffers, and tensors that modules hold as plain attributes (old-style weight norm does) come back."""
+    for module in model.modules():
+        for held in (module.__dict__, module._parameters):
+            tensors = {name: t for name, t in held.items() if isinstance(t, Tensor)}
+            if tensors:
+                undo.callback(held.update, tensors)
+        _keep_buffers(module, undo)

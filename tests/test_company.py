@@ -1,5 +1,6 @@
 """A layer's map is the same alone and in any company, and is made of the total derivative by what the layer gives out."""
 
+import functools
 import random
 
 import pytest
@@ -227,11 +228,11 @@ NETWORKS = {
     "convnext": lambda: timm.create_model("convnext_atto", num_classes=5, depths=(1, 1, 1, 1)),
     "vit": vit,
     "swin": lambda: torchvision.models.SwinTransformer([2, 2], 12, [1, 2], [2, 2], [2, 2], num_classes=5),
-    "resnet features": lambda: Sum(timm.create_model("resnet18", features_only=True)),
-    "efficientnet features": lambda: Sum(timm.create_model("efficientnet_b0", features_only=True, depth_multiplier=0.2)),
+    "resnet features": lambda: Sum(timm.create_model("resnet10t", features_only=True)),
+    "mobilenet features": lambda: Sum(timm.create_model("mobilenetv3_small_050", features_only=True)),
     "pyramid": lambda: Sum(
         torchvision.models.detection.backbone_utils.BackboneWithFPN(
-            torchvision.models.resnet18(), {"layer2": "a", "layer3": "b"}, [128, 256], 16
+            torchvision.models.resnet18(), {"layer1": "a", "layer2": "b"}, [64, 128], 16
         )
     ),
 }
@@ -271,7 +272,7 @@ def test_networks(network):
 
 FAMILIES = {
     "NormGrad": cea.NormGrad,
-    "conv3x3, filter_norm": lambda model, layer, **kw: cea.ExtractAggregate(model, layer, "conv3x3", "filter_norm", **kw),
+    "conv3x3": functools.partial(cea.ExtractAggregate, extract="conv3x3", aggregate="filter_norm"),
     "GradCAM": cea.GradCAM,
     "GradCAM++": cea.GradCAMPlusPlus,
     "GradMid": cea.GradMid,

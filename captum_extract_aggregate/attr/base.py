@@ -30,8 +30,9 @@ from captum_extract_aggregate.capture import Evidence, Place, record
 from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
 from captum_extract_aggregate.maps import at_least_float32
-from captum_extract_aggregate.state import without_autocast
+from captum_extract_aggregate.state import set_modes, without_autocast
 from captum_extract_aggregate.targets import Target, per_target
+from captum_extract_aggregate.undo import Undo
 
 Map = Tensor | tuple[Tensor, ...]
 Maps = Map | list[Map]
@@ -330,16 +331,17 @@ def _maps_per_target(
     """One pass for all methods (which share a forward_func), and for each target every method's maps."""
     places = [place for method in methods.values() for place in method._all_places(to_input)]
     first = next(iter(methods.values()))
-    with torch.inference_mode(False), torch.no_grad():
+    with Undo() as undo, undo:
+        set_modes(undo, grad=False)
         by_target = first._evidence(inputs, places, additional_forward_args, targets)  # the forward, as the caller's
-        with without_autocast():
-            found = []
-            for evidence in by_target:
-                if len(methods) > 1:
-                    evidence = replace(evidence, shared={})
-                found.append({name: method._maps(inputs, evidence, to_input) for name, method in methods.items()})
-                del evidence  # its gradients' memory is the next backward's
-            return found
+        without_autocast(undo)
+        found = []
+        for evidence in by_target:
+            if len(methods) > 1:
+                evidence = replace(evidence, shared={})
+            found.append({name: method._maps(inputs, evidence, to_input) for name, method in methods.items()})
+            del evidence  # its gradients' memory is the next backward's
+        return found
 
 
 def finished(m: Tensor, evidence: Evidence) -> Tensor:

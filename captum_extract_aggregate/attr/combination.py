@@ -19,6 +19,7 @@ from captum_extract_aggregate.layout import input_size
 from captum_extract_aggregate.maps import min_max, upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.targets import Target, per_target
+from captum_extract_aggregate.undo import Undo
 
 Weights = str | Sequence[float] | Mapping[Any, float]
 _WEIGHTS = ("uniform", "linear")
@@ -127,13 +128,12 @@ class LayerCombination(LayerAttribution):
         method = self.attribution_method
         if getattr(method, "gives_lists", False):
             return list(method.attribute(inputs, **kwargs))
-        layers, maps = method.layer, []
-        try:
+        maps = []
+        with Undo() as undo, undo:
+            undo.callback(setattr, method, "layer", method.layer)
             for layer in self.layer:
                 method.layer = layer
                 maps.append(method.attribute(inputs, **kwargs))
-        finally:
-            method.layer = layers
         return maps
 
     @classmethod

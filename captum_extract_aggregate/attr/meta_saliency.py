@@ -28,10 +28,12 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.attr.base import captum_entry
 from captum_extract_aggregate.attr.meta_vectorized import NotVectorizedError, pays, vectorized_maps
+from captum_extract_aggregate.claims import claim
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.state import prepared, unchanged, uncompiled, without_autocast
+from captum_extract_aggregate.state import keep_modes, prepared, set_modes, unchanged, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, plain_target, select_scores
+from captum_extract_aggregate.undo import Undo
 
 Loss = Callable[[Tensor, Any], Tensor]
 
@@ -205,7 +207,10 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
             given = {name: self._keyword(name, value, i, examples) for name, value in kwargs.items()}
             given |= {"target": y} if takes_target and y is not None else {}
             given |= {"additional_forward_args": extra} if takes_extra and extra is not None else {}
-            with unchanged(self.model), self._stepped(x, y, extra):
+            with Undo() as undo, undo:
+                claim(undo, self.model)
+                unchanged(undo, self.model)
+                self._take_steps(undo, x, y, extra)
                 results.append(_detached(self.attribution_method.attribute(x, **given)))
         return _joined(results)
 
@@ -231,21 +236,18 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
             return value
         return _of(value, i, examples)
 
-    @contextlib.contextmanager
-    def _stepped(self, x: Any, target: Any, extra: Any) -> Iterator[None]:
-        """The model with the parameters after the steps; then with its own again."""
-        own = [p.data for p in self.parameters]
-        try:
-            for _ in range(self.steps):
-                self._step(x, target, extra)
-            yield
-        finally:
-            for p, data in zip(self.parameters, own):
-                p.data = data
+    def _take_steps(self, undo: Undo, x: Any, target: Any, extra: Any) -> None:
+        """Gives the model the parameters after the steps, until its own come back."""
+        keep_modes(undo)
+        for p in self.parameters:
+            undo.callback(setattr, p, "data", p.data)
+        for _ in range(self.steps):
+            self._step(x, target, extra)
 
     def _step(self, x: Any, target: Any, extra: Any) -> None:
         rate = self.lr if self.ascent else -self.lr
-        with torch.inference_mode(False):
+        with Undo() as undo, undo:
+            set_modes(undo, grad=True)
             for p, gradient in zip(self.parameters, self._gradients(x, target, extra)):
                 if gradient is not None:
                     p.data = torch.add(p.data, gradient, alpha=rate)  # a new tensor: the old one is kept as it is
@@ -254,15 +256,14 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
         """Of one example's loss."""
         tensors = tuple(t.clone() if t.is_inference() else t.detach() for t in checked_inputs(x))
         forward = uncompiled(self.forward_func)
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))
-            stack.enter_context(torch.enable_grad())
-            _differentiate_only(self.parameters, self.model, stack)
-            _batch_norm_in_eval_mode(self.model, stack)
-            stack.enter_context(prepared(forward, tensors, freeze=False))
+        with Undo() as undo, undo:
+            set_modes(undo, grad=True)
+            _differentiate_only(self.parameters, self.model, undo)
+            _batch_norm_in_eval_mode(self.model, undo)
+            prepared(undo, forward, tensors, freeze=False, layers=[self.model])
             loss = self._loss(forward(*tensors, *(_format_additional_forward_args(extra) or ())), target)
-            with without_autocast():
-                gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+            without_autocast(undo)
+            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         if all(gradient is None for gradient in gradients):
             raise ValueError(
                 "the loss depends on none of the chosen parameters; expected parameters of the model that forward_func "
@@ -344,19 +345,19 @@ def _matching(entry: str | Tensor, model: nn.Module, named: dict[str, nn.Paramet
     return found
 
 
-def _differentiate_only(chosen: list[nn.Parameter], model: nn.Module, stack: contextlib.ExitStack) -> None:
+def _differentiate_only(chosen: list[nn.Parameter], model: nn.Module, undo: Undo) -> None:
     """Flags for the time of the step: frozen parameters take it too, and no others are differentiated."""
     wanted = set(chosen)
     for p in model.parameters():
         if p.is_floating_point() and p.requires_grad != (p in wanted):
-            stack.callback(p.requires_grad_, p.requires_grad)
+            undo.callback(p.requires_grad_, p.requires_grad)
             p.requires_grad_(p in wanted)
 
 
-def _batch_norm_in_eval_mode(model: nn.Module, stack: contextlib.ExitStack) -> None:
+def _batch_norm_in_eval_mode(model: nn.Module, undo: Undo) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
-            stack.callback(setattr, module, "training", True)
+            undo.callback(setattr, module, "training", True)
             module.training = False
 
 

@@ -6,9 +6,7 @@ so that a loop over the examples mostly waits for Python; `docs/meta_saliency.md
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -20,7 +18,8 @@ from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.capture import Evidence, Place, gives_out_its_input, gives_out_new_tensors, record
 from captum_extract_aggregate.layers import checked_inputs
 from captum_extract_aggregate.operations import tensors_in
-from captum_extract_aggregate.state import prepared, unchanged, without_autocast
+from captum_extract_aggregate.state import leave_transforms, prepared, set_modes, unchanged, without_autocast
+from captum_extract_aggregate.undo import Undo
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself
 _MOST_POSITIONS = 64 * 64  # of a picture
@@ -61,13 +60,12 @@ def vectorized_maps(
         raise NotVectorizedError
     pass_ = _Pass(model, chosen, rate, loss, steps, places)
     try:
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            without_autocast(),
-            unchanged(model),
-            prepared(model, (x,), freeze=True),
-        ):
+        with Undo() as undo, undo:
+            set_modes(undo, grad=False)
+            without_autocast(undo)
+            leave_transforms(undo)
+            prepared(undo, model, (x,), freeze=True)
+            unchanged(undo, model)
             scores, activations, gradients = pass_.run(x, classes)
     except (RuntimeError, LookupError, TypeError) as error:  # whatever vmap cannot do
         raise NotVectorizedError from error
@@ -75,7 +73,9 @@ def vectorized_maps(
         raise NotVectorizedError  # the loop says whose
     order: dict[Place, tuple[int, ...]] = dict.fromkeys(places, (0,))
     evidence = Evidence(scores, dict(zip(places, activations)), dict(zip(places, gradients)), order, (x,), (model,))
-    with torch.inference_mode(False), torch.no_grad(), without_autocast():
+    with Undo() as undo, undo:
+        set_modes(undo, grad=False)
+        without_autocast(undo)
         return method._maps(inputs, evidence, False)
 
 
@@ -118,7 +118,8 @@ class _Pass:
 
     def run(self, x: Tensor, classes: Tensor) -> tuple[Tensor, Any, Any]:
         size = sum(p.numel() * p.element_size() for p in self.stepped.values())
-        with _added(self.places, None) as met:
+        with Undo() as undo, undo:
+            met = _added(undo, self.places, None)
             output = self.model(x[:1])
         if output.ndim != 2 or int(classes.max()) >= output.shape[1]:
             raise NotVectorizedError
@@ -139,7 +140,8 @@ class _Pass:
             shifted = x
             for place in self.places:
                 shifted = shifted + by_layer[place] if place.layer is None else shifted
-            with _added(self.places, by_layer) as met:
+            with Undo() as undo, undo:
+                met = _added(undo, self.places, by_layer)
                 output = functional_call(self.model, parameters, (shifted,))
             explained = output.gather(1, y[:, None]).sum()
             return explained, (explained, [x if p.layer is None else met[p] for p in self.places])
@@ -158,21 +160,20 @@ def _by_place(tensors: list[Tensor]) -> list[tuple[Tensor]]:
     return [(t.flatten(0, 1),) for t in tensors]
 
 
-@contextlib.contextmanager
-def _added(places: list[Place], added: dict[Place, Tensor] | None) -> Iterator[dict[Place, Tensor]]:
-    """Within, the layers' outputs are met, and something is added to them."""
+def _added(undo: Undo, places: list[Place], added: dict[Place, Tensor] | None) -> dict[Place, Tensor]:
+    """From here on the layers' outputs are met, and something is added to them."""
     met: dict[Place, Tensor] = {}
-    with contextlib.ExitStack() as stack:
-        for place in places:
-            if place.layer is not None:
+    for place in places:
+        if place.layer is not None:
 
-                def hook(module: nn.Module, args: Any, output: Any, place: Place = place) -> Any:
-                    if place in met or not isinstance(output, Tensor):
-                        raise NotVectorizedError  # several calls, or several tensors
-                    if gives_out_its_input(module, output, tensors_in(args)):
-                        raise NotVectorizedError  # which others use too
-                    met[place] = output
-                    return output.clone() if added is None else output + added[place]
+            def hook(module: nn.Module, args: Any, output: Any, place: Place = place) -> Any:
+                if place in met or not isinstance(output, Tensor):
+                    raise NotVectorizedError  # several calls, or several tensors
+                if gives_out_its_input(module, output, tensors_in(args)):
+                    raise NotVectorizedError  # which others use too
+                met[place] = output
+                return output.clone() if added is None else output + added[place]
 
-                stack.callback(place.layer.register_forward_hook(hook).remove)
-        yield met
+
+            undo.hook(place.layer, "register_forward_hook", hook)
+    return met

@@ -42,6 +42,7 @@ from captum_extract_aggregate.rules import (
     check_number,
 )
 from captum_extract_aggregate.targets import Target
+from captum_extract_aggregate.undo import Undo
 
 Rules = Mapping[Any, LinearRule]
 
@@ -81,9 +82,9 @@ class PropagationAttribution(CaptureAttribution):
     ) -> Iterator[Evidence]:
         made: list[Interception] = []
 
-        def within() -> Interception:
+        def within(undo: Undo) -> None:
             made.append(self._interception(len(checked_inputs(inputs)[0])))
-            return made[-1]
+            made[-1].begin(undo)
 
         extra, devices = additional_forward_args, self.device_ids
         recording = record(self.forward_func, inputs, places, extra, devices, within, self._from_the_start)

@@ -5,7 +5,6 @@ Source: Grabska-Barwinska, Measuring and improving the quality of visual explana
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import operator
@@ -31,6 +30,8 @@ from captum_extract_aggregate.bias_study.batches import (
 )
 from captum_extract_aggregate.bias_study.removal import bias_tensors, copied
 from captum_extract_aggregate.draws import seed_all, seeded
+from captum_extract_aggregate.state import keep_modes
+from captum_extract_aggregate.undo import Undo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -139,7 +140,10 @@ def decay_biases(
         "temperature": temperature,
         "seed": seed,
     }
-    with seeded(seed), _own_generators(dataloader):
+    with Undo() as undo, undo, seeded(seed):
+        keep_modes(undo)
+        for generator in _generators(dataloader):
+            undo.callback(generator.set_state, generator.get_state())
         if path is not None:
             settings["network"] = _digest(model)
             _resume(path, settings, run)
@@ -338,17 +342,6 @@ def _generators(dataloader: Any) -> list[torch.Generator]:
     holders = (dataloader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]
     return [generator for generator in dict.fromkeys(found) if isinstance(generator, torch.Generator)]
-
-
-@contextlib.contextmanager
-def _own_generators(dataloader: Any) -> Iterator[None]:
-    """They come back as they were."""
-    before = [(generator, generator.get_state()) for generator in _generators(dataloader)]
-    try:
-        yield
-    finally:
-        for generator, state in before:
-            generator.set_state(state)
 
 
 def _whole(name: str, value: Any) -> int:

@@ -14,6 +14,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate.claims import claim
+from captum_extract_aggregate.undo import Undo
+
 # Names of parameters that are added to something: `bias`, attention's `in_proj_bias`, `q_bias`, LSTM's `bias_ih_l0` ...
 _NAME = re.compile(r"(.*_)?bias|bias_[ih]h_.*")
 
@@ -144,11 +147,17 @@ def biases_scaled(model: nn.Module, scale: float) -> Iterator[nn.Module]:
     _check(model)
     if not isinstance(scale, (int, float)) or not math.isfinite(scale):
         raise ValueError(f"scale is {scale!r}; expected a finite number")
-    with contextlib.ExitStack() as stack:
-        for t in bias_tensors(model).values():
-            stack.callback(setattr, t, "data", t.data)
-            t.data = t.data * scale if scale else torch.zeros_like(t.data)
+    with Undo() as undo, undo:
+        scale_biases(undo, model, scale)
         yield model
+
+
+def scale_biases(undo: Undo, model: nn.Module, scale: float) -> None:
+    """Every bias is `scale` times what it was, until it comes back."""
+    claim(undo, model)
+    for t in bias_tensors(model).values():
+        undo.callback(setattr, t, "data", t.data)
+        t.data = t.data * scale if scale else torch.zeros_like(t.data)
 
 
 def biases_removed(model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]:

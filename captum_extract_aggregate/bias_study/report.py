@@ -23,7 +23,9 @@ from captum_extract_aggregate.bias_study.batches import (
     percent,
     same_decision,
 )
-from captum_extract_aggregate.bias_study.removal import biases_removed, count_biases
+from captum_extract_aggregate.bias_study.removal import count_biases, scale_biases
+from captum_extract_aggregate.state import set_grad_mode
+from captum_extract_aggregate.undo import Undo
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def bias_report(
     if without is not None:
         check_eval(without, "without")
     columns: list[tuple[Tensor, ...]] = []
-    with torch.no_grad():
+    with Undo() as undo, undo:
+        set_grad_mode(undo, False)
         for x, labels in batches_of(dataloader, model, show_progress, "Bias report"):
             f = outputs_of(model, x)
             f0 = _without(model, x) if without is None else outputs_of(without, x).to(f)
@@ -123,7 +126,8 @@ def bias_report(
 
 
 def _without(model: nn.Module, x: Tensor) -> Tensor:
-    with biases_removed(model):
+    with Undo() as undo, undo:
+        scale_biases(undo, model, 0.0)
         return outputs_of(model, x)
 
 

@@ -22,6 +22,8 @@ from captum_extract_aggregate.bias_study.batches import (
     percent,
     same_decision,
 )
+from captum_extract_aggregate.state import set_grad_mode
+from captum_extract_aggregate.undo import Undo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +137,8 @@ def input_robustness(
     if not changes:
         raise ValueError("scales and shifts are empty; expected at least one number")
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in changes]
-    with torch.no_grad():
+    with Undo() as undo, undo:
+        set_grad_mode(undo, False)
         for x, labels in batches_of(dataloader, model, show_progress, "Input robustness"):
             plain = outputs_of(model, x)
             for (scale, shift), columns in zip(changes, found):

@@ -31,6 +31,7 @@ from captum_extract_aggregate.evaluation.team import Team
 from captum_extract_aggregate.metrics.pointing_game import centre_map
 from captum_extract_aggregate.metrics.randomization import find_stages, randomized
 from captum_extract_aggregate.metrics.similarity import find_similarity
+from captum_extract_aggregate.undo import Undo
 
 CENTRE, WHOLE_IMAGE = "centre", "image"
 
@@ -52,9 +53,9 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
             it), or a folder with damaged or foreign results.
     """
     folder = Path(f"results-{plan.hash()}" if results is None else results)
-    before = torch.get_num_threads()
-    torch.set_num_threads(plan.run.threads)
-    try:
+    with Undo() as undo, undo:
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(plan.run.threads)
         with Team(plan.run.device) as team:
             with seeded(plan.run.seed):
                 prepared = prepare(plan, team.device)
@@ -67,8 +68,6 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
                 left = [i for i in range(len(batches)) if i not in done]
                 _work(prepared, batches, left[team.rank :: team.world], team, writer, show_progress)
             team.wait()
-    finally:
-        torch.set_num_threads(before)
     return Results(folder)
 
 

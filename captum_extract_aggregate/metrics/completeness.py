@@ -10,7 +10,9 @@ from captum._utils.common import _format_additional_forward_args
 from torch import Tensor
 
 from captum_extract_aggregate.layers import checked_inputs
+from captum_extract_aggregate.state import set_grad_mode
 from captum_extract_aggregate.targets import Target, select_scores
+from captum_extract_aggregate.undo import Undo
 
 
 def completeness_gap(
@@ -43,7 +45,8 @@ def completeness_gap(
         True
     """
     tensors = checked_inputs(inputs)
-    with torch.no_grad():
+    with Undo() as undo, undo:
+        set_grad_mode(undo, False)
         output = forward_func(*tensors, *(_format_additional_forward_args(additional_forward_args) or ()))
         scores = select_scores(output, target).double()
     total = torch.zeros_like(scores)

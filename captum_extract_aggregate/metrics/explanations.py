@@ -13,7 +13,7 @@ from tqdm import tqdm
 from captum_extract_aggregate.layers import model_of
 from captum_extract_aggregate.layout import input_size
 from captum_extract_aggregate.maps import at_least_float32, upsample
-from captum_extract_aggregate.state import check_batch_norm
+from captum_extract_aggregate.state import check_batch_norm, without_gradients
 
 Explanation = Callable[..., Any]
 _T = TypeVar("_T")
@@ -96,7 +96,7 @@ def progress(items: Iterable[_T], what: str, total: int, show: bool) -> Iterable
     return tqdm(items, desc=what, total=total) if show else items
 
 
-@torch.no_grad()
+@without_gradients
 def scores_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Tensor:
     """The class scores `N x classes` of a batch, or our error."""
     output = forward_func(*inputs, *extra)

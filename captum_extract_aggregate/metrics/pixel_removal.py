@@ -17,6 +17,7 @@ from tqdm import tqdm
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.metrics.explanations import as_maps, batches_of, check_mode, scores_of, sliced
 from captum_extract_aggregate.rules import broadcasts
+from captum_extract_aggregate.state import without_gradients
 
 _ORDERS = ("least", "most")
 
@@ -205,7 +206,7 @@ class _Engine:
         scores = [scores_of(self.forward_func, (self.inputs[p],), sliced(self.extra, p, n)) for p in parts]
         return torch.cat(scores).argmax(1)
 
-    @torch.no_grad()
+    @without_gradients
     def run(self, jobs: Sequence[_Job], what: str, show_progress: bool) -> Removal:
         size = self.inputs[0, 0].numel()
         left = torch.full((len(jobs),), size, device=self.inputs.device)  # pixels gone at the flip; none: all of them

@@ -6,7 +6,6 @@ Khakzar et al. (2020), section 2.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +15,13 @@ from captum._utils.common import _format_additional_forward_args
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_extract_aggregate.claims import claim
 from captum_extract_aggregate.layers import checked_inputs, find_layer
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.metrics.explanations import Explanation, as_maps, check_mode, explainer_of, progress
 from captum_extract_aggregate.metrics.similarity import Similarity, find_similarity
-from captum_extract_aggregate.state import random_state, unchanged
+from captum_extract_aggregate.state import keep_generators, keep_modes, random_state, set_grad_mode, unchanged
+from captum_extract_aggregate.undo import Undo
 
 Initializer = Callable[[nn.Module], None]
 Stage = tuple[str, nn.Module]
@@ -144,7 +145,10 @@ def parameter_randomization(
     stages = find_stages(model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ())
     original = as_maps(explain(inputs, **kwargs), tensors)
     values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
-    with contextlib.closing(randomized(model, stages, order, init, n_seeds, seed)) as states:
+    with Undo() as undo, undo:
+        keep_modes(undo)
+        states = randomized(model, stages, order, init, n_seeds, seed)
+        undo.callback(states.close)
         for s, i in progress(states, "Parameter randomization", n_seeds * len(stages), show_progress):
             values[i, s] = compare(original, as_maps(explain(inputs, **kwargs), tensors)).double().cpu()
     name = similarity if isinstance(similarity, str) else getattr(similarity, "__name__", "similarity")
@@ -156,18 +160,21 @@ def randomized(
 ) -> Generator[tuple[int, int], None, None]:
     """Goes through the seeds and stages; at each pair of them that it gives, the model is in that state.
 
-    The model comes back when it ends or is closed (`contextlib.closing`).
+    The model comes back when it ends or is closed.
     """
     initialize = _initializer(init)
-    with unchanged(model), contextlib.ExitStack() as cascade:
+    with Undo() as undo, undo:
+        claim(undo, model)
+        unchanged(undo, model)
         for s in range(n_seeds):
-            cascade.close()  # every seed begins with the original network
-            for i, (_, stage) in enumerate(stages):
-                with contextlib.ExitStack() as own:
-                    with torch.random.fork_rng(range(torch.cuda.device_count())):
-                        torch.manual_seed(seed + s + 1_000_003 * i)
-                        _randomize(stage, initialize, cascade if order == "cascading" else own)
-                    yield s, i
+            with Undo() as cascade, cascade:  # every seed begins with the original network
+                for i, (_, stage) in enumerate(stages):
+                    with Undo() as own, own:
+                        with Undo() as drawing, drawing:
+                            keep_generators(drawing, range(torch.cuda.device_count()))
+                            torch.manual_seed(seed + s + 1_000_003 * i)
+                            _randomize(stage, initialize, cascade if order == "cascading" else own)
+                        yield s, i
 
 
 def _initializer(init: str | Initializer) -> Initializer:
@@ -236,7 +243,6 @@ def _owner(module: nn.Module, names: dict[nn.Module, str], first: dict[nn.Module
     return parent if isinstance(parent, nn.MultiheadAttention) and parent in first else None
 
 
-@torch.no_grad()
 def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
     """When each module first runs in a forward."""
     first: dict[nn.Module, int] = {}
@@ -244,34 +250,35 @@ def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, 
     def note(module: nn.Module, args: Any) -> None:
         first.setdefault(module, len(first))
 
-    with contextlib.ExitStack() as stack:
+    with Undo() as undo, undo:
+        set_grad_mode(undo, False)
+        claim(undo, model)
+        random_state(undo, inputs)
+        unchanged(undo, model)
         for module in model.modules():
-            stack.callback(module.register_forward_pre_hook(note).remove)
-        stack.enter_context(random_state(inputs))
-        stack.enter_context(unchanged(model))
+            undo.hook(module, "register_forward_pre_hook", note)
         model(*inputs, *extra)
     return first
 
 
-def _randomize(stage: nn.Module, initialize: Initializer, stack: contextlib.ExitStack) -> None:
+def _randomize(stage: nn.Module, initialize: Initializer, undo: Undo) -> None:
     """Initialises copies of a stage's parameters and buffers; the originals come back when the stack closes."""
     for module in _holders(stage):
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                stack.callback(module._buffers.__setitem__, name, buffer)
+                undo.callback(module._buffers.__setitem__, name, buffer)
                 module._buffers[name] = buffer.clone()
         own = dict(module._parameters)
-        try:  # other parameters stand in, so that the originals are not written to
+        with Undo() as exchange, exchange:  # other parameters stand in, so that the originals are not written to
+            set_grad_mode(exchange, False)
+            exchange.callback(module._parameters.update, own)
             for name, p in own.items():
                 if p is not None:
                     module._parameters[name] = nn.Parameter(p.detach().clone(), p.requires_grad)
-            with torch.no_grad():
-                initialize(module)
+            initialize(module)
             drawn = dict(module._parameters)
-        finally:
-            module._parameters.update(own)
         for name, p in own.items():
             new = drawn[name]
             if p is not None and new is not None:
-                stack.callback(setattr, p, "data", p.data)
+                undo.callback(setattr, p, "data", p.data)
                 p.data = new.data

@@ -10,7 +10,7 @@ def total_derivatives(model, x, layers, target=1):
     The derivative is by the tensor as it was when it was given out: whatever uses that tensor, before or after, within
     the layer or beside it, belongs to it.
     """
-    seen = {layer: None for layer in layers}
+    seen = dict.fromkeys(layers)
 
     def look(module, args, output):
         tensors = list(output) if isinstance(output, (tuple, list)) else [output]

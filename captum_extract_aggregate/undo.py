@@ -1,0 +1,123 @@
+"""Putting things back as they were, whatever interrupts it, and whatever other threads do meanwhile.
+
+Python may raise an interrupt (Ctrl-C, or whatever a signal's handler raises) at the start of any function, at the end
+of any call and at any backward jump: also in the first lines of an `__exit__`, or after a change whose undoing has not
+been written down yet. Three rules leave no such gap, at no cost and without touching anybody's signal handlers:
+
+- How something is undone is written down before it is done (`Undo.callback`).
+- Every step may be taken twice: one that an interrupt has cut short is taken again, and the interrupt goes on to the
+  user when all is done.
+- An `Undo` is entered twice (`with Undo() as undo, undo:`), so that an interrupt that keeps one exit from beginning
+  leaves the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import module as global_hooks
+
+_TRIES = 100  # of a step that raises each time: it is not interrupted but fails
+
+
+class Undo:
+    """The steps that put things back, taken at the end, the last one first; enter it twice (see above)."""
+
+    __slots__ = ("_steps",)
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def callback(self, step: Callable[..., object], *args: Any) -> None:
+        """Comes before what the step undoes, which may then never have been done; the step itself may run twice."""
+        self._steps.append((step, args))
+
+    def hook(self, module: nn.Module, register: str, hook: Callable[..., Any], **kwargs: Any) -> None:
+        """Registers a hook by the name of the module's method; it is found again by itself, not by a handle."""
+        self.callback(_unhook, module, hook)
+        getattr(module, register)(hook, **kwargs)
+
+    def __enter__(self) -> Undo:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        raised: BaseException | None = None
+        steps, tries = self._steps, 0
+        while steps:
+            try:
+                step, args = steps[-1]
+                step(*args)
+                steps.pop()
+                tries = 0
+            except BaseException as error:  # an interrupt, which must not leave the rest undone
+                raised, tries = error, tries + 1
+                if tries == _TRIES:
+                    steps.pop()
+                    tries = 0
+        if raised is not None:
+            try:
+                raise raised
+            finally:
+                raised = None  # its traceback holds this frame
+
+
+def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
+    for hooks, marks in (
+        (module._forward_hooks, (module._forward_hooks_with_kwargs, module._forward_hooks_always_called)),
+        (module._forward_pre_hooks, (module._forward_pre_hooks_with_kwargs,)),
+    ):
+        for key in _keys(hooks, hook):
+            for held in (*marks, hooks):  # the hook itself last: until then it can be found again
+                held.pop(key, None)  # type: ignore[attr-defined]
+
+
+def hook_everywhere(undo: Undo, hook: Callable[..., Any]) -> None:
+    """A hook that runs before the forward of every module of this process, whatever thread it runs in."""
+    undo.callback(_unhook_everywhere, hook)
+    global_hooks.register_module_forward_pre_hook(hook)
+
+
+def _unhook_everywhere(hook: Callable[..., Any]) -> None:
+    for key in _keys(global_hooks._global_forward_pre_hooks, hook):
+        global_hooks._global_forward_pre_hooks.pop(key, None)
+
+
+def _keys(hooks: dict[int, Any], hook: Callable[..., Any]) -> Iterable[int]:
+    return [key for key, value in tuple(hooks.items()) if value is hook]  # a copy: other threads add theirs
+
+
+class ProcessWide:
+    """A setting of the whole process, which passes of several threads may change at once.
+
+    Each notes what it found. One that ends while another thread's goes on leaves the setting alone, and what it found
+    to those that came after it: so the last one to end puts back what was there before the first.
+    """
+
+    def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
+        self._read, self._write = read, write
+        self._found: dict[object, tuple[int, Any]] = {}  # in the order in which they came
+        self._lock = threading.RLock()  # a signal's handler may explain something, too
+
+    def keep(self, undo: Undo) -> None:
+        """Notes the setting; the caller may change it from now on."""
+        mine = object()
+        undo.callback(self._put_back, mine)
+        with self._lock:
+            self._found[mine] = threading.get_ident(), self._read()
+
+    def _put_back(self, mine: object) -> None:
+        with self._lock:
+            if mine not in self._found:
+                return
+            thread, value = self._found[mine]
+            came = list(self._found)
+            others = [other for other in came if self._found[other][0] != thread]
+            if not others:
+                self._write(value)
+            for other in others:
+                if came.index(other) > came.index(mine):
+                    self._found[other] = self._found[other][0], value
+            del self._found[mine]
