@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import threading
 import weakref
@@ -21,7 +22,9 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.utils.rnn import PackedSequence
 
+from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size
@@ -33,6 +36,7 @@ Tensors = tuple[Tensor, ...]
 Found = TypeVar("Found")
 Seed = Callable[[Tensor], Tensor]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
+Looks = dict["Place", list[Dims | None]]
 
 
 class Place(NamedTuple):
@@ -58,7 +62,8 @@ class Evidence:
 
     `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
     to be neither tiny nor huge for any example. Where several methods make their maps of it, `shared` is where they
-    keep what they have in common; `lasting` is where the targets do.
+    keep what they have in common; `lasting` is where the targets do. `look` runs the forward once more, to see of what
+    the dimensions at each place are made.
     """
 
     scores: Tensor
@@ -70,6 +75,7 @@ class Evidence:
     tame: dict[Place, tuple[bool, ...]] = field(default_factory=dict)
     lasting: dict[Hashable, Any] = field(default_factory=dict)
     shared: dict[Hashable, Any] | None = None
+    look: Callable[[], Looks] | None = None
 
     def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
         """`compute()`, or what it gave another method of the same pass."""
@@ -87,7 +93,12 @@ class Evidence:
 
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
-        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs))
+        look = None if self.look is None else functools.partial(self._look, place)
+        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs), look=look)
+
+    def _look(self, place: Place) -> list[Dims | None]:
+        assert self.look is not None
+        return self.once_for_all_targets("look", self.look).get(place, [])
 
 
 class _Tapped(NamedTuple):
@@ -102,11 +113,17 @@ class Recording:
     """A finished forward: its output, still attached to the tapped tensors, and nothing of the model."""
 
     def __init__(
-        self, output: Any, taps: dict[Place, list[list[_Tapped]]], inputs: Tensors, models: tuple[nn.Module, ...]
+        self,
+        output: Any,
+        taps: dict[Place, list[list[_Tapped]]],
+        inputs: Tensors,
+        models: tuple[nn.Module, ...],
+        look: Callable[[], Looks] | None = None,
     ) -> None:
         self.output = output
         self.inputs = inputs
         self.models = models
+        self._look = look
         self._taps = taps  # per place, per tensor it holds, the parts from each device
         self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
         self._activations = {
@@ -118,7 +135,7 @@ class Recording:
     def activity(self) -> Evidence:
         """What the forward alone showed: no score is selected and nothing differentiated."""
         none = torch.empty(0)
-        return Evidence(none, self._activations, {}, self._order, self.inputs, self.models)
+        return Evidence(none, self._activations, {}, self._order, self.inputs, self.models, look=self._look)
 
     def evidence(
         self, targets: Sequence[Target], seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
@@ -139,7 +156,7 @@ class Recording:
                 gradients = self._backward(scores, seed(scores.detach()), retain)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
-        return Evidence(*shown, self.inputs, self.models, tame, self._lasting)
+        return Evidence(*shown, self.inputs, self.models, tame, self._lasting, look=self._look)
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""
@@ -265,7 +282,43 @@ def _forward(
             if isinstance(output, Tensor):
                 output = output.view_as(output)  # a tapped tensor itself stops requiring a gradient in a moment
         found = taps.collect(leaves, tuple(models), device_ids)
-    return Recording(output, found, tensors, tuple(models))
+    look = functools.partial(_look, forward_func, tensors, places, extra)
+    return Recording(output, found, tensors, tuple(models), look)
+
+
+def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Looks:
+    """One more forward, which shows of what the dimensions of every tensor at each place are made."""
+    leaves = [t.detach().clone() for t in tensors]
+    watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
+    calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
+
+    def see(place: Place, values: Iterable[Any]) -> None:
+        calls[place].append([watch.dims(values[i]) for i in _tappable(place, values)])  # type: ignore[index]
+
+    def after(place: Place, module: nn.Module, args: Any, output: Any) -> None:
+        see(place, output if isinstance(output, (tuple, list)) else [output])
+
+    def before(place: Place, module: nn.Module, args: Any, kwargs: Any) -> None:
+        see(place, args if any(isinstance(value, Tensor) for value in args) else list(kwargs.values()))
+
+    layers = {place.layer for place in places}
+    with prepared(forward_func, tensors, False, layers), torch.no_grad(), contextlib.ExitStack() as stack:
+        for place in places:
+            if place.layer is not None and place.side == "output":
+                stack.callback(place.layer.register_forward_hook(functools.partial(after, place)).remove)
+            elif place.layer is not None:
+                hook = functools.partial(before, place)
+                stack.callback(place.layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        with watch:
+            forward_func(*leaves, *extra)
+    seen: Looks = {}
+    for place, of_place in calls.items():
+        if place.layer is None:
+            seen[place] = [watch.dims(t) for t in leaves]
+        elif of_place and (place.call is None or -len(of_place) <= place.call < len(of_place)):
+            chosen = itertools.chain(*of_place) if place.optional else of_place[place.call or 0]
+            seen[place] = [None if dims is None else watch.told(dims) for dims in chosen]
+    return seen
 
 
 # Layers whose output something worked on in place.
@@ -365,8 +418,14 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
 
     def _tap(self, place: Place, values: list[Any]) -> list[Any]:
         """Taps each floating point tensor, and hands it on, or a clone (`_is_handed_a_clone`, `_needs_clone`)."""
-        chosen = [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
+        chosen = _tappable(place, values)
         if not chosen:
+            if any(isinstance(value, PackedSequence) for value in values):
+                raise ValueError(
+                    f"the {place.side} of layer {type(place.layer).__name__} is a packed sequence, in which examples and "
+                    "steps share one dimension; expected padded sequences: take the layer before pack_padded_sequence, "
+                    "or one behind pad_packed_sequence, or hand the recurrent layer padded sequences"
+                )
             kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
             raise TypeError(
                 f"the {place.side} of layer {type(place.layer).__name__} is {kinds}; expected a floating point tensor "
@@ -419,6 +478,16 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 parts = [_chosen_call(place, by_device[device], models) for device in devices]
             found[place] = [list(column) for column in zip(*parts)]
         return found
+
+
+def _tappable(place: Place, values: Sequence[Any]) -> list[int]:
+    """Which values of a layer's input or output are of interest: tensors of floating point numbers.
+
+    Of a recurrent layer's the first alone: its initial and final states have no positions.
+    """
+    if isinstance(place.layer, nn.RNNBase):
+        values = values[:1]
+    return [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
 
 
 def like(output: Any, values: list[Any]) -> Any:

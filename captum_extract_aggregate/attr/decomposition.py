@@ -244,12 +244,12 @@ class FullGrad(WithDelta):
         terms = []
         likes = evidence.activations.get(place, ())  # none where the layer never ran
         around = evidence.surroundings(place)
-        for x, g in zip(likes, evidence.gradients.get(place, ())):
+        for i, (x, g) in enumerate(zip(likes, evidence.gradients.get(place, ()))):
             if x.ndim < 3:
                 continue
             term = x * g if place.layer is None else biased(place.layer, g)
             try:
-                terms.append(at_least_float32(to_channels_first(x, self.layout, around)(term)))
+                terms.append(at_least_float32(to_channels_first(x, self.layout, around._replace(index=i))(term)))
             except ValueError:
                 if not place.optional:
                     raise
