@@ -86,7 +86,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = _name(func)
-        before = [self._known.get(t) for t in _tensors(args)]  # an operation in place relabels its input
+        before = [self._known.get(t) for t in tensors_in(args)]  # an operation in place relabels its input
         output = func(*args, **kwargs)
         outputs = list(output) if isinstance(output, (tuple, list)) else [output]
         if not any(isinstance(t, Tensor) for t in outputs):
@@ -109,7 +109,7 @@ class Watch(TorchFunctionMode):
     def _follow(
         self, func: Any, name: str, args: Any, kwargs: Any, before: list[Dims | None], outputs: list[Any]
     ) -> list[Dims | None]:
-        tensors = _tensors(args) or _tensors(kwargs.values())
+        tensors = tensors_in(args) or tensors_in(kwargs.values())
         known = before or [self._known.get(t) for t in tensors]
         if not any(dims is not None for dims in known):
             return [None] * len(outputs)
@@ -491,13 +491,16 @@ def _dim(args: Any, kwargs: Any, ndim: int) -> int:
     return int(given) % ndim
 
 
-def _tensors(values: Any) -> list[Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    """The tensors among the values, and in tuples, lists and dictionaries among them."""
     found = list[Tensor]()
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (tuple, list)):
-            found += [t for t in value if isinstance(t, Tensor)]
+            found += tensors_in(value)
+        elif isinstance(value, dict):
+            found += tensors_in(value.values())
     return found
 
 
