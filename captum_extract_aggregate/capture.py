@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import PackedSequence
 from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
-from captum_extract_aggregate.layout import Surroundings, image_size
+from captum_extract_aggregate.layout import Surroundings, image_size, views_unfolded
 from captum_extract_aggregate.maps import are_tame, magnitudes
 from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
@@ -99,6 +99,18 @@ class Evidence:
     def _look(self, place: Place) -> list[Dims | None]:
         assert self.look is not None
         return self.once_for_all_targets("look", self.look).get(place, [])
+
+
+def _cure_of_scores(scores: int, batch: int) -> str:
+    """What to do where several inputs (patches of a slide, views of an object) share a score."""
+    if not scores or batch % scores:
+        return ""
+    parts = batch // scores
+    return (
+        f". If each score is of {parts} inputs together (patches, views, frames), make them one example: inputs "
+        f"x.unflatten(0, (-1, {parts})), forward_func=lambda x: model(x.flatten(0, 1)), "
+        f"layout={views_unfolded(scores, parts)}"
+    )
 
 
 class _Tapped(NamedTuple):
@@ -173,6 +185,7 @@ class Recording:
             raise ValueError(
                 f"forward_func gives {len(scores)} score(s) for a batch of {batch}; expected one per example, shape "
                 f"({batch},) or ({batch}, classes), so that each example's map is its own"
+                + _cure_of_scores(len(scores), batch)
             )
         # Elsewhere a check would make the host wait for the device: there the maps say NaN (see attr/base.py).
         bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if scores.device.type == "cpu" else []

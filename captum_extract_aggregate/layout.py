@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate.dimensions import CHANNELS, Dim, Dims, Part, kinds_of, size_of
@@ -121,7 +122,13 @@ def _tokens(activation: Tensor, around: Surroundings) -> LayoutFunction:
 
 def _checked(function: LayoutFunction, around: Surroundings) -> LayoutFunction:
     def apply(t: Tensor) -> Tensor:
-        out = function(t)
+        try:
+            out = function(t)
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise ValueError(
+                f"layout(activation) failed for an activation of shape {tuple(t.shape)} at {around.name} ({error}); "
+                f"expected a function that fits each layer and any batch (write -1 for the number of examples)"
+            ) from error
         if not isinstance(out, Tensor) or out.ndim < 3 or (around.batch is not None and out.shape[0] != around.batch):
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
             raise ValueError(
@@ -184,9 +191,20 @@ def _cure_of_batch(activation: Tensor, around: Surroundings) -> str:
     if dims is not None and not _is_of_views(dims[0], batch):
         return windows
     unfold = views_unfolded(batch, size // batch, activation, dims)
-    return f"views, frames or patches folded into the batch unfold by layout={unfold}" + (
+    return f"{size // batch} views, frames or patches of each example unfold by layout={unfold}" + (
         "" if dims is not None else f"; {windows}; {sequence}"
     )
+
+
+def view_axis(layout: LayoutFunction, activation: Tensor, around: Surroundings) -> int | None:
+    """The dimension into which a layout unfolds views folded into the batch; None where it unfolds none, or several."""
+    if activation.shape[0] == around.batch:
+        return None
+    index = torch.arange(float(activation.shape[0]), device=activation.device)
+    index = index.reshape(-1, *(1,) * (activation.ndim - 1)).expand(activation.shape)
+    arranged = _checked(layout, around)(index)
+    axes = [d for d in range(1, arranged.ndim) if (arranged != arranged.narrow(d, 0, 1)).any()]
+    return axes[0] if len(axes) == 1 and arranged.ndim == activation.ndim + 1 and axes[0] > 1 else None
 
 
 def _is_of_views(dim: Dim, batch: int) -> bool:
@@ -196,10 +214,9 @@ def _is_of_views(dim: Dim, batch: int) -> bool:
 
 
 def views_unfolded(batch: int, views: int, activation: Tensor | None = None, dims: Dims | None = None) -> str:
-    """The code of a layout for `batch` examples of several views each, folded into dimension 0: `N x K x V x *S`."""
+    """The code of a layout for examples of several views each, folded into dimension 0: `N x K x V x *S`."""
     views_first = dims is not None and batch > 1 and dims[0][-1].kind == "batch"
-    unfolded = f"t.unflatten(0, ({views}, {batch})).transpose(0, 1)" if views_first else ""
-    unfolded = unfolded or f"t.unflatten(0, ({batch}, {views}))"
+    unfolded = f"t.unflatten(0, ({views}, -1)).transpose(0, 1)" if views_first else f"t.unflatten(0, (-1, {views}))"
     if dims is not None:
         is_last = bool(kinds_of(dims[-1]) & CHANNELS)
     else:
@@ -212,11 +229,15 @@ def _is_sequence_first(model: nn.Module) -> bool:
 
 
 def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:
-    """The spatial size of the first picture (or video) among the inputs; nothing if there is none."""
+    """The spatial size of the first picture (or video) among the inputs; nothing if there is none.
+
+    Of views or frames of pictures, `N x V x colours x H x W`, it is `V x H x W`.
+    """
     for t in inputs:
         if t.ndim > 3:
             last = t.shape[-1] in (1, 3, 4) and min(t.shape[1:-1]) > 2 * t.shape[-1]
-            return tuple(t.shape[1:-1] if last else t.shape[2:])
+            views = t.ndim == 5 and t.shape[2] in (1, 3) and t.shape[1] > 3
+            return tuple(t.shape[1:-1] if last else (t.shape[1], *t.shape[3:]) if views else t.shape[2:])
     return ()
 
 
@@ -231,6 +252,8 @@ def input_size(inputs: Sequence[Tensor]) -> tuple[int, ...]:
 def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
     """The layout where the layer itself, what it holds and the picture's proportions leave no doubt."""
     module, shape = around.module, activation.shape
+    if module is None and len(shape) > 4:
+        return None  # clips come with frames first, too
     if _is_channels_first(module):
         return _identity
     if isinstance(module, nn.RNNBase) and activation.ndim == 3:
@@ -371,7 +394,7 @@ def _inner(dim: Dim) -> Dim:
 
 def _fit(activation: Tensor, around: Surroundings) -> tuple[bool, bool]:
     """Whether the dimensions behind dimension 1, and those before the last, have the picture's proportions."""
-    shape, image = activation.shape, around.image
+    shape, image = activation.shape, around.image[-(activation.ndim - 2) :]
     if activation.ndim == 3:
         return False, False
     if len(image) != activation.ndim - 2:  # nothing to compare with: most pictures are square
