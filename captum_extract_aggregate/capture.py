@@ -101,6 +101,13 @@ class Evidence:
         return self.once_for_all_targets("look", self.look).get(place, [])
 
 
+def _of_final_states(place: Place) -> str:
+    """What is likely where a score does not depend on a recurrent layer's steps."""
+    if not isinstance(place.layer, nn.RNNBase) or place.side == "input":
+        return ""
+    return " but by its final states, which have no positions (attribute_to_layer_input=True gives a map of the steps)"
+
+
 def _cure_of_scores(scores: int, batch: int) -> str:
     """What to do where several inputs (patches of a slide, views of an object) share a score."""
     if not scores or batch % scores:
@@ -209,9 +216,10 @@ class Recording:
         tensors = [[(part.value, next(found)) for part in parts] for parts in self._taps[place]]
         if not place.optional and all(gradient is None for parts in tensors for _, gradient in parts):
             raise ValueError(
-                f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way; "
-                "expected a layer between the input and the output (not an auxiliary head), and a forward_func that "
-                "neither detaches, nor runs under torch.no_grad, nor takes an argmax, nor checkpoints the layer"
+                f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way"
+                f"{_of_final_states(place)}; expected a layer between the input and the output (not an auxiliary "
+                "head), and a forward_func that neither detaches, nor runs under torch.no_grad, nor takes an argmax, "
+                "nor checkpoints the layer"
             )
         return tuple(_joined([torch.zeros_like(x) if g is None else g for x, g in parts]) for parts in tensors)
 
@@ -305,8 +313,8 @@ def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place
     watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
     calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
 
-    def see(place: Place, values: Iterable[Any]) -> None:
-        calls[place].append([watch.dims(values[i]) for i in _tappable(place, values)])  # type: ignore[index]
+    def see(place: Place, values: Sequence[Any]) -> None:
+        calls[place].append([watch.dims(values[i]) for i in _tappable(place, values)])
 
     def after(place: Place, module: nn.Module, args: Any, output: Any) -> None:
         see(place, output if isinstance(output, (tuple, list)) else [output])
@@ -427,7 +435,7 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
     ) -> tuple[Any, dict[str, Any]]:
         if any(isinstance(value, Tensor) for value in args):
             return tuple(self._tap(place, list(args))), kwargs
-        return args, dict(zip(kwargs, self._tap(place, list(kwargs.values()))))
+        return args, dict(zip(kwargs, self._tap(place, list(kwargs.values()) or list(args))))
 
     def _tap(self, place: Place, values: list[Any]) -> list[Any]:
         """Taps each floating point tensor, and hands it on, or a clone (`_is_handed_a_clone`, `_needs_clone`)."""
@@ -435,9 +443,9 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         if not chosen:
             if any(isinstance(value, PackedSequence) for value in values):
                 raise ValueError(
-                    f"the {place.side} of layer {type(place.layer).__name__} is a packed sequence, in which examples and "
-                    "steps share one dimension; expected padded sequences: take the layer before pack_padded_sequence, "
-                    "or one behind pad_packed_sequence, or hand the recurrent layer padded sequences"
+                    f"the {place.side} of layer {type(place.layer).__name__} is a packed sequence, in which examples "
+                    "and steps share one dimension; expected padded sequences: take the layer before "
+                    "pack_padded_sequence, or one behind pad_packed_sequence, or hand the recurrent layer padded ones"
                 )
             kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
             raise TypeError(

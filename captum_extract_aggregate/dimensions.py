@@ -1,9 +1,10 @@
 """What each dimension of a tensor is, read off the operations that made it.
 
 `Watch` is a `TorchFunctionMode`. While the model runs within it, every tensor carries along of what its dimensions are
-made: of examples, of channels, of positions along some axis. A convolution makes channels in dimension 1, a linear layer
-in the last, a recurrent layer runs along an axis of time; permuting, flattening, concatenating and the rest move these
-parts about. What an operation does not tell stays unknown, and a tensor that an unfamiliar operation made has no parts.
+made: of examples, of channels, of positions along some axis. A convolution makes channels in dimension 1, a linear
+layer in the last, a recurrent layer runs along an axis of time; permuting, flattening, concatenating and the rest move
+these parts about. What an operation does not tell stays unknown, and a tensor that an unfamiliar operation made has no
+parts.
 
 A forward within it costs more than one without: it is for those tensors alone whose shape leaves it open.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +27,10 @@ class Part(NamedTuple):
     """A factor of a dimension's size. Row-major: the last part of a dimension runs fastest.
 
     `kind`: "batch", "channel", "feature" (channels as far as one linear layer tells), "axis" (positions), "unknown" (a
-    dimension of the inputs that nothing has told of), "state" (a recurrent layer's final states), "extra" (tokens without
-    a position). `axis` orders positions, and begins alike for parts of one axis. Where `inner` is given, it is what lies
-    behind `before` entries without a position (and before others, if it does not fill the part).
+    dimension of the inputs that nothing has told of), "state" (a recurrent layer's final states), "extra" (tokens
+    without a position). `axis` orders positions, and begins alike for parts of one axis; those of the inputs' axes are
+    below `FRESH`. Where `inner` is given, it is what lies behind `before` entries without a position (and before
+    others, if it does not fill the part).
     """
 
     kind: str
@@ -41,15 +43,19 @@ class Part(NamedTuple):
 Dim = tuple[Part, ...]
 Dims = tuple[Dim, ...]  # a dimension of size 1 has no parts
 
+FRESH = 1000
 CHANNELS = {"channel", "feature"}
 _REORDER = set(
     "permute transpose swapaxes swapdims movedim moveaxis t adjoint T mT H mH unsqueeze squeeze transpose_ "
     "mean sum amax amin max min std var var_mean std_mean norm logsumexp prod median nanmean vector_norm".split()
 )
 _RESHAPE = {"view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "_unsafe_view", "ravel"}
-_RESIZE = re.compile(r"pad|interpolate|upsample.*|pixel_(un)?shuffle|repeat|tile|repeat_interleave|expand|expand_as|narrow")
+_RESIZE = re.compile(
+    r"pad|interpolate|upsample.*|pixel_(un)?shuffle|repeat|tile|repeat_interleave|expand|expand_as|narrow"
+)
 _SPATIAL = re.compile(r".*pool[123]d.*|conv(_transpose)?[123]d")
 _MATMUL = {"matmul", "bmm", "mm", "__matmul__", "__rmatmul__"}
+_SHUFFLES = {"gather", "take_along_dim", "sort", "argsort", "rot90", "tensordot", "kron", "cdist", "bilinear", "fold"}
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 _CELLS = {"lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"}
 _ATTENTION = {"multi_head_attention_forward", "_native_multi_head_attention"}
@@ -62,12 +68,14 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self._known = WeakIdKeyDictionary()
         self._told: dict[tuple[int, ...], str] = {}
-        self._fresh = itertools.count(1000)
+        self._fresh = itertools.count(FRESH)
         self._batch = batch
         for i, t in enumerate(inputs):
             first = Part("batch", batch) if t.ndim and t.shape[0] == batch else None
             parts = [Part("unknown", n, (10 * i + d,)) for d, n in enumerate(t.shape)]
-            self._known[t] = tuple((p,) if p.size > 1 else () for p in ([first or parts[0], *parts[1:]] if parts else []))
+            self._known[t] = tuple(
+                (p,) if p.size > 1 else () for p in ([first or parts[0], *parts[1:]] if parts else [])
+            )
 
     def dims(self, t: Tensor) -> Dims | None:
         """The parts of each of a tensor's dimensions as far as has been told by now; None where they are lost."""
@@ -113,10 +121,13 @@ class Watch(TorchFunctionMode):
         known = before or [self._known.get(t) for t in tensors]
         if not any(dims is not None for dims in known):
             return [None] * len(outputs)
+        if name in _SHUFFLES:
+            return [None] * len(outputs)
         x, dims = tensors[0], known[0]
         if name in _MATMUL or name in ("addmm", "baddbmm", "linear"):
-            pair = known[1:3] if name in ("addmm", "baddbmm") else known[:2]
-            return [self._product(*pair, name == "linear", outputs[0])]
+            a, b = known[1:3] if name in ("addmm", "baddbmm") else known[:2]
+            a, b = (b, a) if name == "__rmatmul__" else (a, b)
+            return [self._product(a, b, name == "linear", outputs[0])]
         if name == "einsum":
             return [self._einsum(args, outputs[0])]
         if name in ("cat", "concat", "concatenate"):
@@ -124,7 +135,7 @@ class Watch(TorchFunctionMode):
         if name == "stack":
             return [self._stacked(known, _dim(args, kwargs, outputs[0].ndim), outputs[0])]
         if name == "scaled_dot_product_attention":
-            q, k, v = known[:3]
+            q, _, v = known[:3]
             return [None if q is None or v is None else (*q[:-1], v[-1])]
         if name == "_pad_packed_sequence":
             return [self._padded(args, outputs[0]), *[None] * (len(outputs) - 1)]
@@ -169,7 +180,9 @@ class Watch(TorchFunctionMode):
             return [(self._axis(out.shape[0]), (Part("channel", out.shape[1]),)), *[None] * (len(outputs) - 1)]
         if name == "index_select":
             at = args[1] % x.ndim
-            return [dims if kinds_of(dims[at]) == {"batch"} else self._gathered(dims, (*[slice(None)] * at, args[2]), out)]
+            return [
+                dims if kinds_of(dims[at]) == {"batch"} else self._gathered(dims, (*[slice(None)] * at, args[2]), out)
+            ]
         if name == "unfold":
             return [self._unfolded(dims, x, args, kwargs, out)]
         if name == "stft":
@@ -228,7 +241,9 @@ class Watch(TorchFunctionMode):
             return ()
         if len(dim) == 1 and not dim[0].inner:
             return (dim[0]._replace(size=size),)
-        kinds = kinds_of(dim)
+        kinds, axes = kinds_of(dim), {p.axis[:1] for p in dim}
+        if len(axes) == 1 and kinds == {"axis"} and not any(p.inner for p in dim):  # windows of one axis, put together
+            return (Part("axis", size, *axes),)
         return (Part("channel", size),) if kinds and kinds <= CHANNELS else self._axis(size)
 
     def _resized(self, dims: Dims, out: Tensor) -> Dims:
@@ -312,12 +327,13 @@ class Watch(TorchFunctionMode):
         result = self._merged(others, shape)
         if result is None:
             return None
-        placed = [
-            (i, dims[at]) for i, dims in enumerate(known) if dims is not None and kinds_of(dims[at]) - {"extra"}
-        ]
+        placed = [(i, dims[at]) for i, dims in enumerate(known) if dims is not None and kinds_of(dims[at]) - {"extra"}]
         kinds = {p.kind for _, dim in placed for p in dim}
-        if kinds & CHANNELS and not kinds - CHANNELS - {"unknown"}:
-            joined: Dim = (Part("channel", out.shape[at]),)
+        is_open = kinds == {"unknown"} and not {p.kind for dim in result for p in dim} & CHANNELS
+        if is_open and len({dim for _, dim in placed}) == 1 and len(placed[0][1]) == 1:
+            joined: Dim = (placed[0][1][0]._replace(size=out.shape[at]),)
+        elif kinds & CHANNELS and not kinds - CHANNELS - {"unknown"}:
+            joined = (Part("channel", out.shape[at]),)
         elif len(placed) == 1 and not kinds & {"batch", "state"}:
             i, dim = placed[0]
             before = sum(t.shape[at] for t in tensors[:i])
@@ -326,8 +342,6 @@ class Watch(TorchFunctionMode):
             joined = (Part("axis", out.shape[at], dim[0].axis, self._tell(dim, "axis"), before),)
         elif kinds & CHANNELS or "batch" in kinds:
             return None
-        elif placed and kinds <= {"unknown"} and len({dim for _, dim in placed}) == 1 and len(placed[0][1]) == 1:
-            joined = (placed[0][1][0]._replace(size=out.shape[at]),)
         else:
             joined = (Part("state", out.shape[at]),) if "state" in kinds else self._axis(out.shape[at])
         return (*result[:at], joined, *result[at + 1 :])
@@ -338,7 +352,9 @@ class Watch(TorchFunctionMode):
         return None if result is None else (*result[:at], self._axis(out.shape[at]), *result[at:])
 
     def _broadcast(self, known: list[Dims | None], out: Tensor) -> Dims | None:
-        return self._merged([dims for dims in known if dims is not None and len(dims) <= out.ndim], out.shape)
+        labelled = [dims for dims in known if dims is not None]
+        sizes = [tuple(map(size_of, dims)) for dims in labelled]
+        return self._merged(labelled, out.shape) if all(_broadcasts(s, out.shape) for s in sizes) else None
 
     def _merged(self, labelled: list[Dims], shape: Sequence[int]) -> Dims | None:
         """Tensors of (but for broadcasting) one shape, taken together; None where they contradict each other."""
@@ -440,7 +456,9 @@ class Watch(TorchFunctionMode):
             if at is None or len(dims[at]) != 1:
                 return None
             part = dims[at][0]
-            outer, inner = (part._replace(size=n, axis=(*part.axis, i)) for i, n in enumerate((out.shape[at], out.shape[-1])))
+            outer, inner = (
+                part._replace(size=n, axis=(*part.axis, i)) for i, n in enumerate((out.shape[at], out.shape[-1]))
+            )
             return (*dims[:at], (outer,), *dims[at + 1 :], (inner,))
         names = ("kernel_size", "dilation", "padding", "stride")
         options = dict(zip(names, (None, 1, 0, 1))) | dict(zip(names, args[1:])) | kwargs
@@ -478,11 +496,17 @@ def _reshaped(dims: Dims, shape: Sequence[int]) -> Dims | None:
     return tuple(result) if not rest else None
 
 
+def _broadcasts(size: Sequence[int], shape: Sequence[int]) -> bool:
+    return len(size) <= len(shape) and all(n in (1, m) for n, m in zip(reversed(size), reversed(shape)))
+
+
 def kinds_of(dim: Dim) -> set[str]:
+    """The kinds of a dimension's parts."""
     return {part.kind for part in dim}
 
 
 def size_of(dim: Dim) -> int:
+    """A dimension's number of entries."""
     return math.prod(part.size for part in dim)
 
 

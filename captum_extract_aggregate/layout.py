@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate.dimensions import CHANNELS, Dim, Dims, Part, kinds_of, size_of
+from captum_extract_aggregate.dimensions import CHANNELS, FRESH, Dim, Dims, Part, kinds_of, size_of
 from captum_extract_aggregate.layers import describe
 
 LayoutFunction = Callable[[Tensor], Tensor]
@@ -42,8 +42,8 @@ _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention)
 class Surroundings(NamedTuple):
     """What is known about the place of an activation; whatever is missing is simply no evidence.
 
-    `look` runs the forward once more to see of what the dimensions of each tensor at the place are made; `index` says
-    which tensor it is.
+    `look` runs the forward once more to see of what the dimensions of each tensor at the place are made; `number` says
+    which of them the activation is.
     """
 
     module: nn.Module | None = None
@@ -51,7 +51,7 @@ class Surroundings(NamedTuple):
     batch: int | None = None
     image: tuple[int, ...] = ()
     which: str = ""
-    index: int = 0
+    number: int = 0
     look: Look | None = None
 
     @property
@@ -62,7 +62,7 @@ class Surroundings(NamedTuple):
     def dims(self, activation: Tensor) -> Dims | None:
         """Of what the activation's dimensions are made, if that can be seen."""
         seen = self.look() if self.look is not None else ()
-        dims = seen[self.index] if self.index < len(seen) else None
+        dims = seen[self.number] if self.number < len(seen) else None
         return dims if dims is not None and tuple(map(size_of, dims)) == tuple(activation.shape) else None
 
 
@@ -221,7 +221,19 @@ def views_unfolded(batch: int, views: int, activation: Tensor | None = None, dim
         is_last = bool(kinds_of(dims[-1]) & CHANNELS)
     else:
         is_last = activation is not None and activation.ndim == 3
+    if dims is not None and is_last and len(dims) == 3:
+        unfolded = f"t{_grid_code(dims[1])}{unfolded[1:]}"
     return f"lambda t: {unfolded}.movedim({-1 if is_last else 2}, 1)"
+
+
+def _grid_code(dim: Dim) -> str:
+    """The code that makes a grid of the tokens in dimension 1, if they are of one, row by row."""
+    tokens = dim[0].inner if dim and dim[0].inner else dim
+    before = dim[0].before if dim and dim[0].inner else 0
+    cut = f"[:, {before}:{before + size_of(tokens)}]" if size_of(tokens) < size_of(dim) else ""
+    axes = [part.axis for part in tokens]
+    is_grid = len(tokens) > 1 and axes == sorted(axes) and all(len(axis) == 1 for axis in axes)
+    return cut + (f".unflatten(1, {tuple(part.size for part in tokens)})" if is_grid else "")
 
 
 def _is_sequence_first(model: nn.Module) -> bool:
@@ -353,22 +365,30 @@ def _seen(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
         return None
     if not channels:  # one channel, in a dimension of size 1
         channels = [d for d, dim in enumerate(dims) if not dim and d not in batches][:1]
-    if not channels or any(kinds_of(dim) - {"axis", "unknown"} for d, dim in enumerate(dims) if d not in (*batches, *channels)):
+    if not channels or any(
+        kinds_of(dim) - {"axis", "unknown"} for d, dim in enumerate(dims) if d not in (*batches, *channels)
+    ):
         return None
     return _unfolded(dims, batches[0], channels[0])
 
 
-def _unfolded(dims: Dims, batch: int, channels: int) -> LayoutFunction:
-    """Batch and channels in front, and behind them the positions: an axis each, in the axes' order."""
+def _unfolded(dims: Dims, batch: int, channels: int) -> LayoutFunction | None:
+    """Batch and channels in front, and behind them the positions: an axis each, in the axes' order if it is known."""
     positions = [dim for d, dim in enumerate(dims) if d not in (batch, channels)]
 
     def in_front(t: Tensor) -> Tensor:
         return t.movedim((batch, channels), (0, 1))
 
-    if all(_is_plain(dim) for dim in positions) or (channels == 1 and all(not p.inner for dim in positions for p in dim)):
+    if all(_is_plain(dim) for dim in positions) or (
+        channels == 1 and all(not p.inner for dim in positions for p in dim)
+    ):
         return in_front
     parts = [part for dim in positions for part in _inner(dim)]
-    order = sorted(range(len(parts)), key=lambda i: parts[i].axis)
+    order = list(range(len(parts)))
+    if len({part.axis[0] < FRESH for part in parts}) == 1:
+        order.sort(key=lambda i: parts[i].axis)
+    elif any(len(part.axis) > 1 for part in parts):  # parts of axes whose order is not known
+        return None
     axes = [list(of_axis) for _, of_axis in itertools.groupby((parts[i] for i in order), lambda part: part.axis[:1])]
 
     def unfold(t: Tensor) -> Tensor:
@@ -389,7 +409,7 @@ def _is_plain(dim: Dim) -> bool:
 
 def _inner(dim: Dim) -> Dim:
     """The parts that have positions; one of size 1 for a dimension of size 1."""
-    return (dim[0].inner if dim[0].inner else dim) if dim else (Part("axis", 1, (math.inf,)),)
+    return (dim[0].inner if dim[0].inner else dim) if dim else (Part("axis", 1, (FRESH - 1,)),)
 
 
 def _fit(activation: Tensor, around: Surroundings) -> tuple[bool, bool]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -83,9 +84,9 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
         shared = [names[unit] for unit in units if trace[unit].times > 1 and _weighted(unit)]
         if shared:
             raise ValueError(
-                f"model ({type(model).__name__}) runs {', '.join(shared[:5])} several times in one forward, for views or "
-                "branches that share their weights; expected layers that you name yourself, and call=0, call=1, ... for "
-                "the view to be explained"
+                f"model ({type(model).__name__}) runs {', '.join(shared[:5])} several times in one forward, for views "
+                "or branches that share their weights; expected layers that you name yourself, and call=0, call=1, ... "
+                "for the view to be explained"
             )
         raise ValueError(
             f"model ({type(model).__name__}) has no resolution stages that default_layers can tell; expected an image "
@@ -156,7 +157,7 @@ def _is_above(module: nn.Module, other: nn.Module, trace: _Trace) -> bool:
 def _check_one_branch(chosen: list[nn.Module], trace: _Trace, names: dict[nn.Module, str]) -> None:
     if not any(trace[module].above for module in chosen):
         return
-    for module, other in zip(chosen, chosen[1:]):
+    for module, other in itertools.pairwise(chosen):
         if not _is_above(module, other, trace):
             raise ValueError(
                 f"default_layers found layers of different branches ({names[other]!r} is not computed from "

@@ -201,7 +201,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         for i, (like, *captured) in enumerate(zip(likes, *kinds)):
             one = around
             if len(likes) > 1:
-                one = around._replace(which=f" (tensor {i + 1} of {len(likes)})", index=i)
+                one = around._replace(which=f" (tensor {i + 1} of {len(likes)})", number=i)
                 if self.layout == "auto" and is_final_state(like, one):
                     continue
             arrange = to_channels_first(like, self.layout, one)

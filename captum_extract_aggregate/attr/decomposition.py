@@ -249,7 +249,7 @@ class FullGrad(WithDelta):
                 continue
             term = x * g if place.layer is None else biased(place.layer, g)
             try:
-                terms.append(at_least_float32(self._arranged(x, term, around._replace(index=i))))
+                terms.append(at_least_float32(self._arranged(x, term, around._replace(number=i))))
             except ValueError:
                 if not place.optional:
                     raise
@@ -257,7 +257,7 @@ class FullGrad(WithDelta):
         return terms
 
     def _arranged(self, like: Tensor, term: Tensor, around: Surroundings) -> Tensor:
-        """The term as `N x K x *S`. A layout that is made for layers may not fit the input, which then tells by itself."""
+        """The term as `N x K x *S`. A layout made for layers may not fit the input, which then speaks for itself."""
         if around.module is None and like.ndim == 2:
             return term.unsqueeze(1)  # a signal without a dimension for its one channel
         try:

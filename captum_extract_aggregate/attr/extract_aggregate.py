@@ -142,7 +142,7 @@ class ExtractAggregate(CaptureAttribution):
         """Windows and norms do not reach from one view to another: to them views are examples, as to the layer."""
         layer, maps = places[0].layer, []
         for x, g in self._pairs(places, evidence):
-            folded = Pair.scaled(*(t.movedim(axis, 1).flatten(0, 1) for t in (x, g)))
+            folded = Pair.scaled(x.movedim(axis, 1).flatten(0, 1), g.movedim(axis, 1).flatten(0, 1))
             map_ = folded.unscaled(aggregate(self._summand(layer, folded), self.aggregate))
             maps.append(map_.unflatten(0, (len(x), -1)).movedim(1, axis))
         return tuple(maps)
