@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 import threading
 import weakref
@@ -21,12 +22,14 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 
 from captum_extract_aggregate.claims import Claim
+from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
-from captum_extract_aggregate.layout import Surroundings, image_size
+from captum_extract_aggregate.layout import Surroundings, image_size, views_unfolded
 from captum_extract_aggregate.maps import are_tame, magnitudes
 from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.state import prepared, random_state, set_modes, uncompiled, without_autocast
@@ -38,6 +41,7 @@ Found = TypeVar("Found")
 Seed = Callable[[Tensor], Tensor]
 Within = Callable[[Undo], object]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
+Looks = dict["Place", list[Dims | None]]
 
 
 class Place(NamedTuple):
@@ -63,7 +67,8 @@ class Evidence:
 
     `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
     to be neither tiny nor huge for any example. Where several methods make their maps of it, `shared` is where they
-    keep what they have in common; `lasting` is where the targets do.
+    keep what they have in common; `lasting` is where the targets do. `look` runs the forward once more, to see of what
+    the dimensions at each place are made.
     """
 
     scores: Tensor
@@ -75,6 +80,7 @@ class Evidence:
     tame: dict[Place, tuple[bool, ...]] = field(default_factory=dict)
     lasting: dict[Hashable, Any] = field(default_factory=dict)
     shared: dict[Hashable, Any] | None = None
+    look: Callable[[], Looks] | None = None
 
     def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
         """`compute()`, or what it gave another method of the same pass."""
@@ -92,7 +98,31 @@ class Evidence:
 
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
-        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs))
+        look = None if self.look is None else functools.partial(self._look, place)
+        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs), look=look)
+
+    def _look(self, place: Place) -> list[Dims | None]:
+        assert self.look is not None
+        return self.once_for_all_targets("look", self.look).get(place, [])
+
+
+def _of_final_states(place: Place) -> str:
+    """What is likely where a score does not depend on a recurrent layer's steps."""
+    if not isinstance(place.layer, nn.RNNBase) or place.side == "input":
+        return ""
+    return " but by its final states, which have no positions (attribute_to_layer_input=True gives a map of the steps)"
+
+
+def _cure_of_scores(scores: int, batch: int) -> str:
+    """What to do where several inputs (patches of a slide, views of an object) share a score."""
+    if not scores or batch % scores:
+        return ""
+    parts = batch // scores
+    return (
+        f". If each score is of {parts} inputs together (patches, views, frames), make them one example: inputs "
+        f"x.unflatten(0, (-1, {parts})), forward_func=lambda x: model(x.flatten(0, 1)), "
+        f"layout={views_unfolded(scores, parts)}"
+    )
 
 
 class _Tapped(NamedTuple):
@@ -107,11 +137,17 @@ class Recording:
     """A finished forward: its output, still attached to the tapped tensors, and nothing of the model."""
 
     def __init__(
-        self, output: Any, taps: dict[Place, list[list[_Tapped]]], inputs: Tensors, models: tuple[nn.Module, ...]
+        self,
+        output: Any,
+        taps: dict[Place, list[list[_Tapped]]],
+        inputs: Tensors,
+        models: tuple[nn.Module, ...],
+        look: Callable[[], Looks] | None = None,
     ) -> None:
         self.output = output
         self.inputs = inputs
         self.models = models
+        self._look = look
         self._taps = taps  # per place, per tensor it holds, the parts from each device
         self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
         self._activations = {
@@ -123,7 +159,7 @@ class Recording:
     def activity(self) -> Evidence:
         """What the forward alone showed: no score is selected and nothing differentiated."""
         none = torch.empty(0)
-        return Evidence(none, self._activations, {}, self._order, self.inputs, self.models)
+        return Evidence(none, self._activations, {}, self._order, self.inputs, self.models, look=self._look)
 
     def evidence(
         self, targets: Sequence[Target], seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
@@ -147,7 +183,7 @@ class Recording:
                 gradients = self._backward(scores, seed(scores.detach()), retain)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
-        return Evidence(*shown, self.inputs, self.models, tame, self._lasting)
+        return Evidence(*shown, self.inputs, self.models, tame, self._lasting, look=self._look)
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""
@@ -164,6 +200,7 @@ class Recording:
             raise ValueError(
                 f"forward_func gives {len(scores)} score(s) for a batch of {batch}; expected one per example, shape "
                 f"({batch},) or ({batch}, classes), so that each example's map is its own"
+                + _cure_of_scores(len(scores), batch)
             )
         # Elsewhere a check would make the host wait for the device: there the maps say NaN (see attr/base.py).
         bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if scores.device.type == "cpu" else []
@@ -187,9 +224,10 @@ class Recording:
         tensors = [[(part.value, next(found)) for part in parts] for parts in self._taps[place]]
         if not place.optional and all(gradient is None for parts in tensors for _, gradient in parts):
             raise ValueError(
-                f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way; "
-                "expected a layer between the input and the output (not an auxiliary head), and a forward_func that "
-                "neither detaches, nor runs under torch.no_grad, nor takes an argmax, nor checkpoints the layer"
+                f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way"
+                f"{_of_final_states(place)}; expected a layer between the input and the output (not an auxiliary "
+                "head), and a forward_func that neither detaches, nor runs under torch.no_grad, nor takes an argmax, "
+                "nor checkpoints the layer"
             )
         return tuple(_joined([torch.zeros_like(x) if g is None else plain(g) for x, g in parts]) for parts in tensors)
 
@@ -276,7 +314,45 @@ def _forward(
                 with torch._C.DisableTorchFunctionSubclass():
                     output = plain(output).view_as(output)  # a tapped tensor itself stops requiring a gradient soon
         found = taps.collect(leaves, tuple(claim.models), device_ids)
-    return Recording(output, found, tuple(map(plain, tensors)), tuple(claim.models))
+    look = functools.partial(_look, forward_func, tensors, places, extra)
+    return Recording(output, found, tuple(map(plain, tensors)), tuple(claim.models), look)
+
+
+def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Looks:
+    """One more forward, which shows of what the dimensions of every tensor at each place are made."""
+    leaves = [t.detach().clone() for t in tensors]
+    watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
+    calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
+
+    def see(place: Place, values: Sequence[Any]) -> None:
+        calls[place].append([watch.dims(values[i]) for i in _tappable(place, values)])
+
+    def after(place: Place, module: nn.Module, args: Any, output: Any) -> None:
+        see(place, output if isinstance(output, (tuple, list)) else [output])
+
+    def before(place: Place, module: nn.Module, args: Any, kwargs: Any) -> None:
+        see(place, args if any(isinstance(value, Tensor) for value in args) else list(kwargs.values()))
+
+    layers = {place.layer for place in places}
+    with Undo() as undo, undo:
+        set_modes(undo, grad=False)
+        prepared(undo, forward_func, tensors, False, layers, layers - {None})
+        for place in places:
+            if place.layer is not None and place.side == "output":
+                undo.hook(place.layer, "register_forward_hook", functools.partial(after, place))
+            elif place.layer is not None:
+                hook = functools.partial(before, place)
+                undo.hook(place.layer, "register_forward_pre_hook", hook, with_kwargs=True)
+        watch.__enter__()  # left with this thread's other function modes
+        forward_func(*leaves, *extra)
+    seen: Looks = {}
+    for place, of_place in calls.items():
+        if place.layer is None:
+            seen[place] = [watch.dims(t) for t in leaves]
+        elif of_place and (place.call is None or -len(of_place) <= place.call < len(of_place)):
+            chosen = itertools.chain(*of_place) if place.optional else of_place[place.call or 0]
+            seen[place] = [None if dims is None else watch.told(dims) for dims in chosen]
+    return seen
 
 
 # What passes have found out about layers, so that the next ones need not run the forward again. The tensors of careful
@@ -429,14 +505,20 @@ class _Taps:
             return args, kwargs
         if any(isinstance(value, Tensor) for value in args):
             return tuple(self._tap(place, module, list(args))), kwargs
-        return args, dict(zip(kwargs, self._tap(place, module, list(kwargs.values()))))
+        return args, dict(zip(kwargs, self._tap(place, module, list(kwargs.values()) or list(args))))
 
     def _tap(
         self, place: Place, module: nn.Module, values: list[Any], given: list[Tensor] | None = None
     ) -> list[Any]:
         """Taps each floating point tensor and hands it on, or a clone. `given`: what a layer's output was made from."""
-        chosen = [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
+        chosen = _tappable(place, values)
         if not chosen:
+            if any(isinstance(value, PackedSequence) for value in values):
+                raise ValueError(
+                    f"the {place.side} of layer {type(place.layer).__name__} is a packed sequence, in which examples "
+                    "and steps share one dimension; expected padded sequences: take the layer before "
+                    "pack_padded_sequence, or one behind pad_packed_sequence, or hand the recurrent layer padded ones"
+                )
             kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
             raise TypeError(
                 f"the {place.side} of layer {type(place.layer).__name__} is {kinds}; expected a floating point tensor "
@@ -544,6 +626,16 @@ def plain(t: Tensor) -> Tensor:
         return t
     with torch._C.DisableTorchFunctionSubclass():
         return t.as_subclass(Tensor)
+
+
+def _tappable(place: Place, values: Sequence[Any]) -> list[int]:
+    """Which values of a layer's input or output are of interest: tensors of floating point numbers.
+
+    Of a recurrent layer's the first alone: its initial and final states have no positions.
+    """
+    if isinstance(place.layer, nn.RNNBase):
+        values = values[:1]
+    return [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
 
 
 def like(output: Any, values: list[Any]) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,18 +11,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from captum_extract_aggregate.capture import Place, record
 from captum_extract_aggregate.claims import claim
+from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.layout import Surroundings, image_size, to_channels_first
-from captum_extract_aggregate.state import random_state, set_grad_mode
+from captum_extract_aggregate.operations import tensors_in
+from captum_extract_aggregate.state import function_modes, leave_function_modes, random_state, set_grad_mode
 from captum_extract_aggregate.undo import Undo
 
 
 @dataclass
 class _Run:
-    """What one module did in the example forward. `octave`: how often the resolution had been halved."""
+    """What one module did in the example forward.
+
+    `octave`: how often the resolution had been halved; `above`: which modules (a bit each, in the order of `started`)
+    its output was computed from.
+    """
 
     started: int
     octave_in: int | None
@@ -28,6 +38,7 @@ class _Run:
     positions: int = 0
     tokens: bool = False
     times: int = 1
+    above: int = 0
 
 
 _Trace = dict[nn.Module, _Run]
@@ -41,14 +52,15 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
     a resolution without any block of two or more convolutions in a network that is built of such blocks, is not
     counted, and neither is the classifier. For a network of one resolution (ViT, MLP-Mixer): its repeated blocks. Where
     a class token alone makes the score, what comes after the last exchange between tokens is left out: the other
-    tokens no longer reach the score there, and every map would be zero.
+    tokens no longer reach the score there, and every map would be zero. Of branches that meet in the score alone (an
+    ensemble, a network each for colours and depth) the one with the most stages, and of equal ones the first to run.
 
     The resolutions are seen in a forward on an example, which leaves the model as it was.
 
     Args:
         model: any image classifier.
         inputs: an example batch; left out, zeros of the size the model declares (`input_size`, `image_size`, timm's
-            `pretrained_cfg`), or 224 x 224.
+            `pretrained_cfg`, `config.image_size` of Hugging Face's), or 224 x 224.
 
     Example:
         >>> from captum_extract_aggregate import default_layers
@@ -61,15 +73,24 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
     model = model_of(model) or model
     trace, example = _trace(model, inputs)
     names = {module: name for name, module in model.named_modules()}
-    classifier = _classifier(trace)
-    stages = _stages(_before(classifier, _units(model, trace)), trace)
+    units = _before(_classifier(trace), _units(model, trace))
+    stages = max((_stages(branch, trace) for branch in _branches(units, trace)), key=len, default=[])
     chosen = _repeated_blocks(model, trace) if len(stages) == 1 else []
     chosen = chosen or [stage[-1] for stage in stages]
+    _check_one_branch(chosen, trace, names)
+    classifier = _classifier(trace, chosen[-1]) if chosen else None
     if classifier is not None and any(trace[module].tokens for module in chosen):
         with Undo() as undo, undo:
             _evaluate(undo, model)
             chosen = _reaching(model, classifier, chosen, example)
     if not chosen:
+        shared = [names[unit] for unit in units if trace[unit].times > 1 and _weighted(unit)]
+        if shared:
+            raise ValueError(
+                f"model ({type(model).__name__}) runs {', '.join(shared[:5])} several times in one forward, for views "
+                "or branches that share their weights; expected layers that you name yourself, and call=0, call=1, ... "
+                "for the view to be explained"
+            )
         raise ValueError(
             f"model ({type(model).__name__}) has no resolution stages that default_layers can tell; expected an image "
             "classifier: name the layers yourself"
@@ -122,9 +143,37 @@ def _start_key(trace: _Trace) -> Callable[[nn.Module], int]:
     return lambda module: _first_start(module, trace) or 0
 
 
-def _classifier(trace: _Trace) -> nn.Module | None:
-    """The last layer with weights to run, which makes the scores."""
+def _branches(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
+    """For each unit with positions that no other such unit is computed from: itself and those it is computed from."""
+    on_grid = [unit for unit in units if trace[unit].positions > 1 and (_weighted(unit) or _is_activation(unit))]
+    if not any(_is_above(unit, other, trace) for unit in on_grid for other in on_grid):
+        return [units]  # nothing is seen of what is computed from what
+    ends = [unit for unit in on_grid if not any(_is_above(unit, other, trace) for other in on_grid)]
+    return [[unit for unit in units if unit is end or _is_above(unit, end, trace)] for end in ends]
+
+
+def _is_above(module: nn.Module, other: nn.Module, trace: _Trace) -> bool:
+    """Whether the other's output was computed from this one's."""
+    return module is not other and bool(trace[other].above >> trace[module].started & 1)
+
+
+def _check_one_branch(chosen: list[nn.Module], trace: _Trace, names: dict[nn.Module, str]) -> None:
+    if not any(trace[module].above for module in chosen):
+        return
+    for module, other in itertools.pairwise(chosen):
+        if not _is_above(module, other, trace):
+            raise ValueError(
+                f"default_layers found layers of different branches ({names[other]!r} is not computed from "
+                f"{names[module]!r}); expected layers of one branch, which you name yourself: of "
+                f"{', '.join(names[module] for module in chosen)}, ..."
+            )
+
+
+def _classifier(trace: _Trace, after: nn.Module | None = None) -> nn.Module | None:
+    """The last layer with weights to run, which makes the scores (of the branch that a module belongs to)."""
     leaves = [m for m in trace if next(m.children(), None) is None and next(m.parameters(), None) is not None]
+    if after is not None:
+        leaves = [m for m in leaves if _is_above(after, m, trace)] or leaves
     return max(leaves, key=lambda m: trace[m].started, default=None)
 
 
@@ -212,15 +261,53 @@ def _examples(model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
         declared = getattr(module, "input_size", None) or (config.get("input_size") if hasattr(config, "get") else None)
         if isinstance(declared, (tuple, list)) and len(declared) > 2:
             sizes.append(tuple(declared))
-        side = getattr(module, "image_size", None)
-        if isinstance(side, int):
-            sizes.append((channels, side, side))
+        for source in (module, getattr(module, "config", None)):  # the latter of Hugging Face's models
+            side = getattr(source, "image_size", None)
+            side = (side, side) if isinstance(side, int) else side
+            if isinstance(side, (tuple, list)) and len(side) == 2:
+                of_config = getattr(source, "num_channels", None)
+                sizes.append((of_config if isinstance(of_config, int) else channels, *side))
     if isinstance(convolution, nn.Conv3d):
-        sizes.append((channels, 16, 112, 112))
+        sizes += [(channels, *grid) for grid in _declared_grids(model, convolution)]
+        sizes += [(channels, 16, 112, 112), (channels, 16, 224, 224)]
     sizes += [(channels, side, side) for side in (224, 299, 32, 28)]
     for size in dict.fromkeys(sizes):
         noise = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
         yield (noise.to(parameter.device, parameter.dtype),)
+
+
+def _declared_grids(model: nn.Module, patches: nn.Conv3d) -> Iterator[tuple[int, ...]]:
+    """Sizes of clips for which a video network holds an embedding of each patch's position (torchvision's MViT)."""
+    for module in model.modules():
+        steps, grid = getattr(module, "temporal_size", None), getattr(module, "spatial_size", None)
+        if isinstance(steps, int) and isinstance(grid, (tuple, list)):
+            yield tuple(n * stride for n, stride in zip((steps, *grid), patches.stride))
+
+
+class _Lineage(TorchFunctionMode):
+    """Which modules each tensor within was computed from: a bit each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._above = WeakIdKeyDictionary()
+
+    def of(self, value: Any) -> int:
+        above = 0
+        for t in tensors_in([value]):
+            above |= self._above.get(t, 0)
+        return above
+
+    def add(self, value: Any, above: int) -> None:
+        for t in tensors_in([value]):
+            self._above[t] = self._above.get(t, 0) | above
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        output = func(*args, **kwargs)
+        above = self.of([*args, *kwargs.values()])
+        if above:
+            self.add(args[0] if output is None else output, above)  # t[i] = ... gives nothing
+        return output
 
 
 def _evaluate(undo: Undo, model: nn.Module) -> None:
@@ -235,15 +322,19 @@ def _evaluate(undo: Undo, model: nn.Module) -> None:
 def _observe(undo: Undo, model: nn.Module, trace: _Trace, tensors: tuple[Tensor, ...]) -> None:
     """Notes from here on when each module runs, and at which resolution."""
     batch, image = tensors[0].shape[0], image_size(tensors)
+    watch, lineage = Watch(tensors, batch), _Lineage()
 
     def positions_of(value: Any, module: nn.Module | None) -> tuple[int | None, int, bool]:
         value = value[0] if isinstance(value, (tuple, list)) and value else value
         if not isinstance(value, Tensor) or not image:
             return None, 0, False
+        look = functools.partial(_dims_now, watch, value)
         try:
-            around = Surroundings(module=module, models=(model,), batch=batch, image=image)
+            around = Surroundings(module=module, models=(model,), batch=batch, image=image, look=look)
             on_grid = to_channels_first(value, "auto", around)(value)
         except ValueError:
+            return None, 0, False
+        if on_grid.ndim - 2 != len(image):
             return None, 0, False
         positions = math.prod(on_grid.shape[2:])
         scale = (math.prod(image) / positions) ** (1 / (on_grid.ndim - 2))
@@ -253,12 +344,23 @@ def _observe(undo: Undo, model: nn.Module, trace: _Trace, tensors: tuple[Tensor,
         if module in trace:
             trace[module].times += 1
         else:
-            trace[module] = _Run(len(trace), positions_of(args, None)[0])
+            with torch._C.DisableTorchFunction():
+                trace[module] = _Run(len(trace), positions_of(args, None)[0])
 
     def ended(module: nn.Module, args: Any, output: Any) -> None:
         run = trace[module]
-        run.octave, run.positions, run.tokens = positions_of(output, module)
+        run.above |= lineage.of(output)
+        lineage.add(output, 1 << run.started)
+        with torch._C.DisableTorchFunction():
+            run.octave, run.positions, run.tokens = positions_of(output, module)
 
     for module in model.modules():
         undo.hook(module, "register_forward_pre_hook", started)
         undo.hook(module, "register_forward_hook", ended)
+    undo.callback(leave_function_modes, function_modes())
+    watch.__enter__()
+    lineage.__enter__()
+
+
+def _dims_now(watch: Watch, value: Tensor) -> list[Dims | None]:
+    return [watch.dims(value)]

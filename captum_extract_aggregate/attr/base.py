@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.capture import Evidence, Place, record
 from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
-from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
+from captum_extract_aggregate.layout import Layout, check_layout, is_final_state, to_channels_first
 from captum_extract_aggregate.maps import at_least_float32
 from captum_extract_aggregate.state import set_modes, without_autocast
 from captum_extract_aggregate.targets import Target, per_target
@@ -195,12 +195,16 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
 
     def _canonical(self, place: Place, evidence: Evidence, *kinds: Iterable[Tensor]) -> list[Any]:
         """For each tensor that a place holds, what was captured of it (activation, gradient) as `N x K x *S`, in at
-        least float32."""
+        least float32. Final states of recurrent layers, which have no positions, are left out."""
         likes = evidence.activations[place]
         around = evidence.surroundings(place)
         canonical = []
-        for i, (like, *captured) in enumerate(zip(likes, *kinds), start=1):
-            one = around._replace(which=f" (tensor {i} of {len(likes)})") if len(likes) > 1 else around
+        for i, (like, *captured) in enumerate(zip(likes, *kinds)):
+            one = around
+            if len(likes) > 1:
+                one = around._replace(which=f" (tensor {i + 1} of {len(likes)})", number=i)
+                if self.layout == "auto" and is_final_state(like, one):
+                    continue
             arrange = to_channels_first(like, self.layout, one)
             canonical.append(tuple(at_least_float32(arrange(t)) for t in captured))
         return canonical

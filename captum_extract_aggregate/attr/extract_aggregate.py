@@ -25,7 +25,7 @@ from captum_extract_aggregate.extract import (
     virtual_extract,
 )
 from captum_extract_aggregate.layers import Layer, describe, model_of
-from captum_extract_aggregate.layout import Layout
+from captum_extract_aggregate.layout import Layout, view_axis
 from captum_extract_aggregate.summand import Summand
 
 
@@ -114,6 +114,8 @@ class ExtractAggregate(CaptureAttribution):
         )
 
     def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+        if callable(self.layout) and (views := self._views(places, evidence)) is not None:
+            return self._map_of_views(places, evidence, views)
         layer, pairs = places[0].layer, self._pairs(places, evidence)
         if callable(self.aggregate):  # not necessarily homogeneous in the gradient
             return tuple(aggregate(self._summand(layer, Pair(x, g)), self.aggregate) for x, g in pairs)
@@ -130,6 +132,20 @@ class ExtractAggregate(CaptureAttribution):
 
         found = evidence.once((Pair, places, self._layout_key()), scaled)
         return tuple(pair.unscaled(aggregate(self._summand(layer, pair), self.aggregate)) for pair in found)
+
+    def _views(self, places: tuple[Place, ...], evidence: Evidence) -> int | None:
+        """The dimension of views that the layout unfolds from the batch."""
+        assert callable(self.layout)
+        return view_axis(self.layout, evidence.activations[places[-1]][0], evidence.surroundings(places[-1]))
+
+    def _map_of_views(self, places: tuple[Place, ...], evidence: Evidence, axis: int) -> tuple[Tensor, ...]:
+        """Windows and norms do not reach from one view to another: to them views are examples, as to the layer."""
+        layer, maps = places[0].layer, []
+        for x, g in self._pairs(places, evidence):
+            folded = Pair.scaled(x.movedim(axis, 1).flatten(0, 1), g.movedim(axis, 1).flatten(0, 1))
+            map_ = folded.unscaled(aggregate(self._summand(layer, folded), self.aggregate))
+            maps.append(map_.unflatten(0, (len(x), -1)).movedim(1, axis))
+        return tuple(maps)
 
     def _are_tame(self, place: Place, evidence: Evidence, pairs: list[tuple[Tensor, Tensor]]) -> list[bool]:
         """Which gradients are known to be neither tiny nor huge; of parts (a layout may leave out tokens) none is."""
