@@ -119,7 +119,7 @@ class Watch(TorchFunctionMode):
     def _follow(
         self, func: Any, name: str, args: Any, kwargs: Any, before: list[Dims | None], outputs: list[Any]
     ) -> list[Dims | None]:
-        tensors = tensors_in(args) or tensors_in(kwargs.values())
+        tensors = tensors_in(args) or tensors_in(kwargs)
         known = before or [self._known.get(t) for t in tensors]
         if not any(dims is not None for dims in known):
             return [None] * len(outputs)
