@@ -15,7 +15,7 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.data.scene_models import build_scene_model
-from captum_extract_aggregate.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, positive_shares
+from captum_extract_aggregate.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus
 from tests.conftest import REAL_DATA, SmallNet, needs_real_data, relative_error
 from tests.networks import CifarResNet20, lively
 from tests.reference import propagation as reference
@@ -110,6 +110,14 @@ FAMILIES = {
     "lrp gamma": (cea.LRP, {"gamma": 0.3, "epsilon": 1e-3}, reference.lrp_gamma_rules(0.3, 1e-3)),
     "lrp infinity": (cea.LRP, {"gamma": math.inf}, reference.lrp_gamma_rules(math.inf)),
     "excitation": (cea.ExcitationBackprop, {}, reference.excitation_rules()),
+    **{
+        f"excitation, {sums}, {lost}": (
+            cea.ExcitationBackprop,
+            {"sums": sums, "lost": lost},
+            reference.excitation_rules(sums, lost == "spread"),
+        )
+        for sums, lost in [("signed", "spread"), ("positive", "drop"), ("positive", "spread")]
+    },
 }
 
 
@@ -128,7 +136,7 @@ def test_literal_references(steps, family):
 
     expected = reference.per_example(of_one, x)
     got = method(net, **arguments).attribute(x, target=TARGET)
-    tolerance = 1e-8 if "lrp" in family else 1e-10  # cancelling sums in denominators
+    tolerance = 1e-8 if "lrp" in family or "signed" in family else 1e-10  # cancelling sums in denominators
     assert relative_error(got, expected["x"] * (x if "rectgrad" in family else 1)) < tolerance
     for name in net.named:
         if expected[name].ndim == 4:
