@@ -81,10 +81,12 @@ def _brings_constants(call: Call, variables: Tensors) -> bool:
         return call.function is F.unfold and call.argument(3, "padding", 0) not in (0, (0, 0), [0, 0])
     if call.name in _FILLS and not isinstance(call.argument(_FILLS[call.name], "value"), Tensor):
         return True
-    return call.name in _SPARSE or (
-        call.name in (*_JOINS, *_FILLS)
-        and any(t.is_floating_point() and not any(t is v for v in variables) for t in tensors_in((call.args, call.kwargs)))
-    )
+    if call.name not in (*_JOINS, *_FILLS) and not call.in_place:
+        return call.name in _SPARSE
+    constants = [t for t in tensors_in((call.args, call.kwargs)) if not any(t is v for v in variables)]
+    if call.in_place:  # into a buffer
+        return any(t is call.args[0] for t in constants)
+    return any(t.is_floating_point() for t in constants)
 
 
 def _moved(call: Call, given: list[tuple[Tensor, Tensor | None]]) -> Tensor:
@@ -114,7 +116,10 @@ def _mapped(value: Any, number: Callable[[Tensor], Tensor]) -> Any:
         return number(value)
     if isinstance(value, dict):
         return {name: _mapped(v, number) for name, v in value.items()}
-    return [_mapped(v, number) for v in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        mapped = [_mapped(v, number) for v in value]
+        return mapped if isinstance(value, list) else tuple(mapped)
+    return value
 
 
 def _is_number(value: Any) -> bool:
