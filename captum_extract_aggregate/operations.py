@@ -23,8 +23,8 @@ Rule = Callable[..., Any]
 _KINDS = {
     # A weight applied to an input.
     "linear": """
-        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm __matmul__
-        __rmatmul__
+        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear matmul mm bmm
+        __matmul__ __rmatmul__
     """,
     # Zero below zero, the identity above (up to a ceiling), perhaps with a slope below.
     "rectifier": "relu relu6 leaky_relu prelu rrelu hardtanh threshold clamp clamp_min clip",
@@ -44,7 +44,10 @@ _KINDS = {
         interpolate upsample upsample_bilinear upsample_nearest upsample_nearest1d upsample_nearest2d upsample_nearest3d
         upsample_linear1d upsample_bilinear2d upsample_trilinear3d fold
     """,
-    "normalization": "batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm",
+    "normalization": """
+        batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm
+        _native_batch_norm_legit_no_training native_layer_norm native_group_norm
+    """,
     "dropout": "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout",
     # The larger or smaller of two tensors, or over a dimension: the winner takes all.
     "maximum": "max min maximum minimum fmax fmin",

@@ -59,6 +59,7 @@ class LinearStep(Step):
         super().__init__(call, inputs)
         self.linear, self.rule = linear, rule
         self.varying = () if varying is None or rule.shares_bias else (varying,)
+        self.transposed = "transpose" in self.name or (self.name == "convolution" and call.argument(6, "transposed"))
         self.versions = [t._version for t in (linear.weight, linear.bias) if t is not None]
         self.norm: tuple[Tensor, Tensor] | None = None  # scale and shift of the output's channels
         self.negated = False  # the weights, for contrastive excitation backprop
@@ -87,7 +88,7 @@ class LinearStep(Step):
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by group."""
-        if "transpose" not in self.name:
+        if not self.transposed:
             return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
         groups = len(scale) // weight.shape[1]
         by_group = weight.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))
@@ -316,6 +317,8 @@ class RelevanceInterception(Interception):
     def _normalization(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1 or call.argument(0, "input") is not variables[0]:
             raise self.unknown(call, " whose parameters depend on the input")
+        if "native" in call.name:
+            raise self.unknown(call, " (an exported program in the smallest operators; take the module it was made from)")
         if call.name == "batch_norm":
             return self._batch_norm(call, variables)
         if not self.rule.shares_bias or call.name not in _GAINS:

@@ -168,10 +168,8 @@ class Gamma(LinearRule):
     shares_bias = True
 
     def __post_init__(self) -> None:
-        check_number("gamma", self.gamma)
+        check_number("gamma", self.gamma, hint=", or the rule ZPlus() for an infinite one")
         check_number("epsilon", self.epsilon)
-        if math.isinf(self.gamma):
-            raise ValueError("gamma is infinite; expected a finite number, or the rule ZPlus()")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         z = linear.function(a, linear.weight, linear.bias)
@@ -256,12 +254,15 @@ class ZBox(LinearRule):
     epsilon: float = 1e-9
 
     def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon)
         for name in ("low", "high"):
             bound = getattr(self, name)
             if isinstance(bound, bool) or not isinstance(bound, (numbers.Real, Tensor)):
                 raise TypeError(f"{name} is a {type(bound).__name__}; expected a number or a tensor")
+            if not bool(torch.as_tensor(bound).isfinite().all()):
+                raise ValueError(f"{name} is not finite; expected the smallest and the largest value of the inputs")
         if not bool((torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all()):
-            raise ValueError("low is above high, or NaN; expected the smallest and the largest value of the inputs")
+            raise ValueError("low is above high; expected the smallest and the largest value of the inputs")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         w = _weight(linear)
@@ -304,12 +305,12 @@ def _weight(linear: Linear) -> Tensor:
     return linear.weight
 
 
-def check_number(name: str, value: Any, may_be_infinite: bool = False) -> None:
+def check_number(name: str, value: Any, may_be_infinite: bool = False, hint: str = "") -> None:
     """Our error for what is no non-negative number."""
     a_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value) and value >= 0
     if not a_number or (math.isinf(value) and not may_be_infinite):
         finite = "" if may_be_infinite else "finite "
-        raise ValueError(f"{name} is {value!r}; expected a {finite}number that is not negative")
+        raise ValueError(f"{name} is {value!r}; expected a {finite}number that is not negative{hint}")
 
 
 def check_lost(lost: str) -> None:
