@@ -23,14 +23,14 @@ from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from captum_extract_aggregate.claims import Claim
 from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size, views_unfolded
-from captum_extract_aggregate.maps import are_tame, magnitudes
+from captum_extract_aggregate.maps import are_tame, magnitudes, plain
 from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.state import prepared, random_state, set_modes, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
@@ -620,14 +620,6 @@ def gradient_edge(t: Tensor) -> GradientEdge:
         return get_gradient_edge(t)
 
 
-def plain(t: Tensor) -> Tensor:
-    """A tensor without the ways of a subclass (an image's, a medical volume's) that keeps its numbers as tensors do."""
-    if type(t) in (Tensor, nn.Parameter) or is_traceable_wrapper_subclass(t):
-        return t
-    with torch._C.DisableTorchFunctionSubclass():
-        return t.as_subclass(Tensor)
-
-
 def _tappable(place: Place, values: Sequence[Any]) -> list[int]:
     """Which values of a layer's input or output are of interest: tensors of floating point numbers.
 
@@ -678,6 +670,11 @@ def _never_ran(place: Place, models: tuple[nn.Module, ...]) -> str:
         why = "it is not part of the model that forward_func calls (another copy of the model?)"
     elif any(isinstance(module, torch.jit.ScriptModule) for model in models for module in model.modules()):
         why = "the model is scripted or traced, and hooks do not run inside it: use the Python module it was made from"
+    elif any(isinstance(module, torch.fx.GraphModule) for model in models for module in model.modules()):
+        why = (
+            "the model is a graph (torch.fx, torch.export), in which containers do not run: choose the last layer inside "
+            "it that does, or take the module that was traced or torch.export.unflatten"
+        )
     else:
         why = (
             "the forward of its parent uses its weights without calling it, skips it, or was compiled: "

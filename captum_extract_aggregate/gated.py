@@ -13,8 +13,11 @@ from captum_extract_aggregate.interception import (
     Interception,
     Step,
     Tensors,
+    check_choice,
     check_maximum,
     check_output,
+    is_low,
+    is_mask,
     uses_batch_statistics,
 )
 from captum_extract_aggregate.operations import Call, tensors_in
@@ -48,10 +51,12 @@ class GatedInterception(Interception):
         self.gate, self.batch = gate, batch
 
     def step(self, call: Call, variables: Tensors) -> Step | None:
-        if call.kind in ("activation", "unruled"):
-            raise self.unknown(call, " (a smooth activation, for which no gate is defined)")
+        if call.kind == "hiding":
+            raise self.unknown(call, " (its ReLUs run inside, where no gate reaches them)")
         if call.kind == "maximum":
             check_maximum(self, call, variables)
+        if call.kind == "choice":
+            check_choice(self, call)
         if call.kind == "normalization" and uses_batch_statistics(call):
             raise self.unknown(call, " with the statistics of the batch (train mode)")
         if _masks(call):
@@ -86,7 +91,7 @@ class GatedInterception(Interception):
 def _masks(call: Call) -> bool:
     """Whether booleans choose what passes: `y * (y > 0)`, `y[y < 0] = 0`."""
     if call.kind == "scale":
-        return any(t.dtype == torch.bool for t in tensors_in(call.args[:2]))
-    if call.name != "setitem" or any(t.requires_grad for t in tensors_in(call.args[2:])):
+        return any(is_mask(t) for t in tensors_in(call.args[:2]))
+    if call.name != "setitem" or any(t.requires_grad for t in tensors_in(call.args[2:])) or is_low(call.args[2]):
         return False
-    return any(t.dtype == torch.bool for t in tensors_in(call.args[1:2]))
+    return any(is_mask(t) for t in tensors_in(call.args[1:2]))

@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import describe, running_modules
-from captum_extract_aggregate.operations import CUSTOM, OPERATIONS, Call, tensors_in
+from captum_extract_aggregate.maps import plain
+from captum_extract_aggregate.operations import CUSTOM, OPERATIONS, Call, of_torch, tensors_in
 from captum_extract_aggregate.rules import broadcasts
 from captum_extract_aggregate.state import function_modes, leave_function_modes
 from captum_extract_aggregate.undo import Undo
@@ -80,12 +81,21 @@ class _Ruled(torch.autograd.Function):
         if any(output is t and t._version != version for t, version in zip(inputs, versions)):
             ctx.mark_dirty(output)
         ctx.step = step
-        ctx.save_for_backward(*kept, *step.after(output))
-        return output
+        ctx.save_for_backward(*map(plain, (*kept, *step.after(output))))
+        return _no_view_of_its_kind(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return None, *[None] * ctx.step.extra, *ctx.step.down(gradients[0], ctx.saved_tensors)
+
+
+def _no_view_of_its_kind(t: Tensor) -> Tensor:
+    """A subclass makes what a function returns its own by a view, which nothing behind it could overwrite."""
+    if plain(t) is t or not t._is_view():
+        return t
+    own = Tensor._make_subclass(type(t), plain(t))  # type: ignore[attr-defined]
+    own.__dict__.update(t.__dict__)
+    return own
 
 
 class Pass(Step):
@@ -176,7 +186,11 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        call = Call(func, args, kwargs or {}, OPERATIONS.get(func))
+        kind = OPERATIONS.get(func)
+        if kind is None:
+            func = of_torch(func)
+            kind = OPERATIONS.get(func)
+        call = Call(func, args, kwargs or {}, kind)
         given = [t for t in tensors_in((args, call.kwargs)) if t.requires_grad] if torch.is_grad_enabled() else []
         if not given:
             return call.run()
@@ -223,7 +237,8 @@ class Interception(TorchFunctionMode):
         return ValueError(
             f"{self.method} has no rule for {call.full_name}{why}{where}; expected convolutions, linear layers, "
             "rectifiers, sums, pooling, normalisation and reshapes, or a rule for it: captum_extract_aggregate."
-            f"register_operation({call.full_name}, how), where how is 'relu', 'identity', 'gradient' or a function"
+            f"register_operation({call.full_name}, how{', overwrite=True' if call.kind else ''}), where how is 'relu', "
+            "'identity', 'gradient' or a function"
         )
 
     def _note(self, output: Any, below: set[Node]) -> None:
@@ -253,6 +268,28 @@ def check_maximum(interception: Interception, call: Call, variables: Tensors) ->
     second = call.argument(1, "other")
     if isinstance(second, Tensor) and len(variables) < 2:
         raise interception.unknown(call, " of a tensor and a constant")
+
+
+_LOW = -1e4  # of a filling: no rectifier ends so low, but masked logits do
+
+
+def check_choice(interception: Interception, call: Call) -> None:
+    """Our error for a mask that may be a rectifier in disguise; one that puts very low numbers rules entries out."""
+    given = [value for value in (*call.args, *call.kwargs.values()) if not is_mask(value)]
+    fillings = [value for value in given if not (isinstance(value, Tensor) and value.requires_grad)]
+    if len(fillings) == len(given) - 1 and all(map(is_low, fillings)):
+        return
+    raise interception.unknown(call, f" with a mask that puts more than {_LOW:g}, which may be a rectifier in disguise")
+
+
+def is_low(value: Any) -> bool:
+    """Whether a number, or all of a tensor, is as low as masked logits are."""
+    return bool((torch.as_tensor(value) <= _LOW).all())
+
+
+def is_mask(value: Any) -> bool:
+    """Whether it is a tensor of booleans."""
+    return isinstance(value, Tensor) and value.dtype == torch.bool
 
 
 def normalization_arguments(call: Call) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
@@ -64,3 +65,11 @@ def where_positive(t: Tensor, chooser: Tensor) -> Tensor:
 def at_least_float32(t: Tensor) -> Tensor:
     """Half precision as float32, for sums over many channels or positions."""
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
+
+
+def plain(t: Tensor) -> Tensor:
+    """A tensor without the ways of a subclass (an image's, a medical volume's) that keeps its numbers as tensors do."""
+    if type(t) in (Tensor, nn.Parameter) or is_traceable_wrapper_subclass(t):
+        return t
+    with torch._C.DisableTorchFunctionSubclass():
+        return t.as_subclass(Tensor)

@@ -23,15 +23,17 @@ Rule = Callable[..., Any]
 _KINDS = {
     # A weight applied to an input.
     "linear": """
-        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d linear matmul mm bmm __matmul__
-        __rmatmul__
+        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear matmul mm bmm
+        __matmul__ __rmatmul__
     """,
     # Zero below zero, the identity above (up to a ceiling), perhaps with a slope below.
     "rectifier": "relu relu6 leaky_relu prelu rrelu hardtanh threshold clamp clamp_min clip",
     # Smooth relatives of the ReLU: no gate is defined for them; relevance passes through.
     "activation": "gelu silu mish hardswish elu selu celu",
-    # Odd functions that saturate: relevance passes through.
-    "squash": "tanh softsign",
+    # Odd functions that saturate, and rounding: relevance passes through.
+    "squash": """
+        tanh softsign fake_quantize_per_tensor_affine fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
+    """,
     "sum": "add sub subtract rsub __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__",
     "scale": """
         mul multiply div divide true_divide neg negative __mul__ __rmul__ __imul__ __truediv__ __itruediv__ __neg__
@@ -39,24 +41,36 @@ _KINDS = {
     # Sums with fixed weights that are not negative.
     "average": """
         avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d mean sum
-        interpolate upsample upsample_bilinear upsample_nearest fold
+        interpolate upsample upsample_bilinear upsample_nearest upsample_nearest1d upsample_nearest2d upsample_nearest3d
+        upsample_linear1d upsample_bilinear2d upsample_trilinear3d fold
     """,
-    "normalization": "batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm",
+    "normalization": """
+        batch_norm layer_norm group_norm instance_norm rms_norm local_response_norm
+        _native_batch_norm_legit_no_training native_layer_norm native_group_norm
+    """,
     "dropout": "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout",
     # The larger or smaller of two tensors, or over a dimension: the winner takes all.
     "maximum": "max min maximum minimum fmax fmin",
-    # No rule of any method is defined for these.
+    # No rule is defined for these; their gradient is what it is.
     "unruled": "softplus logsigmoid",
-    # Each output is one input, or none: the gradient is the routing. The winner of a maximum takes all.
-    "routing": """
+    # Rectifiers work within, where no rule reaches them.
+    "hiding": "rnn_relu rnn_relu_cell",
+    # The largest of several entries of one tensor takes all.
+    "winner": """
         max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
         adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d adaptive_max_pool1d_with_indices
-        adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices max_unpool1d max_unpool2d max_unpool3d
-        amax cat concat concatenate stack hstack vstack dstack chunk split tensor_split split_with_sizes unbind narrow
+        adaptive_max_pool2d_with_indices adaptive_max_pool3d_with_indices amax
+    """,
+    # A mask says which of two tensors, or of a tensor and a number.
+    "choice": "where masked_fill",
+    # Each output is one input, or none: the gradient is the routing.
+    "routing": """
+        max_unpool1d max_unpool2d max_unpool3d
+        cat concat concatenate stack hstack vstack dstack chunk split tensor_split split_with_sizes unbind narrow
         select index_select gather take_along_dim __getitem__ __setitem__ masked_select view view_as reshape reshape_as
         flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t adjoint diagonal
         unfold expand expand_as broadcast_to repeat tile repeat_interleave roll flip fliplr flipud rot90
-        contiguous clone alias copy_ pad pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle to type
+        contiguous clone alias copy_ pad constant_pad_nd slice_scatter select_scatter pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle to type
         type_as float double half bfloat16 cpu cuda as_strided atleast_1d atleast_2d atleast_3d __iter__
     """,
     # Differentiable, and no rectifier: gradients pass as they are, but nothing says how relevance would.
@@ -65,15 +79,21 @@ _KINDS = {
         square pow __pow__ __rpow__ __ipow__ float_power reciprocal __rtruediv__ __rdiv__ einsum addmm baddbmm addbmm
         tensordot bilinear scaled_dot_product_attention multi_head_attention_forward normalize norm vector_norm
         cosine_similarity var std var_mean std_mean logsumexp cumsum cumprod prod embedding embedding_bag addcmul
-        addcdiv lerp cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss
+        addcdiv lerp abs absolute angle view_as_real view_as_complex complex polar conj resolve_conj stft istft
+        fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn
+        fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift lstm gru rnn_tanh lstm_cell gru_cell rnn_tanh_cell
+        _pack_padded_sequence _pad_packed_sequence hardshrink softshrink tanhshrink cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss
     """,
 }
-_PROPERTIES = ("T", "mT", "H", "mH", "real")  # of tensors: mere transpositions
+_PROPERTIES = ("T", "mT", "H", "mH", "real", "imag")  # of tensors: mere transpositions
+
+
+_OWNERS: tuple[Any, ...] = (torch, F, Tensor, torch._C._nn)
 
 
 def _functions(name: str) -> Iterator[Any]:
     """Everything that is called `name`: in torch, torch.nn.functional and as a method, in place or not."""
-    for owner in (torch, F, Tensor, torch._C._nn, torch.special, torch.linalg):
+    for owner in (*_OWNERS, torch.special, torch.linalg, torch._C._fft):
         for variant in (name, name + "_"):
             function = getattr(owner, variant, None)
             if callable(function):
@@ -94,17 +114,32 @@ CUSTOM: dict[Any, Rule] = {}
 DECLARED = {"relu": "rectifier", "identity": "identity", "gradient": "routing"}
 
 
-def register_operation(function: Callable[..., Any], how: str | Rule) -> None:
-    """Tells the propagation rules how a quantity passes a function they do not know (or know otherwise).
+@functools.lru_cache(maxsize=1024)
+def of_torch(function: Any) -> Any:
+    """What an ATen operator is called in torch, with the same arguments: exported programs consist of operators."""
+    packet = getattr(function, "overloadpacket", function)
+    if not isinstance(packet, torch._ops.OpOverloadPacket) or not str(packet).startswith("aten."):
+        return function
+    name = packet.__name__
+    owners = (torch, torch._C._nn, Tensor)
+    return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), function)
+
+
+def register_operation(function: Callable[..., Any], how: str | Rule, overwrite: bool = False) -> None:
+    """Tells the propagation rules how a quantity passes a function they do not know.
+
+    It holds for the whole process, until `unregister_operation(function)`.
 
     Args:
         function: as it is called in the model: `torch.sin`, `torch.nn.functional.glu`, `torch.Tensor.sin`...
         how: `"relu"`: as the ReLU (each method's rule for it); `"identity"`: unchanged, to the first tensor;
             `"gradient"`: by the function's own gradient; or a callable `how(quantity, output, *inputs)` that returns
             what each of `inputs` (the function's differentiated tensors, in order) receives: a tensor or a tuple.
+        overwrite: whether it may replace the rule of a function that has one, built in or registered.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was got and what was expected.
+        TypeError, ValueError: naming the argument, what was got and what was expected; for a function that has a rule
+            already, unless `overwrite=True`.
 
     Example:
         The gate of a squeeze-and-excitation block takes no relevance; the signal takes all (Arras et al. 2019):
@@ -116,8 +151,8 @@ def register_operation(function: Callable[..., Any], how: str | Rule) -> None:
         ...     return tuple(torch.zeros_like(f) if i == gate else relevance for i, f in enumerate(factors))
         >>> def no_relevance(relevance, output, gate):
         ...     return torch.zeros_like(gate)
-        >>> cea.register_operation(torch.Tensor.mul, signal_takes_all)
-        >>> cea.register_operation(torch.sigmoid, no_relevance)
+        >>> cea.register_operation(torch.Tensor.mul, signal_takes_all, overwrite=True)
+        >>> cea.register_operation(torch.sigmoid, no_relevance, overwrite=True)
         >>> cea.unregister_operation(torch.Tensor.mul)
         >>> cea.unregister_operation(torch.sigmoid)
     """
@@ -125,6 +160,12 @@ def register_operation(function: Callable[..., Any], how: str | Rule) -> None:
         raise TypeError(f"function is a {type(function).__name__}; expected a function of PyTorch, as torch.sin")
     if not callable(how) and (not isinstance(how, str) or how not in DECLARED):
         raise ValueError(unknown_name("how", how, DECLARED, ", or a callable how(quantity, output, *inputs)"))
+    if function in OPERATIONS and not overwrite:
+        name = Call(function, (), {}, None).full_name
+        raise ValueError(
+            f"function is {name}, which has a rule already ({OPERATIONS[function]}); expected one that has none, or "
+            "overwrite=True to replace it everywhere (unregister_operation brings back what is built in)"
+        )
     CUSTOM.pop(function, None)
     if callable(how):
         CUSTOM[function] = how

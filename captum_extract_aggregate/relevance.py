@@ -2,14 +2,17 @@
 
 Two families differ in all that is not linear. With a rule that shares out the bias (LRP with finite gamma), a
 BatchNorm behind a convolution is part of it, other normalisations count as `s x + t` with s and t held fixed, and sums
-are shared out in proportion to their signed addends. With the z+ rule (excitation backprop, gamma = infinity) R passes
-normalisations unchanged, and sums are shared out in proportion to the positive addends.
+are shared out by LRP-gamma too. With the z+ rule (excitation backprop, gamma = infinity) R passes normalisations
+unchanged, and sums are shared out in proportion to their signed addends, `a_i / sum a`, or to their positive parts.
+
+Constants among the addends or the inputs of an operation, such as padding, are what a bias is: in the first family they
+take their share, which is lost, and in the second they play no part.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,43 +25,54 @@ from captum_extract_aggregate.interception import (
     Pass,
     Step,
     Tensors,
+    check_choice,
     check_maximum,
     normalization_arguments,
     uses_batch_statistics,
 )
-from captum_extract_aggregate.maps import at_least_float32
+from captum_extract_aggregate.maps import at_least_float32, where_positive
 from captum_extract_aggregate.operations import Call, tensors_in
+from captum_extract_aggregate.padding import Varying
 from captum_extract_aggregate.rules import (
     Linear,
     LinearRule,
     gamma_average,
     gamma_shares,
-    positive_average,
-    positive_shares,
+    part_average,
+    part_shares,
+    parts_of_sums,
     ratio,
+    without_constants,
 )
 
 NamedRules = Mapping[nn.Module | type[nn.Module], LinearRule]
+Shares = Callable[[Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]
+Average = Callable[[Tensor, Tensor, Linear], Tensor]
 
 
 class LinearStep(Step):
     """A convolution, linear layer or matrix product. A BatchNorm behind it may become part of it."""
 
-    def __init__(self, call: Call, inputs: Tensors, linear: Linear, rule: LinearRule) -> None:
+    def __init__(
+        self, call: Call, inputs: Tensors, linear: Linear, rule: LinearRule, varying: Tensor | None = None
+    ) -> None:
         super().__init__(call, inputs)
         self.linear, self.rule = linear, rule
+        self.varying = () if varying is None or rule.shares_bias else (varying,)
+        self.transposed = "transpose" in self.name or (self.name == "convolution" and call.argument(6, "transposed"))
         self.versions = [t._version for t in (linear.weight, linear.bias) if t is not None]
         self.norm: tuple[Tensor, Tensor] | None = None  # scale and shift of the output's channels
         self.negated = False  # the weights, for contrastive excitation backprop
 
     def before(self) -> Tensors:
-        return self.inputs
+        return self.inputs + self.varying
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        (a,) = kept
-        return (self.rule.relevance(at_least_float32(R), at_least_float32(a), self._constants()).to(a.dtype),)
+        a, varying = (*kept, None)[:2]
+        x = without_constants(at_least_float32(a), varying)
+        return (self.rule.relevance(at_least_float32(R), x, self._constants(varying)).to(a.dtype),)
 
-    def _constants(self) -> Linear:
+    def _constants(self, varying: Tensor | None) -> Linear:
         weight, bias = self.linear.weight, self.linear.bias
         assert weight is not None
         if self.versions != [t._version for t in (weight, bias) if t is not None]:
@@ -70,11 +84,11 @@ class LinearStep(Step):
             scale, shift = (at_least_float32(t) for t in self.norm)
             weight = self._scaled(weight, scale)
             bias = shift if bias is None else bias * scale + shift
-        return Linear(self.linear.function, -weight if self.negated else weight, bias)
+        return Linear(self.linear.function, -weight if self.negated else weight, bias, varying)
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by group."""
-        if "transpose" not in self.name:
+        if not self.transposed:
             return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
         groups = len(scale) // weight.shape[1]
         by_group = weight.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))
@@ -82,21 +96,31 @@ class LinearStep(Step):
 
 
 class _Shares(Step):
-    """A sum. R goes to its addends in shares that follow from their values."""
+    """A sum. R goes to its addends in shares that follow from their values, but not to what is constant in them."""
 
-    def __init__(self, call: Call, inputs: Tensors, shares: Callable[[list[Tensor]], list[Tensor]]) -> None:
+    def __init__(self, call: Call, inputs: Tensors, shares: Shares, varying: Varying) -> None:
         super().__init__(call, inputs)
-        self.shares_of = shares
+        self.shares_of, self.varying = shares, varying
 
     def before(self) -> Tensors:
         like = self.inputs[0]
-        addends = [torch.as_tensor(t, device=like.device) for t in _addends(self.call)]
-        shares = self.shares_of([at_least_float32(t.to(like.dtype)) for t in torch.broadcast_tensors(*addends)])
-        receives = [any(given is t for t in self.inputs) for given in _operands(self.call)]
-        return tuple(share.to(like.dtype) for share, mine in zip(shares, receives) if mine)
+        given = [torch.as_tensor(t, device=like.device) for t in _addends(self.call)]
+        addends = torch.broadcast_tensors(*(_finite(at_least_float32(t.to(like.dtype))) for t in given))
+        receives = [any(operand is t for t in self.inputs) for operand in _operands(self.call)]
+        masks = [self.varying.of(t) if mine else None for t, mine in zip(_operands(self.call), receives)]
+        varying = [None if mask is None else mask.expand_as(addends[0]) for mask in masks]
+        shares = self.shares_of(addends, varying)
+        self.__dict__.pop("varying")  # the graph keeps the shares alone
+        return tuple(without_constants(s, v) for s, v, mine in zip(shares, varying, receives) if mine)
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        return tuple((R * share).sum_to_size(shape) for share, shape in zip(kept, self.shapes))
+        return tuple((R * share).sum_to_size(shape).to(R.dtype) for share, shape in zip(kept, self.shapes))
+
+
+def _finite(t: Tensor) -> Tensor:
+    """Infinite addends, such as masks, as large finite ones: so the finite ones beside them get 0, and none NaN."""
+    largest = torch.finfo(t.dtype).max / 8
+    return t.clamp(-largest, largest)
 
 
 class _Affine(Step):
@@ -117,31 +141,69 @@ class _Affine(Step):
 class _Average(Step):
     """A sum over the input's positions with fixed, non-negative weights."""
 
-    def __init__(self, call: Call, inputs: Tensors, average: Callable[[Tensor, Tensor, Linear], Tensor]) -> None:
+    def __init__(self, call: Call, inputs: Tensors, average: Average, varying: Tensor | None) -> None:
         super().__init__(call, inputs)
         self.function, self.average = call.as_function_of(*inputs), average
+        self.varying = () if varying is None else (varying,)
 
     def before(self) -> Tensors:
-        return self.inputs
+        return self.inputs + self.varying
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        (a,) = kept
-        operation = Linear(lambda t, weight, bias: self.function(t))
+        a, varying = (*kept, None)[:2]
+        operation = Linear(lambda t, weight, bias: self.function(t), varying=varying)
         return (self.average(at_least_float32(R), at_least_float32(a), operation).to(a.dtype),)
 
 
+class _Winner(Step):
+    """A maximum over inputs some of which are constants: R goes to the largest of the others, if it is as large."""
+
+    def __init__(self, call: Call, inputs: Tensors, masks: Sequence[Tensor | None]) -> None:
+        super().__init__(call, inputs)
+        self.function = call.as_function_of(*inputs)
+        self.partly = [mask is not None for mask in masks]
+        self.masks = tuple(mask for mask in masks if mask is not None)
+
+    def before(self) -> Tensors:
+        return self.inputs + self.masks
+
+    def after(self, output: Tensor) -> Tensors:
+        del self.masks
+        return (output,)
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        *rest, output = kept
+        inputs, masks = rest[: len(self.shapes)], iter(rest[len(self.shapes) :])
+        without = [t.masked_fill(~next(masks), -torch.inf) if has else t for t, has in zip(inputs, self.partly)]
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in without]
+            largest = self.function(*leaves)
+        won = where_positive(R, (largest.detach() >= output).to(R.dtype))
+        return torch.autograd.grad(largest, leaves, won)
+
+
 class RelevanceInterception(Interception):
-    """Every operation passes relevance. `rule` holds for the linear ones that no named rule claims."""
+    """Every operation passes relevance. `rule` holds for the linear ones that no named rule claims.
+
+    `sums` and `lost` are of sums and averages in the z+ family (`rules.parts_of_sums`).
+    """
 
     def __init__(
-        self, method: str, rule: LinearRule, named_rules: NamedRules | None = None, watch: nn.Module | None = None
+        self,
+        method: str,
+        rule: LinearRule,
+        named_rules: NamedRules | None = None,
+        watch: nn.Module | None = None,
+        sums: str = "signed",
+        lost: str = "drop",
     ) -> None:
         super().__init__(method, watch)
         self.rule = rule
         self.named_rules = named_rules or {}
-        # Of the shares in sums and averages; in the z+ family these are of the positive parts, and need neither.
-        self.signed = rule.shares_bias
+        self.parts = parts_of_sums(sums, lost)
+        # Of the shares in sums and averages where biases take theirs too.
         self.gamma, self.epsilon = float(getattr(rule, "gamma", 0.0)), float(getattr(rule, "epsilon", 0.0))
+        self.varying = Varying()
         self._claimed: set[nn.Module] = set()
         self._made_by: Any = WeakIdKeyDictionary()  # outputs of linear steps, with their version
         self._merged: list[LinearStep] = []
@@ -149,7 +211,10 @@ class RelevanceInterception(Interception):
     def step(self, call: Call, variables: Tensors) -> Step | None:
         if call.kind == "routing":
             return None
-        if call.kind in ("smooth", "unruled"):
+        if call.kind == "choice":
+            check_choice(self, call)
+            return None
+        if call.kind in ("smooth", "unruled", "hiding"):
             raise self.unknown(call, " (a gate, a softmax or attention; explain a logit, not a probability)")
         if call.kind == "linear":
             return self._linear(call, variables)
@@ -161,7 +226,8 @@ class RelevanceInterception(Interception):
             return self._normalization(call, variables)
         if call.kind == "maximum":
             check_maximum(self, call, variables)
-            return None
+        if call.kind in ("maximum", "winner"):
+            return self._winner(call, variables)
         if call.kind == "dropout" and not call.argument(2, "training", call.kwargs.get("train", True)):
             return None  # it returns its very input
         if call.kind == "scale":
@@ -180,6 +246,8 @@ class RelevanceInterception(Interception):
             self._made_by[output] = (step, output._version)
         elif call.name == "clone" and variables and variables[0] in self._made_by:  # what a tap hands on
             self._made_by[output] = (self._made_by[variables[0]][0], output._version)
+        if variables:
+            self.varying.note(call, variables, output)
 
     def check(self, output: Any) -> None:
         super().check(output)
@@ -204,7 +272,7 @@ class RelevanceInterception(Interception):
             linear = _weighted(call)
         else:
             raise self.unknown(call, " whose weights depend on the input")
-        return LinearStep(call, variables, linear, self._rule())
+        return LinearStep(call, variables, linear, self._rule(), self.varying.of(variables[0]))
 
     def _rule(self) -> LinearRule:
         """Names before types, and inner modules before outer ones."""
@@ -222,10 +290,18 @@ class RelevanceInterception(Interception):
         return self.rule
 
     def _sum(self, call: Call, variables: Tensors) -> Step:
-        if self.signed:
-            shares = functools.partial(gamma_shares, gamma=self.gamma, epsilon=self.epsilon)
-            return _Shares(call, variables, shares)
-        return Pass(call, variables) if len(variables) == 1 else _Shares(call, variables, positive_shares)
+        if self.rule.shares_bias:
+            gamma, epsilon = self.gamma, self.epsilon
+            return _Shares(call, variables, lambda addends, _: gamma_shares(addends, gamma, epsilon), self.varying)
+        if len(variables) == 1:
+            return Pass(call, variables)
+        return _Shares(call, variables, functools.partial(part_shares, parts=self.parts), self.varying)
+
+    def _winner(self, call: Call, variables: Tensors) -> Step | None:
+        masks = [self.varying.of(t) for t in variables]
+        if all(mask is None for mask in masks) or _gives_indices(call):
+            return None
+        return _Winner(call, variables, masks)
 
     def _average(self, call: Call, variables: Tensors) -> Step | None:
         if call.argument(3, "mode") == "bicubic":
@@ -233,17 +309,19 @@ class RelevanceInterception(Interception):
         size = call.argument(1, "output_size")
         if "adaptive" in call.name and _same_size(size, variables[0]):
             return None  # it returns its very input
-        if self.signed:
-            average = functools.partial(gamma_average, gamma=self.gamma, epsilon=self.epsilon)
-            return _Average(call, variables, average)
-        return _Average(call, variables, positive_average)
+        if self.rule.shares_bias:
+            average: Average = functools.partial(gamma_average, gamma=self.gamma, epsilon=self.epsilon)
+            return _Average(call, variables, average, None)
+        return _Average(call, variables, functools.partial(part_average, parts=self.parts), self.varying.of(variables[0]))
 
     def _normalization(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1 or call.argument(0, "input") is not variables[0]:
             raise self.unknown(call, " whose parameters depend on the input")
+        if "native" in call.name:
+            raise self.unknown(call, " (an exported program in the smallest operators; take the module it was made from)")
         if call.name == "batch_norm":
             return self._batch_norm(call, variables)
-        if not self.signed or call.name not in _GAINS:
+        if not self.rule.shares_bias or call.name not in _GAINS:
             return Pass(call, variables)
         return _Affine(call, variables, _GAINS[call.name], self.epsilon)
 
@@ -253,7 +331,7 @@ class RelevanceInterception(Interception):
         x = variables[0]
         step, version = self._made_by.get(x, (None, None))
         if step is None or version != x._version:
-            return _Affine(call, variables, _gain, self.epsilon) if self.signed else Pass(call, variables)
+            return _Affine(call, variables, _gain, self.epsilon) if self.rule.shares_bias else Pass(call, variables)
         if step.rule.shares_bias:
             if step.norm is not None or step.name in _PRODUCTS or (step.name == "linear" and x.ndim > 2):
                 raise self.unknown(call, " behind an operation that it cannot be joined with")
@@ -277,6 +355,13 @@ def _count(node: Any, readers: dict[Any, list[Any]]) -> int:
     """Who reads a node's output, clones of it counted by their readers."""
     found = readers.get(node, [])
     return sum(_count(reader, readers) if reader.name() == "CloneBackward0" else 1 for reader in found)
+
+
+def _gives_indices(call: Call) -> bool:
+    """Whether it returns more than the largest entries, or the smallest."""
+    second = call.argument(1, "dim", call.kwargs.get("other"))
+    over_a_dimension = call.name == "max" and not (second is None or isinstance(second, Tensor))
+    return "indices" in call.name or "min" in call.name or bool(call.kwargs.get("return_indices")) or over_a_dimension
 
 
 def _same_size(size: Any, x: Tensor) -> bool:

@@ -14,7 +14,11 @@ takes some numbers :math:`c_{jk}` made from them and shares R out in proportion:
     ZBox        c = z_jk - low_j (w_jk)+ + high_j (w_jk)-            for pixels between low and high
 
 No contribution is ever held: each rule is one or two more calls of the operation itself, with other weights, and
-their gradients. With a bias, the bias is one more input of activity 1, which takes its share of R with it.
+their gradients. With a bias, the bias is one more input of activity 1, which takes its share of R with it. Constants
+among the inputs, such as padding, are what a bias is: where biases play no part, neither do they.
+
+A unit whose denominator is 0 passes nothing on: under the z+ rule one without any positive contribution, which lives
+from its bias (Zhang et al. set Z to 0 there). `lost="spread"` hands its R on in other shares instead.
 
 Sources: Bach et al., On Pixel-Wise Explanations... by Layer-Wise Relevance Propagation (PLoS ONE 2015); Montavon et
 al., Layer-Wise Relevance Propagation: An Overview (2019); Zhang et al., Top-down Neural Attention by Excitation
@@ -37,7 +41,9 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate.maps import where_positive
+from captum_extract_aggregate.messages import unknown_name
 
+LOST = ("drop", "spread")
 Constant = Tensor | None
 Part = Callable[[Tensor], Tensor]
 Term = tuple[Tensor, Constant]
@@ -45,11 +51,24 @@ Term = tuple[Tensor, Constant]
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear operation `function(activity, weight, bias)` and its constants."""
+    """A linear operation `function(activity, weight, bias)` and its constants.
+
+    `varying` is False at the inputs that are constants themselves: padding. None: at none.
+    """
 
     function: Callable[[Tensor, Constant, Constant], Tensor]
     weight: Constant = None
     bias: Constant = None
+    varying: Constant = None
+
+    def counted(self, a: Tensor) -> Tensor:
+        """1 for each input, 0 for padding."""
+        return torch.ones_like(a) if self.varying is None else self.varying.to(a.dtype)
+
+
+def without_constants(t: Tensor, varying: Constant) -> Tensor:
+    """`t` with 0 at constants."""
+    return t if varying is None else t.masked_fill(~varying, 0)
 
 
 def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
@@ -60,33 +79,29 @@ def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
 
 def share_out(
     R: Tensor, linear: Linear, terms: Sequence[Term], bias: Constant = None, epsilon: float = 0.0
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """R in proportion to contributions, each a sum over terms (activity, weight) of their products.
 
-    Returns what the inputs receive, and what of R nobody can receive, for all contributions are zero (None: nothing).
+    Returns what the inputs receive, and the denominators; a unit whose denominator is 0 passes nothing on.
     """
     with torch.enable_grad():
         activities = [a.detach().requires_grad_() for a, _ in terms]
         biases = [bias] + [None] * (len(terms) - 1)
         z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
-        magnitude = z.detach().abs()
-        lost = where_positive(R, 1 - magnitude.sign()) if _has_zero(magnitude) else None
-        per_unit = R / z.detach() if lost is None and not epsilon else ratio(R, z.detach(), epsilon)
-        slopes = torch.autograd.grad(z, activities, per_unit)
-    received = reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)])
-    return received, lost
+        slopes = torch.autograd.grad(z, activities, ratio(R, z.detach(), epsilon))
+    return reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)]), z.detach()
 
 
 def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[], list[Term]]]) -> Tensor:
     """R by the first alternative; what nobody can receive by it, by the next."""
-    received: Tensor | None = None
-    for terms in alternatives:
-        more, lost = share_out(R, linear, terms())
-        received = more if received is None else received + more
-        if lost is None or _is_zero(lost):
+    first, *others = alternatives
+    received, z = share_out(R, linear, first())
+    for terms in others:
+        R = where_positive(R, 1 - z.abs().sign())
+        if _is_zero(R):
             break
-        R = lost
-    assert received is not None
+        more, z = share_out(R, linear, terms())
+        received = received + more
     return received
 
 
@@ -110,10 +125,6 @@ def _has_negative(t: Tensor) -> bool:
     return t.numel() > 0 and bool(t.amin() < 0)
 
 
-def _has_zero(magnitude: Tensor) -> bool:
-    return magnitude.numel() > 0 and not bool(magnitude.amin() > 0)
-
-
 def _is_zero(t: Tensor) -> bool:
     return t.numel() == 0 or not bool(t.abs().amax())
 
@@ -122,7 +133,10 @@ class LinearRule:
     """How a convolution, linear layer or matrix product passes R down; subclasses define `relevance`."""
 
     shares_bias = False
-    """Whether the bias takes a share; a BatchNorm behind the operation is then part of it, else R passes it."""
+    """Whether the bias takes a share; a BatchNorm behind the operation is then part of it, else R passes it.
+
+    Where it takes none, neither does padding: `a` is 0 there, and `linear.varying` says where.
+    """
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         """What the input `a` receives of R at the output; all in at least float32."""
@@ -154,10 +168,8 @@ class Gamma(LinearRule):
     shares_bias = True
 
     def __post_init__(self) -> None:
-        check_number("gamma", self.gamma)
+        check_number("gamma", self.gamma, hint=", or the rule ZPlus() for an infinite one")
         check_number("epsilon", self.epsilon)
-        if math.isinf(self.gamma):
-            raise ValueError("gamma is infinite; expected a finite number, or the rule ZPlus()")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         z = linear.function(a, linear.weight, linear.bias)
@@ -197,14 +209,20 @@ class AlphaBeta(LinearRule):
 
 @dataclass(frozen=True)
 class ZPlus(LinearRule):
-    """The z+ rule: in proportion to `(z_jk)+`. Biases and BatchNorm play no part, and nothing is lost.
+    """The z+ rule: in proportion to `(z_jk)+`. Biases, padding and BatchNorm play no part.
 
     A unit without any positive contribution (a bias keeps it alive, or its relevance is due to its being negative)
-    shares in proportion to the magnitudes of its contributions; one with none at all in equal shares.
+    passes nothing on. With `lost="spread"` it shares in proportion to the magnitudes of its contributions, and one with
+    none at all in equal shares: then nothing is lost, but an input that only inhibits may receive most of it.
     """
 
+    lost: str = "drop"
+
+    def __post_init__(self) -> None:
+        check_lost(self.lost)
+
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        kinds = (_excitation, _inhibition, _equal)
+        kinds = (_excitation, _inhibition, _equal) if self.lost == "spread" else (_excitation,)
         return share_out_all(R, linear, [functools.partial(terms, a, linear) for terms in kinds])
 
 
@@ -221,7 +239,7 @@ class WSquare(LinearRule):
     """In proportion to the squared weights, whatever the inputs are."""
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        return share_out(R, linear, [(torch.ones_like(a), _weight(linear).square())])[0]
+        return share_out(R, linear, [(linear.counted(a), _weight(linear).square())])[0]
 
 
 @dataclass(frozen=True)
@@ -236,16 +254,19 @@ class ZBox(LinearRule):
     epsilon: float = 1e-9
 
     def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon)
         for name in ("low", "high"):
             bound = getattr(self, name)
             if isinstance(bound, bool) or not isinstance(bound, (numbers.Real, Tensor)):
                 raise TypeError(f"{name} is a {type(bound).__name__}; expected a number or a tensor")
+            if not bool(torch.as_tensor(bound).isfinite().all()):
+                raise ValueError(f"{name} is not finite; expected the smallest and the largest value of the inputs")
         if not bool((torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all()):
-            raise ValueError("low is above high, or NaN; expected the smallest and the largest value of the inputs")
+            raise ValueError("low is above high; expected the smallest and the largest value of the inputs")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         w = _weight(linear)
-        low, high = self._bound(self.low, a), self._bound(self.high, a)
+        low, high = (without_constants(self._bound(b, a), linear.varying) for b in (self.low, self.high))
         terms = [(a, w), (low, -positive(w)), (high, -negative(w))]
         return share_out(R, linear, terms, None, self.epsilon)[0]
 
@@ -276,7 +297,7 @@ def _inhibition(a: Tensor, linear: Linear) -> list[Term]:
 
 
 def _equal(a: Tensor, linear: Linear) -> list[Term]:
-    return [(torch.ones_like(a), torch.ones_like(_weight(linear)))]
+    return [(linear.counted(a), torch.ones_like(_weight(linear)))]
 
 
 def _weight(linear: Linear) -> Tensor:
@@ -284,19 +305,35 @@ def _weight(linear: Linear) -> Tensor:
     return linear.weight
 
 
-def check_number(name: str, value: Any) -> None:
+def check_number(name: str, value: Any, may_be_infinite: bool = False, hint: str = "") -> None:
     """Our error for what is no non-negative number."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or math.isnan(value) or value < 0:
-        raise ValueError(f"{name} is {value!r}; expected a number that is not negative")
+    a_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and not math.isnan(value) and value >= 0
+    if not a_number or (math.isinf(value) and not may_be_infinite):
+        finite = "" if may_be_infinite else "finite "
+        raise ValueError(f"{name} is {value!r}; expected a {finite}number that is not negative{hint}")
 
 
-def positive_average(R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-    """R through a sum with fixed, non-negative weights, in proportion to the positive inputs.
+def check_lost(lost: str) -> None:
+    """Our error for an unknown fate of what no input contributes to."""
+    if lost not in LOST:
+        raise ValueError(unknown_name("lost", lost, LOST))
 
-    Where none is positive, in proportion to the magnitudes; where all are zero, equally: nothing is lost.
-    """
-    weights = (positive, torch.abs, torch.ones_like)
-    return share_out_all(R, linear, [lambda of=of: [(of(a), None)] for of in weights])  # type: ignore[misc]
+
+def parts_of_sums(sums: str, lost: str) -> tuple[Part, ...]:
+    """What addends share R by; where the first of these is 0 for all of them together, by the next."""
+    if sums not in _PARTS:
+        raise ValueError(unknown_name("sums", sums, _PARTS))
+    check_lost(lost)
+    return (_PARTS[sums], torch.abs, torch.ones_like) if lost == "spread" else (_PARTS[sums],)
+
+
+def part_average(R: Tensor, a: Tensor, linear: Linear, parts: Sequence[Part]) -> Tensor:
+    """R through a sum with fixed, non-negative weights, in proportion to a part of the inputs (`parts_of_sums`)."""
+
+    def terms(part: Part) -> list[Term]:
+        return [(without_constants(part(a), linear.varying), None)]
+
+    return share_out_all(R, linear, [functools.partial(terms, part) for part in parts])
 
 
 def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
@@ -308,16 +345,17 @@ def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: f
     return received
 
 
-def positive_shares(addends: Sequence[Tensor]) -> list[Tensor]:
-    """The shares of addends of one shape in R: as `positive_average`."""
-    parts = [positive(t) for t in addends]
-    total = reduce(operator.add, parts)
-    if _has_zero(total):
-        magnitudes, is_zero = [t.abs() for t in addends], 1 - total.sign()
-        all_are = 1 - reduce(operator.add, magnitudes).sign()
-        parts = [p + where_positive(m, is_zero) + all_are for p, m in zip(parts, magnitudes)]
-        total = reduce(operator.add, parts)
-    return [p / total for p in parts]
+def part_shares(addends: Sequence[Tensor], varying: Sequence[Constant], parts: Sequence[Part]) -> list[Tensor]:
+    """The shares of addends of one shape in R: as `part_average`."""
+    first, *others = parts
+    values = [without_constants(first(t), where) for t, where in zip(addends, varying)]
+    total = reduce(operator.add, values)
+    shares = [ratio(v, total, 0) for v in values]
+    if others:
+        is_zero = 1 - total.abs().sign()
+        by_others = part_shares(addends, varying, others)
+        shares = [share + where_positive(other, is_zero) for share, other in zip(shares, by_others)]
+    return shares
 
 
 def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> list[Tensor]:
@@ -328,6 +366,13 @@ def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> lis
         above = positive(t)
         return above - where_positive(above, -total) + where_positive(negative(t), -total)
 
-    parts = [t + gamma * of_that_sign(t) for t in addends]
+    parts = [t + gamma * of_that_sign(t) for t in addends] if gamma else addends
     total = reduce(operator.add, parts)
     return [ratio(p, total, epsilon) for p in parts]
+
+
+def _itself(t: Tensor) -> Tensor:
+    return t
+
+
+_PARTS: dict[str, Part] = {"signed": _itself, "positive": positive}

@@ -40,6 +40,7 @@ from captum_extract_aggregate.rules import (
     LinearRule,
     ZPlus,
     check_number,
+    parts_of_sums,
 )
 from captum_extract_aggregate.targets import Target
 from captum_extract_aggregate.undo import Undo
@@ -112,9 +113,10 @@ class PropagationAttribution(CaptureAttribution):
 class GuidedBackprop(PropagationAttribution):
     r"""Guided backprop: at every ReLU with output a, R passes where :math:`a > 0` and :math:`R > 0`.
 
-    Everything else passes its gradient. Captum's class of this name sees `nn.ReLU` modules only and returns the plain
-    gradient for the others; this one sees every ReLU, ReLU6 (which passes nothing where it saturates), leaky ReLU,
-    PReLU and `clamp(min=0)`, however they are called. Rectifiers written out with boolean masks are errors.
+    Everything else passes its gradient, smooth activations (GELU, SiLU, ELU, ...) and LSTMs among it. Captum's class of
+    this name sees `nn.ReLU` modules only and returns the plain gradient for the others; this one sees every ReLU, ReLU6
+    (which passes nothing where it saturates), leaky ReLU, PReLU and `clamp(min=0)`, however they are called. What may be
+    a rectifier written out with boolean masks is an error.
 
     At the input: its shape, signed (below the first ReLU all weights act). At a layer: `N x 1 x *S`,
     :math:`\max_k |R_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k R_{u,k}`. In units of score per activation.
@@ -126,8 +128,8 @@ class GuidedBackprop(PropagationAttribution):
         device_ids, layout, call: as for `ExtractAggregate`.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was got and what was expected; for smooth activations (GELU,
-            SiLU, ...), which have no gate, and for functions that are not known.
+        TypeError, ValueError: naming the argument, what was got and what was expected; for functions that are not
+            known, or hide their ReLUs (`nn.RNN` with `nonlinearity="relu"`).
 
     Example:
         >>> import captum_extract_aggregate as cea
@@ -280,8 +282,9 @@ class _Relevance(WithDelta, PropagationAttribution):
     ) -> Tensor | list[Tensor]:
         """What arrives at each layer minus what was sent from the score: `N` per layer. Costs one more pass.
 
-        It is what biases and the stabiliser have absorbed above the layer, up to rounding; at a layer that parallel
-        branches bypass, also what went through them.
+        It is what was lost above the layer, up to rounding: what biases and the stabiliser have absorbed, or, with the
+        z+ rule, what units without any positive contribution had to pass on, and sums of addends that cancel. At a layer
+        that parallel branches bypass it is also what went through them.
         """
         places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
         (evidence,) = self._evidence(inputs, list(places), additional_forward_args, [target])
@@ -310,8 +313,9 @@ class LRP(_Relevance):
     gradient x input on networks of ReLUs.
 
     With `gamma=math.inf` it is the z+ rule, equal to LRP-:math:`\alpha_1\beta_0` and to excitation backprop times the
-    logit: biases and normalisations play no part, sums and averages are shared by their positive parts, nothing is
-    lost, and `epsilon` is not needed.
+    logit: biases, padding and normalisations play no part, and `epsilon` is not needed. It sums to the logit, less what
+    units without any positive contribution would have had to pass on; `sums` and `lost` are as for
+    `ExcitationBackprop`.
 
     At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Signed, in units of the score.
 
@@ -322,6 +326,7 @@ class LRP(_Relevance):
         rules: other rules for some layers, a composite: a mapping from layer types, dotted names or modules to rules of
             `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`). A
             rule holds for all linear operations inside the layer; names win over types, inner layers over outer ones.
+        sums, lost: with `gamma=math.inf`, as for `ExcitationBackprop`.
 
     Raises:
         TypeError, ValueError: naming the argument, what was got and what was expected; for gates (products of two
@@ -354,11 +359,19 @@ class LRP(_Relevance):
         device_ids: list[int] | None = None,
         layout: Layout = "auto",
         call: int | None = None,
+        sums: str = "signed",
+        lost: str = "drop",
     ) -> None:
         super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
-        check_number("gamma", gamma)
+        check_number("gamma", gamma, may_be_infinite=True)
         check_number("epsilon", epsilon)
-        self.gamma, self.epsilon = gamma, epsilon
+        parts_of_sums(sums, lost)
+        if (sums, lost) != ("signed", "drop") and not math.isinf(gamma):
+            raise ValueError(
+                f"sums is {sums!r} and lost {lost!r}, but gamma is {gamma}; expected gamma=math.inf, or 'signed' and "
+                "'drop': a finite gamma has its own shares for sums, and loses what the biases take"
+            )
+        self.gamma, self.epsilon, self.sums, self.lost = gamma, epsilon, sums, lost
         self.rules = dict(rules or {}) if rules is None or isinstance(rules, Mapping) else _not_a_mapping(rules)
         for key, rule in self.rules.items():
             _check_rule(key, rule)
@@ -381,10 +394,10 @@ class LRP(_Relevance):
     def _interception(self, batch: int) -> Interception:
         rule: LinearRule = Epsilon(self.epsilon)
         if math.isinf(self.gamma):
-            rule = ZPlus()
+            rule = ZPlus(self.lost)
         elif self.gamma:
             rule = Gamma(self.gamma, self.epsilon)
-        return RelevanceInterception("LRP", rule, self._named_rules())
+        return RelevanceInterception("LRP", rule, self._named_rules(), sums=self.sums, lost=self.lost)
 
     @classmethod
     def get_name(cls) -> str:
@@ -415,16 +428,25 @@ class ExcitationBackprop(_Relevance):
 
     .. math:: R_j = \sum_k \frac{(a_j w_{jk})_+}{\sum_i (a_i w_{ik})_+} R_k
 
-    Biases play no part, R passes activations and normalisations unchanged, goes to the winner of a maximum, and is
-    shared among the addends of a sum and the positions of an average in proportion to their positive parts. A unit
-    without any positive contribution (kept alive by a bias, say) shares by magnitude instead, or equally. So nothing is
-    lost (but to constants that the network concatenates or pads with): the attributions sum to 1, and
-    `compute_convergence_delta` reports the gap.
+    Biases play no part, nor does padding, however it is written. R passes activations and normalisations unchanged and
+    goes to the winner of a maximum. At a sum each addend gets its signed share :math:`a_i / \sum_i a_i`, and likewise
+    each position of an average (0 where they cancel exactly).
 
-    At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Non-negative, a distribution.
+    A unit without any positive contribution, which lives from its bias, passes nothing on. So the attributions sum to 1
+    less what such units would have had to pass on, which `compute_convergence_delta` reports. In networks with
+    BatchNorm and ReLU6 that may be most of it.
+
+    At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Non-negative where no addend is negative
+    (VGG); behind a residual sum of both signs addends that nearly cancel, 1 and -0.99 say, get large shares of both
+    signs, 100 and -99: spikes.
 
     Args:
         forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+        sums: `"signed"`, as published, or `"positive"`: shares of the positive parts, so that no map has spikes or
+            negative values, but what an addend inhibits is not seen.
+        lost: `"drop"`, as published, or `"spread"`: a unit without any positive contribution shares by magnitude
+            instead, or equally where all are zero. Nothing is lost then, but inputs that only inhibit receive
+            relevance, and in some networks most of a map is of that kind. Likewise at sums.
 
     Raises:
         TypeError, ValueError: as `LRP`.
@@ -436,12 +458,35 @@ class ExcitationBackprop(_Relevance):
         >>> attribution = cea.ExcitationBackprop(model, "layer3").attribute(image[None], target=7)
         >>> tuple(attribution.shape), round(float(attribution.sum()), 3)
         ((1, 1, 24, 24), 1.0)
+        >>> calm = cea.ExcitationBackprop(model, "layer3", sums="positive", lost="spread")
+        >>> float(calm.attribute(image[None], target=7).min()) >= 0
+        True
 
-    Source: Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 3.
+    Source: Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 3; the shares at sums are
+    those of its authors' code.
     """
 
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        aggregate: str | None = None,
+        device_ids: list[int] | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+        sums: str = "signed",
+        lost: str = "drop",
+    ) -> None:
+        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        parts_of_sums(sums, lost)
+        self.sums, self.lost = sums, lost
+
     def _interception(self, batch: int) -> Interception:
-        return RelevanceInterception(type(self).__name__, ZPlus())
+        return self._excitation()
+
+    def _excitation(self, watch: nn.Module | None = None) -> Interception:
+        name = type(self).__name__
+        return RelevanceInterception(name, ZPlus(self.lost), watch=watch, sums=self.sums, lost=self.lost)
 
     @classmethod
     def get_name(cls) -> str:
@@ -465,6 +510,7 @@ class ContrastiveExcitationBackprop(ExcitationBackprop):
         contrast_layer: a module or its dotted name, at whose output the contrast is taken; None for the input of the
             last linear layer or convolution (the classifier, whose weights are negated in any case).
         clamp: `"map"` (the original algorithm) or `"contrast"`.
+        sums, lost: as for `ExcitationBackprop`.
 
     Raises:
         TypeError, ValueError: as `LRP`; where no single classifier can be found.
@@ -489,15 +535,17 @@ class ContrastiveExcitationBackprop(ExcitationBackprop):
         device_ids: list[int] | None = None,
         layout: Layout = "auto",
         call: int | None = None,
+        sums: str = "signed",
+        lost: str = "drop",
     ) -> None:
-        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        super().__init__(forward_func, layer, aggregate, device_ids, layout, call, sums, lost)
         if clamp not in ("map", "contrast"):
             raise ValueError(unknown_name("clamp", clamp, ("map", "contrast")))
         self.contrast_layer = find_layer(contrast_layer, forward_func)
         self.clamp = clamp
 
     def _interception(self, batch: int) -> Interception:
-        return RelevanceInterception(type(self).__name__, ZPlus(), watch=self.contrast_layer)
+        return self._excitation(watch=self.contrast_layer)
 
     def _around(self, interception: Interception, recording: Recording) -> Around:
         @contextlib.contextmanager

@@ -15,7 +15,8 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.data.scene_models import build_scene_model
-from captum_extract_aggregate.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, positive_shares
+from captum_extract_aggregate.relevance import _finite
+from captum_extract_aggregate.rules import AlphaBeta, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, part_shares, parts_of_sums
 from tests.conftest import REAL_DATA, SmallNet, needs_real_data, relative_error
 from tests.networks import CifarResNet20, lively
 from tests.reference import propagation as reference
@@ -110,6 +111,14 @@ FAMILIES = {
     "lrp gamma": (cea.LRP, {"gamma": 0.3, "epsilon": 1e-3}, reference.lrp_gamma_rules(0.3, 1e-3)),
     "lrp infinity": (cea.LRP, {"gamma": math.inf}, reference.lrp_gamma_rules(math.inf)),
     "excitation": (cea.ExcitationBackprop, {}, reference.excitation_rules()),
+    **{
+        f"excitation, {sums}, {lost}": (
+            cea.ExcitationBackprop,
+            {"sums": sums, "lost": lost},
+            reference.excitation_rules(sums, lost == "spread"),
+        )
+        for sums, lost in [("signed", "spread"), ("positive", "drop"), ("positive", "spread")]
+    },
 }
 
 
@@ -128,7 +137,7 @@ def test_literal_references(steps, family):
 
     expected = reference.per_example(of_one, x)
     got = method(net, **arguments).attribute(x, target=TARGET)
-    tolerance = 1e-8 if "lrp" in family else 1e-10  # cancelling sums in denominators
+    tolerance = 1e-8 if "lrp" in family or "signed" in family else 1e-10  # cancelling sums in denominators
     assert relative_error(got, expected["x"] * (x if "rectgrad" in family else 1)) < tolerance
     for name in net.named:
         if expected[name].ndim == 4:
@@ -213,19 +222,26 @@ def pictures(net, n=2):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_conservation(name):
-    """Excitation backprop sums to 1, LRP with infinite gamma to the logit; LRP-0 loses what biases absorb."""
+    """What does not arrive is reported; with `lost="spread"` everything does: 1, or the logit."""
     net = network(name)
     x = pictures(net)
     logits = net(x).detach()[:, TARGET]
-    excitation, gap = cea.ExcitationBackprop(net).attribute(x, target=TARGET, return_convergence_delta=True)
-    assert (excitation >= -1e-12).all() or "convnext" in name
-    assert gap.abs().max() < 1e-10
+    published, gap = cea.ExcitationBackprop(net).attribute(x, target=TARGET, return_convergence_delta=True)
+    # Where addends nearly cancel, shares are large, and rounding with them.
+    torch.testing.assert_close(published.sum((1, 2, 3)) - 1, gap, rtol=0, atol=1e-8)
     relevance = cea.LRP(net, gamma=math.inf).attribute(x, target=TARGET)
-    infinite_gap = (relevance.sum((1, 2, 3)) - logits) / logits
-    assert infinite_gap.abs().max() < 1e-10
-    assert relative_error(excitation * logits[:, None, None, None], relevance) < 1e-10
-    delta = cea.LRP(net).compute_convergence_delta(x, target=TARGET)
-    print(f"{name}: EB {gap.abs().max():.1e}, LRP-inf {infinite_gap.abs().max():.1e}, LRP-0 delta {delta.tolist()}")
+    assert relative_error(published * logits[:, None, None, None], relevance) < 1e-9
+    calm = {"sums": "positive", "lost": "spread"}
+    spread, gap = cea.ExcitationBackprop(net, **calm).attribute(x, target=TARGET, return_convergence_delta=True)
+    assert (spread >= -1e-12).all() or "convnext" in name
+    assert gap.abs().max() < 1e-10
+    relevance = cea.LRP(net, gamma=math.inf, **calm).attribute(x, target=TARGET)
+    assert relative_error(spread * logits[:, None, None, None], relevance) < 1e-10
+    positive, gap = cea.ExcitationBackprop(net, sums="positive").attribute(
+        x, target=TARGET, return_convergence_delta=True
+    )
+    assert (positive >= -1e-12).all() or "convnext" in name
+    assert gap.max() < 1e-10
 
 
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("mobilenet_v2", "mnasnet", "convnext")])
@@ -558,6 +574,7 @@ def made(body):
     return Made().eval()
 
 
+RNN_OF_RELUS = nn.RNN(4, 4, batch_first=True, nonlinearity="relu")
 CHECKPOINTED = made(lambda y: torch.utils.checkpoint.checkpoint(F.relu, y, use_reentrant=True))
 SCRIPTED = made(torch.jit.script(nn.ReLU()))
 NOT_SEEN = {
@@ -568,7 +585,7 @@ NOT_SEEN = {
     "checkpoint": (CHECKPOINTED, "CheckpointFunctionBackward"),
 }
 GUIDED_ONLY = {
-    "gelu": (made(F.gelu), "a smooth activation"),
+    "rnn": (made(lambda y: RNN_OF_RELUS(y.flatten(2).mT)[0].mT[..., None]), "ReLUs run inside"),
     "clamp": (made(lambda y: y.clamp(0.5, 2)), "from 0.5 to 2"),
     "hardtanh": (made(F.hardtanh), "from -1.0 to 1.0"),
 }
@@ -602,15 +619,16 @@ def test_shared_before_a_norm():
     net = SharedBeforeNorm().eval()
     with pytest.raises(ValueError, match="used elsewhere too"):
         cea.LRP(net).attribute(x, target=0)
-    assert cea.LRP(net, gamma=math.inf).compute_convergence_delta(x, target=0).abs() < 1e-5
+    assert cea.LRP(net, gamma=math.inf, lost="spread").compute_convergence_delta(x, target=0).abs() < 1e-5
 
 
 def test_vision_transformers_are_errors_that_name_attention():
     vit = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=3).eval()
     with pytest.raises(ValueError, match="multi_head_attention_forward"):
         cea.LRP(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
-    with pytest.raises(ValueError, match=r"gelu .* 'encoder\.layers\.encoder_layer_0\.mlp\.1'"):
-        cea.GuidedBackprop(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
+    x = torch.randn(1, 3, 32, 32)
+    gradient = captum.attr.Saliency(vit).attribute(x, target=0, abs=False)
+    assert relative_error(cea.GuidedBackprop(vit).attribute(x, target=0), gradient) < 1e-6
 
 
 @pytest.fixture
@@ -627,17 +645,19 @@ def test_registered_operations(registry):
     gradient = captum.attr.Saliency(net).attribute(x, target=0, abs=False)
     cea.register_operation(torch.erf, "gradient")
     assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), gradient) < 1e-12
-    cea.register_operation(torch.erf, "identity")
+    with pytest.raises(ValueError, match=r"function is torch\.erf, which has a rule already"):
+        cea.register_operation(torch.erf, "identity")
+    cea.register_operation(torch.erf, "identity", overwrite=True)
     plain_net = made(nn.Identity()).double()
     plain_net.load_state_dict(net.state_dict())
     expected = captum.attr.Saliency(plain_net).attribute(x, target=0, abs=False)
     assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), expected) < 1e-12
-    assert cea.ExcitationBackprop(net).compute_convergence_delta(x, target=0).abs().max() < 1e-12
-    cea.register_operation(torch.erf, lambda r, output, y: 2 * r)
+    assert cea.ExcitationBackprop(net, lost="spread").compute_convergence_delta(x, target=0).abs().max() < 1e-12
+    cea.register_operation(torch.erf, lambda r, output, y: 2 * r, overwrite=True)
     assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), 2 * expected) < 1e-12
-    cea.register_operation(torch.erf, "relu")
+    cea.register_operation(torch.erf, "relu", overwrite=True)
     assert cea.Deconvolution(net).attribute(x, target=0).shape == x.shape
-    cea.register_operation(torch.erf, lambda r, output, y: r.sum())
+    cea.register_operation(torch.erf, lambda r, output, y: r.sum(), overwrite=True)
     with pytest.raises(ValueError, match=r"the rule registered for torch\.erf returned"):
         cea.GuidedBackprop(net).attribute(x, target=0)
     cea.unregister_operation(torch.erf)
@@ -652,10 +672,12 @@ def test_the_signal_takes_all_in_a_gated_network(registry):
         gate = min(range(len(factors)), key=lambda i: factors[i].numel())
         return tuple(torch.zeros_like(f) if i == gate else relevance for i, f in enumerate(factors))
 
-    cea.register_operation(torch.Tensor.mul, signal_takes_all)
-    cea.register_operation(torch.sigmoid, lambda relevance, output, gate: torch.zeros_like(gate))
+    with pytest.raises(ValueError, match=r"torch\.Tensor\.mul, which has a rule already \(scale\).*overwrite=True"):
+        cea.register_operation(torch.Tensor.mul, signal_takes_all)
+    cea.register_operation(torch.Tensor.mul, signal_takes_all, overwrite=True)
+    cea.register_operation(torch.sigmoid, lambda relevance, output, gate: torch.zeros_like(gate), overwrite=True)
     x = torch.randn(1, 3, 8, 8)
-    delta = cea.ExcitationBackprop(Squeeze().eval()).compute_convergence_delta(x, target=0)
+    delta = cea.ExcitationBackprop(Squeeze().eval(), lost="spread").compute_convergence_delta(x, target=0)
     assert delta.abs() < 1e-6
 
 
@@ -667,7 +689,7 @@ def test_registering_nonsense():
 
 
 def test_rules_of_ones_own_for_in_place_functions(registry):
-    cea.register_operation(torch.relu_, lambda r, output, x: r)
+    cea.register_operation(torch.relu_, lambda r, output, x: r, overwrite=True)
     with pytest.raises(ValueError, match="works in place"):
         cea.GuidedBackprop(made(torch.relu_)).attribute(torch.randn(1, 3, 8, 8), target=0)
 
@@ -722,8 +744,9 @@ def test_real_networks_on_real_pictures(name):
     mean, std = torch.tensor([0.485, 0.456, 0.406])[:, None, None], torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     pictures = torch.stack([(F.adaptive_avg_pool2d(_picture(path), size) - mean) / std for path in paths])
     logits, target = net(pictures).detach().max(1)
-    gap = cea.ExcitationBackprop(net).compute_convergence_delta(pictures, target=target)
-    infinite = cea.LRP(net, gamma=math.inf).compute_convergence_delta(pictures, target=target) / logits
+    spread = {"sums": "positive", "lost": "spread"}
+    gap = cea.ExcitationBackprop(net, **spread).compute_convergence_delta(pictures, target=target)
+    infinite = cea.LRP(net, gamma=math.inf, **spread).compute_convergence_delta(pictures, target=target) / logits
     zero = cea.LRP(net).attribute(pictures, target=target)
     delta = cea.LRP(net).compute_convergence_delta(pictures, target=target) / logits
     print(f"{name}: EB {gap.abs().max():.1e}, LRP-inf {infinite.abs().max():.1e}, LRP-0 biases {delta.tolist()}")
@@ -752,7 +775,8 @@ def test_every_torchvision_classifier():
         x = torch.randn(1, 3, 224, 224)
         for method in (cea.ExcitationBackprop, cea.GuidedBackprop):
             try:
-                outcome = float(method(net).attribute(x, target=1).sum())
+                spread = {"lost": "spread"} if method is cea.ExcitationBackprop else {}
+                outcome = float(method(net, **spread).attribute(x, target=1).sum())
             except ValueError as error:
                 outcome = str(error).split(",")[0]
             outcomes[name, method.__name__] = outcome
@@ -845,7 +869,7 @@ def test_a_layer_that_returns_its_input(method):
 REFUSED = {
     "a mask": (lambda n, y: y * (y > 0), "a rectifier in disguise", "gated"),
     "a masked assignment": (lambda n, y: _assigned(y), "a rectifier in disguise", "gated"),
-    "softplus": (lambda n, y: F.softplus(y), "softplus", "both"),
+    "softplus": (lambda n, y: F.softplus(y), "softplus", "relevance"),
     "maximum with a constant": (lambda n, y: torch.maximum(y, torch.zeros(())), "a tensor and a constant", "both"),
     "a constant over the input": (
         lambda n, y: torch.ones(1) / (y.relu() + 1),
@@ -894,7 +918,8 @@ def test_overlapping_folds_keep_the_sum():
 
     net = Variant(folded).double().eval()
     x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
-    assert cea.ExcitationBackprop(net).compute_convergence_delta(x, target=1).abs().max() < 1e-10
+    method = cea.ExcitationBackprop(net, lost="spread")
+    assert method.compute_convergence_delta(x, target=1).abs().max() < 1e-10
 
 
 def test_rectgrad_where_the_batch_is_not_first():
@@ -996,9 +1021,12 @@ def test_operations_on_nothing(gamma):
 
 def test_infinite_addends_take_nothing():
     """Padding with minus infinity, in front of a maximum say."""
-    shares = positive_shares([torch.tensor([1.0, 2, 0, -1]), torch.tensor([-torch.inf, 1, 0, -3])])
-    assert torch.allclose(shares[0], torch.tensor([1, 2 / 3, 0.5, 0.25]))
-    assert torch.allclose(shares[1], torch.tensor([0, 1 / 3, 0.5, 0.75]))
+    addends = [torch.tensor([1.0, 2, 0, -1]), torch.tensor([-torch.inf, 1, 0, -3])]
+    spread = part_shares([_finite(t) for t in addends], [None, None], parts_of_sums("positive", "spread"))
+    assert torch.allclose(spread[0], torch.tensor([1, 2 / 3, 0.5, 0.25]))
+    assert torch.allclose(spread[1], torch.tensor([0, 1 / 3, 0.5, 0.75]))
+    signed = part_shares([_finite(t) for t in addends], [None, None], parts_of_sums("signed", "drop"))
+    assert torch.allclose(signed[0], torch.tensor([0, 2 / 3, 0, 0.25]))
 
 
 def test_nothing_stays_in_memory():
@@ -1045,3 +1073,387 @@ def test_numbers_of_numpy_and_other_arguments(registry):
     halved = Variant(lambda n, y: F.glu(y, 1)).eval()
     with pytest.raises(ValueError, match="keeps the shape"):
         cea.ExcitationBackprop(halved).attribute(torch.randn(1, 3, 6, 6), 1)
+
+
+# Excitation backprop as published
+
+
+def test_an_input_that_only_inhibits_receives_nothing():
+    """The second unit lives from its bias: nobody excites it, so what it would pass on is lost, and reported."""
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))
+    net[0].weight.data, net[0].bias.data = torch.tensor([[1.0, 0], [-1, -1]]), torch.tensor([0.0, 10])
+    net[2].weight.data, net[2].bias.data = torch.ones(1, 2), torch.zeros(1)
+    x = torch.ones(1, 2)
+    published, delta = cea.ExcitationBackprop(net).attribute(x, target=0, return_convergence_delta=True)
+    torch.testing.assert_close(published, torch.tensor([[1 / 9, 0]]))
+    torch.testing.assert_close(delta, torch.tensor([-8 / 9]))
+    torch.testing.assert_close(cea.LRP(net, gamma=math.inf).attribute(x, target=0), torch.tensor([[1.0, 0]]))
+    spread = cea.ExcitationBackprop(net, lost="spread").attribute(x, target=0)
+    torch.testing.assert_close(spread, torch.tensor([[5 / 9, 4 / 9]]))
+
+
+SUMS = {
+    "operator": lambda a, b: a - b,
+    "function": lambda a, b: torch.sub(a, b),
+    "factor": lambda a, b: torch.add(a, b, alpha=-1),
+    "reversed": lambda a, b: torch.rsub(b, a),
+    "in place": lambda a, b: a.clone().sub_(b),
+    "operator in place": lambda a, b: _minus(a.clone(), b),
+    "negated": lambda a, b: a + -b,
+    "stacked": lambda a, b: torch.stack([a, -b]).sum(0),
+    "averaged": lambda a, b: torch.stack([a, -b], -1).mean(-1) * 2,
+    "concatenated": lambda a, b: torch.cat([a[:, None], -b[:, None]], 1).sum(1),
+}
+
+
+def _minus(a, b):
+    a -= b
+    return a
+
+
+@pytest.mark.parametrize("spelling", SUMS)
+def test_signed_shares_at_a_difference(spelling):
+    """3 - 2: shares of 3 and -2; the positive parts alone would give 1 and 0."""
+    weights = torch.tensor([[3.0, 0, 0, 0], [0, 2, 0, 0]])
+
+    class Difference(nn.Module):
+        def forward(self, x):
+            return SUMS[spelling](x @ weights[:1].T, x @ weights[1:].T)
+
+    x = torch.tensor([[1.0, 1, 0, 0]])
+    torch.testing.assert_close(cea.ExcitationBackprop(Difference()).attribute(x, target=0), x * torch.tensor([3, -2, 0, 0]))
+    got = cea.ExcitationBackprop(Difference(), sums="positive").attribute(x, target=0)
+    torch.testing.assert_close(got, x * torch.tensor([1, 0, 0, 0]))
+    cancels = torch.tensor([[2.0, 3, 0, 0]])
+    assert not cea.ExcitationBackprop(Difference()).attribute(cancels, target=0).any()
+
+
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "resnet50"])
+def test_excitation_backprop_against_zennit(name):
+    """At the input, for two targets: sums by its `Norm`, BatchNorm passed."""
+    pytest.importorskip("zennit")
+    from zennit import attribution, composites, torchvision as canonizers
+
+    net = network(name)
+    x = pictures(net, 1)
+    canonizer = canonizers.VGGCanonizer if name == "vgg11" else canonizers.ResNetCanonizer
+    # Without merging BatchNorm into convolutions, which is not excitation backprop's.
+    only_sums = [c for c in canonizer().canonizers if "Merge" not in type(c).__name__]
+    composite = composites.ExcitationBackprop(canonizers=only_sums, stabilizer=1e-30)
+    for target in (0, TARGET):
+        ours = cea.ExcitationBackprop(net).attribute(x, target=target)
+        seed = torch.eye(10, dtype=x.dtype)[[target]]
+        with attribution.Gradient(net, composite) as attributor:
+            _, expected = attributor(x, seed)
+        assert relative_error(ours, expected) < 1e-6
+
+
+def test_sums_and_lost_are_checked():
+    net = SmallNet().eval()
+    for make, message in [
+        (lambda: cea.ExcitationBackprop(net, sums="sign"), "did you mean 'signed'"),
+        (lambda: cea.ContrastiveExcitationBackprop(net, lost="dropped"), "did you mean 'drop'"),
+        (lambda: cea.LRP(net, gamma=0.25, lost="spread"), "gamma=math.inf"),
+        (lambda: ZPlus("spred"), "did you mean 'spread'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+# Padding takes no relevance
+
+
+def _bordered(y):
+    buffer = y.new_zeros(*y.shape[:2], y.shape[2] + 2, y.shape[3] + 2)
+    buffer[:, :, 1:-1, 1:-1] = y
+    return buffer
+
+
+def _copied(y):
+    buffer = y.new_zeros(*y.shape[:2], y.shape[2] + 2, y.shape[3] + 2)
+    buffer.narrow(2, 1, y.shape[2])[..., 1:-1].copy_(y)
+    return buffer
+
+
+def _between_zeros(y):
+    side = y.new_zeros(*y.shape[:3], 1)
+    y = torch.cat([side, y, side], 3)
+    side = y.new_zeros(*y.shape[:2], 1, y.shape[3])
+    return torch.concat((side, y, side), 2)
+
+
+def _overwritten(y):
+    y = F.pad(y, (1, 1, 1, 1), mode="replicate").clone()
+    for edge in (0, -1):
+        y[:, :, edge] = 0
+        y[..., edge] = 0
+    return y
+
+
+def _as_columns(net, y):
+    """The convolution as a product with patches."""
+    columns = F.unfold(y, 3, padding=1, stride=2)
+    z = (columns.mT @ net.conv.weight.flatten(1).T + net.conv.bias).mT
+    return z.unflatten(2, (y.shape[2] // 2, -1))
+
+
+PADDED = {
+    "F.pad": lambda y: F.pad(y, (1, 1, 1, 1)),
+    "ZeroPad2d": nn.ZeroPad2d(1),
+    "ConstantPad2d": nn.ConstantPad2d(1, 0.0),
+    "constant_pad_nd": lambda y: torch.constant_pad_nd(y, (1, 1, 1, 1)),
+    "a buffer": _bordered,
+    "copied into a buffer": _copied,
+    "cat": _between_zeros,
+    "overwritten": _overwritten,
+    "more, then cropped": lambda y: F.pad(y, (2, 3, 2, 2))[..., 1:-1, 1:-2],
+    "one side after the other": lambda y: F.pad(F.pad(y, (1, 1)), (0, 0, 1, 1)),
+    "channels last": lambda y: F.pad(y.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).permute(0, 3, 1, 2).contiguous(),
+    "before the ReLU": lambda y: F.pad(y, (1, 1, 1, 1)).relu_(),
+}
+OF_PADDING = {
+    **METHODS,
+    "spread": lambda *args: cea.ExcitationBackprop(*args, lost="spread"),
+    "positive, spread": lambda *args: cea.ExcitationBackprop(*args, sums="positive", lost="spread"),
+    **{
+        f"{rule}": lambda *args, rule=rule: cea.LRP(*args, rules={nn.Conv2d: rule})
+        for rule in (Flat(), WSquare(), ZBox(-1, 2), AlphaBeta(2, 1), Gamma(0.3), ZPlus("spread"), Epsilon(0.1))
+    },
+}
+
+
+class Padded(nn.Module):
+    def __init__(self, pad=None, inner=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.pad, self.inner = pad, inner
+        self.first, self.norm = nn.Conv2d(2, 8, 3, padding=1), batch_norm(8)
+        self.conv, self.head = nn.Conv2d(8, 8, 3, 2, 0 if pad else 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.norm(self.first(x)).relu()
+        y = self.inner(self, y) if self.inner else self.conv(self.pad(y) if self.pad else y)
+        return self.head(y.relu().mean((2, 3)))
+
+
+def relevance_of_networks(method, *nets):
+    torch.manual_seed(3)
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    return [[OF_PADDING[method](net.double().eval(), at).attribute(x, target=1) for at in (None, "first")] for net in nets]
+
+
+@pytest.mark.parametrize("method", OF_PADDING)
+def test_padding_takes_none_however_it_is_written(method):
+    (expected,) = relevance_of_networks(method, Padded())
+    assert all(map_.any() for map_ in expected)
+    for spelling, pad in PADDED.items():
+        (got,) = relevance_of_networks(method, Padded(pad))
+        assert all(relative_error(a, b) < 1e-9 for a, b in zip(got, expected)), spelling
+    if "Conv" not in method and "gamma" not in method and method != "lrp" and "(" not in method:  # rules of convolutions
+        (got,) = relevance_of_networks(method, Padded(inner=_as_columns))
+        assert all(relative_error(a, b) < 1e-6 for a, b in zip(got, expected))
+
+
+POOLED = {
+    "average": (lambda n, y: F.avg_pool2d(y, 3, 2, 1), lambda n, y: F.avg_pool2d(F.pad(y, (1, 1, 1, 1)), 3, 2)),
+    "maximum": (
+        lambda n, y: n.norm(F.max_pool2d(y, 3, 2, 1)),
+        lambda n, y: n.norm(F.max_pool2d(F.pad(y, (1, 1, 1, 1)), 3, 2)),
+    ),
+    "maximum beside -inf": (
+        lambda n, y: n.norm(F.max_pool2d(y - 1, 3, 2, 1)),
+        lambda n, y: n.norm(F.max_pool2d(F.pad(y - 1, (1, 1, 1, 1), value=-math.inf), 3, 2)),
+    ),
+    "shortcut": (
+        lambda n, y: n.norm(torch.cat([y[:, :4], y[:, 4:] + y[:, :4]], 1)),
+        lambda n, y: n.norm(y + F.pad(y[:, :4], (0, 0, 0, 0, 4, 0))),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", POOLED)
+def test_padding_of_pools_and_sums(case):
+    """Behind a ReLU, whose zeros tie with padding, and in front of a BatchNorm, which lets zeros have relevance."""
+    for method in ("excitation", "contrastive", "spread", "positive, spread", "lrp infinity"):
+        inside, outside = (Padded(inner=part) for part in POOLED[case])
+        expected, got = relevance_of_networks(method, inside, outside)
+        assert all(relative_error(a, b) < 1e-9 for a, b in zip(got, expected)), method
+
+
+def test_constants_are_biases():
+    """Padding with another number, and channels of constants: where biases play no part, neither do they."""
+
+    def coordinates(net, y):
+        return F.conv2d(torch.cat([y, torch.ones_like(y[:, :1])], 1), torch.cat([net.conv.weight, torch.ones(8, 1, 3, 3)], 1))
+
+    def without(net, y):
+        return F.conv2d(y, net.conv.weight) + 9
+
+    for method in ("excitation", "spread", "lrp infinity"):
+        expected, got = relevance_of_networks(method, Padded(inner=without), Padded(inner=coordinates))
+        assert all(relative_error(a, b) < 1e-9 for a, b in zip(got, expected)), method
+    for method in ("excitation", "lrp infinity"):
+        net, ones = Padded(nn.ConstantPad2d(1, 1.0)), Padded(lambda y: 1 - F.pad(1 - y, (1, 1, 1, 1)))
+        expected, got = relevance_of_networks(method, net, ones)
+        assert all(relative_error(a, b) < 1e-9 for a, b in zip(got, expected)), method
+    (gradient_times_input,) = relevance_of_networks("lrp 0", Padded(nn.ConstantPad2d(1, 1.0)))
+    x_gradient = captum.attr.InputXGradient(Padded(nn.ConstantPad2d(1, 1.0)).double().eval())
+    torch.manual_seed(3)
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    assert relative_error(gradient_times_input[0], x_gradient.attribute(x, target=1)) < 1e-5
+
+
+@pytest.mark.parametrize("size", [32, 33])
+def test_padding_as_tensorflow_does_it(size):
+    """timm's `tf_*` networks pad by F.pad where strides ask for it; with an odd size `padding=` says the same."""
+    layers = pytest.importorskip("timm.layers")
+    torch.manual_seed(0)
+    same, plain = layers.Conv2dSame(3, 6, 3, stride=2), nn.Conv2d(3, 6, 3, stride=2, padding=1)
+    plain.load_state_dict(same.state_dict())
+    pad = nn.Identity() if size % 2 else nn.ZeroPad2d((0, 1, 0, 1))
+    if not size % 2:
+        plain.padding = (0, 0)
+    nets = [nn.Sequential(c, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)) for c in (same, plain)]
+    nets[1][4].load_state_dict(nets[0][4].state_dict())
+    nets[1].insert(0, pad)
+    x = torch.randn(1, 3, size, size, dtype=torch.float64)
+    for make in (cea.ExcitationBackprop, lambda n: cea.LRP(n, rules={nn.Conv2d: Flat()})):
+        got, expected = (make(net.double().eval()).attribute(x, target=1) for net in nets)
+        assert relative_error(got, expected) < 1e-9
+
+
+# Where there is no ReLU, the gradient is the definition
+
+
+class Spectral(nn.Module):
+    def forward(self, x):
+        z = torch.stft(x.flatten(1), 8, return_complex=True, window=torch.hann_window(8))
+        return (z.abs() ** 2 + 1e-6).log().mean(2)
+
+
+class Last(nn.Module):
+    """The last output of a recurrent layer."""
+
+    def __init__(self, rnn):
+        super().__init__()
+        self.rnn = rnn
+
+    def forward(self, x):
+        return self.rnn(x.flatten(2))[0][:, -1]
+
+
+def _fake_quantised(y):
+    y = torch.fake_quantize_per_tensor_affine(y, 0.05, 0, -128, 127)
+    return torch.fake_quantize_per_channel_affine(y, torch.ones(4) / 20, torch.zeros(4, dtype=torch.int32), 1, -128, 127)
+
+
+WITHOUT_RELUS = {
+    **{f"{act.__name__}": made(act()) for act in (nn.SiLU, nn.GELU, nn.Hardswish, nn.Mish, nn.ELU, nn.SELU, nn.Softplus)},
+    "in place": made(lambda y: F.silu(y, inplace=True)),
+    "shrinks": made(lambda y: F.softshrink(y) + F.tanhshrink(y)),
+    "fake quantisation": made(_fake_quantised),
+    "magnitude": made(lambda y: torch.fft.rfft2(y).abs()),
+    "spectrogram": Spectral(),
+    **{cls.__name__: Last(cls(64, 5, batch_first=True)) for cls in (nn.LSTM, nn.GRU, nn.RNN)},
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_RELUS)
+def test_gated_methods_are_the_gradient_without_relus(name):
+    net, x = WITHOUT_RELUS[name].eval(), torch.randn(2, 3, 8, 8)
+    gradient = captum.attr.Saliency(net).attribute(x, target=0, abs=False)
+    for method in (cea.GuidedBackprop, cea.Deconvolution):
+        assert relative_error(method(net).attribute(x, target=0), gradient) < 1e-6
+    assert relative_error(cea.RectGrad(net).attribute(x, target=0), gradient * x) < 1e-6
+
+
+ALLOWED = torch.tensor([[True, True, False]])
+
+
+def _ruled_out(q):
+    q = q.clone()
+    q[~ALLOWED.expand_as(q)] = -math.inf
+    return q
+
+
+ACTION_MASKS = {
+    "masked_fill": lambda q: q.masked_fill(~ALLOWED, -math.inf),
+    "in place": lambda q: q.masked_fill_(~ALLOWED, -1e9),
+    "where": lambda q: torch.where(ALLOWED, q, torch.tensor(-1e8)),
+    "where with a number": lambda q: torch.where(ALLOWED, q, -math.inf),
+    "where, the other way": lambda q: torch.where(~ALLOWED, torch.finfo(q.dtype).min, q),
+    "method": lambda q: q.where(ALLOWED, torch.tensor(-math.inf)),
+    "added": lambda q: q + ALLOWED.float().log(),
+    "added in place": lambda q: q.add_(ALLOWED.float().log()),
+    "assigned": _ruled_out,
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masked_actions(method):
+    """The score of an allowed action is explained as without the mask; one that is ruled out has none to explain."""
+
+    class Policy(nn.Module):
+        def __init__(self, mask):
+            super().__init__()
+            torch.manual_seed(0)
+            self.body, self.head, self.mask = nn.Linear(4, 8), nn.Linear(8, 3), mask
+
+        def forward(self, x):
+            return self.mask(self.head(self.body(x).relu()))
+
+    x = torch.rand(2, 4)
+    expected = METHODS[method](Policy(nn.Identity()).eval()).attribute(x, target=1)
+    for name, mask in ACTION_MASKS.items():
+        net = Policy(mask).eval()
+        assert relative_error(METHODS[method](net).attribute(x, target=1), expected) < 1e-5, name
+        if torch.isinf(net(x)).any():
+            with pytest.raises(ValueError, match="score is NaN or infinite"):
+                METHODS[method](net).attribute(x, target=2)
+    for rectifier in (lambda q: torch.where(q > 0, q, torch.zeros(())), lambda q: q.masked_fill(q < 0, 0.0)):
+        with pytest.raises(ValueError, match="rectifier in disguise.*overwrite=True"):
+            METHODS[method](Policy(rectifier).eval()).attribute(x, target=1)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_graphs_and_exported_programs(method):
+    """They run PyTorch's operators themselves: the same map, or an error that says what to take instead."""
+    net, x = network("cifar resnet20"), torch.randn(1, 3, 32, 32, dtype=torch.float64)
+    expected = METHODS[method](net).attribute(x, target=1)
+    graph = torch.fx.symbolic_trace(net)
+    assert relative_error(METHODS[method](nn.Sequential(graph)).attribute(x, target=1), expected) < 1e-9
+    exported = torch.export.export(net, (x,)).module()
+    try:
+        got = METHODS[method](exported).attribute(x, target=1)
+    except ValueError as error:
+        assert "take the module it was made from" in str(error)
+        assert torch.__version__ < "2.5"
+    else:
+        assert relative_error(got, expected) < 1e-9
+    container = next(name for name, module in graph.named_modules() if name and list(module.children()))
+    with pytest.raises(ValueError, match="containers do not run"):
+        METHODS[method](graph, container).attribute(x, target=1)
+
+
+NUMBERS = {
+    "epsilon": lambda net, v: cea.LRP(net, epsilon=v),
+    "gamma": lambda net, v: cea.LRP(net, gamma=v if v != math.inf else math.nan),
+    "percentile": lambda net, v: cea.RectGrad(net, percentile=v),
+    "Epsilon": lambda net, v: Epsilon(v),
+    "Gamma": lambda net, v: Gamma(v),
+    "Gamma's epsilon": lambda net, v: Gamma(1, v),
+    "alpha": lambda net, v: AlphaBeta(v, 1),
+    "beta": lambda net, v: AlphaBeta(2, v),
+    "AlphaBeta's epsilon": lambda net, v: AlphaBeta(2, 1, v),
+    "ZBox's epsilon": lambda net, v: ZBox(0, 1, v),
+}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_finite_and_not_negative(name):
+    for value in (math.inf, math.nan, -1, -math.inf, True, None, "1"):
+        with pytest.raises(ValueError, match="expected a .*number that is not negative"):
+            NUMBERS[name](SmallNet(), value)
+    for low, high in [(math.nan, 1), (-math.inf, 1), (0, math.inf), (torch.tensor([0.0, math.nan]), 1)]:
+        with pytest.raises(ValueError, match="is not finite"):
+            ZBox(low, high)

@@ -93,12 +93,8 @@ def affine_map(module: nn.Module | None, a: Tensor) -> tuple[Tensor, Tensor]:
         return W * s_k, b * s_k + t_k
     f = in_float64(module)
     b = f(torch.zeros_like(a)).flatten()
-    rows = []
-    for j in range(a.numel()):
-        unit = torch.zeros_like(a).flatten()
-        unit[j] = 1.0
-        rows.append(f(unit.reshape(a.shape)).flatten() - b)
-    return torch.stack(rows), b
+    units = torch.eye(a.numel(), dtype=a.dtype).reshape(-1, *a.shape[1:])
+    return f(units).flatten(1) - b, b
 
 
 def scale_and_shift(module: nn.Module | None) -> tuple[Tensor, Tensor]:
@@ -189,7 +185,13 @@ def one_hot(logits: Tensor, target: int) -> Tensor:
 
 @torch.no_grad()
 def contrastive(
-    steps: Sequence[Step], values: Values, target: int, clamp: bool, classifier: str | None = None
+    steps: Sequence[Step],
+    values: Values,
+    target: int,
+    clamp: bool,
+    classifier: str | None = None,
+    sums: str = "signed",
+    spread: bool = False,
 ) -> Values:
     """Contrastive excitation backprop: P - P_bar, or its positive part, at the classifier's input, propagated on.
 
@@ -198,12 +200,13 @@ def contrastive(
     """
     linear = [step for step in steps if step.kind == "linear" and classifier in (None, step.output)][-1]
     name = linear.inputs[0]
-    above = propagate(steps, values, one_hot(values[steps[-1].output], target), excitation_rules())
+    rules = excitation_rules(sums, spread)
+    above = propagate(steps, values, one_hot(values[steps[-1].output], target), rules)
     a, R = values[name].flatten(), above[linear.output].flatten()
     W, _ = affine_map(linear.module, values[name])
-    P, P_bar = excitation(a, W, R), excitation(a, -W, R)
+    P, P_bar = excitation(a, W, R, spread), excitation(a, -W, R, spread)
     contrast = (P - P_bar).clamp(min=0) if clamp else P - P_bar
-    below = propagate(steps, values, contrast, excitation_rules(), start=name)
+    below = propagate(steps, values, contrast, rules, start=name)
     seen = [step.output for step in steps[list(steps).index(linear) :]]
     return {key: above[key] if key in seen else below[key] for key in values}
 
@@ -247,9 +250,9 @@ def lrp_alpha_beta(a: Tensor, W: Tensor, R: Tensor, alpha: float, beta: float) -
     return (share * R).sum(1)
 
 
-def excitation(a: Tensor, W: Tensor, R: Tensor) -> Tensor:
-    """R_j = sum_k P_jk R_k, P_jk = (a_j w_jk)^+ / sum_j (a_j w_jk)^+, as `positive_share` where that sum is 0."""
-    return (positive_share(a[:, None] * W, (W != 0).to(W)) * R).sum(1)
+def excitation(a: Tensor, W: Tensor, R: Tensor, spread: bool = False) -> Tensor:
+    """R_j = sum_k P_jk R_k, P_jk = (a_j w_jk)^+ / sum_j (a_j w_jk)^+, as `share` says where that sum is 0."""
+    return (share(a[:, None] * W, (W != 0).to(W), "positive", spread) * R).sum(1)
 
 
 def gradient(W: Tensor, R: Tensor) -> Tensor:
@@ -260,22 +263,25 @@ def gradient(W: Tensor, R: Tensor) -> Tensor:
 # ---------------------------------------------------------------------------------------------- rules for other steps
 
 
-def positive_share(z: Tensor, part: Tensor) -> Tensor:
-    """Shares over dimension 0: z^+ / sum z^+; |z| / sum |z| where no z is positive; equal where all z are 0.
+def share(z: Tensor, part: Tensor, sums: str, spread: bool) -> Tensor:
+    """Shares over dimension 0 of the contributions z.
 
-    `part` is 1 for the entries that take part and 0 for the others, where z is 0.
+    `sums="signed"`: z / sum z; "positive": z^+ / sum z^+. Where that sum is 0: 0, or with `spread` |z| / sum |z|, and
+    where all z are 0 equal shares of the entries that take part (`part` is 1 there; elsewhere z is 0).
     """
-    positive, magnitude = z.clamp(min=0), z.abs()
-    equal = ratio(part, part.sum(0))
-    share = torch.where(magnitude.sum(0) > 0, ratio(magnitude, magnitude.sum(0)), equal)
-    return torch.where(positive.sum(0) > 0, ratio(positive, positive.sum(0)), share)
+    c = z if sums == "signed" else z.clamp(min=0)
+    if spread:
+        equal = part.expand_as(z)
+        magnitude = torch.where(z.abs().sum(0) > 0, z.abs(), equal)
+        c = torch.where(c.sum(0) == 0, magnitude, c)
+    return ratio(c, c.sum(0))
 
 
-def add_positive(x: Tensor, y: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:
-    """R split in proportion to x^+ and y^+, else to |x| and |y|, else equally."""
+def add(x: Tensor, y: Tensor, R: Tensor, sums: str = "signed", spread: bool = False) -> tuple[Tensor, Tensor]:
+    """R split in proportion to the addends: x / (x + y) and y / (x + y), or as `share` says."""
     z = torch.stack([x, y])
-    share = positive_share(z, torch.ones_like(z))
-    return share[0] * R, share[1] * R
+    shares = share(z, torch.ones_like(z), sums, spread)
+    return shares[0] * R, shares[1] * R
 
 
 def add_lrp(x: Tensor, y: Tensor, R: Tensor, gamma: float, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -289,9 +295,9 @@ def add_lrp(x: Tensor, y: Tensor, R: Tensor, gamma: float, epsilon: float) -> tu
     return both[:, 0].reshape(shape), both[:, 1].reshape(shape)
 
 
-def avg_pool_positive(a: Tensor, W: Tensor, R: Tensor) -> Tensor:
-    """As add_positive, with the contributions z_jk of the elements j of each window k."""
-    return (positive_share(a[:, None] * W, (W != 0).to(W)) * R).sum(1)
+def avg_pool(a: Tensor, W: Tensor, R: Tensor, sums: str = "signed", spread: bool = False) -> Tensor:
+    """As `add`, with the contributions z_jk of the elements j of each window k."""
+    return (share(a[:, None] * W, (W != 0).to(W), sums, spread) * R).sum(1)
 
 
 def avg_pool_lrp(a: Tensor, W: Tensor, R: Tensor, gamma: float, epsilon: float) -> Tensor:
@@ -351,21 +357,23 @@ def relu_rectgrad_mod(a: Tensor, R: Tensor, q: float) -> Tensor:
 # ---------------------------------------------------------------------------------------------- families of rules
 
 
-def z_plus_family(linear: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Rules:
-    """A rule (a, w, R) that ignores biases; sums and pooling by positive share; ReLU and batch norm pass R."""
+def z_plus_family(
+    linear: Callable[[Tensor, Tensor, Tensor], Tensor], sums: str = "signed", spread: bool = False
+) -> Rules:
+    """A rule (a, w, R) that ignores biases; sums and pooling by `share`; ReLU and batch norm pass R."""
     return Rules(
         linear=lambda a, W, b, R: linear(a, W, R),
         relu=lambda a, R: R,
         relu6=lambda a, R: R,
-        add=add_positive,
-        avg_pool=avg_pool_positive,
+        add=partial(add, sums=sums, spread=spread),
+        avg_pool=partial(avg_pool, sums=sums, spread=spread),
         batch_norm=lambda x, s, t, R: R,
     )
 
 
-def excitation_rules() -> Rules:
+def excitation_rules(sums: str = "signed", spread: bool = False) -> Rules:
     """Excitation backprop."""
-    return z_plus_family(excitation)
+    return z_plus_family(partial(excitation, spread=spread), sums, spread)
 
 
 def lrp_alpha_beta_rules(alpha: float, beta: float) -> Rules:
