@@ -17,9 +17,9 @@ that emits several tensors gives a tuple.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from captum.attr import Attribution, GradientAttribution, LayerAttribution
@@ -52,6 +52,28 @@ def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
     entry = log_usage(part_of_slo=True)(function)
     entry.__wrapped__ = for_captum  # type: ignore[attr-defined]
     return entry  # type: ignore[no-any-return]
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_OWN: set[Any] = set()
+
+
+def own(function: _F) -> _F:
+    """Marks a function of this package, in whose place a pass that is shared may stand (see `is_own`)."""
+    _OWN.add(function)
+    return function
+
+
+def is_own(method: Any, *names: str) -> bool:
+    """Whether the functions of these names are this package's: not a subclass's, nor put onto a class or the object.
+
+    Only then is what a shared pass gives what calling them gives. (Every class counts, not the first alone: what it
+    defines may call the next one's.)
+    """
+    classes = [c for c in type(method).__mro__ if c not in CaptureAttribution.__mro__[1:]]
+    return all(
+        name not in vars(method) and all(vars(c)[name] in _OWN for c in classes if name in vars(c)) for name in names
+    )
 
 
 class CaptureAttribution(LayerAttribution, GradientAttribution):
@@ -111,7 +133,10 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         return 0
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        """The map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32."""
+        """The map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32.
+
+        Other methods make their maps of the same two: they must not be changed.
+        """
         raise NotImplementedError
 
     def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
@@ -132,6 +157,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
 
         return evidence.once((places, self._layout_key()), canonical)
 
+    @own
     @captum_entry
     def attribute(
         self,
@@ -151,6 +177,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
     def has_convergence_delta(self) -> bool:
         return False
 
+    @own
     def attribute_per_target(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -160,6 +187,8 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
     ) -> Maps:
         """The maps of several targets per example, from one forward and one backward per target.
 
+        A subclass with an `attribute` of its own is asked for one target after the other.
+
         Args:
             inputs, additional_forward_args, attribute_to_layer_input: as for `attribute`.
             targets: `N x T` class indices (tensor, array or nested list), or a list of T targets for all examples.
@@ -168,6 +197,9 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
             `N x T x 1 x *S`; a list of those for a list of layers.
         """
         wanted = per_target(targets, checked_inputs(inputs)[0].shape[0])
+        if not is_own(self, "attribute"):
+            how = (additional_forward_args, attribute_to_layer_input)
+            return _stacked([attributed(self, inputs, target, *how) for target in wanted])
         maps = _maps_per_target({"": self}, inputs, wanted, additional_forward_args, attribute_to_layer_input)
         return _stacked([single[""] for single in maps])
 
@@ -208,6 +240,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
 class WithDelta(CaptureAttribution):
     """A method whose `attribute` can give its convergence delta too, as Captum's integrated gradients can."""
 
+    @own
     @captum_entry
     def attribute(
         self,
@@ -240,7 +273,8 @@ def attribute_together(
     """The maps of several methods, all from one forward and one backward over the union of their layers.
 
     Methods of this package on the same `forward_func` share the pass, combinations of their layers included; any others
-    (Captum's own among them) run by themselves, with the same result as their `attribute`.
+    (Captum's own among them, and subclasses with an `attribute` of their own) run by themselves. Either way the result
+    is that of their `attribute`.
 
     Args:
         methods: attribution objects by name.
@@ -299,25 +333,45 @@ def attribute_together_per_target(
     if not isinstance(targets, (list, tuple)) or not targets:
         raise TypeError(f"targets is {targets!r}; expected a list of at least one target")
     results: list[dict[str, Any]] = [dict.fromkeys(methods) for _ in targets]
-    groups: dict[tuple[int, ...], dict[str, CaptureAttribution]] = {}
+    groups: dict[Hashable, dict[str, CaptureAttribution]] = {}
     for name, method in methods.items():
-        capturing = getattr(method, "attribution_method", None) if hasattr(method, "joined") else method
-        if isinstance(capturing, CaptureAttribution):
-            key = (id(capturing.forward_func), capturing._pass_key(), *(capturing.device_ids or ()))
-            groups.setdefault(key, {})[name] = capturing
+        capturing = _sharing(method)
+        if capturing is not None:
+            groups.setdefault(_group_of(capturing), {})[name] = capturing
             continue
         for result, target in zip(results, targets):
-            kwargs: dict[str, Any] = {"target": target, "additional_forward_args": additional_forward_args}
-            if isinstance(method, LayerAttribution):
-                kwargs["attribute_to_layer_input"] = attribute_to_layer_input
-            result[name] = method.attribute(inputs, **kwargs)
+            result[name] = attributed(method, inputs, target, additional_forward_args, attribute_to_layer_input)
     for group in groups.values():
         found = _maps_per_target(group, inputs, targets, additional_forward_args, attribute_to_layer_input)
         for result, maps in zip(results, found):
-            for name, own in maps.items():
-                joined = getattr(methods[name], "joined", None)  # of a LayerCombination
-                result[name] = own if joined is None else joined(inputs, own)
+            for name, single in maps.items():
+                asked: Any = methods[name]  # the one that captured, or a LayerCombination of its layers
+                result[name] = single if asked is group[name] else asked.joined(inputs, single)
     return results
+
+
+def _sharing(method: Any) -> CaptureAttribution | None:
+    """The method whose maps a shared pass can make: `method`, or the one whose layers it combines."""
+    capturing = method if isinstance(method, CaptureAttribution) else getattr(method, "attribution_method", None)
+    if not isinstance(capturing, CaptureAttribution) or not is_own(method, "attribute"):
+        return None
+    return capturing if is_own(capturing, "attribute") else None
+
+
+def _group_of(method: CaptureAttribution) -> Hashable:
+    """What is equal for methods that can share a pass."""
+    record = getattr(method._evidence, "__func__", method._evidence)
+    return id(method.forward_func), record, method._pass_key(), *(method.device_ids or ())
+
+
+def attributed(method: Any, inputs: Any, target: Target, additional_forward_args: Any, to_input: bool) -> Any:
+    """What the method's `attribute` gives. It need not take what was not given."""
+    given: dict[str, Any] = {"target": target}
+    if additional_forward_args is not None:
+        given["additional_forward_args"] = additional_forward_args
+    if to_input and isinstance(method, LayerAttribution):
+        given["attribute_to_layer_input"] = True
+    return method.attribute(inputs, **given)
 
 
 def _maps_per_target(
