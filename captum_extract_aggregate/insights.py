@@ -56,7 +56,7 @@ _CHOICES: dict[str, _Choice] = {
     "rectgrad-mod": _Choice({"percentile": 98}),
     "lrp": _Choice({"gamma": ("0", "0.25", "1", "inf")}, convert={"gamma": float}),
     "contrastive-excitation": _Choice({"clamp": ("map", "contrast")}),
-    "cumulative-gradcam": _Choice(one_layer=False),
+    "cumulative-gradcam": _Choice(_POSITIVE, one_layer=False),
     "cumulative-gradmid": _Choice(_POSITIVE, one_layer=False),
     "aggregated-activity": _Choice(one_layer=False),
     "fullgrad": _Choice({"rescale": ("channel_joint", "layer_map")}, one_layer=False),
