@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_ROUNDING = 1e-5  # relative to an example's largest magnitude
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
@@ -49,6 +51,22 @@ def magnitudes(t: Tensor) -> Tensor:
     """Each example's largest magnitude: `N`."""
     low, high = extremes(t)
     return torch.maximum(-low, high)
+
+
+def same_everywhere(g: Tensor) -> bool:
+    """Whether each example's gradient `N x K x *S` is the same at all positions but for rounding, and not all zero.
+
+    Looked for on a CPU alone: elsewhere looking would wait for the device.
+    """
+    if g.device.type != "cpu" or math.prod(g.shape[2:]) < 2 or not g.numel():
+        return False
+    positions = g.ndim - 2
+    first, last = (g[(slice(1), slice(None)) + (i,) * positions] for i in (0, -1))
+    if not torch.allclose(first, last, rtol=_ROUNDING):  # which settles it nearly always
+        return False
+    first = g[(slice(None), slice(None)) + (slice(1),) * positions]
+    size = magnitudes(first)
+    return bool((magnitudes(g - first) <= _ROUNDING * size).all() and size.any())
 
 
 def are_tame(magnitudes: Sequence[float]) -> bool:

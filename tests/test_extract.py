@@ -363,7 +363,7 @@ def zero(summand):
 def test_an_aggregate_s_name_that_is_taken_is_an_error(tables, small_net, images, name):
     method = cea.ExtractAggregate(small_net, "conv3", aggregate=name)
     own, before = AGGREGATES[name], method.attribute(images, 1)
-    with pytest.raises(ValueError, match=rf"'{name}', which is taken; .* overwrite=True .*unregister_aggregate"):
+    with pytest.raises(ValueError, match=rf"'{name}', which is taken; .* overwrite=True, .*unregister_aggregate"):
         register_aggregate(name)
     assert AGGREGATES[name] is own
     register_aggregate(name, overwrite=True)(zero)

@@ -17,6 +17,8 @@ that emits several tensors gives a tuple.
 from __future__ import annotations
 
 import functools
+import warnings
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -27,9 +29,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_extract_aggregate.capture import Evidence, Place, record
-from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
+from captum_extract_aggregate.layers import Layer, checked_inputs, describe, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
-from captum_extract_aggregate.maps import at_least_float32
+from captum_extract_aggregate.maps import at_least_float32, same_everywhere
 from captum_extract_aggregate.state import without_autocast
 from captum_extract_aggregate.targets import Target, per_target
 
@@ -74,6 +76,10 @@ def is_own(method: Any, *names: str) -> bool:
     return all(
         name not in vars(method) and all(vars(c)[name] in _OWN for c in classes if name in vars(c)) for name in names
     )
+
+
+# Layers, and the methods of which it was said there that they do not depend on the class.
+_WARNED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
 class CaptureAttribution(LayerAttribution, GradientAttribution):
@@ -155,7 +161,30 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
             of_last, of_first = (self._canonical(p, evidence, t) for p, t in ((last, activations), (first, gradients)))
             return [(x, g) for (x,), (g,) in zip(of_last, of_first)]
 
-        return evidence.once((places, self._layout_key()), canonical)
+        pairs = evidence.once((places, self._layout_key()), canonical)
+        self._warn_where_blind(places[0], evidence, [g for _, g in pairs])
+        return pairs
+
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        """Whether a gradient that is the same at every position leaves a map that says nothing of the class."""
+        return False
+
+    def _warn_where_blind(self, place: Place, evidence: Evidence, gradients: list[Tensor]) -> None:
+        """Warns, once for a layer, of a map that does not depend on the class: global pooling follows its layer."""
+        layer = place.layer
+        owner = next(iter(evidence.models), None) if layer is None else layer
+        name = self.get_name()
+        if owner is None or not self._is_blind(layer) or name in _WARNED.get(owner, ()):
+            return
+        if gradients and all(map(same_everywhere, gradients)):
+            _WARNED.setdefault(owner, set()).add(name)
+            warnings.warn(
+                f"{name} at {describe(layer, evidence.models)} does not depend on the class: the gradient there is the "
+                "same at every position, as in front of global average pooling; take an earlier layer "
+                "(default_layers(model) lists some), or here a method that weighs channel by channel "
+                "(LinearApproximation, SelectiveNormGrad, GradCAM)",
+                stacklevel=2,
+            )
 
     @own
     @captum_entry

@@ -147,6 +147,9 @@ class GradMid(_Positive):
     Source: Khakzar et al., ICML WHI 2020, section 3.
     """
 
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        return True
+
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _gradmid(g, self.positive)
 
@@ -283,6 +286,9 @@ class CumulativeGradMid(_Cumulative):
 
     Source: Khakzar et al., ICML WHI 2020, section 3.1.
     """
+
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        return True
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _gradmid(g, self.positive)
