@@ -25,7 +25,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size
-from captum_extract_aggregate.maps import are_tame, magnitudes
+from captum_extract_aggregate.maps import are_tame, magnitudes, on_cpu
 from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
 
@@ -158,7 +158,7 @@ class Recording:
                 f"({batch},) or ({batch}, classes), so that each example's map is its own"
             )
         # Elsewhere a check would make the host wait for the device: there the maps say NaN (see attr/base.py).
-        bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if scores.device.type == "cpu" else []
+        bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if on_cpu(scores) else []
         if bad:
             raise ValueError(
                 f"the explained score is NaN or infinite for example {', '.join(map(str, bad[:10]))}; expected finite "
@@ -187,7 +187,7 @@ class Recording:
 
     def _is_tame(self, g: Tensor, place: Place) -> bool:
         """Our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
-        if g.device.type != "cpu" or not g.numel():
+        if not on_cpu(g) or not g.numel():
             return False
         found = magnitudes(g).tolist()
         if not all(map(math.isfinite, found)):

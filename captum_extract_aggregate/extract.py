@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_extract_aggregate.maps import are_tame, magnitudes
+from captum_extract_aggregate.maps import are_tame, magnitudes, on_cpu
 from captum_extract_aggregate.messages import taken_name, unknown_name
 from captum_extract_aggregate.summand import Factor, Summand, Window, one
 
@@ -366,7 +366,7 @@ def unit_scale(g: Tensor) -> tuple[Tensor, Tensor | None]:
     Squares of a saturated probability's gradient would underflow.
     """
     scale = magnitudes(g).reshape(-1, *(1,) * (g.ndim - 1))
-    if g.device.type == "cpu" and are_tame(scale.flatten().tolist()):  # elsewhere looking would wait for the device
+    if on_cpu(g) and are_tame(scale.flatten().tolist()):  # elsewhere looking would wait for the device
         return g, None
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return g / scale, scale

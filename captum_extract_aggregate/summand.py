@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_extract_aggregate.maps import on_cpu
 from captum_extract_aggregate.pieces import pieces
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -140,7 +141,7 @@ class Factor:
         """Whether no entry is seen to be: what follows a ReLU. Looked for on the CPU, where nobody waits for it."""
         if self.is_one:
             return True
-        if self.values.device.type != "cpu" or not self.values.numel():
+        if not on_cpu(self.values) or not self.values.numel():
             return False
         return bool(self._once("smallest", lambda: self.values.amin()) >= 0)
 

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate.capture import Evidence, Place, record
 from captum_extract_aggregate.layers import Layer, checked_inputs, describe, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, to_channels_first
-from captum_extract_aggregate.maps import at_least_float32, same_everywhere
+from captum_extract_aggregate.maps import at_least_float32, on_cpu, same_everywhere
 from captum_extract_aggregate.state import without_autocast
 from captum_extract_aggregate.targets import Target, per_target
 
@@ -426,7 +426,7 @@ def _maps_per_target(
 def finished(m: Tensor, evidence: Evidence) -> Tensor:
     """The map in the inputs' dtype; NaN where the score was not finite (on the CPU that has raised already)."""
     dtype = next((t.dtype for t in evidence.inputs if t.is_floating_point()), m.dtype)
-    if m.device.type != "cpu":
+    if not on_cpu(m):
         finite = torch.isfinite(evidence.scores).to(m.device).reshape(-1, *(1,) * (m.ndim - 1))
         m = torch.where(finite, m, torch.nan)
     return m.to(dtype)
