@@ -135,16 +135,16 @@ def test_percentiles(n, q, seed):
 @pytest.mark.parametrize("q", [0, 30, 50, 100])
 def test_rectgrad_s_gate_with_ties(elsewhere, magnitude, q):
     generator = torch.Generator().manual_seed(0)
-    R, a = (torch.randint(-2, 3, (3, 4, 5, 5), generator=generator).double() for _ in range(2))
-    R[2] = a[2] = 1
+    arriving, a = (torch.randint(-2, 3, (3, 4, 5, 5), generator=generator).double() for _ in range(2))
+    arriving[2] = a[2] = 1
     gate = RectifiedGate(q, magnitude)
-    expected = gate(R, a, 0.0)
-    rows = (a * R).flatten(1)
+    expected = gate(arriving, a, 0.0)
+    rows = (a * arriving).flatten(1)
     above = (rows.abs() if magnitude else rows) > torch.quantile(rows, q / 100, dim=1, keepdim=True)
-    assert torch.equal(expected, R.where(above.reshape(R.shape), torch.zeros(())))
+    assert torch.equal(expected, arriving.where(above.reshape(arriving.shape), torch.zeros(())))
     elsewhere()
-    assert torch.equal(gate(R, a, 0.0), expected)
-    assert torch.equal(gate(R.bfloat16(), a.bfloat16(), 0.0), expected.bfloat16())
+    assert torch.equal(gate(arriving, a, 0.0), expected)
+    assert torch.equal(gate(arriving.bfloat16(), a.bfloat16(), 0.0), expected.bfloat16())
 
 
 def test_pieces(elsewhere):
