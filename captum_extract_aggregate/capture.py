@@ -367,10 +367,9 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
         """Taps each floating point tensor, and hands it on, or a clone (`_is_handed_a_clone`, `_needs_clone`)."""
         chosen = [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
         if not chosen:
-            kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
             raise TypeError(
-                f"the {place.side} of layer {type(place.layer).__name__} is {kinds}; expected a floating point tensor "
-                "or a tuple of them: choose a layer inside it"
+                f"the {place.side} of layer {type(place.layer).__name__} is {_kinds(values)}; expected a floating "
+                "point tensor or a tuple of them: choose a layer inside it, or a neighbour"
             )
         with self._lock:
             tapped = [self._mark(values[i], place) if place.differentiate else self._value(values[i]) for i in chosen]
@@ -419,6 +418,17 @@ class _Taps(contextlib.AbstractContextManager["_Taps"]):
                 parts = [_chosen_call(place, by_device[device], models) for device in devices]
             found[place] = [list(column) for column in zip(*parts)]
         return found
+
+
+def _kinds(values: list[Any]) -> str:
+    """What a layer gives that no map can be made of."""
+    return ", ".join(_kind(v) for v in values) or "nothing"
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"a tensor of {'complex numbers' if value.is_complex() else value.dtype}"
 
 
 def like(output: Any, values: list[Any]) -> Any:

@@ -17,6 +17,7 @@ that emits several tensors gives a tuple.
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -44,6 +45,12 @@ def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def for_captum(self: CaptureAttribution, *args: Any, **kwargs: Any) -> Any:
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("captum.concept"):
+            raise ValueError(
+                f"layer_attr_method is a {type(self).__name__}, which gives one number per position, but TCAV compares "
+                "a concept's direction with one number per activation; expected None (the gradient), or Captum's "
+                "LayerGradientXActivation(model, None)"
+            )
         if isinstance(self.layer, (list, tuple)) and not self.joins_layers:
             raise ValueError(
                 f"layer is a list of {len(self.layer)} layers, but Captum's NoiseTunnel (and whatever else calls "
@@ -400,7 +407,15 @@ def attributed(method: Any, inputs: Any, target: Target, additional_forward_args
         given["additional_forward_args"] = additional_forward_args
     if to_input and isinstance(method, LayerAttribution):
         given["attribute_to_layer_input"] = True
-    return method.attribute(inputs, **given)
+    try:
+        return method.attribute(inputs, **given)
+    except (RuntimeError, AssertionError, AttributeError, LookupError) as error:
+        if not type(method).__module__.startswith("captum.") or "memory" in str(error):
+            raise
+        raise ValueError(  # a requirement of Captum's class that the model does not meet, as DeepLift's of its ReLUs
+            f"Captum's {type(method).__name__} does not explain this model: {' '.join(str(error).split())}; expected "
+            "another method, or a model as that class wants it"
+        ) from error
 
 
 def _maps_per_target(
