@@ -113,6 +113,11 @@ def _negative_square(t: Tensor) -> Tensor:
     return t.clamp(max=0).square_()
 
 
+def _root(t: Tensor) -> Tensor:
+    """The square root, whose derivative at 0 is taken for 0, as a norm's is."""
+    return torch.where(t > 0, t.where(t > 0, 1).sqrt(), 0) if t.requires_grad else t.sqrt()
+
+
 def _over_positive_entries(summand: Summand, positive: Elementwise, negative: Elementwise) -> Tensor:
     """Sum over all entries that are positive, which they are if both signs agree, of a product of functions of the
     factors' positive parts, and of their negative parts (whose signs cancel)."""
@@ -122,12 +127,12 @@ def _over_positive_entries(summand: Summand, positive: Elementwise, negative: El
 
 @register_aggregate("norm")
 def _norm(summand: Summand) -> Tensor:
-    return summand.total(_square).sqrt()
+    return _root(summand.total(_square))
 
 
 @register_aggregate("filter_norm")
 def _filter_norm(summand: Summand) -> Tensor:
-    return _over_positive_entries(summand, _positive_square, _negative_square).sqrt()
+    return _root(_over_positive_entries(summand, _positive_square, _negative_square))
 
 
 @register_aggregate("sum")
@@ -160,7 +165,7 @@ def _largest(blocks: Iterable[Tensor]) -> Tensor:
 
 
 def _maximum_(a: Tensor, b: Tensor) -> Tensor:
-    return torch.maximum(a, b, out=a)
+    return torch.maximum(a, b, out=None if a.requires_grad or b.requires_grad else a)
 
 
 @register_aggregate("max")

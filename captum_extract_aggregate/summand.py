@@ -80,7 +80,7 @@ class Window:
             if others:
                 first = combine(first, others[0])
             for tap in others[1:]:  # in place: fresh memory would take longer than the numbers
-                combine(first, tap, out=first)
+                first = combine(first, tap, out=None if first.requires_grad else first)
             t = first
         return t
 

@@ -206,6 +206,50 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         (maps,) = _maps_per_target({"": self}, inputs, [target], additional_forward_args, attribute_to_layer_input)
         return maps[""]
 
+    def attribute_with_graph(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Maps:
+        """What `attribute` gives, with its graph: for losses that are about the map.
+
+        `attribute` detaches its maps. Here a loss of the map has a gradient for every parameter that requires one (and
+        for inputs that do), through the activations and, in second order, through the gradients among which the map is
+        made; piecewise linear networks have little of the latter. The model runs as it is: in train mode BatchNorm
+        mixes the batch's examples, and dropout drops. It costs what training by such a loss costs.
+
+        Args, returns: as for `attribute`.
+
+        Raises:
+            ValueError: where gradients are off; besides, what `attribute` raises.
+            NotImplementedError: for a method that is more than activations and gradients: propagation rules, biases,
+                and an `attribute` of a subclass.
+
+        Example:
+            >>> import torch
+            >>> import captum_extract_aggregate as cea
+            >>> model = cea.load_scene_model("resnet")
+            >>> image, target = cea.DigitScenes(n=1)[0]
+            >>> map_ = cea.GradCAM(model, "layer3").attribute_with_graph(image[None], target=7)
+            >>> map_[..., :12, :].mean().backward()  # a loss: nothing of the class should be in the upper half
+            >>> model.get_submodule("layer3").conv1.weight.grad is not None
+            True
+        """
+        own_pass = type(self)._evidence is CaptureAttribution._evidence
+        if not own_pass or self.uses_parameters or not is_own(self, "attribute"):
+            raise NotImplementedError(
+                f"{type(self).__name__} has no maps with a graph; expected a method of activations and gradients "
+                "alone, such as GradCAM, LinearApproximation or NormGrad"
+            )
+        from captum_extract_aggregate.attr.with_graph import evidence_with_graph
+
+        places = list(dict.fromkeys(self._all_places(attribute_to_layer_input)))
+        evidence = evidence_with_graph(self.forward_func, inputs, places, target, additional_forward_args)
+        with without_autocast():
+            return self._maps(inputs, evidence, attribute_to_layer_input)
+
     def attribute_future(self) -> None:
         """Not available, as in Captum's own layer methods."""
         raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")

@@ -203,7 +203,9 @@ class GradCAMPlusPlus(CaptureAttribution):
         positions = tuple(range(2, x.ndim))
         positive = g.clamp(min=0)  # elsewhere alpha does not matter
         denominator = (positive * x.sum(positions, keepdim=True)).add_(2)
-        alpha = denominator.reciprocal_().nan_to_num_(nan=math.nan, posinf=0, neginf=-math.inf)  # 0 where it was 1 / 0
+        alpha = denominator.reciprocal_()
+        clean = torch.nan_to_num if alpha.requires_grad else torch.nan_to_num_
+        alpha = clean(alpha, nan=math.nan, posinf=0, neginf=-math.inf)  # 0 where it was 1 / 0
         weights = (alpha * positive).sum(positions, keepdim=True)
         if self.normalize_alpha:
             total = where_positive(alpha, g).sum(positions, keepdim=True)
