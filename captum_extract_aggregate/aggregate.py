@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.messages import taken_name, unknown_name
 from captum_extract_aggregate.summand import Elementwise, Summand
 
 Aggregate = Callable[[Summand], Tensor]
@@ -33,18 +33,57 @@ AGGREGATES: dict[str, Aggregate] = {}
 _CHUNK = 2**24  # entries multiplied out at once for a user's own aggregate
 
 
-def register_aggregate(name: str) -> Callable[[Aggregate], Aggregate]:
-    """Makes a closed form `summand -> N x *S` available under `name`.
+def register_aggregate(name: str, overwrite: bool = False) -> Callable[[Aggregate], Aggregate]:
+    """Makes a closed form `summand -> N x *S` available under `name`, for the whole process.
 
     What `total` and `extremes` of it and its factors give is shared with other aggregates: it must not be changed, nor
     returned itself.
+
+    Args:
+        name: as methods will name it.
+        overwrite: whether a name that is taken is exchanged. Methods look their aggregate up by its name whenever they
+            make a map: an overwritten `"norm"` is every NormGrad's, also of those that were made before.
+
+    Raises:
+        ValueError: for a name that is taken, unless `overwrite` is True.
+        TypeError: for a name that is no string.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.aggregate import register_aggregate, unregister_aggregate
+        >>> @register_aggregate("mean")
+        ... def mean(summand):
+        ...     return summand.total(lambda t: t) / (summand.p.values.shape[2] * summand.q.values.shape[2])
+        >>> model, x = cea.load_scene_model("vgg"), cea.DigitScenes(1)[0][0][None]
+        >>> cea.LayerGradient(model, "features.13", aggregate="mean").attribute(x, target=3).shape
+        torch.Size([1, 1, 24, 24])
+        >>> unregister_aggregate("mean")
     """
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"name is {name!r}; expected a string, by which methods name the aggregate")
+
+    def check() -> None:
+        if name in AGGREGATES and not overwrite:
+            raise ValueError(taken_name("the aggregate", name, f"unregister_aggregate({name!r})"))
 
     def register(function: Aggregate) -> Aggregate:
+        check()
         AGGREGATES[name] = function
         return function
 
+    check()
     return register
+
+
+def unregister_aggregate(name: str) -> None:
+    """Forgets an aggregate, or brings back this package's own, if it was overwritten.
+
+    Raises:
+        ValueError: for a name that is unknown.
+    """
+    del AGGREGATES[check_aggregate(name)]
+    if name in _OWN:
+        AGGREGATES[name] = _OWN[name]
 
 
 # Elementwise functions. What is fresh is worked on in place: on a CPU, fresh memory is what takes the time.
@@ -74,6 +113,11 @@ def _negative_square(t: Tensor) -> Tensor:
     return t.clamp(max=0).square_()
 
 
+def _root(t: Tensor) -> Tensor:
+    """The square root, whose derivative at 0 is taken for 0, as a norm's is."""
+    return torch.where(t > 0, t.where(t > 0, 1).sqrt(), 0) if t.requires_grad else t.sqrt()
+
+
 def _over_positive_entries(summand: Summand, positive: Elementwise, negative: Elementwise) -> Tensor:
     """Sum over all entries that are positive, which they are if both signs agree, of a product of functions of the
     factors' positive parts, and of their negative parts (whose signs cancel)."""
@@ -83,12 +127,12 @@ def _over_positive_entries(summand: Summand, positive: Elementwise, negative: El
 
 @register_aggregate("norm")
 def _norm(summand: Summand) -> Tensor:
-    return summand.total(_square).sqrt()
+    return _root(summand.total(_square))
 
 
 @register_aggregate("filter_norm")
 def _filter_norm(summand: Summand) -> Tensor:
-    return _over_positive_entries(summand, _positive_square, _negative_square).sqrt()
+    return _root(_over_positive_entries(summand, _positive_square, _negative_square))
 
 
 @register_aggregate("sum")
@@ -121,7 +165,7 @@ def _largest(blocks: Iterable[Tensor]) -> Tensor:
 
 
 def _maximum_(a: Tensor, b: Tensor) -> Tensor:
-    return torch.maximum(a, b, out=a)
+    return torch.maximum(a, b, out=None if a.requires_grad or b.requires_grad else a)
 
 
 @register_aggregate("max")
@@ -132,6 +176,9 @@ def _max(summand: Summand) -> Tensor:
 @register_aggregate("max_abs")
 def _max_abs(summand: Summand) -> Tensor:
     return _largest(part.p.magnitude() * part.q.magnitude() for part in summand.parts)
+
+
+_OWN = dict(AGGREGATES)
 
 
 def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:

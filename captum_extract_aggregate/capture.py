@@ -30,7 +30,7 @@ from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
 from captum_extract_aggregate.layout import Surroundings, image_size, views_unfolded
-from captum_extract_aggregate.maps import are_tame, magnitudes, plain
+from captum_extract_aggregate.maps import are_tame, magnitudes, on_cpu, plain
 from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.state import prepared, random_state, set_modes, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
@@ -203,7 +203,7 @@ class Recording:
                 + _cure_of_scores(len(scores), batch)
             )
         # Elsewhere a check would make the host wait for the device: there the maps say NaN (see attr/base.py).
-        bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if scores.device.type == "cpu" else []
+        bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if on_cpu(scores) else []
         if bad:
             raise ValueError(
                 f"the explained score is NaN or infinite for example {', '.join(map(str, bad[:10]))}; expected finite "
@@ -233,7 +233,7 @@ class Recording:
 
     def _is_tame(self, g: Tensor, place: Place) -> bool:
         """Our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
-        if g.device.type != "cpu" or not g.numel():
+        if not on_cpu(g) or not g.numel():
             return False
         found = magnitudes(g).tolist()
         if not all(map(math.isfinite, found)):
@@ -519,10 +519,9 @@ class _Taps:
                     "and steps share one dimension; expected padded sequences: take the layer before "
                     "pack_padded_sequence, or one behind pad_packed_sequence, or hand the recurrent layer padded ones"
                 )
-            kinds = ", ".join(type(v).__name__ for v in values) or "nothing"
             raise TypeError(
-                f"the {place.side} of layer {type(place.layer).__name__} is {kinds}; expected a floating point tensor "
-                "or a tuple of them: choose a layer inside it"
+                f"the {place.side} of layer {type(place.layer).__name__} is {_kinds(values)}; expected a floating "
+                "point tensor or a tuple of them: choose a layer inside it, or a neighbour"
             )
         handed = list(values)
         with self._lock:
@@ -628,6 +627,17 @@ def _tappable(place: Place, values: Sequence[Any]) -> list[int]:
     if isinstance(place.layer, nn.RNNBase):
         values = values[:1]
     return [i for i, t in enumerate(values) if isinstance(t, Tensor) and t.is_floating_point()]
+
+
+def _kinds(values: list[Any]) -> str:
+    """What a layer gives that no map can be made of."""
+    return ", ".join(_kind(v) for v in values) or "nothing"
+
+
+def _kind(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"a tensor of {'complex numbers' if value.is_complex() else value.dtype}"
 
 
 def like(output: Any, values: list[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -212,12 +213,18 @@ def insights(
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    """A user's mistake as one line, and exit status 2."""
+    """A user's mistake as one line, and exit status 2; a warning as one line, too."""
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.showwarning = _say_warning
+            yield
     except (ValueError, TypeError, OSError, ImportError) as error:
         typer.echo("error: " + " ".join(str(error).split()), err=True)
         raise typer.Exit(2) from None
+
+
+def _say_warning(message: Warning | str, *about: object, **more: object) -> None:
+    typer.echo("warning: " + " ".join(str(message).split()), err=True)
 
 
 def _say_written(paths: list[Path]) -> None:

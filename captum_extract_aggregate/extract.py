@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_extract_aggregate.maps import are_tame, magnitudes
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.maps import are_tame, magnitudes, on_cpu
+from captum_extract_aggregate.messages import taken_name, unknown_name
 from captum_extract_aggregate.summand import Factor, Summand, Window, one
 
 LayerExtract = Callable[[Any, Tensor, Tensor], Summand]
@@ -142,15 +142,24 @@ def virtual_extract(name: str) -> VirtualExtract:
 _REAL_LAYERS: dict[type | str, LayerExtract] = {}
 
 
-def register_layer(*types: type | str) -> Callable[[LayerExtract], LayerExtract]:
+def register_layer(*types: type | str, overwrite: bool = False) -> Callable[[LayerExtract], LayerExtract]:
     """Teaches `extract="layer"` another layer type (or its dotted name, where importing the type costs too much).
 
     The function takes the module, its input `x` and the gradient `g` at its output, channels first, and returns the
-    `Summand` whose sum over positions is the gradient of `module.weight`.
+    `Summand` whose sum over positions is the gradient of `module.weight`. It counts for the whole process, methods that
+    were made before included.
+
+    Args:
+        types: layer types, or their dotted names.
+        overwrite: whether types that are known already are exchanged. (A subclass of a known type is another type.)
+
+    Raises:
+        ValueError: for a type that is known already, unless `overwrite` is True.
+        TypeError: for what is neither a module's type nor a name.
 
     Example:
         >>> import torch
-        >>> from captum_extract_aggregate.extract import register_layer
+        >>> from captum_extract_aggregate.extract import register_layer, unregister_layer
         >>> from captum_extract_aggregate.summand import Factor, Summand
         >>> class ChannelScale(torch.nn.Module):
         ...     def __init__(self, channels):
@@ -162,20 +171,64 @@ def register_layer(*types: type | str) -> Callable[[LayerExtract], LayerExtract]
         >>> @register_layer(ChannelScale)
         ... def channel_scale(module, x, g):
         ...     return Summand(Factor(g.unsqueeze(2)), Factor(x.unsqueeze(2)), tuple(module.weight.shape))
+        >>> unregister_layer(ChannelScale)
     """
+    if not types or not all(isinstance(t, str) or (isinstance(t, type) and issubclass(t, nn.Module)) for t in types):
+        raise TypeError(f"types are {types!r}; expected types of layers, or their dotted names")
+
+    def check() -> None:
+        for layer_type in types:
+            if _known_as(layer_type) is not None and not overwrite:
+                cure = f"unregister_layer({_described(layer_type)})"
+                raise ValueError(taken_name("the layer type", _described(layer_type), cure))
 
     def register(function: LayerExtract) -> LayerExtract:
+        check()
         for layer_type in types:
-            _REAL_LAYERS[layer_type] = function
+            _REAL_LAYERS[_known_as(layer_type) or layer_type] = function
         return function
 
+    check()
     return register
+
+
+def unregister_layer(*types: type | str) -> None:
+    """Forgets layer types, or brings back this package's own extracts, where they were overwritten.
+
+    Raises:
+        ValueError: for a type that is unknown.
+    """
+    keys = []
+    for layer_type in types:
+        key = _known_as(layer_type)
+        if key is None:
+            known = sorted(map(_described, _REAL_LAYERS))
+            raise ValueError(unknown_name("the layer type", _described(layer_type), known))
+        keys.append(key)
+    for key in keys:
+        _REAL_LAYERS.pop(key, None)
+        if key in _OWN_LAYERS:
+            _REAL_LAYERS[key] = _OWN_LAYERS[key]
+
+
+def _known_as(layer_type: type | str) -> type | str | None:
+    """How the table calls a type, by itself or by its dotted name; None: it does not know it."""
+    if layer_type in _REAL_LAYERS:
+        return layer_type
+    if isinstance(layer_type, type):
+        name = _described(layer_type)
+        return name if name in _REAL_LAYERS else None
+    return next((t for t in _REAL_LAYERS if isinstance(t, type) and _described(t) == layer_type), None)
+
+
+def _described(layer_type: type | str) -> str:
+    return layer_type if isinstance(layer_type, str) else f"{layer_type.__module__}.{layer_type.__qualname__}"
 
 
 def layer_extract(module: nn.Module, name: str) -> LayerExtract:
     """The extract of a real layer. A subclass is served by its base's only if it does not compute something else."""
     for base in type(module).__mro__:
-        function = _REAL_LAYERS.get(base) or _REAL_LAYERS.get(f"{base.__module__}.{base.__qualname__}")
+        function = _REAL_LAYERS.get(base) or _REAL_LAYERS.get(_described(base))
         if function is not None:
             if type(module).forward is not base.forward:  # type: ignore[attr-defined]
                 break
@@ -304,13 +357,16 @@ def _real_instance_norm(module: nn.InstanceNorm2d, x: Tensor, g: Tensor) -> Summ
     return _normalized(F.instance_norm(x, eps=module.eps), g)
 
 
+_OWN_LAYERS = dict(_REAL_LAYERS)
+
+
 def unit_scale(g: Tensor) -> tuple[Tensor, Tensor | None]:
     """`g` with the largest magnitude of each example brought to 1, and the factors taken out (None: nothing to do).
 
     Squares of a saturated probability's gradient would underflow.
     """
     scale = magnitudes(g).reshape(-1, *(1,) * (g.ndim - 1))
-    if g.device.type == "cpu" and are_tame(scale.flatten().tolist()):  # elsewhere looking would wait for the device
+    if on_cpu(g) and are_tame(scale.flatten().tolist()):  # elsewhere looking would wait for the device
         return g, None
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
     return g / scale, scale

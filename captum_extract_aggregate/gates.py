@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate.maps import at_least_float32, where_positive
+from captum_extract_aggregate.maps import at_least_float32, on_cpu, where_positive
 from captum_extract_aggregate.percentile import percentile, percentiles
 
 # From R and a, and the value at which the rectifier saturates.
@@ -43,7 +43,7 @@ class RectifiedGate:
     def __call__(self, R: Tensor, a: Tensor, ceiling: float) -> Tensor:
         importance = at_least_float32(a * R)
         rows = importance.reshape(len(importance), -1)
-        if R.device.type != "cpu" or importance.dtype != R.dtype:
+        if not on_cpu(R) or importance.dtype != R.dtype:
             thresholds = percentile(rows, self.percentile)
             importance = importance.abs_() if self.magnitude else importance
             return torch.where(importance > thresholds.reshape(-1, *(1,) * (a.ndim - 1)), R, 0)

@@ -56,7 +56,7 @@ _CHOICES: dict[str, _Choice] = {
     "rectgrad-mod": _Choice({"percentile": 98}),
     "lrp": _Choice({"gamma": ("0", "0.25", "1", "inf")}, convert={"gamma": float}),
     "contrastive-excitation": _Choice({"clamp": ("map", "contrast")}),
-    "cumulative-gradcam": _Choice(one_layer=False),
+    "cumulative-gradcam": _Choice(_POSITIVE, one_layer=False),
     "cumulative-gradmid": _Choice(_POSITIVE, one_layer=False),
     "aggregated-activity": _Choice(one_layer=False),
     "fullgrad": _Choice({"rescale": ("channel_joint", "layer_map")}, one_layer=False),
@@ -77,6 +77,7 @@ _CAPTUMS = (
     "GuidedGradCam",
 )
 META = "meta-saliency"
+_BEFORE_THE_LAST = ("normgrad", "gradient", "gradmid", "guided", "deconvolution", "extract-aggregate", META)
 
 
 def names() -> list[str]:
@@ -95,7 +96,8 @@ def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> li
 
     Args:
         model: its layers are offered by name; None: the layer's name is typed in, and nothing typed is the last of
-            `default_layers`.
+            `default_layers` (for methods that say nothing of the class in front of global pooling, such as NormGrad,
+            the one before it).
         inputs: an input of the model, `1 x C x H x W`, from which the default layers are found more surely.
 
     Returns:
@@ -120,7 +122,8 @@ def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> li
             )
             first = [*ends, INPUT] if name != "bias" else biased
             offered = [*first, *(layer for layer in others if layer not in first)] or [INPUT]
-            shown["layer"] = config.StrEnumConfig(value=(biased or ends or first or offered)[-1], limit=offered)
+            chosen = biased[-1:] or _usual(name, ends) or (first or offered)[-1:]
+            shown["layer"] = config.StrEnumConfig(value=chosen[0], limit=offered)
         for argument, values in choice.arguments.items():
             if isinstance(values, int):
                 shown[argument] = config.NumberConfig(value=values, limit=(1, 100))
@@ -157,6 +160,12 @@ def _layers(model: nn.Module | None, inputs: Tensor | None) -> tuple[list[str], 
         return list(default_layers(model, inputs)), own
     except ValueError:  # none: a layer is chosen from all
         return [], own
+
+
+def _usual(name: str, ends: list[Any]) -> list[Any]:
+    """Of the ends of the stages the one to begin with: the last, but where nothing of the class may be left of a method
+    there (in front of global pooling the gradient is the same at every position) the one before it."""
+    return ends[-2:][:1] if name in _BEFORE_THE_LAST else ends[-1:]
 
 
 def _choice(name: str) -> _Choice:
@@ -232,7 +241,7 @@ class _Adapter(Attribution):
             return [None]
         if layer:
             return [find_layer(layer, self.forward_func)]
-        return list(default_layers(self.forward_func, x).values())[-1:]
+        return _usual(self.method_name, list(default_layers(self.forward_func, x).values()))
 
 
 class _PatchAblation(FeatureAblation):

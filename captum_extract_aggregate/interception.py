@@ -82,7 +82,7 @@ class _Ruled(torch.autograd.Function):
             ctx.mark_dirty(output)
         ctx.step = step
         ctx.save_for_backward(*map(plain, (*kept, *step.after(output))))
-        return _no_view_of_its_kind(output)
+        return output if any(output is t for t in inputs) else _no_view_of_its_kind(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

@@ -6,6 +6,7 @@ Source: Rebuffi et al., There and Back Again (CVPR 2020), section 4.2.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -46,9 +47,27 @@ class LayerWeights(dict[str, float]):
 
     @classmethod
     def load(cls, path: str | Path) -> LayerWeights:
-        """What `save` wrote."""
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls(content["raw"], content["what"], content["images"])
+        """What `save` wrote.
+
+        Raises:
+            ValueError: for any other file, saying what is wrong with it.
+            OSError: where there is no file that can be read.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or thousands of brackets
+            raise ValueError(_no_weights(path, f"it is no JSON: {error}")) from None
+        raw, what, images = (content.get(k) if isinstance(content, dict) else None for k in ("raw", "what", "images"))
+        if not isinstance(raw, dict) or not isinstance(what, str) or type(images) is not int:
+            raise ValueError(_no_weights(path, "it lacks 'raw', 'what' or 'images'"))
+        for name, value in raw.items():
+            if type(value) not in (int, float) or not 0 <= value < math.inf:
+                raise ValueError(_no_weights(path, f"the raw value of {name!r} is {value!r}"))
+        return cls(raw, what, images)
+
+
+def _no_weights(path: str | Path, why: str) -> str:
+    return f"path is {str(path)!r}, which is no file that LayerWeights.save wrote ({why}); expected one that it wrote"
 
 
 def feature_spread_weights(

@@ -14,5 +14,13 @@ def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -
     return f"{what} is {got!r}, which is unknown; {choice}{hint}"
 
 
+def taken_name(what: str, got: object, cure: str) -> str:
+    """`what is 'got', which is taken ...`; `cure` is the call that undoes an exchange."""
+    return (
+        f"{what} is {got!r}, which is taken; expected another, or overwrite=True, which exchanges it for the whole "
+        f"process ({cure} then brings the package's own back)"
+    )
+
+
 def _listed(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names)

@@ -87,10 +87,16 @@ def make_method(name: str, model: nn.Module, layers: Sequence[nn.Module | None],
 
 def _captums(name: str, model: nn.Module, layers: Sequence[nn.Module | None], **arguments: Any) -> Attribution:
     """One of Captum's own methods: layer methods on one layer (or as they take it), input methods on none."""
-    known = [n for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))]
-    if name not in known:
-        raise ValueError(unknown_name("method", f"captum:{name}", [f"captum:{n}" for n in known]))
-    method = getattr(captum.attr, name)
+    method: Any = getattr(captum.attr, name) if name in captum.attr.__all__ else None
+    known = [f"captum:{n}" for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))]
+    if not _is_method(method):
+        needed = _more_that_it_needs(method)
+        if not needed:
+            raise ValueError(unknown_name("method", f"captum:{name}", known))
+        raise ValueError(
+            f"method is 'captum:{name}', which needs more than a model, a layer and inputs ({', '.join(needed)}), so "
+            f"that it cannot be made from its name; expected one of {', '.join(known)}"
+        )
     if "layer" not in inspect.signature(method).parameters:
         return method(model, **arguments)
     if len(layers) != 1:
@@ -101,4 +107,22 @@ def _captums(name: str, model: nn.Module, layers: Sequence[nn.Module | None], **
 
 
 def _is_method(thing: Any) -> bool:
-    return isinstance(thing, type) and issubclass(thing, Attribution)
+    """Whether a class of Captum's makes maps of a model (and a layer) and its inputs alone."""
+    if not isinstance(thing, type) or not issubclass(thing, Attribution):
+        return False
+    return callable(getattr(thing, "attribute", None)) and not _more_that_it_needs(thing)
+
+
+def _more_that_it_needs(thing: Any) -> list[str]:
+    """What a method has to be given beside a model, a layer and inputs."""
+    if not isinstance(thing, type) or not issubclass(thing, Attribution):
+        return []
+    needed = [*_required(thing), *_required(getattr(thing, "attribute", None))]
+    return [name for name in needed if name not in ("self", "model", "forward_func", "layer", "inputs")]
+
+
+def _required(function: Any) -> list[str]:
+    if not callable(function):
+        return []
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate.maps import on_cpu
+
 _Found = TypeVar("_Found")
 _SMALL = 2**14  # rows up to this length are partitioned as a whole
 _SAMPLE = 2**13
@@ -21,11 +23,11 @@ _PIECE = 2**16
 
 def percentile(rows: Tensor, q: float) -> Tensor:
     """Each row's q-th percentile, linearly interpolated. (`torch.quantile` sorts, and refuses large rows.)"""
-    if rows.device.type == "cpu":
+    if on_cpu(rows):
         return torch.tensor(percentiles(rows.detach().numpy(), q), dtype=rows.dtype)
     low, high, weight = _ranks(rows.shape[1], q)
     below, above = (torch.kthvalue(rows, 1 + rank, dim=1).values for rank in (low, high))
-    return torch.lerp(below, above, weight)
+    return torch.where(above > below, below + (above - below) * weight, below)
 
 
 def percentiles(rows: Any, q: float) -> list[float]:

@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from captum_extract_aggregate.maps import on_cpu
+
 _PIECE = 2**18  # numbers
 
 
 def pieces(t: Tensor, dim: int) -> tuple[Tensor, ...]:
     """Views of a tensor along one dimension, of a size that a CPU's cache holds; elsewhere the tensor itself."""
-    if t.device.type != "cpu" or t.numel() <= 2 * _PIECE:
+    if not on_cpu(t) or t.numel() <= 2 * _PIECE:
         return (t,)
     return t.split(max(1, t.shape[dim] * _PIECE // t.numel()), dim)
 

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_extract_aggregate.maps import on_cpu
 from captum_extract_aggregate.pieces import pieces
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -79,7 +80,7 @@ class Window:
             if others:
                 first = combine(first, others[0])
             for tap in others[1:]:  # in place: fresh memory would take longer than the numbers
-                combine(first, tap, out=first)
+                first = combine(first, tap, out=None if first.requires_grad else first)
             t = first
         return t
 
@@ -140,7 +141,7 @@ class Factor:
         """Whether no entry is seen to be: what follows a ReLU. Looked for on the CPU, where nobody waits for it."""
         if self.is_one:
             return True
-        if self.values.device.type != "cpu" or not self.values.numel():
+        if not on_cpu(self.values) or not self.values.numel():
             return False
         return bool(self._once("smallest", lambda: self.values.amin()) >= 0)
 

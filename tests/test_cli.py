@@ -212,3 +212,11 @@ def test_bias_report_mistakes(arguments, said):
     assert result.exit_code == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_warning_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["explain", "--methods", "normgrad", "--layers", "layer3,layer4"])
+    assert done.exit_code == 0
+    (line,) = [line for line in done.output.splitlines() if "warn" in line.lower()]
+    assert line.startswith("warning: NormGrad at 'layer4' does not depend on the class")

@@ -4,13 +4,14 @@ import dataclasses
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import extract as ex
-from captum_extract_aggregate.aggregate import AGGREGATES, aggregate
+from captum_extract_aggregate.aggregate import AGGREGATES, aggregate, register_aggregate, unregister_aggregate
 from captum_extract_aggregate.summand import Factor, Summand
 from tests.conftest import relative_error
 from tests.reference import extract_aggregate as reference
@@ -342,3 +343,86 @@ def test_a_factor_of_one_for_many_blocks(monkeypatch):
     monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", 20)
     for how, expected in {"norm": g.norm(dim=1), "sum": g.sum(1), "max": g.amax(1), "max_abs": g.abs().amax(1)}.items():
         torch.testing.assert_close(aggregate(summand, how)[:, 0], expected)
+
+
+@pytest.fixture
+def tables():
+    """The tables as they were, whatever a test registers."""
+    kept = [(table, dict(table)) for table in (ex._REAL_LAYERS, AGGREGATES)]
+    yield
+    for table, content in kept:
+        table.clear()
+        table.update(content)
+
+
+def zero(summand):
+    return summand.total(torch.abs) * 0
+
+
+@pytest.mark.parametrize("name", sorted(AGGREGATES))
+def test_an_aggregate_s_name_that_is_taken_is_an_error(tables, small_net, images, name):
+    method = cea.ExtractAggregate(small_net, "conv3", aggregate=name)
+    own, before = AGGREGATES[name], method.attribute(images, 1)
+    with pytest.raises(ValueError, match=rf"'{name}', which is taken; .* overwrite=True, .*unregister_aggregate"):
+        register_aggregate(name)
+    assert AGGREGATES[name] is own
+    register_aggregate(name, overwrite=True)(zero)
+    assert not method.attribute(images, 1).any()  # of methods that were made before, too
+    register_aggregate(name, overwrite=True)(lambda summand: summand.total(torch.abs) * 0 + 1)
+    unregister_aggregate(name)
+    assert AGGREGATES[name] is own  # not what was there in between
+    assert torch.equal(method.attribute(images, 1), before)
+    unregister_aggregate(name)
+    assert AGGREGATES[name] is own
+
+
+def test_an_aggregate_of_one_s_own_comes_and_goes(tables, small_net, images):
+    register = register_aggregate("mine")
+    register(zero)
+    with pytest.raises(ValueError, match="'mine', which is taken"):
+        register(zero)  # as a second definition under the name would
+    assert not cea.LayerGradient(small_net, "conv3", aggregate="mine").attribute(images, 1).any()
+    unregister_aggregate("mine")
+    with pytest.raises(ValueError, match="'mine', which is unknown"):
+        cea.LayerGradient(small_net, "conv3", aggregate="mine")
+    with pytest.raises(ValueError, match="'mine', which is unknown"):
+        unregister_aggregate("mine")
+    with pytest.raises(TypeError, match="name is 3"):
+        register_aggregate(3)
+
+
+def other_layer(module, x, g):
+    return ex.layer_bias_extract(module, x, g * 0)
+
+
+@pytest.mark.parametrize("spelling", [nn.Conv2d, "torch.nn.modules.conv.Conv2d"])
+def test_a_layer_type_that_is_taken_is_an_error(tables, small_net, images, spelling):
+    method = cea.NormGrad(small_net, "conv3", virtual_identity=False)
+    before, content = method.attribute(images, 1), dict(ex._REAL_LAYERS)
+
+    class Fresh(nn.Conv2d):
+        pass
+
+    with pytest.raises(ValueError, match=r"torch.nn.modules.conv.Conv2d', which is taken; .* overwrite=True"):
+        ex.register_layer(Fresh, spelling)
+    assert content == ex._REAL_LAYERS  # nor was the other one registered
+    ex.register_layer(Fresh, spelling, overwrite=True)(other_layer)
+    assert not method.attribute(images, 1).any()
+    ex.unregister_layer(spelling, Fresh, Fresh)
+    assert content == ex._REAL_LAYERS
+    assert torch.equal(method.attribute(images, 1), before)
+    with pytest.raises(ValueError, match="Fresh', which is unknown"):
+        ex.unregister_layer(spelling, Fresh)
+
+
+def test_a_type_known_by_its_name_alone_is_taken_too(tables):
+    norm = torchvision.models.convnext.LayerNorm2d
+    with pytest.raises(ValueError, match="LayerNorm2d', which is taken"):
+        ex.register_layer(norm)
+    ex.register_layer(norm, overwrite=True)(other_layer)
+    assert ex.layer_extract(norm(4), "it") is other_layer
+    ex.unregister_layer(norm)
+    assert ex.layer_extract(norm(4), "it") is ex._real_layer_norm
+    for wrong in ((), (3,), (int,), (nn.Conv2d, None)):
+        with pytest.raises(TypeError, match="expected types of layers"):
+            ex.register_layer(*wrong)

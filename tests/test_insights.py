@@ -97,7 +97,8 @@ class TestRegistered:
         assert shown.limit[:5] == ["layer1", "layer2", "layer3", "layer4", insights.INPUT]
         assert "layer4.conv2" in shown.limit
         assert len(set(shown.limit)) == len(shown.limit)
-        assert shown.value == "layer4"
+        assert shown.value == "layer3"  # behind layer4 positions are averaged, and nothing of the class is left
+        assert config.ATTRIBUTION_METHOD_CONFIG["gradcam"].params["layer"].value == "layer4"
         for layer in (*shown.limit[:4], "layer2.conv1"):
             wanted = cea.NormGrad(model, layer).attribute(x, target=5)
             found = self.calculate(model, x, "normgrad", {"layer": layer, "virtual_identity": "yes"})
@@ -108,6 +109,9 @@ class TestRegistered:
         assert config.ATTRIBUTION_METHOD_CONFIG["normgrad"].params["layer"].type == "string"
         wanted = insights.like_input(cea.LinearApproximation(model, "layer4").attribute(x, target=5), x)
         torch.testing.assert_close(self.calculate(model, x, "linear-approximation", {"layer": ""}), wanted)
+        wanted = insights.like_input(cea.NormGrad(model, "layer3").attribute(x, target=5), x)
+        found = self.calculate(model, x, "normgrad", {"layer": "", "virtual_identity": "yes"})
+        torch.testing.assert_close(found, wanted)
         insights.register(model, x)
 
     def test_captums_own_methods_stay(self, config):

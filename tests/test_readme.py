@@ -26,7 +26,7 @@ def test_python_snippets():
     assert 'weights="DEFAULT"' in code
     names = {"x": torch.randn(1, 3, 224, 224)}
     exec(code.replace('weights="DEFAULT"', "weights=None"), names)
-    assert names["new"].shape == names["old"].shape == (1, 1, 7, 7)
+    assert names["new"].shape == names["old"].shape == (1, 1, 14, 14)
     assert [tuple(m.shape) for m in names["maps"]["NormGrad"]] == [(1, 1, side, side) for side in (56, 28, 14, 7)]
 
 

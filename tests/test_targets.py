@@ -105,3 +105,19 @@ def test_mistaken_targets_per_example(targets):
 def test_targets_per_example(targets, expected):
     got = per_target(targets, 3)
     assert [t.tolist() if isinstance(t, torch.Tensor) else t for t in got] == expected
+
+
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, list])
+def test_targets_of_a_batch_of_one(kind):
+    for rows, expected in (([[1, 4, 0]], [1, 4, 0]), ([[3]], [3])):
+        got = per_target(kind(rows), 1)
+        assert got == expected
+        assert all(type(target) is int for target in got)
+    with pytest.raises(ValueError, match=r"shape \(2, 1\); expected 1 x T"):
+        per_target(kind([[1], [2]]), 1)
+    assert all(type(target) is int for target in per_target(kind([1, 4]), 3))  # for all examples
+    (single,) = per_target(kind([[1], [2]]), 2)
+    assert single.tolist() == [1, 2]
+    for examples in (2, 3):
+        with pytest.raises(ValueError, match="expected"):
+            per_target(kind([[1, 4, 0]]), examples)

@@ -17,9 +17,12 @@ that emits several tensors gives a tuple.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from captum.attr import Attribution, GradientAttribution, LayerAttribution
@@ -27,9 +30,9 @@ from captum.log import log_usage
 from torch import Tensor, nn
 
 from captum_extract_aggregate.capture import Evidence, Place, record
-from captum_extract_aggregate.layers import Layer, checked_inputs, find_layer
+from captum_extract_aggregate.layers import Layer, checked_inputs, describe, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, is_final_state, to_channels_first
-from captum_extract_aggregate.maps import at_least_float32
+from captum_extract_aggregate.maps import at_least_float32, on_cpu, same_everywhere
 from captum_extract_aggregate.state import set_modes, without_autocast
 from captum_extract_aggregate.targets import Target, per_target
 from captum_extract_aggregate.undo import Undo
@@ -43,6 +46,12 @@ def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def for_captum(self: CaptureAttribution, *args: Any, **kwargs: Any) -> Any:
+        if sys._getframe(1).f_globals.get("__name__", "").startswith("captum.concept"):
+            raise ValueError(
+                f"layer_attr_method is a {type(self).__name__}, which gives one number per position, but TCAV compares "
+                "a concept's direction with one number per activation; expected None (the gradient), or Captum's "
+                "LayerGradientXActivation(model, None)"
+            )
         if isinstance(self.layer, (list, tuple)) and not self.joins_layers:
             raise ValueError(
                 f"layer is a list of {len(self.layer)} layers, but Captum's NoiseTunnel (and whatever else calls "
@@ -53,6 +62,32 @@ def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
     entry = log_usage(part_of_slo=True)(function)
     entry.__wrapped__ = for_captum  # type: ignore[attr-defined]
     return entry  # type: ignore[no-any-return]
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_OWN: set[Any] = set()
+
+
+def own(function: _F) -> _F:
+    """Marks a function of this package, in whose place a pass that is shared may stand (see `is_own`)."""
+    _OWN.add(function)
+    return function
+
+
+def is_own(method: Any, *names: str) -> bool:
+    """Whether the functions of these names are this package's: not a subclass's, nor put onto a class or the object.
+
+    Only then is what a shared pass gives what calling them gives. (Every class counts, not the first alone: what it
+    defines may call the next one's.)
+    """
+    classes = [c for c in type(method).__mro__ if c not in CaptureAttribution.__mro__[1:]]
+    return all(
+        name not in vars(method) and all(vars(c)[name] in _OWN for c in classes if name in vars(c)) for name in names
+    )
+
+
+# Layers, and the methods of which it was said there that they do not depend on the class.
+_WARNED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
 
 
 class CaptureAttribution(LayerAttribution, GradientAttribution):
@@ -112,7 +147,10 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         return 0
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        """The map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32."""
+        """The map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32.
+
+        Other methods make their maps of the same two: they must not be changed.
+        """
         raise NotImplementedError
 
     def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
@@ -131,8 +169,32 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
             of_last, of_first = (self._canonical(p, evidence, t) for p, t in ((last, activations), (first, gradients)))
             return [(x, g) for (x,), (g,) in zip(of_last, of_first)]
 
-        return evidence.once((places, self._layout_key()), canonical)
+        pairs = evidence.once((places, self._layout_key()), canonical)
+        self._warn_where_blind(places[0], evidence, [g for _, g in pairs])
+        return pairs
 
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        """Whether a gradient that is the same at every position leaves a map that says nothing of the class."""
+        return False
+
+    def _warn_where_blind(self, place: Place, evidence: Evidence, gradients: list[Tensor]) -> None:
+        """Warns, once for a layer, of a map that does not depend on the class: global pooling follows its layer."""
+        layer = place.layer
+        owner = next(iter(evidence.models), None) if layer is None else layer
+        name = self.get_name()
+        if owner is None or not self._is_blind(layer) or name in _WARNED.get(owner, ()):
+            return
+        if gradients and all(map(same_everywhere, gradients)):
+            _WARNED.setdefault(owner, set()).add(name)
+            warnings.warn(
+                f"{name} at {describe(layer, evidence.models)} does not depend on the class: the gradient there is the "
+                "same at every position, as in front of global average pooling; take an earlier layer "
+                "(default_layers(model) lists some), or here a method that weighs channel by channel "
+                "(LinearApproximation, SelectiveNormGrad, GradCAM)",
+                stacklevel=2,
+            )
+
+    @own
     @captum_entry
     def attribute(
         self,
@@ -145,6 +207,51 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         (maps,) = _maps_per_target({"": self}, inputs, [target], additional_forward_args, attribute_to_layer_input)
         return maps[""]
 
+    def attribute_with_graph(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Maps:
+        """What `attribute` gives, with its graph: for losses that are about the map.
+
+        `attribute` detaches its maps. Here a loss of the map has a gradient for every parameter that requires one (and
+        for inputs that do), through the activations and, in second order, through the gradients among which the map is
+        made; piecewise linear networks have little of the latter. The model runs as it is: in train mode BatchNorm
+        mixes the batch's examples, and dropout drops. It costs what training by such a loss costs.
+
+        Args, returns: as for `attribute`.
+
+        Raises:
+            ValueError: where gradients are off; besides, what `attribute` raises.
+            NotImplementedError: for a method that is more than activations and gradients: propagation rules, biases,
+                and an `attribute` of a subclass.
+
+        Example:
+            >>> import torch
+            >>> import captum_extract_aggregate as cea
+            >>> model = cea.load_scene_model("resnet")
+            >>> image, target = cea.DigitScenes(n=1)[0]
+            >>> map_ = cea.GradCAM(model, "layer3").attribute_with_graph(image[None], target=7)
+            >>> map_[..., :12, :].mean().backward()  # a loss: nothing of the class should be in the upper half
+            >>> model.get_submodule("layer3").conv1.weight.grad is not None
+            True
+        """
+        own_pass = type(self)._evidence is CaptureAttribution._evidence
+        if not own_pass or self.uses_parameters or not is_own(self, "attribute"):
+            raise NotImplementedError(
+                f"{type(self).__name__} has no maps with a graph; expected a method of activations and gradients "
+                "alone, such as GradCAM, LinearApproximation or NormGrad"
+            )
+        from captum_extract_aggregate.attr.with_graph import evidence_with_graph
+
+        places = list(dict.fromkeys(self._all_places(attribute_to_layer_input)))
+        evidence = evidence_with_graph(self.forward_func, inputs, places, target, additional_forward_args)
+        with Undo() as undo, undo:
+            without_autocast(undo)
+            return self._maps(inputs, evidence, attribute_to_layer_input)
+
     def attribute_future(self) -> None:
         """Not available, as in Captum's own layer methods."""
         raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
@@ -152,6 +259,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
     def has_convergence_delta(self) -> bool:
         return False
 
+    @own
     def attribute_per_target(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -161,6 +269,8 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
     ) -> Maps:
         """The maps of several targets per example, from one forward and one backward per target.
 
+        A subclass with an `attribute` of its own is asked for one target after the other.
+
         Args:
             inputs, additional_forward_args, attribute_to_layer_input: as for `attribute`.
             targets: `N x T` class indices (tensor, array or nested list), or a list of T targets for all examples.
@@ -169,6 +279,9 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
             `N x T x 1 x *S`; a list of those for a list of layers.
         """
         wanted = per_target(targets, checked_inputs(inputs)[0].shape[0])
+        if not is_own(self, "attribute"):
+            how = (additional_forward_args, attribute_to_layer_input)
+            return _stacked([attributed(self, inputs, target, *how) for target in wanted])
         maps = _maps_per_target({"": self}, inputs, wanted, additional_forward_args, attribute_to_layer_input)
         return _stacked([single[""] for single in maps])
 
@@ -213,6 +326,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
 class WithDelta(CaptureAttribution):
     """A method whose `attribute` can give its convergence delta too, as Captum's integrated gradients can."""
 
+    @own
     @captum_entry
     def attribute(
         self,
@@ -245,7 +359,8 @@ def attribute_together(
     """The maps of several methods, all from one forward and one backward over the union of their layers.
 
     Methods of this package on the same `forward_func` share the pass, combinations of their layers included; any others
-    (Captum's own among them) run by themselves, with the same result as their `attribute`.
+    (Captum's own among them, and subclasses with an `attribute` of their own) run by themselves. Either way the result
+    is that of their `attribute`.
 
     Args:
         methods: attribution objects by name.
@@ -304,25 +419,53 @@ def attribute_together_per_target(
     if not isinstance(targets, (list, tuple)) or not targets:
         raise TypeError(f"targets is {targets!r}; expected a list of at least one target")
     results: list[dict[str, Any]] = [dict.fromkeys(methods) for _ in targets]
-    groups: dict[tuple[int, ...], dict[str, CaptureAttribution]] = {}
+    groups: dict[Hashable, dict[str, CaptureAttribution]] = {}
     for name, method in methods.items():
-        capturing = getattr(method, "attribution_method", None) if hasattr(method, "joined") else method
-        if isinstance(capturing, CaptureAttribution):
-            key = (id(capturing.forward_func), capturing._pass_key(), *(capturing.device_ids or ()))
-            groups.setdefault(key, {})[name] = capturing
+        capturing = _sharing(method)
+        if capturing is not None:
+            groups.setdefault(_group_of(capturing), {})[name] = capturing
             continue
         for result, target in zip(results, targets):
-            kwargs: dict[str, Any] = {"target": target, "additional_forward_args": additional_forward_args}
-            if isinstance(method, LayerAttribution):
-                kwargs["attribute_to_layer_input"] = attribute_to_layer_input
-            result[name] = method.attribute(inputs, **kwargs)
+            result[name] = attributed(method, inputs, target, additional_forward_args, attribute_to_layer_input)
     for group in groups.values():
         found = _maps_per_target(group, inputs, targets, additional_forward_args, attribute_to_layer_input)
         for result, maps in zip(results, found):
-            for name, own in maps.items():
-                joined = getattr(methods[name], "joined", None)  # of a LayerCombination
-                result[name] = own if joined is None else joined(inputs, own)
+            for name, single in maps.items():
+                asked: Any = methods[name]  # the one that captured, or a LayerCombination of its layers
+                result[name] = single if asked is group[name] else asked.joined(inputs, single)
     return results
+
+
+def _sharing(method: Any) -> CaptureAttribution | None:
+    """The method whose maps a shared pass can make: `method`, or the one whose layers it combines."""
+    capturing = method if isinstance(method, CaptureAttribution) else getattr(method, "attribution_method", None)
+    if not isinstance(capturing, CaptureAttribution) or not is_own(method, "attribute"):
+        return None
+    return capturing if is_own(capturing, "attribute") else None
+
+
+def _group_of(method: CaptureAttribution) -> Hashable:
+    """What is equal for methods that can share a pass."""
+    record = getattr(method._evidence, "__func__", method._evidence)
+    return id(method.forward_func), record, method._pass_key(), *(method.device_ids or ())
+
+
+def attributed(method: Any, inputs: Any, target: Target, additional_forward_args: Any, to_input: bool) -> Any:
+    """What the method's `attribute` gives. It need not take what was not given."""
+    given: dict[str, Any] = {"target": target}
+    if additional_forward_args is not None:
+        given["additional_forward_args"] = additional_forward_args
+    if to_input and isinstance(method, LayerAttribution):
+        given["attribute_to_layer_input"] = True
+    try:
+        return method.attribute(inputs, **given)
+    except (RuntimeError, AssertionError, AttributeError, LookupError) as error:
+        if not type(method).__module__.startswith("captum.") or "memory" in str(error):
+            raise
+        raise ValueError(  # a requirement of Captum's class that the model does not meet, as DeepLift's of its ReLUs
+            f"Captum's {type(method).__name__} does not explain this model: {' '.join(str(error).split())}; expected "
+            "another method, or a model as that class wants it"
+        ) from error
 
 
 def _maps_per_target(
@@ -351,7 +494,7 @@ def _maps_per_target(
 def finished(m: Tensor, evidence: Evidence) -> Tensor:
     """The map in the inputs' dtype; NaN where the score was not finite (on the CPU that has raised already)."""
     dtype = next((t.dtype for t in evidence.inputs if t.is_floating_point()), m.dtype)
-    if m.device.type != "cpu":
+    if not on_cpu(m):
         finite = torch.isfinite(evidence.scores).to(m.device).reshape(-1, *(1,) * (m.ndim - 1))
         m = torch.where(finite, m, torch.nan)
     return m.to(dtype)

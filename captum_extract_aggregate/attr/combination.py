@@ -13,7 +13,7 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr.base import CaptureAttribution, captum_entry
+from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, captum_entry, is_own, own
 from captum_extract_aggregate.layers import checked_inputs, find_layer
 from captum_extract_aggregate.layout import input_size
 from captum_extract_aggregate.maps import min_max, upsample
@@ -79,6 +79,7 @@ class LayerCombination(LayerAttribution):
         self.weights = normalized_weights(weights, modules, forward_func)
         self.mode = mode
 
+    @own
     @captum_entry
     def attribute(
         self,
@@ -95,8 +96,10 @@ class LayerCombination(LayerAttribution):
             "attribute_to_layer_input": attribute_to_layer_input,
         }
         taken = inspect.signature(self.attribution_method.attribute).parameters
-        for name in [name for name in ("target", "attribute_to_layer_input") if name not in taken]:
-            if kwargs.pop(name):  # such as LayerActivation, which explains no target
+        takes_all = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in taken.values())
+        for name in [n for n in ("target", "attribute_to_layer_input") if n not in taken and not takes_all]:
+            given = kwargs.pop(name)
+            if given is not None and given is not False:  # such as LayerActivation, which explains no target
                 raise ValueError(
                     f"{name} is given, but {self.attribution_method.get_name()} takes none; expected it left out"
                 )
@@ -107,6 +110,7 @@ class LayerCombination(LayerAttribution):
         size = input_size(checked_inputs(inputs))
         return combine_maps([_tensor(m).detach() for m in maps], size, self.weights, self.mode)
 
+    @own
     def attribute_per_target(
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -116,10 +120,11 @@ class LayerCombination(LayerAttribution):
     ) -> Tensor:
         """The combined maps of several targets per example, `N x T x 1 x H x W`; the forward is shared if it can be."""
         method = self.attribution_method
-        if not isinstance(method, CaptureAttribution):
+        shared = isinstance(method, CaptureAttribution) and is_own(method, "attribute", "attribute_per_target")
+        if not shared or not is_own(self, "attribute"):
             wanted = per_target(targets, checked_inputs(inputs)[0].shape[0])
-            each = [self.attribute(inputs, t, additional_forward_args, attribute_to_layer_input) for t in wanted]
-            return torch.stack(each, 1)
+            how = (additional_forward_args, attribute_to_layer_input)
+            return torch.stack([attributed(self, inputs, target, *how) for target in wanted], 1)
         maps: Any = method.attribute_per_target(inputs, targets, additional_forward_args, attribute_to_layer_input)
         count = len(_tensor(maps[0])[0])
         return torch.stack([self.joined(inputs, [_tensor(m)[:, t] for m in maps]) for t in range(count)], 1)

@@ -144,8 +144,14 @@ class BiasAttribution(CaptureAttribution):
     def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
         (place,) = places
         assert place.layer is not None
-        terms = [biased(place.layer, g) for g in evidence.gradients[place]]
-        return tuple(term.sum(1, keepdim=True) for (term,) in self._canonical(place, evidence, terms))
+        gradients = evidence.gradients[place]
+        terms = [biased(place.layer, g) for g in gradients]
+        pairs = self._canonical(place, evidence, gradients, terms)
+        self._warn_where_blind(place, evidence, [g for g, _ in pairs])
+        return tuple(term.sum(1, keepdim=True) for _, term in pairs)
+
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        return True
 
     @classmethod
     def get_name(cls) -> str:

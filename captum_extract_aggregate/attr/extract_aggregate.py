@@ -147,6 +147,17 @@ class ExtractAggregate(CaptureAttribution):
             maps.append(map_.unflatten(0, (len(x), -1)).movedim(1, axis))
         return tuple(maps)
 
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        """Where all channels of the gradient meet all of the activation, only their sizes are left."""
+        if self.extract in ("bias", "layer_bias"):
+            return True
+        if callable(self.aggregate):
+            return False
+        if self.extract == "layer":
+            is_outer = isinstance(layer, (nn.Linear, nn.modules.conv._ConvNd))
+            return is_outer and getattr(layer, "groups", 1) == 1
+        return self.extract.startswith("conv")
+
     def _are_tame(self, place: Place, evidence: Evidence, pairs: list[tuple[Tensor, Tensor]]) -> list[bool]:
         """Which gradients are known to be neither tiny nor huge; of parts (a layout may leave out tokens) none is."""
         captured = evidence.gradients[place]

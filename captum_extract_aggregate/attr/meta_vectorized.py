@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
-from captum_extract_aggregate.attr.base import CaptureAttribution
+from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
 from captum_extract_aggregate.capture import Evidence, Place, gives_out_its_input, gives_out_new_tensors, record
 from captum_extract_aggregate.layers import checked_inputs
 from captum_extract_aggregate.operations import tensors_in
@@ -82,6 +82,8 @@ def vectorized_maps(
 def _places(method: Any) -> list[Place]:
     """The layers' outputs (or the input) that a method needs, if it needs nothing else."""
     if not isinstance(method, CaptureAttribution) or type(method)._evidence is not CaptureAttribution._evidence:
+        raise NotVectorizedError
+    if not is_own(method, "attribute"):  # a subclass's, which does more than the pass
         raise NotVectorizedError
     if method.uses_parameters:  # which are each example's own
         raise NotVectorizedError

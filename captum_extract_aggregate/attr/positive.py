@@ -42,6 +42,11 @@ def _gradcam(x: Tensor, g: Tensor) -> Tensor:
     return over_channels(lambda x, g: (_channel_weights(g) * x).sum(1, keepdim=True), x, g).relu()
 
 
+def _gradcam_pos(x: Tensor, g: Tensor, positive: str) -> Tensor:
+    made = _IN_PLACE[positive]
+    return over_channels(lambda x, g: made(_channel_weights(g) * x).sum(1, keepdim=True), x, g)
+
+
 def _gradmid(g: Tensor, positive: str) -> Tensor:
     return over_channels(lambda g: _POSITIVE[positive](g).sum(1, keepdim=True), g)
 
@@ -115,8 +120,7 @@ class GradCAMPos(_Positive):
     """
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        positive = _IN_PLACE[self.positive]
-        return over_channels(lambda x, g: positive(_channel_weights(g) * x).sum(1, keepdim=True), x, g)
+        return _gradcam_pos(x, g, self.positive)
 
     @classmethod
     def get_name(cls) -> str:
@@ -142,6 +146,9 @@ class GradMid(_Positive):
 
     Source: Khakzar et al., ICML WHI 2020, section 3.
     """
+
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        return True
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _gradmid(g, self.positive)
@@ -196,7 +203,9 @@ class GradCAMPlusPlus(CaptureAttribution):
         positions = tuple(range(2, x.ndim))
         positive = g.clamp(min=0)  # elsewhere alpha does not matter
         denominator = (positive * x.sum(positions, keepdim=True)).add_(2)
-        alpha = denominator.reciprocal_().nan_to_num_(nan=math.nan, posinf=0, neginf=-math.inf)  # 0 where it was 1 / 0
+        alpha = denominator.reciprocal_()
+        clean = torch.nan_to_num if alpha.requires_grad else torch.nan_to_num_
+        alpha = clean(alpha, nan=math.nan, posinf=0, neginf=-math.inf)  # 0 where it was 1 / 0
         weights = (alpha * positive).sum(positions, keepdim=True)
         if self.normalize_alpha:
             total = where_positive(alpha, g).sum(positions, keepdim=True)
@@ -208,18 +217,36 @@ class GradCAMPlusPlus(CaptureAttribution):
         return "GradCAM++"
 
 
-class CumulativeGradCAM(InputSizedAttribution):
-    r"""CumulativeGradCAM: :math:`\sum_l \psi(\mathrm{GradCAM}^l)`; one map of the input's size, `N x 1 x H x W`.
+class _Cumulative(InputSizedAttribution):
+    """The sum over layers of maps with a choice of what makes each channel's share positive."""
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        device_ids: list[int] | None = None,
+        positive: str = "abs",
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, layout, call)
+        self.positive = _check_positive(positive)
+
+
+class CumulativeGradCAM(_Cumulative):
+    r"""CumulativeGradCAM: :math:`\sum_l \psi(\mathrm{GradCAM\_Pos}^l)`; one map of the input's size, `N x 1 x H x W`.
 
     :math:`\psi` takes the magnitude, scales each example's map to [0, 1] and upsamples it bilinearly, so every layer
-    counts alike. Non-negative, at most the number of layers, without unit.
+    counts alike. Non-negative, at most the number of layers, without unit. As `GradCAMPos`, of which it is made, it
+    hardly depends on the class, which is what its authors show with it.
 
     Args:
         forward_func, device_ids, layout, call: as for `ExtractAggregate`.
         layer: a layer or a list of layers; None: `default_layers` of the model.
+        positive: `"abs"`, or `"relu"`, as for `GradCAMPos`.
 
     Raises:
-        TypeError, ValueError: as `ExtractAggregate`.
+        TypeError, ValueError: as `ExtractAggregate`, and for another `positive`.
 
     Example:
         >>> import captum_extract_aggregate as cea
@@ -228,18 +255,18 @@ class CumulativeGradCAM(InputSizedAttribution):
         >>> cea.CumulativeGradCAM(model).attribute(image[None], target=7).shape
         torch.Size([1, 1, 96, 96])
 
-    Source: Khakzar et al., ICML WHI 2020, section 3.
+    Source: Khakzar et al., ICML WHI 2020, section 3.1 ("an all-layer aggregation on GradCAM_Pos").
     """
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return _gradcam(x, g)
+        return _gradcam_pos(x, g, self.positive)
 
     @classmethod
     def get_name(cls) -> str:
         return "Cumulative GradCAM"
 
 
-class CumulativeGradMid(InputSizedAttribution):
+class CumulativeGradMid(_Cumulative):
     r"""CumulativeGradMid: :math:`\sum_l \psi(\mathrm{GradMid}^l)`; one map of the input's size, `N x 1 x H x W`.
 
     As `CumulativeGradCAM`, of the gradients alone.
@@ -259,20 +286,11 @@ class CumulativeGradMid(InputSizedAttribution):
         >>> cea.CumulativeGradMid(model, ["layer2", "layer3"]).attribute(image[None], target=7).shape
         torch.Size([1, 1, 96, 96])
 
-    Source: Khakzar et al., ICML WHI 2020, section 3.
+    Source: Khakzar et al., ICML WHI 2020, section 3.1.
     """
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
-        device_ids: list[int] | None = None,
-        positive: str = "abs",
-        layout: Layout = "auto",
-        call: int | None = None,
-    ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call)
-        self.positive = _check_positive(positive)
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        return True
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _gradmid(g, self.positive)

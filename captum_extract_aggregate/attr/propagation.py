@@ -144,6 +144,10 @@ class GuidedBackprop(PropagationAttribution):
     """
 
     _aggregate = "max_abs"
+
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        return self._extract == "bias"
+
     _gate: Gate = staticmethod(guided_gate)
 
     def _interception(self, batch: int) -> Interception:

@@ -46,8 +46,8 @@ def class_sensitivity(
     Closer to 0 is better: near 1 the map does not depend on the class. NaN where a map is constant.
 
     Args:
-        explanation_func: an attribution object, its `attribute`, or any function `(inputs, target=..., **kwargs)`. If
-            it has `attribute_per_target` (as this package's methods have), both maps come from one forward.
+        explanation_func: an attribution object, its `attribute`, or any function `(inputs, target=..., **kwargs)`.
+            Both maps of a method of this package come from one forward.
         inputs: a tensor or a tuple of tensors, batch first.
         forward_func: gives the class scores, `N x classes`.
         similarity: `"spearman"`, `"abs_spearman"`, `"hog_spearman"`, `"ssim"`, `"top_k_intersection"`, or a function

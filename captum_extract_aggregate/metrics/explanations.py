@@ -10,6 +10,7 @@ from captum.attr import Attribution
 from torch import Tensor
 from tqdm import tqdm
 
+from captum_extract_aggregate.attr.base import is_own
 from captum_extract_aggregate.layers import model_of
 from captum_extract_aggregate.layout import input_size
 from captum_extract_aggregate.maps import at_least_float32, upsample
@@ -32,11 +33,15 @@ def explainer_of(explanation_func: Explanation | Attribution) -> Explanation:
 
 
 def per_target_of(explanation_func: Explanation | Attribution) -> Explanation | None:
-    """The explainer's `attribute_per_target`, which shares the forward between targets, if it has one."""
-    owner = getattr(explanation_func, "__self__", explanation_func)
-    is_its_attribute = owner is explanation_func or getattr(explanation_func, "__name__", "") == "attribute"
-    found = getattr(owner, "attribute_per_target", None)
-    return found if isinstance(owner, Attribution) and is_its_attribute and callable(found) else None
+    """The explainer's `attribute_per_target`, which shares the forward between targets, where it is this package's.
+
+    Of any other `attribute` (a subclass's, or one put onto the object) it need not tell the truth.
+    """
+    owner: Any = getattr(explanation_func, "__self__", explanation_func)
+    if not isinstance(owner, Attribution) or not is_own(owner, "attribute", "attribute_per_target"):
+        return None
+    is_its_attribute = explanation_func is owner or explanation_func == owner.attribute
+    return owner.attribute_per_target if is_its_attribute else None  # type: ignore[no-any-return]
 
 
 def as_maps(attributions: Any, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:

@@ -20,7 +20,7 @@ from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from captum_extract_aggregate.maps import at_least_float32, min_max
+from captum_extract_aggregate.maps import at_least_float32, min_max, on_cpu
 from captum_extract_aggregate.messages import unknown_name
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -163,7 +163,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 def _centred_ranks(rows: Tensor) -> Tensor:
     """Average ranks minus their mean; NaN in rows that are not finite."""
-    if rows.device.type == "cpu":  # NumPy sorts several times as fast there
+    if on_cpu(rows):  # NumPy sorts several times as fast there
         ranks = torch.from_numpy(np.stack([_ranks_of(row) for row in rows.numpy()]) if len(rows) else rows.double())
     else:
         ranks = _ranks_on_device(rows)

@@ -263,3 +263,41 @@ def test_combinations_share_the_pass_of_their_methods(small_net, images):
     captums = cea.LayerCombination(captum_attr.LayerGradCam(small_net, layers))
     (together,) = cea.attribute_together({"Captum's": captums}, images, 1).values()
     assert torch.equal(together, captums.attribute(images, 1))
+
+
+@pytest.fixture
+def divisions(monkeypatch):
+    """The classes of the images trained on and held out, for each call of accuracy_weights."""
+    import sklearn.model_selection
+
+    found, plain = [], sklearn.model_selection.train_test_split
+
+    def split(indices, stratify=None, **kwargs):
+        train, test = plain(indices, stratify=stratify, **kwargs)
+        found.append((train, test))
+        return train, test
+
+    monkeypatch.setattr(sklearn.model_selection, "train_test_split", split)
+    return found
+
+
+def labelled(labels):
+    x = torch.randn(len(labels), 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    return [(x + torch.tensor(labels).reshape(-1, 1, 1, 1), torch.tensor(labels))]
+
+
+def test_each_class_is_divided_alike(small_net, divisions):
+    """Of a class of two one image is held out, whatever the seed."""
+    labels = [0] * 2 + [1] * 18
+    for seed in range(6):
+        cea.accuracy_weights(small_net, ["conv3"], labelled(labels), 0.5, seed, show_progress=False)
+    assert [[labels[i] for i in part].count(0) for parts in divisions for part in parts] == [1] * 12
+
+
+def test_a_class_of_one_image_cannot_be_divided_but_the_others_can(small_net, divisions):
+    labels = [0] + [1] * 8 + [2] * 8
+    for seed in range(6):
+        weights = cea.accuracy_weights(small_net, ["conv1", "conv3"], labelled(labels), 0.5, seed, show_progress=False)
+        assert sum(weights.values()) == pytest.approx(1)
+    sides = [0 in [labels[i] for i in train] for train, _ in divisions]
+    assert set(sides) == {False, True}  # by chance, on either side

@@ -11,6 +11,7 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.maps import min_max, upsample
+from captum_extract_aggregate.metrics import class_sensitivity
 from tests.conftest import relative_error
 from tests.reference import positive as reference
 
@@ -169,11 +170,36 @@ def test_the_denominator_takes_the_sum_of_the_activation():
     assert not torch.allclose(faulty / faulty.max(), exact / exact.max(), rtol=0.05)
 
 
+def activation_and_gradient(net, name, x, target):
+    layer = net.get_submodule(name)
+    gradient = captum_attr.LayerGradientXActivation(net, layer, multiply_by_inputs=False)
+    return captum_attr.LayerActivation(net, layer).attribute(x).detach(), gradient.attribute(x, target)
+
+
+@pytest.mark.parametrize("positive", ["abs", "relu"])
+@pytest.mark.parametrize("cls", [cea.CumulativeGradCAM, cea.CumulativeGradMid])
+def test_cumulative_methods_equal_reference(cls, positive, small_net, images):
+    """The sum over the layers is one of GradCAM_Pos (Khakzar et al., section 3.1), not of GradCAM."""
+    small_net, images = small_net.double(), images.double()
+    layers = ["conv1", "relu2", "conv3"]
+    pairs = [activation_and_gradient(small_net, name, images, 2) for name in layers]
+    expected = reference.cumulative_gradcam if cls is cea.CumulativeGradCAM else reference.cumulative_gradmid
+    got = cls(small_net, layers, positive=positive).attribute(images, 2)
+    assert relative_error(got, expected(pairs, (12, 12), positive)) < 1e-10
+
+
+def test_cumulative_gradcam_depends_on_the_class_as_little_as_what_it_is_made_of():
+    """Its authors show with it that positive aggregation is blind to the class (.92 in their table 2)."""
+    model = cea.load_scene_model("resnet")
+    images = torch.stack([image for image, _ in cea.DigitScenes(n=8)])
+    assert class_sensitivity(cea.CumulativeGradCAM(model), images, model).mean() > 0.9
+
+
 @pytest.mark.parametrize("cls", [cea.CumulativeGradCAM, cea.CumulativeGradMid])
 def test_cumulative_methods(cls, small_net, images):
     small_net, images = small_net.double(), images.double()
     layers = ["conv1", "relu2", "conv3"]
-    single = cea.GradCAM if cls is cea.CumulativeGradCAM else cea.GradMid
+    single = cea.GradCAMPos if cls is cea.CumulativeGradCAM else cea.GradMid
     expected = sum(reference.psi(m, (12, 12)) for m in single(small_net, layers).attribute(images, 2))
     got = cls(small_net, layers).attribute(images, 2)
     assert got.shape == (3, 1, 12, 12)
@@ -207,7 +233,7 @@ def test_cumulative_methods_need_positions_like_the_input_s():
         cea.CumulativeGradMid(net, [net[0], net[2]]).attribute(torch.randn(1, 3, 8, 8), 1)
 
 
-@pytest.mark.parametrize("cls", [cea.GradCAMPos, cea.GradMid, cea.CumulativeGradMid])
+@pytest.mark.parametrize("cls", [cea.GradCAMPos, cea.GradMid, cea.CumulativeGradCAM, cea.CumulativeGradMid])
 def test_an_unknown_way_to_be_positive(cls, small_net):
     with pytest.raises(ValueError, match="expected one of 'abs', 'relu'"):
         cls(small_net, "conv3", positive="xyz")

@@ -73,3 +73,13 @@ def psi(m: Tensor, size: tuple[int, int]) -> Tensor:
         scaled = (a - a.min()) / (a.max() - a.min()) if a.max() > a.min() else torch.zeros_like(a)
         rows.append(torch.nn.functional.interpolate(scaled[None], size, mode="bilinear", align_corners=False)[0])
     return torch.stack(rows)
+
+
+def cumulative_gradcam(pairs: list[tuple[Tensor, Tensor]], size: tuple[int, int], positive: str) -> Tensor:
+    """The sum over the layers, of which each gives an activation and a gradient, of psi(GradCAM_Pos)."""
+    return sum((psi(gradcam_pos(x, g, positive), size) for x, g in pairs), torch.zeros(()))
+
+
+def cumulative_gradmid(pairs: list[tuple[Tensor, Tensor]], size: tuple[int, int], positive: str) -> Tensor:
+    """The sum over the layers of psi(GradMid)."""
+    return sum((psi(grad_mid(g, positive), size) for _, g in pairs), torch.zeros(()))

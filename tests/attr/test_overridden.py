@@ -1,0 +1,204 @@
+"""A method whose `attribute` is not this package's is asked, wherever a shared pass could stand in for it."""
+
+import functools
+import types
+
+import pytest
+import torch
+from captum.attr import LayerActivation
+from torch import nn
+
+import captum_extract_aggregate as cea
+from captum_extract_aggregate.attr.base import CaptureAttribution
+from captum_extract_aggregate.map_rows import maps_by_class, maps_by_layer, maps_by_target
+from captum_extract_aggregate.metrics import as_input_attribution, class_sensitivity
+from captum_extract_aggregate.metrics.explanations import per_target_of
+
+
+class Minus(cea.NormGrad):
+    def attribute(self, inputs, target=None, additional_forward_args=None, attribute_to_layer_input=False):
+        return -super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
+
+
+class Narrow(cea.NormGrad):
+    def attribute(self, inputs, target):
+        return -super().attribute(inputs, target)
+
+
+class Wrapped(cea.NormGrad):
+    """With everything that `functools.wraps` copies."""
+
+    @functools.wraps(cea.NormGrad.attribute)
+    def attribute(self, *args, **kwargs):
+        return -super().attribute(*args, **kwargs)
+
+
+class _Mixin(CaptureAttribution):
+    def attribute(self, inputs, target=None, additional_forward_args=None, attribute_to_layer_input=False):
+        return -super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
+
+
+class MixedInBelow(cea.ActivityAttribution, _Mixin):
+    """Its first `attribute` is the package's, and calls the mixin's."""
+
+
+def on_the_object(net, layer):
+    method = cea.NormGrad(net, layer)
+    plain = method.attribute
+    method.attribute = lambda *args, **kwargs: -plain(*args, **kwargs)
+    return method
+
+
+def a_method_of_another_object(net, layer):
+    method = cea.NormGrad(net, layer)
+    method.attribute = cea.LinearApproximation(net, layer).attribute
+    return method
+
+
+MADE = [Minus, Narrow, Wrapped, MixedInBelow, on_the_object, a_method_of_another_object]
+
+
+@pytest.mark.parametrize("make", MADE)
+def test_every_way_to_several_maps_gives_what_attribute_gives(small_net, images, make):
+    method = make(small_net, small_net.conv3)
+    expected = [method.attribute(images, target=target) for target in (0, 2)]
+    assert (expected[0] < 0).any()
+    together = cea.attribute_together({"own": method, "plain": cea.NormGrad(small_net, small_net.conv1)}, images, 0)
+    assert torch.equal(together["own"], expected[0])
+    per_target = cea.attribute_together_per_target({"own": method}, images, [0, 2])
+    assert all(torch.equal(got["own"], wanted) for got, wanted in zip(per_target, expected))
+    assert torch.equal(method.attribute_per_target(images, [0, 2]), torch.stack(expected, 1))
+    pairs = [[0, 2], [2, 0], [0, 0]]
+    by_row = torch.stack([torch.stack([expected[t // 2][i] for t in pair]) for i, pair in enumerate(pairs)])
+    torch.testing.assert_close(method.attribute_per_target(images, pairs), by_row)
+    rows = maps_by_target({"own": method}, images[:1], [0, 2])
+    assert [row["own"]["conv3"].lt(0).any().item() for row in rows] == [True, True]
+    assert maps_by_layer({"own": method}, images[:1], 0)["own"]["conv3"].lt(0).any()
+    assert maps_by_class({"own": method}, images[:1], {"zero": 0})["zero"]["own"].lt(0).any()
+
+
+@pytest.mark.parametrize("make", MADE)
+@pytest.mark.parametrize("bound", [False, True])
+def test_measures_ask_attribute(small_net, images, make, bound):
+    method = make(small_net, small_net.conv3)
+    explainer = method.attribute if bound else method
+    by_hand = lambda inputs, target: method.attribute(inputs, target=target)  # noqa: E731
+    got = class_sensitivity(explainer, images, small_net)
+    torch.testing.assert_close(got, class_sensitivity(by_hand, images, small_net))
+    if make is not a_method_of_another_object or not bound:  # which is its owner's, and may share the pass
+        assert per_target_of(explainer) is None
+
+
+def test_a_function_bound_to_a_method_is_not_its_attribute(small_net, images):
+    def attribute(self, inputs, target=None):
+        return torch.zeros(len(inputs), 1, 3, 3).index_fill_(3, torch.tensor(0), 1.0)
+
+    method = cea.NormGrad(small_net, small_net.conv3)
+    explainer = types.MethodType(attribute, method)
+    assert per_target_of(explainer) is None
+    assert per_target_of(method) == per_target_of(method.attribute) == method.attribute_per_target
+    assert torch.allclose(class_sensitivity(explainer, images, small_net), torch.ones(3, dtype=torch.float64))
+
+
+def test_an_attribute_per_target_of_another_kind_is_not_taken_by_measures(small_net, images):
+    class Fast(cea.NormGrad):
+        def attribute_per_target(self, inputs, targets, additional_forward_args=None, attribute_to_layer_input=False):
+            return torch.zeros(len(inputs), 2, 1, 3, 3)
+
+    plain, fast = (cls(small_net, small_net.conv3) for cls in (cea.NormGrad, Fast))
+    expected = class_sensitivity(plain, images, small_net)
+    torch.testing.assert_close(class_sensitivity(fast, images, small_net), expected)
+    combined = cea.LayerCombination(Fast(small_net, [small_net.conv1, small_net.conv3]))
+    both = combined.attribute_per_target(images, [0, 2])
+    assert torch.equal(both[:, 1], combined.attribute(images, 2))
+
+
+def test_combinations_of_overridden_methods_and_overridden_combinations(small_net, images):
+    class Squared(cea.NormGrad):
+        def attribute(self, *args, **kwargs):
+            return [m.square() + torch.arange(m.shape[-1]) for m in super().attribute(*args, **kwargs)]
+
+    class Minus(cea.LayerCombination):
+        def attribute(self, *args, **kwargs):
+            return -super().attribute(*args, **kwargs)
+
+    class Joined(cea.LayerCombination):
+        def joined(self, inputs, maps):
+            return -super().joined(inputs, maps)
+
+    layers = [small_net.conv1, small_net.conv3]
+    plain = cea.NormGrad(small_net, layers)
+    for method in (cea.LayerCombination(Squared(small_net, layers)), Minus(plain), Joined(plain)):
+        expected = [method.attribute(images, target) for target in (0, 2)]
+        assert not torch.allclose(expected[0], cea.LayerCombination(plain).attribute(images, 0))
+        assert torch.equal(method.attribute_per_target(images, [0, 2]), torch.stack(expected, 1))
+        found = cea.attribute_together_per_target({"own": method, "plain": plain}, images, [0, 2])
+        assert all(torch.equal(maps["own"], wanted) for maps, wanted in zip(found, expected))
+
+
+def test_meta_saliency_asks_attribute(images):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+    x = torch.cat([images, images[:1]])
+    for make in (Minus, on_the_object):
+        method = make(net, net[0])
+        together, one_by_one = (
+            cea.MetaSaliency(method, vectorized=vectorized).attribute(x, target=1) for vectorized in (True, False)
+        )
+        assert (together <= 0).all()
+        assert torch.equal(together, one_by_one)
+
+
+def test_adapters_ask_attribute(small_net, images):
+    method = Minus(small_net, small_net.conv3)
+    assert (as_input_attribution(method).attribute(images, target=0)[0] <= 0).all()
+
+
+def test_what_a_subclass_says_of_its_map_or_pass_is_kept_in_company(small_net, images):
+    class OwnMap(cea.GradCAM):
+        def _map(self, layer, x, g):
+            return (x * g).sum(1, keepdim=True) * 2
+
+    class OwnPass(cea.LinearApproximation):
+        def _evidence(self, inputs, *args):
+            return super()._evidence(inputs * 0, *args)
+
+    methods = {
+        "plain": cea.LinearApproximation(small_net, "conv3"),
+        "map": OwnMap(small_net, "conv3"),
+        "pass": OwnPass(small_net, "conv3"),
+    }
+    together = cea.attribute_together(methods, images, 1)
+    for name, method in methods.items():
+        assert torch.equal(together[name], method.attribute(images, 1))
+    torch.testing.assert_close(together["map"], 2 * together["plain"])
+    assert not torch.allclose(together["pass"], together["plain"])
+
+
+def test_methods_of_this_package_still_share_one_forward(small_net, images):
+    calls = []
+    small_net.register_forward_hook(lambda *args: calls.append(1))
+    methods = {
+        "normgrad": cea.NormGrad(small_net, ["conv1", "conv3"]),
+        "activity": cea.ActivityAttribution(small_net, "conv3"),
+        "cumulative": cea.CumulativeGradCAM(small_net, ["conv1", "conv3"]),
+        "combined": cea.LayerCombination(cea.NormGrad(small_net, ["conv1", "conv3"])),
+    }
+    cea.attribute_together_per_target(methods, images, [0, 1])
+    assert len(calls) == 1
+    methods["combined"].attribute_per_target(images, [0, 1])
+    assert len(calls) == 2
+
+
+def test_a_target_of_0_reaches_a_wrapped_method_that_takes_any_keywords(small_net, images):
+    layers = [small_net.conv1, small_net.conv3]
+    plain = cea.NormGrad(small_net, layers)
+    any_keywords = cea.NormGrad(small_net, layers)
+    any_keywords.attribute = lambda inputs, **kwargs: plain.attribute(inputs, **kwargs)
+    for target in (0, torch.tensor([0, 1, 2])):
+        got = cea.LayerCombination(any_keywords).attribute(images, target)
+        assert torch.equal(got, cea.LayerCombination(plain).attribute(images, target))
+    activation = cea.LayerCombination(LayerActivation(small_net, layers))
+    assert activation.attribute(images).shape == (3, 1, 12, 12)
+    for target in (0, torch.tensor([0, 1, 2])):
+        with pytest.raises(ValueError, match="target is given"):
+            activation.attribute(images, target)
