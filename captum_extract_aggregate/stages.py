@@ -73,10 +73,10 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
     model = model_of(model) or model
     trace, example = _trace(model, inputs)
     names = {module: name for name, module in model.named_modules()}
-    units = _before(_classifier(trace), _units(model, trace))
+    units = sorted(_before(_classifier(trace), _units(model, trace)), key=_start_key(trace))
     stages = max((_stages(branch, trace) for branch in _branches(units, trace)), key=len, default=[])
     chosen = _repeated_blocks(model, trace) if len(stages) == 1 else []
-    chosen = chosen or [stage[-1] for stage in stages]
+    chosen = chosen or _last_of_each(stages, trace, names)
     _check_one_branch(chosen, trace, names)
     classifier = _classifier(trace, chosen[-1]) if chosen else None
     if classifier is not None and any(trace[module].tokens for module in chosen):
@@ -150,6 +150,22 @@ def _branches(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
         return [units]  # nothing is seen of what is computed from what
     ends = [unit for unit in on_grid if not any(_is_above(unit, other, trace) for other in on_grid)]
     return [[unit for unit in units if unit is end or _is_above(unit, end, trace)] for end in ends]
+
+
+def _last_of_each(stages: list[list[nn.Module]], trace: _Trace, names: dict[nn.Module, str]) -> list[nn.Module]:
+    """The last unit of each stage; of units side by side, the one named most like that of the stage behind."""
+    chosen: list[nn.Module] = []
+    for stage in reversed(stages):
+        last = stage[-1]
+        if chosen and not all(unit is last or _is_above(unit, last, trace) for unit in stage):
+            last = max(reversed(stage), key=lambda unit: _common_parents(names[unit], names[chosen[0]]))
+        chosen.insert(0, last)
+    return chosen
+
+
+def _common_parents(name: str, other: str) -> int:
+    pairs = zip(name.split("."), other.split("."))
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _is_above(module: nn.Module, other: nn.Module, trace: _Trace) -> bool:

@@ -1,5 +1,7 @@
 """Layers by name, and the default ones of many architectures."""
 
+import types
+
 import pytest
 import torch
 import torchvision
@@ -151,6 +153,160 @@ def test_scene_networks(name):
         "vit": [f"blocks.{i}" for i in range(4)],  # the last: only the class token reaches the score
     }
     assert list(cea.default_layers(cea.load_scene_model(name))) == expected[name]
+
+
+class Branches(nn.Module):
+    """Encoders of four stages, and how they meet in the score."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.rgb, self.depth = how, encoder(3), encoder(1)
+        self.fuse, self.fc = nn.Conv2d(16, 8, 1), nn.Linear(16 if how == "late" else 8, 3)
+
+    def forward(self, x):
+        rgb, depth = x[:, :3], x[:, 3:]
+        if self.how == "each stage":
+            for stages in zip(self.rgb, self.depth):
+                rgb, depth = (stage(t) for stage, t in zip(stages, (rgb, depth)))
+                rgb = rgb + depth
+            return self.fc(rgb.mean((2, 3)))
+        if self.how == "in turns":
+            for i, (of_rgb, of_depth) in enumerate(zip(self.rgb, self.depth)):
+                if i % 2:
+                    rgb = of_rgb(rgb)
+                depth = of_depth(depth)
+                if not i % 2:
+                    rgb = of_rgb(rgb)
+                rgb, depth = rgb + depth, depth + rgb
+            return self.fc((rgb + depth).mean((2, 3)))
+        both = torch.cat([self.rgb(rgb), self.depth(depth)], 1)
+        return self.fc((both if self.how == "late" else self.fuse(both)).mean((2, 3)))
+
+
+def encoder(channels, stages=4):
+    return nn.Sequential(*(stage(channels if i == 0 else 8) for i in range(stages)))
+
+
+def stage(channels):
+    return nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU())
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("late", ["rgb.0", "rgb.1", "rgb.2", "rgb.3"]),
+        ("fused", ["rgb.0", "rgb.1", "rgb.2", "fuse"]),
+        ("each stage", ["rgb.0", "rgb.1", "rgb.2", "rgb.3"]),
+        ("in turns", ["rgb.0", "rgb.1", "rgb.2", "rgb.3"]),
+    ],
+)
+def test_default_layers_are_of_one_branch(how, expected):
+    net, x = Branches(how).eval(), torch.randn(1, 4, 64, 64)
+    assert list(cea.default_layers(net, x)) == expected
+    assert all(m.abs().max() > 0 for m in cea.NormGrad(net, expected).attribute(x, 1))
+
+
+class Ensemble(nn.Module):
+    def __init__(self, *models):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, x):
+        return torch.stack([model(x) for model in self.models]).mean(0)
+
+
+def test_default_layers_of_ensembles_are_of_one_member():
+    def member(stages):
+        return nn.Sequential(encoder(3, stages), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+    x = torch.randn(1, 3, 64, 64)
+    assert list(cea.default_layers(Ensemble(member(4), member(4)), x)) == [f"models.0.0.{i}" for i in range(4)]
+    assert list(cea.default_layers(Ensemble(member(3), member(4)), x)) == [f"models.1.0.{i}" for i in range(4)]
+    vits = Ensemble(cea.load_scene_model("vit"), cea.load_scene_model("vit"))
+    names = list(cea.default_layers(vits, torch.randn(1, 3, 96, 96)))
+    assert names == [f"models.0.blocks.{i}" for i in range(4)]
+
+
+def test_default_layers_name_what_runs_for_each_of_several_views():
+    class Siamese(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.fc = encoder(3), nn.Linear(8, 3)
+
+        def forward(self, a, b):
+            return self.fc(self.encoder(a).mean((2, 3)) - self.encoder(b).mean((2, 3)))
+
+    x = torch.randn(1, 3, 64, 64)
+    with pytest.raises(ValueError, match=r"runs encoder.* several times.*call=0"):
+        cea.default_layers(Siamese(), (x, x))
+
+
+def test_default_layers_name_parallel_branches_that_make_no_chain():
+    class Parallel(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.branches, self.fc = nn.ModuleList(stage(3) for _ in range(3)), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.fc(sum(branch(x).mean((2, 3)) for branch in self.branches))
+
+    with pytest.raises(ValueError, match=r"different branches.*'branches.1' is not computed from 'branches.0'"):
+        cea.default_layers(Parallel(), torch.randn(1, 3, 32, 32))
+
+
+class Configured(nn.Module):
+    """Takes pictures of one size, which only its `config` tells, as Hugging Face's models do."""
+
+    def __init__(self, image_size, num_channels=3):
+        super().__init__()
+        self.config = types.SimpleNamespace(image_size=image_size, num_channels=num_channels)
+        self.encoder = encoder(num_channels)
+        side = image_size if isinstance(image_size, tuple) else (image_size, image_size)
+        self.fc = nn.Linear(8 * (side[0] // 16) * (side[1] // 16), 3)
+
+    def forward(self, x):
+        return types.SimpleNamespace(logits=self.fc(self.encoder(x).flatten(1)))
+
+
+@pytest.mark.parametrize("declared", [(96,), ((64, 96),), (48, 1)])
+def test_the_size_that_a_config_declares(declared):
+    assert list(cea.default_layers(Configured(*declared))) == [f"encoder.{i}" for i in range(4)]
+
+
+def test_hugging_face_classifiers_declare_their_size():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=(64, 96),
+        num_labels=3,
+    )
+    net = transformers.ViTForImageClassification(config).eval()
+    layers = list(cea.default_layers(net).values())  # the last block's patches do not reach the score
+    maps = cea.NormGrad(lambda x: net(x).logits, layers).attribute(torch.randn(1, 3, 64, 96), 1)
+    assert [tuple(m.shape) for m in maps] == [(1, 1, 4, 6)] * 2
+
+
+def test_a_video_transformer_s_size_and_places():
+    blocks = [
+        torchvision.models.video.mvit.MSBlockConfig(
+            num_heads=1, input_channels=8, output_channels=8, kernel_q=[3, 3, 3], kernel_kv=[3, 3, 3],
+            stride_q=[1, 2, 2] if i == 2 else [1, 1, 1], stride_kv=[1, 1, 1],
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    net = torchvision.models.video.MViT(
+        spatial_size=(32, 32), temporal_size=4, block_setting=blocks, residual_pool=False, residual_with_cls_embed=True,
+        rel_pos_embed=False, proj_after_attn=False, num_classes=3,
+    ).eval()  # fmt: skip
+    nn.init.normal_(net.head[1].weight)
+    layers = cea.default_layers(net)
+    assert layers
+    for name, maps in zip(layers, cea.NormGrad(net, list(layers)).attribute(torch.randn(1, 3, 4, 32, 32), 1)):
+        assert maps.shape[:3] == (1, 1, 2), name
+        assert maps.abs().max() > 0
 
 
 def test_default_layers_leave_the_model_as_it_was():
