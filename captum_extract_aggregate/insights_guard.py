@@ -54,6 +54,7 @@ class Guard:
     def __init__(self, app: Callable[..., Iterable[bytes]]) -> None:
         self.app = app
         self.hosts: frozenset[str] = frozenset()
+        self._expected = ""
 
     def allow(self, port: int, others: Sequence[str] = ()) -> None:
         """This machine's own names with `port`, and other ones as a browser's address bar shows them."""
@@ -61,6 +62,7 @@ class Guard:
         if port == 80:  # which browsers leave out
             own += [name.removesuffix(":80") for name in own]
         self.hosts = frozenset(name.lower() for name in (*own, *others))
+        self._expected = f"localhost:{port} (insights.serve(..., hosts=[...]) allows other names)"
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         try:
@@ -82,9 +84,9 @@ class Guard:
     def _check(self, environ: Environ) -> None:
         host, origin = environ.get("HTTP_HOST", "").lower(), environ.get("HTTP_ORIGIN", "").lower()
         if host not in self.hosts:
-            raise RefusedError(403, f"the host is {told(host)}; expected {self._expected()}")
+            raise RefusedError(403, f"the host is {told(host)}; expected {self._expected}")
         if origin and origin not in {f"{scheme}://{name}" for scheme in ("http", "https") for name in self.hosts}:
-            raise RefusedError(403, f"the origin is {told(origin)}; expected the page's own, under {self._expected()}")
+            raise RefusedError(403, f"the origin is {told(origin)}; expected the page's own, of {self._expected}")
         if environ["REQUEST_METHOD"] == "POST":
             body, content = _json(environ)
             form = _FORMS.get(environ.get("PATH_INFO", ""), set(content))
@@ -93,9 +95,6 @@ class Guard:
                     400, f"the body holds {told(', '.join(content))}; expected {', '.join(sorted(form))}"
                 )
             environ["wsgi.input"] = io.BytesIO(body)
-
-    def _expected(self) -> str:
-        return f"{' or '.join(sorted(self.hosts))} (insights.serve(..., hosts=[...]) allows others)"
 
 
 def _json(environ: Environ) -> tuple[bytes, dict[str, Any]]:

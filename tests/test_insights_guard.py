@@ -72,7 +72,7 @@ def test_other_names_read_nothing(host):
     status, headers, body = ask(app, HTTP_HOST=host)
     assert status == "403 Forbidden"
     assert headers["Content-Type"] == "application/json"
-    assert "expected 127.0.0.1:5000" in json.loads(body)["error"]
+    assert "expected localhost:5000" in json.loads(body)["error"]
     assert app.bodies == []
 
 
