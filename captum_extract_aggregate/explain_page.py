@@ -31,7 +31,10 @@ def write_page(
         title: above all.
         picture: `3 x H x W` in [0, 1].
         maps: for each class what `maps_by_layer` gives.
-        classes, scores: the name and score of each class.
+        classes, scores: the name and score of each class. Names of any kind are shown as they are written.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
 
     Example:
         >>> import tempfile, torch
@@ -42,11 +45,13 @@ def write_page(
         >>> "NormGrad" in path.read_text()
         True
     """
+    _check(picture, maps, classes, scores)
     methods = []
     for name, layers in maps[0].items():
         signed = any(bool((own[name][layer] < 0).any()) for own in maps for layer in layers)
         content = {layer: [_map(own[name][layer]) for own in maps] for layer in layers}
-        methods.append({"name": name, "signed": signed, "layers": content})
+        order = list(layers)  # an object's keys that are numbers come first in JavaScript
+        methods.append({"name": name, "signed": signed, "order": order, "layers": content})
     data = {
         "title": title,
         "picture": _picture(picture),
@@ -57,6 +62,26 @@ def write_page(
     template = files("captum_extract_aggregate").joinpath("explain.html").read_text(encoding="utf-8")
     text = json.dumps(data).replace("<", "\\u003c")  # no name ends the script
     path.write_text(template.replace("@DATA@", text), encoding="utf-8")
+
+
+def _check(picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: Sequence[float]) -> None:
+    if picture.ndim != 3 or picture.shape[0] != 3:
+        raise ValueError(f"picture has shape {tuple(picture.shape)}; expected 3 x H x W, in [0, 1]")
+    if not maps or not len(maps) == len(classes) == len(scores):
+        raise ValueError(
+            f"maps, classes and scores are {len(maps)}, {len(classes)} and {len(scores)}; expected as many"
+        )
+    places = [{(method, layer) for method, layers in own.items() for layer in layers} for own in maps]
+    if not places[0] or any(own != places[0] for own in places):
+        raise ValueError("maps differ in their methods or layers from class to class, or have none; expected the same")
+    for own in maps:
+        for method, layers in own.items():
+            for layer, map_ in layers.items():
+                if map_.ndim != 3:
+                    raise ValueError(
+                        f"the map of {method!r} at {layer!r} has shape {tuple(map_.shape)}; expected 1 x h x w: a page "
+                        "draws maps of a picture"
+                    )
 
 
 def _map(map_: Tensor) -> dict[str, Any]:

@@ -9,31 +9,39 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
+import math
 import socket
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import captum
 import torch
-from captum.attr import Attribution, FeatureAblation
+from captum.attr import Attribution, FeatureAblation, IntegratedGradients
 from captum.log import log_usage
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from captum_extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.attr import MetaSaliency
+from captum_extract_aggregate.attr.propagation import PropagationAttribution
 from captum_extract_aggregate.biases import bias_layers
+from captum_extract_aggregate.insights_guard import Guard, told
 from captum_extract_aggregate.layers import find_layer
 from captum_extract_aggregate.maps import upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.methods import METHODS, WITH_LAYERS, make_method
 from captum_extract_aggregate.stages import default_layers
+from captum_extract_aggregate.state import set_grad_mode
+from captum_extract_aggregate.undo import Undo
 
 INSTALL = 'pip install "captum[insights]==0.8.0" "numpy<2"'
 INPUT = "the input"
 _EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", "layer")
 _SMALLEST, _TINY = 1e-30, 1e-4  # Captum warns below 1e-5
+_LIMITS, _PATCHES, _LONGEST = (1, 100), (1, 32), 200  # of numbers, of patches a side, of what is typed
+_SILENCE = 30  # seconds after which a connection that says nothing is closed
 
 
 @dataclass(frozen=True)
@@ -91,14 +99,20 @@ def names() -> list[str]:
     return [*METHODS, *WITH_LAYERS, "extract-aggregate", META, *(f"captum:{name}" for name in _CAPTUMS)]
 
 
-def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> list[str]:
+def register(model: nn.Module | None = None, inputs: Tensor | tuple[Tensor, ...] | None = None) -> list[str]:
     """Puts all methods of this package, and Captum's layer methods, into the list of Captum Insights.
+
+    Of a model with several inputs each image (`N x C x H x W`) gets a map of its own: what arrives there at the input,
+    or the map of a layer if the layer depends on that image, else zeros. Other inputs (features, token indices) get
+    what Captum's methods give them, and what a propagation method gives them at the input; a layer's map has no place
+    there: zeros. Feature Ablation takes images by square patches, other inputs value by value, as Captum does.
 
     Args:
         model: its layers are offered by name; None: the layer's name is typed in, and nothing typed is the last of
             `default_layers` (for methods that say nothing of the class in front of global pooling, such as NormGrad,
             the one before it).
-        inputs: an input of the model, `1 x C x H x W`, from which the default layers are found more surely.
+        inputs: an input of the model, `1 x C x H x W` (a tuple where it takes several), from which the default layers
+            are found more surely.
 
     Returns:
         The names of the methods.
@@ -113,30 +127,64 @@ def register(model: nn.Module | None = None, inputs: Tensor | None = None) -> li
     ends, others = _layers(model, inputs)
     for name in names():
         choice = _choice(name)
-        shown: dict[str, Any] = {}
-        if choice.one_layer:
-            shown["layer"] = config.StrConfig(value="")
+        shown = _fields(config, choice)
         if choice.one_layer and model is not None:
             biased = (
                 [n for n, m in bias_layers(model).items() if not isinstance(m, nn.Linear)] if name == "bias" else []
             )
-            first = [*ends, INPUT] if name != "bias" else biased
+            at_input = [] if name.startswith("captum:") else [INPUT]
+            first = [*ends, *at_input] if name != "bias" else biased
             offered = [*first, *(layer for layer in others if layer not in first)] or [INPUT]
             chosen = biased[-1:] or _usual(name, ends) or (first or offered)[-1:]
             shown["layer"] = config.StrEnumConfig(value=chosen[0], limit=offered)
-        for argument, values in choice.arguments.items():
-            if isinstance(values, int):
-                shown[argument] = config.NumberConfig(value=values, limit=(1, 100))
-            else:
-                shown[argument] = config.StrEnumConfig(value=values[0], limit=list(values))
         config.ATTRIBUTION_NAMES_TO_METHODS[name] = _adapter(name)
         config.ATTRIBUTION_METHOD_CONFIG[name] = config.ConfigParameters(params=shown)
     # Captum's goes through the image value by value, for minutes in which the page answers nothing
     config.ATTRIBUTION_NAMES_TO_METHODS[FeatureAblation.get_name()] = _PatchAblation
     config.ATTRIBUTION_METHOD_CONFIG[FeatureAblation.get_name()] = config.ConfigParameters(
-        params={"patches": config.NumberConfig(value=8, limit=(1, 32))}
+        params={"patches": config.NumberConfig(value=8, limit=_PATCHES)}
+    )
+    # Captum's has no end, and takes all steps at once
+    path = config.ATTRIBUTION_METHOD_CONFIG[IntegratedGradients.get_name()]
+    steps = path.params["n_steps"]._replace(limit=(2, _LIMITS[1]))
+    config.ATTRIBUTION_METHOD_CONFIG[IntegratedGradients.get_name()] = path._replace(
+        params=path.params | {"n_steps": steps}
     )
     return names()
+
+
+def _fields(config: Any, choice: _Choice) -> dict[str, Any]:
+    """A method's arguments as the page's fields."""
+    fields = {"layer": config.StrConfig(value="")} if choice.one_layer else {}
+    for argument, values in choice.arguments.items():
+        if isinstance(values, int):
+            fields[argument] = config.NumberConfig(value=values, limit=_LIMITS)
+        else:
+            fields[argument] = config.StrEnumConfig(value=values[0], limit=list(values))
+    return fields
+
+
+def check_arguments(method: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Our error where an argument is not what the page offers in its field.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    for name, value in given.items():
+        if name not in fields:
+            raise ValueError(unknown_name(f"an argument of {method}", name[:80], fields))
+        field = fields[name]
+        if field.type == "enum":
+            fits, expected = value in field.limit, f"one of {', '.join(map(repr, field.limit[:40]))}"
+        elif field.type == "number":
+            low, high = field.limit
+            fits = type(value) is int and (low is None or low <= value) and (high is None or value <= high)
+            expected = f"a whole number from {low} to {high}"
+        else:
+            fits = isinstance(value, str) and len(value) <= _LONGEST and value.isprintable()
+            expected = f"at most {_LONGEST} printable characters"
+        if not fits:
+            raise ValueError(f"{name} is {told(value)}; expected {expected}")
 
 
 def _insights() -> Any:
@@ -151,7 +199,7 @@ def _insights() -> Any:
         ) from None
 
 
-def _layers(model: nn.Module | None, inputs: Tensor | None) -> tuple[list[str], list[str]]:
+def _layers(model: nn.Module | None, inputs: Tensor | tuple[Tensor, ...] | None) -> tuple[list[str], list[str]]:
     """The layers to choose from: the default ones, and all that hold parameters of their own."""
     if model is None:
         return [], []
@@ -211,49 +259,134 @@ class _Adapter(Attribution):
     ) -> Any:
         """Maps of the inputs' shapes, finite and not zero: the page waits for ever for others."""
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
-        method, of_call = self._made(tensors[0], layer, arguments)
+        config = importlib.import_module("captum.insights.attr_vis.config")
+        typed_in = {"layer": layer} if _choice(self.method_name).one_layer else {}
+        check_arguments(self.method_name, arguments | typed_in, _fields(config, _choice(self.method_name)))
+        extra = additional_forward_args
+        extra = () if extra is None else extra if isinstance(extra, tuple) else (extra,)
+        at = self._found(tensors, layer, extra)
+        seen = _images_seen(self.forward_func, at, tensors, extra)
+        taken = self._taken(tensors, seen, at)
+        model = self.forward_func if all(taken) else _OfSome(self.forward_func, taken)
+        own, constant = (tuple(x for x, is_taken in zip(tensors, taken) if is_taken is kind) for kind in (True, False))
+        method, of_call = self._made(model, own + constant, at, arguments)
         offered = {
             "target": target,
-            "additional_forward_args": additional_forward_args,
-            "baselines": tuple(torch.zeros_like(x) for x in tensors),
+            "additional_forward_args": constant + extra or None,
+            "baselines": tuple(torch.zeros_like(x) for x in own),
         }
-        taken = inspect.signature(method.attribute).parameters
-        maps = method.attribute(tensors, **{key: offered[key] for key in offered if key in taken}, **of_call)
-        maps = maps if isinstance(maps, (list, tuple)) else [maps]
-        return tuple(like_input(maps[min(i, len(maps) - 1)], x) for i, x in enumerate(tensors))
+        known = inspect.signature(method.attribute).parameters
+        found = method.attribute(own, **{key: offered[key] for key in offered if key in known}, **of_call)
+        return self._placed(found, tensors, taken, seen)
 
-    def _made(self, x: Tensor, layer: str, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _placed(self, found: Any, tensors: tuple[Tensor, ...], taken: list[bool], seen: list[bool]) -> Any:
+        """Each input's map: its own, or that of the layer, or zeros."""
+        (found,) = found if isinstance(found, list) else (found,)  # of one layer
+        maps = found if isinstance(found, tuple) else (found,)
+        goes_to = seen if len(maps) == 1 and any(seen) else taken
+        indices = [i for i, goes in enumerate(goes_to) if goes]
+        if len(maps) not in (1, len(indices)):
+            raise ValueError(f"the layer gives {len(maps)} maps; expected a layer that gives one tensor")
+        placed = {i: m for i, m in zip(indices, maps * len(indices)) if m.numel()}  # of GuidedGradCam, for no image
+        shown = iter(_scaled([_in_shape(placed[i], tensors[i]) for i in placed]))
+        return tuple(next(shown) if i in placed else _zeros(x) for i, x in enumerate(tensors))
+
+    def _taken(self, tensors: tuple[Tensor, ...], seen: list[bool], at: list[nn.Module | None] | None) -> list[bool]:
+        """The inputs of the method: the images of its layer, or all numbers if each gets something; never indices."""
+        numbers = [x.is_floating_point() for x in tensors]
+        of_all = self.method_name.startswith("captum:") or (
+            at == [None] and isinstance(self._made(self.forward_func, tensors, at, {})[0], PropagationAttribution)
+        )
+        taken = numbers if of_all or not any(seen) else seen
+        return taken if any(taken) else [True] * len(tensors)
+
+    def _made(
+        self, model: Any, tensors: tuple[Tensor, ...], at: list[nn.Module | None] | None, given: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
         """The method on its layer, and the arguments that its call takes."""
-        name, model = self.method_name, self.forward_func
+        name = self.method_name
         choice = _choice(name)
         values = {key: choice.convert.get(key, lambda value: value)(value) for key, value in given.items()}
+        layers = list(default_layers(model, tensors).values()) if at is None else at
         if name == META:
-            return MetaSaliency(make_method(values["method"], model, self._found(x, layer)), lr=values["lr"]), {}
+            return MetaSaliency(make_method(values.pop("method", "normgrad"), model, layers), **values), {}
         if name == "extract-aggregate":
-            name = f"{values.pop('extract')}:{values.pop('aggregate')}"
+            name = f"{values.pop('extract', _EXTRACTS[0])}:{values.pop('aggregate', next(iter(AGGREGATES)))}"
         if name.startswith("captum:"):
-            return make_method(name, model, self._found(x, layer)), values
-        layers = self._found(x, layer) if choice.one_layer else list(default_layers(model, x).values())
+            return make_method(name, model, layers), values
         return make_method(name, model, layers, **values), {}
 
-    def _found(self, x: Tensor, layer: str) -> Sequence[nn.Module | None]:
+    def _found(self, tensors: tuple[Tensor, ...], layer: str, extra: tuple[Any, ...]) -> list[nn.Module | None] | None:
+        """The layer that was chosen; None where the method goes with all of them."""
+        if not _choice(self.method_name).one_layer:
+            return None
+        if layer == INPUT and self.method_name.startswith("captum:"):
+            raise ValueError(f"layer is {INPUT!r}, where {self.method_name} has no map; expected a layer of the model")
         if layer == INPUT:
             return [None]
         if layer:
             return [find_layer(layer, self.forward_func)]
-        return _usual(self.method_name, list(default_layers(self.forward_func, x).values()))
+        return _usual(self.method_name, list(default_layers(self.forward_func, tensors).values()))
+
+
+class _OfSome(nn.Module):
+    """A model as a function of some of its inputs first, and of the others behind them."""
+
+    def __init__(self, model: nn.Module, chosen: list[bool]) -> None:
+        super().__init__()
+        self.model, self.chosen, self.training = model, chosen, model.training
+
+    def forward(self, *args: Any) -> Any:
+        count = sum(self.chosen)
+        own, others = iter(args[:count]), iter(args[count:])
+        return self.model(*[next(own) if is_chosen else next(others) for is_chosen in self.chosen], *others)
+
+
+def _images_seen(
+    model: Callable[..., Any], at: list[nn.Module | None] | None, tensors: tuple[Tensor, ...], extra: tuple[Any, ...]
+) -> list[bool]:
+    """Which inputs are images that the layer's output depends on."""
+    images = [x.ndim == 4 and x.is_floating_point() for x in tensors]
+    layer = at[0] if at else None
+    if layer is None or sum(images) < 2:
+        return images
+    sums: list[Tensor] = []
+
+    def add(module: nn.Module, args: Any, output: Any) -> None:
+        outputs = output if isinstance(output, (tuple, list)) else (output,)
+        sums.extend(o.sum() for o in outputs if isinstance(o, Tensor) and o.requires_grad)
+
+    leaves = [x.detach().requires_grad_(is_image) for x, is_image in zip(tensors, images)]
+    with Undo() as undo, undo:
+        set_grad_mode(undo, True)
+        undo.hook(layer, "register_forward_hook", add)
+        model(*(x.clone() for x in leaves), *extra)
+    wanted = [x for x in leaves if x.requires_grad]
+    found = iter(torch.autograd.grad(sums, wanted, allow_unused=True) if sums else [None] * len(wanted))
+    return [is_image and next(found) is not None for is_image in images]
 
 
 class _PatchAblation(FeatureAblation):
-    """Captum's, of square patches of all channels."""
+    """Captum's, of square patches of all channels where an input is an image."""
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(self, inputs: Any, patches: int = 8, **kwargs: Any) -> Any:  # type: ignore[override]
-        """One forward for each of `patches` x `patches` patches."""
-        (x,) = inputs if isinstance(inputs, tuple) else (inputs,)
-        rows, columns = (torch.arange(n, device=x.device) * patches // n for n in x.shape[2:])
-        mask = rows[:, None] * patches + columns
-        return FeatureAblation.attribute.__wrapped__(self, (x,), feature_mask=(mask[None, None],), **kwargs)
+        """One forward for each of `patches` x `patches` patches of an image, and for each value of another input."""
+        config = importlib.import_module("captum.insights.attr_vis.config")
+        check_arguments(
+            self.get_name(), {"patches": patches}, {"patches": config.NumberConfig(value=8, limit=_PATCHES)}
+        )
+        tensors = inputs if isinstance(inputs, tuple) else (inputs,)
+        masks: list[Tensor] = []
+        for x in tensors:
+            mask = _patch_mask(x, patches) if x.ndim == 4 else torch.arange(x[0].numel()).reshape(1, *x.shape[1:])
+            masks.append(mask.to(x.device) + (int(masks[-1].max()) + 1 if masks else 0))
+        return FeatureAblation.attribute.__wrapped__(self, tensors, feature_mask=tuple(masks), **kwargs)
+
+
+def _patch_mask(x: Tensor, patches: int) -> Tensor:
+    rows, columns = (torch.arange(n) * patches // n for n in x.shape[2:])
+    return (rows[:, None] * patches + columns)[None, None]
 
 
 def like_input(map_: Tensor, x: Tensor) -> Tensor:
@@ -267,17 +400,40 @@ def like_input(map_: Tensor, x: Tensor) -> Tensor:
         >>> like_input(torch.zeros(1, 1, 2, 2), torch.rand(1, 3, 4, 4)).count_nonzero().item()
         3
     """
+    return _scaled([_in_shape(map_, x)])[0]
+
+
+def _in_shape(map_: Tensor, x: Tensor) -> Tensor:
     map_ = torch.nan_to_num(map_.detach(), nan=0.0, posinf=0.0, neginf=0.0).to(x.dtype)
-    if map_.shape != x.shape:
-        if map_.ndim != 4 or x.ndim != 4:
-            raise ValueError(
-                f"a map {tuple(map_.shape)} cannot be drawn on an input {tuple(x.shape)}; expected images N x C x H x W"
-            )
-        map_ = upsample(map_.sum(1, keepdim=True), x.shape[2:]).expand_as(x) / x.shape[1]
-    largest = map_.abs().flatten(1).amax(1).reshape(-1, 1, 1, 1)
-    pixel = torch.zeros_like(map_)
-    pixel[..., 0, 0] = _TINY
-    return torch.where(largest > _SMALLEST, map_ / largest.clamp(min=_SMALLEST), pixel)
+    if map_.shape == x.shape:
+        return map_
+    if map_.ndim != 4 or x.ndim != 4:
+        raise ValueError(
+            f"a map {tuple(map_.shape)} cannot be drawn on an input {tuple(x.shape)}; expected images N x C x H x W"
+        )
+    return upsample(map_.sum(1, keepdim=True), x.shape[2:]).expand_as(x) / x.shape[1]
+
+
+def _scaled(maps: list[Tensor]) -> list[Tensor]:
+    """The maps of one pass, scaled as one, so that what several inputs contribute can be compared."""
+    own = [m.abs().flatten(1).amax(1) for m in maps]
+    largest = torch.stack([o.to(own[0]) for o in own]).amax(0)
+    return [_shown(m, o, largest.to(o)) for m, o in zip(maps, own)]
+
+
+def _shown(map_: Tensor, own: Tensor, largest: Tensor) -> Tensor:
+    """One map by the largest magnitude of all; an image's zeros get their pixel."""
+    own, largest = (t.reshape(-1, *(1,) * (map_.ndim - 1)) for t in (own, largest))
+    empty = torch.zeros_like(map_)
+    if map_.ndim == 4:
+        empty[..., 0, 0] = _TINY
+    return torch.where(own > _SMALLEST, map_ / largest.clamp(min=_SMALLEST), empty)
+
+
+def _zeros(x: Tensor) -> Tensor:
+    """What an input without a map gets."""
+    nothing = torch.zeros_like(x, dtype=x.dtype if x.is_floating_point() else torch.get_default_dtype())
+    return _scaled([nothing])[0]
 
 
 # --- The page --------------------------------------------------------------------------------------------------------
@@ -292,8 +448,13 @@ def serve(
     method: str = "normgrad",
     port: int | None = None,
     blocking: bool = False,
+    hosts: Sequence[str] = (),
+    seconds: float = 120,
 ) -> int:
     """Opens Captum Insights on this machine alone (loopback), with all methods in its list; gives the port.
+
+    It answers browsers that ask for localhost, 127.0.0.1 or [::1] with this port, from this page; other names are
+    refused, as are arguments that the page does not offer. Requests are worked on one at a time.
 
     Args:
         model: a classifier in eval mode with outputs `N x classes`.
@@ -307,6 +468,10 @@ def serve(
         port: None: a free one. A process has one page: a second call shows its images on the page of the first.
         blocking: serve from this thread, until it is interrupted; otherwise from another one. Where this process has
             a page already, it returns at once in any case.
+        hosts: other names under which browsers may ask, as their address bar shows them: of a tunnel from another
+            port, `"localhost:8080"`; of a proxy, `"hub.example.org"`.
+        seconds: the longest that a request may take (its last forward and backward pass excepted), and may wait for
+            the one before it; the map's place, or the page, says so then.
 
     Raises:
         ImportError: as `register`.
@@ -314,8 +479,12 @@ def serve(
         OSError: where the port is taken.
     """
     _insights()
-    from captum_extract_aggregate.insights_page import Visualizer, batches_of
+    from captum_extract_aggregate.insights_page import Visualizer, batches_of, show_refusals
 
+    if isinstance(hosts, str) or not all(isinstance(name, str) for name in hosts):
+        raise TypeError(f"hosts is {hosts!r}; expected a list of names, as a browser's address bar shows them")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds is {seconds}; expected a number above 0")
     batches = batches_of(model, classes, dataset)
     centre, spread = (_by_channel(n, v, batches[0].inputs.shape[1]) for n, v in (("mean", mean), ("std", std)))
     if not bool((spread > 0).all()):
@@ -323,31 +492,46 @@ def serve(
     known = register(model, batches[0].inputs)
     if method not in known:
         raise ValueError(unknown_name("method", method, known))
-    _answer_favicon()
     to_picture = lambda x: (x.cpu() * spread + centre).clamp(0, 1).expand(3, -1, -1)  # noqa: E731
-    visualizer = Visualizer(model, classes, batches, to_picture, method)
-    server = _server()
-    if port is not None and server.port is None:
-        _check_free(port)
-    if not blocking or server.port is not None:
-        return int(visualizer.serve(port=port, bind_all=False))
-    # Captum's own blocking server says its address when it ends, and cannot be interrupted
-    server.visualizer, server.port = visualizer, port or server.get_free_tcp_port()
-    logging.getLogger("werkzeug").disabled = True
-    print(f"Captum Insights is at http://localhost:{server.port}/ (Ctrl-C ends it)", flush=True)
-    server.run_app(debug=False)
-    return int(server.port)
+    visualizer = Visualizer(model, classes, batches, to_picture, method, seconds)
+    server: Any = importlib.import_module("captum.insights.attr_vis.server")
+    opened = _opened(server.app, port) if server.port is None else None
+    server.port = server.port if opened is None else opened.port
+    show_refusals(server.app)
+    _guarded(server.app).allow(server.port, hosts)
+    if blocking and opened is not None:
+        server.visualizer = visualizer
+        print(f"Captum Insights is at http://localhost:{server.port}/ (Ctrl-C ends it)", flush=True)
+        opened.serve_forever()
+        ended, server.port = server.port, None
+        return int(ended)
+    if opened is not None:
+        threading.Thread(target=opened.serve_forever).start()
+    return int(visualizer.serve(bind_all=False))  # says where it is; a server runs already
 
 
-def _answer_favicon() -> None:
-    """Browsers ask for an icon; the server has none, which they report as an error of the page."""
-    app = _server().app
-    if "favicon" not in app.view_functions and not getattr(app, "_got_first_request", False):
-        app.add_url_rule("/favicon.ico", "favicon", lambda: ("", 204))
+def _opened(app: Any, port: int | None) -> Any:
+    """A server on loopback that has its port, and does not wait for requests that never end."""
+    if port is not None and not 0 < port < 65536:
+        raise ValueError(f"port is {port}; expected 1 to 65535")
+    serving = importlib.import_module("werkzeug.serving")
+    handler = type("Handler", (serving.WSGIRequestHandler,), {"timeout": _SILENCE})
+    logging.getLogger("werkzeug").disabled = True  # a line for each request
+    try:
+        listening = socket.create_server(("127.0.0.1", port or 0))
+    except OSError as error:
+        raise OSError(f"port {port} is taken ({error.strerror}); expected a free one, or none given") from None
+    with listening:
+        number, fd = listening.getsockname()[1], listening.fileno()
+        return serving.make_server("127.0.0.1", number, app, threaded=True, request_handler=handler, fd=fd)
 
 
-def _server() -> Any:
-    return importlib.import_module("captum.insights.attr_vis.server")
+def _guarded(app: Any) -> Guard:
+    """The guard in front of Captum's application, which a process has once."""
+    if not isinstance(app.wsgi_app, Guard):
+        app.wsgi_app = Guard(app.wsgi_app)
+        app.config["PROPAGATE_EXCEPTIONS"] = True  # to the guard
+    return app.wsgi_app  # type: ignore[no-any-return]
 
 
 def _by_channel(name: str, values: float | Sequence[float], channels: int) -> Tensor:
@@ -355,15 +539,3 @@ def _by_channel(name: str, values: float | Sequence[float], channels: int) -> Te
     if len(numbers) not in (1, channels):
         raise ValueError(f"{name} is {values!r}; expected one number, or one for each of {channels} channels")
     return numbers
-
-
-def _check_free(port: int) -> None:
-    """Captum's server says that its port is taken where nobody hears it."""
-    if not 0 < port < 65536:
-        raise ValueError(f"port is {port}; expected 1 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise OSError(f"port {port} is taken ({error.strerror}); expected a free one, or none given") from None

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import importlib
 import io
 import itertools
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
 from captum.insights import AttributionVisualizer, Batch
 from captum.insights.attr_vis.app import FilterConfig
-from captum.insights.attr_vis.config import ATTRIBUTION_METHOD_CONFIG
+from captum.insights.attr_vis.config import ATTRIBUTION_METHOD_CONFIG, ATTRIBUTION_NAMES_TO_METHODS
 from captum.insights.attr_vis.features import FeatureOutput, ImageFeature
 from torch import Tensor, nn
 
+from captum_extract_aggregate.insights import check_arguments
+from captum_extract_aggregate.insights_guard import RefusedError, told
+from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.notebook_figure import NotebookFigure
 from captum_extract_aggregate.visualization import overlay
+
+_QUEUE = 8  # requests that are worked on or wait
 
 
 class Trouble:
@@ -43,7 +51,8 @@ class MapFeature(ImageFeature):
 
         def map_(axes: Any) -> None:
             if self.trouble.text:
-                axes.text(0.5, 0.5, textwrap.fill(self.trouble.text, 34), ha="center", va="center", fontsize=10)
+                text = textwrap.fill(self.trouble.text, 34)
+                axes.text(0.5, 0.5, text, ha="center", va="center", fontsize=10, parse_math=False)
             else:
                 overlay(axes, picture, attribution[0])
 
@@ -53,7 +62,8 @@ class MapFeature(ImageFeature):
 class Visualizer(AttributionVisualizer):
     """Answers one request at a time, looks at each image once, and draws errors in the map's place.
 
-    What was fetched last is what a click on a class goes to: it is one page's server, as Captum's.
+    No request waits, or is worked on, for more than `seconds`. What was fetched last is what a click on a class goes
+    to: it is one page's server, as Captum's.
     """
 
     def __init__(
@@ -63,10 +73,13 @@ class Visualizer(AttributionVisualizer):
         batches: Sequence[Batch],
         to_picture: Callable[[Tensor], Tensor],
         method: str,
+        seconds: float = 120,
     ) -> None:
         trouble = Trouble()
         super().__init__([model], list(classes), [MapFeature(to_picture, trouble)], _Endless(batches))
-        self._count, self._lock = len(batches), threading.Lock()  # a model is explained by one thread at a time
+        self._count, self._seconds = len(batches), seconds
+        self._lock = threading.Lock()  # a model is explained by one thread at a time
+        self._queue = threading.BoundedSemaphore(_QUEUE)
         self._asked = threading.local()  # a request's settings, until its turn comes
         calculate = self.attribution_calculation.calculate_attribution
 
@@ -83,23 +96,96 @@ class Visualizer(AttributionVisualizer):
         self._config = FilterConfig(attribution_method=method, attribution_arguments=arguments)
 
     def _update_config(self, settings: Any) -> None:
+        _check_settings(settings, self.classes)
         self._asked.settings = settings
 
     def visualize(self) -> list[Any]:
-        """At most four images that fit the page's filters; fewer where there are no more."""
-        with self._lock:
+        """At most four images that fit the page's filters; fewer where there are no more, or no more time."""
+        with self._turn():
             if getattr(self._asked, "settings", None) is not None:
                 super()._update_config(self._asked.settings)
             self._outputs: list[Any] = []
-            for _ in range(self._count):
-                self._outputs.extend(self._get_outputs())
-                if len(self._outputs) >= self._config.num_examples:
-                    break
+            try:
+                for _ in range(self._count):
+                    self._outputs.extend(self._get_outputs())
+                    if len(self._outputs) >= self._config.num_examples:
+                        break
+            except TimeoutError as error:
+                if not self._outputs:
+                    raise RefusedError(503, str(error)) from None
             return [output for output, _ in self._outputs]
 
-    def _calculate_attribution_from_cache(self, *args: Any) -> Any:
-        with self._lock:
-            return super()._calculate_attribution_from_cache(*args)
+    def _calculate_attribution_from_cache(self, input_index: Any, model_index: Any, target: Any) -> Any:
+        with self._turn():
+            for name, value, count in (
+                ("inputIndex", input_index, len(self._outputs)),
+                ("modelIndex", model_index, len(self.models)),
+                ("labelIndex", target, len(self.classes)),
+            ):
+                if type(value) is not int or not 0 <= value < count:
+                    raise RefusedError(400, f"{name} is {told(value)}; expected a whole number from 0, below {count}")
+            return super()._calculate_attribution_from_cache(input_index, model_index, target)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Waits until no other request is worked on; within, the model does not start once the time is over."""
+        busy = f"other requests are worked on (for at most {self._seconds:g} seconds each); try again"
+        with contextlib.ExitStack() as stack:
+            if not self._queue.acquire(blocking=False):
+                raise RefusedError(503, busy)
+            stack.callback(self._queue.release)
+            if not self._lock.acquire(timeout=self._seconds):
+                raise RefusedError(503, busy)
+            stack.callback(self._lock.release)
+            end, thread = time.monotonic() + self._seconds, threading.get_ident()
+
+            def check(module: nn.Module, args: Any) -> None:
+                if threading.get_ident() == thread and time.monotonic() > end:
+                    raise TimeoutError(
+                        f"took more than {self._seconds:g} seconds; choose a quicker method or less steps"
+                    )
+
+            stack.callback(self.models[0].register_forward_pre_hook(check).remove)
+            yield
+
+
+def _check_settings(settings: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Refuses what the page does not offer."""
+    method, arguments = settings["attribution_method"], settings["arguments"]
+    prediction, wanted = settings["prediction"], settings["classes"]
+    if not isinstance(method, str) or method not in ATTRIBUTION_NAMES_TO_METHODS:
+        raise RefusedError(400, unknown_name("attribution_method", str(method)[:80], ATTRIBUTION_NAMES_TO_METHODS))
+    if not isinstance(arguments, Mapping):
+        raise RefusedError(400, f"arguments is {told(arguments)}; expected an object")
+    if prediction not in ("all", "correct", "incorrect"):
+        raise RefusedError(400, f"prediction is {told(prediction)}; expected 'all', 'correct' or 'incorrect'")
+    if not isinstance(wanted, list) or len(wanted) > len(classes) or not all(name in classes for name in wanted):
+        raise RefusedError(400, f"classes is {told(wanted)}; expected a list of the model's classes")
+    config = ATTRIBUTION_METHOD_CONFIG.get(method)
+    try:
+        check_arguments(method, arguments, config.params if config else {})
+    except ValueError as error:
+        raise RefusedError(400, str(error)) from None
+
+
+def show_refusals(app: Any) -> None:
+    """Lets Captum's page say what its server refuses; it would go blank."""
+    flask = importlib.import_module("flask")
+    app.view_functions["index"] = lambda: flask.render_template("index.html").replace("<noscript>", _REFUSALS)
+
+
+_REFUSALS = """
+<p id="refused" role="alert" style="margin: 0; padding: 0 1em; color: #a00"></p>
+<script>
+const ask = window.fetch;
+window.fetch = async (address, options) => {
+  const answer = await ask(address, options), place = document.getElementById("refused");
+  place.textContent = answer.ok ? "" : (await answer.json()).error;
+  if (answer.ok) return answer;
+  return address === "fetch" ? new Response("[]") : new Promise(() => {});
+};
+</script>
+<noscript>"""
 
 
 class _Endless:

@@ -170,9 +170,9 @@ def grid(
                 signs.add(shown)
                 overlay(axes, images[row], own[column], shown, scale_of(group, shown, outlier_perc), alpha=alpha)
             if i == 0:
-                axes.set_title(_wrapped(column), fontsize=9)
+                axes.set_title(_wrapped(column), fontsize=9, parse_math=False)
         _label(cells[i][1], row)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)  # a $ in a name is no formula
     cut = f" after the brightest {outlier_perc:g} % of the sum" if outlier_perc else ""
     figure.supxlabel(f"{SCALINGS[scaling]}{cut}; {_legend(signs, sign)}", fontsize=7)
     return figure
@@ -277,7 +277,8 @@ def _draw_input(axes: Axes, images: Mapping[str, Tensor], row: str, is_first: bo
 
 
 def _label(axes: Axes, row: str) -> None:
-    axes.text(-0.06, 0.5, row, transform=axes.transAxes, rotation=90, ha="right", va="center", fontsize=9)
+    place: Any = {"transform": axes.transAxes, "ha": "right", "va": "center"}
+    axes.text(-0.06, 0.5, row, rotation=90, fontsize=9, parse_math=False, **place)
 
 
 def _wrapped(name: str) -> str:

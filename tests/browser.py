@@ -1,6 +1,7 @@
 """A real browser for tests: Debian's Chromium, driven by Playwright."""
 
 import contextlib
+import re
 import shutil
 
 import pytest
@@ -9,8 +10,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 
 
 @contextlib.contextmanager
-def open_page(url):
-    """The page at a URL; whatever it says on its console or throws is a failure at the end."""
+def open_page(url, expected=r"(?!)"):
+    """The page at a URL; whatever it says on its console (but for what is `expected`) or throws is a failure."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     if CHROMIUM is None:
         pytest.skip("needs a browser: apt-get install chromium")
@@ -23,4 +24,5 @@ def open_page(url):
         page.goto(url)
         yield page
         browser.close()
+    said = [text for text in said if not re.search(expected, text)]
     assert said == [], said

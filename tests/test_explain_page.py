@@ -66,6 +66,43 @@ def test_the_maps_are_there_to_eight_bits(path):
                 torch.testing.assert_close(found, wanted.nan_to_num().double(), rtol=0, atol=entry["scale"] / 250)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"picture": PICTURE[:1]}, "picture has shape"),
+        ({"classes": ["cat"]}, "maps, classes and scores are 2, 1 and 2"),
+        ({"maps": [], "classes": [], "scores": []}, "are 0, 0 and 0"),
+        ({"maps": [{"a": {"b": torch.rand(1, 2, 2)}}, {"a": {"c": torch.rand(1, 2, 2)}}]}, "differ in their methods"),
+        (
+            {"maps": [{"a": {"b": torch.rand(1, 5)}}] * 2},
+            r"the map of 'a' at 'b' has shape \(1, 5\); expected 1 x h x w",
+        ),
+    ],
+)
+def test_wrong_uses(change, said, tmp_path):
+    given = {"title": "", "picture": PICTURE, "maps": MAPS, "classes": ["a", "b"], "scores": [1.0, 2.0]}
+    with pytest.raises(ValueError, match=said):
+        write_page(tmp_path / "maps.html", **given | change)
+
+
+NAMES = ["features.3", "10", "2", "__proto__", "constructor", "</script><img src=x onerror=throw(1)>", "@DATA@", "<!--"]
+
+
+def test_in_a_browser_names_of_any_kind_are_text(tmp_path):
+    maps = {name: {layer: torch.rand(1, 2, 2) for layer in NAMES} for name in NAMES}
+    write_page(tmp_path / "maps.html", NAMES[5], PICTURE, [maps] * len(NAMES), NAMES, [0.0] * len(NAMES))
+    with open_page((tmp_path / "maps.html").as_uri()) as page:
+        page.wait_for_function("document.getElementById('map').width == 36")
+        assert page.title() == page.inner_text("h1") == NAMES[5]
+        for box in ("#methods", "#layers"):
+            assert page.locator(f"{box} label").all_inner_texts() == NAMES  # in their order
+        assert [text.split("\n")[0] for text in page.locator("#classes label").all_inner_texts()] == NAMES
+        assert page.locator("img").count() == 1
+        for i, name in enumerate(NAMES):
+            page.locator("#layers label").nth(i).click()
+            assert page.inner_text("#caption") == f"features.3 at {name}, for features.3 (score 0.00)"
+
+
 def shown(page):
     """The canvas as pixels."""
     url = page.evaluate("document.getElementById('map').toDataURL()")

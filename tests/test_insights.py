@@ -1,6 +1,9 @@
 """Captum Insights: every method through its own machinery, and the page in a real browser."""
 
+import contextlib
+import http.client
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -8,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import captum
 import pytest
@@ -160,6 +164,8 @@ def test_wrong_uses(classes, dataset, error, said, model):
         ({"mean": (0.5, 0.5)}, ValueError, "mean is .*; expected one number, or one for each of 3 channels"),
         ({"std": 0}, ValueError, "std is 0; expected numbers above 0"),
         ({"port": 70000}, ValueError, "port is 70000"),
+        ({"hosts": "hub.example.org"}, TypeError, "hosts is 'hub.example.org'; expected a list"),
+        ({"seconds": 0}, ValueError, "seconds is 0; expected a number above 0"),
         ({"model": "resnet"}, TypeError, "model is a str"),
         ({"model": torch.nn.Linear(1, 1).train()}, ValueError, "model is in train mode"),
     ],
@@ -227,6 +233,151 @@ def test_captums_feature_ablation_goes_by_patches(model, x):
         assert float(found[0, 0, 0, 0]) == pytest.approx(float((model(x) - model(without))[0, 3]), abs=1e-4)
 
 
+class Two(torch.nn.Module):
+    """An image, and a second input of one kind or another; `a` and `b` see one of them each, `both` the two."""
+
+    def __init__(self, kind, second_first=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind, self.second_first = kind, second_first
+        self.a = torch.nn.Sequential(
+            *(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
+            *(torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.ReLU()),
+        )
+        self.b = {
+            "vector": lambda: torch.nn.Linear(5, 8),
+            "image": lambda: torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU()),
+            "tokens": lambda: torch.nn.Embedding(20, 8),
+        }[kind]()
+        self.both = torch.nn.Conv2d(8, 8, 1)
+        self.fc = torch.nn.Linear(8, 6)
+        self.eval()
+
+    def forward(self, x, y, factor=1.0):
+        x, y = (y, x) if self.second_first else (x, y)
+        y = self.b(y)
+        if self.kind == "image":
+            y = y.mean((2, 3))
+        if self.kind == "tokens":
+            y = y.mean(1)
+        return self.fc(self.both(self.a(x) + y[..., None, None]).relu().mean((2, 3))) * factor
+
+    def inputs(self):
+        second = {
+            "vector": torch.rand(1, 5),
+            "image": torch.rand(1, 3, 10, 14),
+            "tokens": torch.tensor([[3, 7, 7, 1, 0, 2]]),
+        }[self.kind]
+        x = torch.rand(1, 3, 16, 16)
+        return (second, x) if self.second_first else (x, second)
+
+
+def of_insights(model, inputs, name, extra=None, **arguments):
+    """The attributions as Insights has them made."""
+    from captum.insights.attr_vis.attribution_calculation import AttributionCalculation
+
+    calculation = AttributionCalculation([model], list("abcdef"), [])
+    baselines = [tuple(torch.zeros_like(x) for x in inputs)]
+    with torch.no_grad():
+        return calculation.calculate_attribution(baselines, inputs, extra, torch.tensor(2), name, arguments, model)
+
+
+@needs_insights
+class TestSeveralInputs:
+    @pytest.mark.parametrize(
+        ("kind", "second_first"), [("vector", False), ("vector", True), ("image", False), ("tokens", True)]
+    )
+    def test_every_method_gives_each_input_its_own(self, kind, second_first):
+        from captum.insights.attr_vis.config import ATTRIBUTION_METHOD_CONFIG
+
+        model = Two(kind, second_first)
+        inputs = model.inputs()
+        insights.register(model, inputs)
+        for name in ["Feature Ablation", *insights.names()]:
+            arguments = {key: field.value for key, field in ATTRIBUTION_METHOD_CONFIG[name].params.items()}
+            layers = {"layer": "both"} if "layer" in arguments else {}
+            for chosen in [layers, *([{"layer": insights.INPUT}] if layers and name != "bias" else [])]:
+                if chosen.get("layer") == insights.INPUT and name.startswith("captum:"):
+                    with pytest.raises(ValueError, match=r"layer is 'the input'.*expected a layer of the model"):
+                        of_insights(model, inputs, name, **arguments | chosen)
+                    continue
+                found = of_insights(model, inputs, name, **arguments | chosen)
+                assert [f.shape for f in found] == [x.shape for x in inputs], (name, chosen)
+                assert all(bool(f.isfinite().all()) for f in found)
+                assert max(float(f.abs().max()) for f in found) <= 1.0001
+                assert all(f.count_nonzero() > 0 for f, x in zip(found, inputs) if x.ndim == 4)
+
+    @pytest.mark.parametrize(("name", "method"), [("lrp", cea.LRP), ("guided", cea.GuidedBackprop)])
+    def test_at_the_input_each_gets_what_arrives_there(self, name, method):
+        for kind in ("vector", "image"):
+            model = Two(kind)
+            inputs = model.inputs()
+            wanted = method(model).attribute(inputs, target=2)
+            largest = max(float(w.abs().max()) for w in wanted)
+            for found, own in zip(of_insights(model, inputs, name, layer=insights.INPUT), wanted):
+                torch.testing.assert_close(found, own / largest)
+
+    def test_at_the_input_of_one_image(self):
+        model = Two("vector").a
+        x = torch.rand(1, 3, 8, 8)
+        (found,) = of_insights(lambda x: model(x).mean((2, 3)), (x,), "lrp", layer=insights.INPUT)
+        wanted = cea.LRP(lambda x: model(x).mean((2, 3))).attribute(x, target=2)
+        torch.testing.assert_close(found, insights.like_input(wanted, x))
+
+    def test_a_layer_s_map_goes_to_the_images_it_depends_on(self):
+        model = Two("image")
+        x, y = model.inputs()
+        for layer, sees_x, sees_y in (("a", True, False), ("b", False, True), ("both", True, True)):
+            found = of_insights(model, (x, y), "normgrad", layer=layer, virtual_identity="yes")
+            assert [f.count_nonzero() > 3 for f in found] == [sees_x, sees_y], layer
+        map_a = cea.NormGrad(model, "a").attribute((x, y), target=2)
+        found, nothing = of_insights(model, (x, y), "normgrad", layer="a")
+        torch.testing.assert_close(found, insights.like_input(map_a, x))
+        assert nothing.count_nonzero() == 3  # the pixel of a map of zeros
+        nothing, found = of_insights(model, (x, y), "normgrad", layer="b")
+        assert found.shape == y.shape
+        of_y = cea.NormGrad(lambda second: model(x, second), model.b).attribute(y, target=2)
+        torch.testing.assert_close(found, insights.like_input(of_y, y))
+
+    @pytest.mark.parametrize("kind", ["vector", "tokens"])
+    def test_ablation_takes_other_inputs_value_by_value(self, kind):
+        from captum.attr import FeatureAblation
+
+        model = Two(kind)
+        x, y = model.inputs()
+        of_x, of_y = of_insights(model, (x, y), "Feature Ablation", patches=2)
+        assert len(of_x[0, 0].unique()) == 4
+        wanted = FeatureAblation(lambda second: model(x, second)).attribute(y, target=2)
+        torch.testing.assert_close(of_y, wanted)
+
+    def test_ablation_without_an_image(self):
+        from captum.attr import FeatureAblation
+
+        y = torch.rand(1, 5)
+        model = torch.nn.Linear(5, 6)
+        (found,) = of_insights(model, (y,), "Feature Ablation", patches=8)
+        torch.testing.assert_close(found, FeatureAblation(model).attribute(y, target=2))
+
+    def test_arguments_of_the_model_come_last(self):
+        model = Two("vector", second_first=True)
+        inputs = model.inputs()
+        one, two = (of_insights(model, inputs, "lrp", extra, layer="both") for extra in (None, (torch.tensor([2.0]),)))
+        torch.testing.assert_close(one, two)  # scaled alike
+        three = of_insights(model, inputs, "captum:LayerGradCam", (torch.tensor([-1.0]),), layer="both")
+        torch.testing.assert_close(three[1], -of_insights(model, inputs, "captum:LayerGradCam", layer="both")[1])
+
+    def test_what_nobody_offers_is_refused_without_a_server_too(self, model, x):
+        insights.register(model, x)
+        for name, arguments, said in (
+            ("Feature Ablation", {"patches": 1_000_000}, "patches is 1000000; expected a whole number from 1 to 32"),
+            ("rectgrad", {"percentile": 101}, "percentile is 101; expected a whole number from 1 to 100"),
+            ("lrp", {"gamma": "nan"}, "gamma is 'nan'; expected one of '0'"),
+            ("normgrad", {"virtual": "no"}, "'virtual', which is unknown"),
+        ):
+            with pytest.raises(ValueError, match=re.escape(said)):
+                of_insights(model, (x,), name, **arguments)
+
+
 @needs_insights
 def test_requests_that_overlap_keep_their_own_method(model, x):
     from captum_extract_aggregate.insights_page import Visualizer, batches_of
@@ -260,12 +411,12 @@ def test_an_unknown_method(model):
         insights.serve(model, ["a"] * 10, [torch.zeros(3, 96, 96)], method="normgrat")
 
 
-@pytest.fixture
-def served(request):
-    """The command's page, as a user opens it."""
-    arguments = [sys.executable, "-m", "captum_extract_aggregate", "insights", *getattr(request, "param", [])]
+@contextlib.contextmanager
+def running(*arguments):
+    """The address of the command's page."""
+    command = [sys.executable, "-m", "captum_extract_aggregate", "insights", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     late = threading.Timer(120, process.kill)
     late.start()
     try:
@@ -281,6 +432,215 @@ def served(request):
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.fixture
+def served(request):
+    """The command's page, as a user opens it."""
+    with running(*getattr(request, "param", [])) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def asked():
+    """Asks one server: the status, and the body (of JSON)."""
+    with running() as address:
+        port = int(address.rstrip("/").rpartition(":")[2])
+
+        def ask(path, content=None, method=None, timeout=60, **headers):
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+            headers = {"Host": f"localhost:{port}", **{name.replace("_", "-"): v for name, v in headers.items()}}
+            body = None
+            if content is not None:
+                headers = {"Content-Type": "application/json", **headers}
+                body = content if isinstance(content, bytes) else json.dumps(content).encode()
+            connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
+            answer = connection.getresponse()
+            text = answer.read()
+            connection.close()
+            return answer, json.loads(text) if "json" in (answer.getheader("Content-Type") or "") else text
+
+        ask.port = port
+        yield ask
+
+
+FETCH = {"attribution_method": "gradcam", "arguments": {"layer": "layer4"}, "prediction": "all", "classes": []}
+
+
+@needs_insights
+class TestServer:
+    def test_it_answers_its_own_page(self, asked):
+        answer, config = asked("/init")
+        assert answer.status == 200
+        assert "normgrad" in config["methods"]
+        assert asked("/init", Host=f"127.0.0.1:{asked.port}")[0].status == 200
+        answer, outputs = asked("/fetch", FETCH, Origin=f"http://localhost:{asked.port}")
+        assert (answer.status, len(outputs)) == (200, 4)
+        assert answer.getheader("X-Content-Type-Options") == "nosniff"
+        assert answer.getheader("Access-Control-Allow-Origin") is None
+
+    @pytest.mark.parametrize("path", ["/", "/init", "/fetch", "/attribute", "/static/css/main.fac91593.chunk.css"])
+    def test_other_names_and_pages_get_nothing(self, path, asked):
+        content = FETCH if path in ("/fetch", "/attribute") else None
+        for headers in (
+            {"Host": "evil.example"},
+            {"Host": f"evil.example:{asked.port}"},
+            {"Origin": "http://evil.example"},
+        ):
+            answer, said = asked(path, content, **headers)
+            assert answer.status == 403
+            assert set(said) == {"error"}
+
+    def test_a_page_cannot_start_work(self, asked):
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=a"):
+            assert asked("/fetch", FETCH, Content_Type=kind)[0].status == 415
+        assert asked("/fetch", method="OPTIONS", Origin="http://evil.example")[0].status == 403
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            ({"attribution_method": "Feature Ablation", "arguments": {"patches": 1_000_000}}, "from 1 to 32"),
+            ({"attribution_method": "Feature Ablation", "arguments": {"patches": 10**400}}, "from 1 to 32"),
+            ({"attribution_method": "Feature Ablation", "arguments": {"patches": 0}}, "from 1 to 32"),
+            ({"attribution_method": "Feature Ablation", "arguments": {"patches": True}}, "patches is True"),
+            ({"attribution_method": "Feature Ablation", "arguments": {"patches": 8.5}}, "patches is 8.5"),
+            ({"attribution_method": "Feature Ablation", "arguments": {"patches": "8"}}, "patches is '8'"),
+            ({"attribution_method": "Feature Ablation", "arguments": {"patches": None}}, "patches is None"),
+            ({"attribution_method": "Feature Ablation", "arguments": {"patches": [8]}}, "patches is a list"),
+            ({"attribution_method": "Integrated Gradients", "arguments": {"n_steps": 101}}, "from 2 to 100"),
+            ({"attribution_method": "Integrated Gradients", "arguments": {"method": "a"}}, "method is 'a'"),
+            ({"attribution_method": "captum:LayerConductance", "arguments": {"n_steps": -1}}, "from 1 to 100"),
+            ({"attribution_method": "rectgrad", "arguments": {"percentile": 1e9}}, "percentile is 1000000000.0"),
+            ({"attribution_method": "lrp", "arguments": {"gamma": "nan"}}, "gamma is 'nan'; expected one of '0'"),
+            ({"attribution_method": "lrp", "arguments": {"gamma": 0}}, "gamma is 0"),
+            ({"arguments": {"layer": "layer4\0"}}, "layer is 'layer4\\x00'"),
+            ({"arguments": {"layer": "a" * 100_000}}, "layer is 'aaa"),
+            ({"arguments": {"layer": {}}}, "layer is a dict"),
+            ({"attribution_method": "Occlusion", "arguments": {"strides": "1\0"}}, "printable"),
+            ({"attribution_method": "Occlusion", "arguments": {"baselines": 1}}, "'baselines', which is unknown"),
+            ({"arguments": {"__class__": "a"}}, "'__class__', which is unknown"),
+            ({"arguments": []}, "arguments is a list"),
+            ({"attribution_method": "gradcamm"}, "did you mean 'gradcam'"),
+            ({"attribution_method": ["gradcam"]}, "attribution_method"),
+            ({"prediction": "some"}, "prediction is 'some'"),
+            ({"prediction": ["all"]}, "prediction is a list"),
+            ({"classes": "0"}, "classes is '0'"),
+            ({"classes": ["nobody"]}, "expected a list of the model's classes"),
+            ({"classes": [["0"]]}, "expected a list of the model's classes"),
+            ({"classes": ["0"] * 100_000}, "expected a list of the model's classes"),
+            ({"num_examples": 10**9}, "num_examples'; expected arguments, attribution_method"),
+        ],
+    )
+    def test_what_the_page_does_not_offer_is_refused(self, change, said, asked):
+        answer, body = asked("/fetch", FETCH | change, timeout=20)
+        assert answer.status == 400
+        assert said in body["error"]
+        assert len(body["error"]) < 1500
+
+    def test_what_is_no_request_is_refused(self, asked):
+        for content in ({}, {"attribution_method": "gradcam"}, b"[]", b"", b"\0", b"{" * 100_000, b'{"a": NaN}'):
+            assert asked("/fetch", content)[0].status == 400
+        assert asked("/fetch", b" " * (1 << 21))[0].status == 413
+        assert asked("/fetch")[0].status == 405
+        assert asked("/nothing")[0].status == 404
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"inputIndex": 4}, {"inputIndex": -1}, {"inputIndex": "0"}, {"modelIndex": 1}, {"labelIndex": 10}]
+        + [{"labelIndex": None}, {"labelIndex": 1.5}, {"labelIndex": True}],
+    )
+    def test_a_class_that_is_not_there(self, change, asked):
+        asked("/fetch", FETCH)
+        request = {"inputIndex": 0, "modelIndex": 0, "labelIndex": 3}
+        assert asked("/attribute", request)[0].status == 200
+        answer, body = asked("/attribute", request | change)
+        assert answer.status == 400
+        assert next(iter(change)) in body["error"]
+        assert asked("/attribute", {"inputIndex": 0})[0].status == 400
+
+    @pytest.mark.parametrize(
+        "path",
+        ["/static/../../../server.py", "/static/%2e%2e/%2e%2e/server.py", "/../server.py"],
+    )
+    def test_no_other_files(self, path, asked):
+        answer, body = asked(path)
+        assert answer.status == 404
+        assert set(body) == {"error"}
+
+    def test_the_page_is_there_while_a_request_is_worked_on(self, asked):
+        slow = FETCH | {"attribution_method": "Feature Ablation", "arguments": {"patches": 10}}
+        thread = threading.Thread(target=lambda: asked("/fetch", slow, timeout=120))
+        thread.start()
+        for path in ("/", "/init"):
+            assert asked(path, timeout=10)[0].status == 200
+        with socket.create_connection(("127.0.0.1", asked.port)) as silent:
+            silent.sendall(b"POST /fetch HTTP/1.1\r\nContent-Length: 9")  # and never more
+            assert asked("/init", timeout=10)[0].status == 200
+        thread.join()
+
+
+class Slow(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 2, 3)
+        self.eval()
+
+    def forward(self, x):
+        time.sleep(0.02)
+        return self.conv(x).mean((2, 3))
+
+
+@needs_insights
+class TestTime:
+    def visualizer(self, seconds):
+        from captum_extract_aggregate.insights_page import Visualizer, batches_of
+
+        model = Slow()
+        insights.register(model, torch.zeros(1, 3, 8, 8))
+        batches = batches_of(model, ["a", "b"], [torch.rand(3, 8, 8)])
+        return Visualizer(model, ["a", "b"], batches, lambda image: image, "normgrad", seconds)
+
+    def fetch(self, visualizer, method="gradcam", **arguments):
+        settings = {"attribution_method": method, "arguments": arguments, "prediction": "all", "classes": []}
+        visualizer._update_config(settings)
+        return visualizer.visualize()
+
+    def test_a_request_ends(self):
+        visualizer = self.visualizer(seconds=0.3)
+        begun = time.monotonic()
+        (slow,) = self.fetch(visualizer, "Feature Ablation", patches=32)  # 1,000 passes
+        assert time.monotonic() - begun < 5
+        (quick,) = self.fetch(visualizer)
+        assert slow[0].feature_outputs[0].modified != quick[0].feature_outputs[0].modified
+        assert not visualizer.models[0]._forward_pre_hooks
+
+    def test_the_next_one_does_not_wait_for_ever(self):
+        from captum_extract_aggregate.insights_guard import RefusedError
+
+        visualizer = self.visualizer(seconds=0.2)
+        with visualizer._lock, pytest.raises(RefusedError, match=r"at most 0.2 seconds each\); try again"):
+            self.fetch(visualizer)
+        assert len(self.fetch(visualizer)) == 1
+
+    def test_few_wait(self):
+        from captum_extract_aggregate.insights_guard import RefusedError
+
+        visualizer = self.visualizer(seconds=60)
+        for _ in range(8):
+            visualizer._queue.acquire()
+        with pytest.raises(RefusedError, match="try again"):
+            self.fetch(visualizer)
+
+    def test_other_threads_are_not_stopped(self):
+        visualizer = self.visualizer(seconds=1e-6)
+        with visualizer._turn():
+            elsewhere = threading.Thread(target=lambda: found.append(visualizer.models[0](torch.rand(1, 3, 8, 8))))
+            found = []
+            elsewhere.start()
+            elsewhere.join()
+            assert len(found) == 1
+            with pytest.raises(TimeoutError):
+                visualizer.models[0](torch.rand(1, 3, 8, 8))
 
 
 def fetched(page):
@@ -322,6 +682,19 @@ def test_in_a_browser_what_fails_is_said_in_the_map_s_place(served):
         assert len(failed) == 8
         page.select_option("select[name=selected_method]", "gradient")
         assert fetched(page)[1] not in failed  # and goes on
+
+
+@needs_insights
+def test_in_a_browser_what_is_refused_is_said(served):
+    with open_page(served, expected="status of 400|NaN") as page:
+        page.wait_for_selector("select[name=selected_method]")
+        page.select_option("select[name=selected_method]", "rectgrad")
+        page.fill("input[name=percentile]", "")
+        page.get_by_role("button", name="Fetch").click()
+        page.get_by_text("percentile is None; expected a whole number from 1 to 100").wait_for()
+        page.fill("input[name=percentile]", "90")
+        assert len(fetched(page)) == 8
+        assert page.inner_text("#refused") == ""
 
 
 @needs_insights

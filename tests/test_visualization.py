@@ -138,6 +138,13 @@ def test_rows_and_columns_are_where_they_are_named():
     assert maps[2].get_clim() == (-1, 1)
 
 
+def test_names_are_no_formulas():
+    name = r"$\no formula$"
+    figure = grid(torch.rand(3, 8, 8), {name: {name: torch.rand(1, 4, 4)}}, title=name)
+    figure.savefig(io.BytesIO())  # where they would be parsed
+    assert name in [axes.get_title() for axes in figure.axes]
+
+
 @pytest.mark.parametrize(
     ("scaling", "ends"),
     [("map", [1, 2, 4, 8]), ("row", [2, 2, 8, 8]), ("column", [4, 8, 4, 8]), ("all", [8, 8, 8, 8])],

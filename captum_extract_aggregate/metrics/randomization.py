@@ -198,6 +198,13 @@ def _reset(layer: nn.Module) -> None:
             f"init is 'reset', but a {type(layer).__name__} has no reset_parameters; expected init='normal' or a "
             "function of the layer"
         )
+    computed = [n for n in ("weight", "bias") if n not in layer._parameters and isinstance(vars(layer).get(n), Tensor)]
+    if computed:  # reset would write to what the next forward replaces
+        raise ValueError(
+            f"init is 'reset', but the {computed[0]} of a {type(layer).__name__} is computed anew from other numbers "
+            "(pruned, weight-normalised); expected init='normal', a function of the layer, or a plain layer: "
+            "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
+        )
     reset()
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from torch import nn
+from torch.nn.utils import prune
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.metrics import null_baseline, parameter_randomization
@@ -182,3 +183,21 @@ def test_stages_of_attention_parametrised_and_idle_layers():
         parameter_randomization(captum.attr.Saliency(net), net, x, 1, layers=["auxiliary"])
     with pytest.raises(ValueError, match="eval mode"):
         parameter_randomization(captum.attr.Saliency(net), torchvision.models.resnet18().train(), x, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: prune.random_unstructured(layer, "weight", amount=0.3),
+        lambda layer: prune.random_unstructured(layer, "bias", amount=0.3),
+        torch.nn.utils.spectral_norm,
+    ],
+)
+def test_weights_that_are_computed_anew_cannot_be_reset(change, small_net, images):
+    change(small_net.conv1)
+    small_net.eval()(images)
+    method = cea.LinearApproximation(small_net, "conv2")
+    with pytest.raises(ValueError, match=r"of a Conv2d is computed anew .* expected init='normal'"):
+        parameter_randomization(method, small_net, images, target=1, init="reset", layers=["conv1"])
+    result = parameter_randomization(method, small_net, images, target=1, layers=["conv1"])
+    assert float(result.values.max()) < 0.99
