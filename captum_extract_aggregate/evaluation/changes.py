@@ -46,7 +46,7 @@ def _check_contents(prepared: Prepared, batch: range, known: dict[int, ContentRo
             sample = _read(prepared, i) if prepared.images.source(i).files is None else None
             if i in known and content_of(prepared.images, i, sample)[0] != known[i].content:
                 raise ResultsError(
-                    f"image {i}{_origin(prepared)} ({known[i].name!r}) has changed, or its class or objects have, since its "
+                    f"image {i}{_origin(prepared)} ({known[i].name!r}) has changed, or its class or objects, since its "
                     f"results were computed; {_CURE}"
                 )
 

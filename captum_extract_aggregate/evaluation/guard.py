@@ -1,4 +1,4 @@
-"""What code of the user's own cannot change for whatever runs after it: the model, and what a process has only one of."""
+"""What code of the user's own cannot change for what runs after it: the model, and what a process has but one of."""
 
 from __future__ import annotations
 

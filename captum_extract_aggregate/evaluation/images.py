@@ -124,7 +124,8 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-class _Opened(NamedTuple):
+@dataclass(frozen=True)
+class _Opened:
     """A data set: its functions take an item's index in it; `read` also the image's among those of the plan."""
 
     count: int

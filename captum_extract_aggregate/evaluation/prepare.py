@@ -171,8 +171,10 @@ class Prepared:
     def only(self, cells: Collection[Cell]) -> Prepared:
         """The part of it that computes some cells alone, from no more layers than that takes."""
         wanted = frozenset(cells)
-        places = {cell[:2] for cell in wanted}
-        methods = [self._only(method, {layer for label, layer in places if label == method.label}) for method in self.methods]
+        columns: dict[str, set[str]] = {method.label: set() for method in self.methods}
+        for method, layer, _ in wanted:
+            columns.setdefault(method, set()).add(layer)
+        methods = [self._only(method, columns[method.label]) for method in self.methods]
         return replace(self, methods=tuple(m for m in methods if m is not None), wanted=wanted)
 
     def _only(self, method: Method, columns: set[str]) -> Method | None:
@@ -269,7 +271,12 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
     images = open_images(plan.data, subject)
     model = subject.model.to(device).eval()
     sample = first_readable(images)
-    _check_measures(plan, images, _check_runs(model, sample.x[None].to(device)))
+    classes = _check_runs(model, sample.x[None].to(device))
+    if not plan.model.head and plan.model.num_classes not in (0, classes):
+        raise ValueError(
+            f"model.num_classes is {plan.model.num_classes}, but {plan.model.name!r} gives {classes} scores"
+        )
+    _check_measures(plan, images, classes)
     defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
     methods = tuple(_method(m, defaults, model) for m in plan.methods)
     keeper = Keeper(model) if any(measure.is_users for measure in measures) else None

@@ -111,7 +111,7 @@ def _work(
                 parts[frozenset(cells)] = prepared.only(cells)
             with seeded(prepared.plan.run.seed + batches[i].start):  # whoever computes it, and whatever came before
                 found = _found(parts[frozenset(cells)], batches[i], team.device)
-            writer.add(i, found, keys[i], cells)
+            writer.add(i, found._replace(key=keys[i], cells=cells))
             bar.update(len(batches[i]))
 
 

@@ -174,4 +174,6 @@ def _is_foreign(path: Path) -> bool:
     """Whether a file is installed, or part of this package."""
     installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     parents = set(path.absolute().parents)
-    return bool(parents & installed) or _OUR_OWN in parents or bool({"site-packages", "dist-packages"} & set(path.parts))
+    return (
+        bool(parents & installed) or _OUR_OWN in parents or bool({"site-packages", "dist-packages"} & set(path.parts))
+    )

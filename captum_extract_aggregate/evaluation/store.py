@@ -123,13 +123,16 @@ class ContentRow(NamedTuple):
 
 
 class BatchRows(NamedTuple):
-    """What one batch of images gives."""
+    """What one batch of images gives: to which images (`key`) and measures at layers (`cells`; None: whatever there is)
+    it belongs is as in the record."""
 
     images: list[ImageRow]
     targets: list[TargetRow]
     maps: list[MapRow]
     rows: list[Row]
     contents: Sequence[ContentRow] = ()
+    key: str = ""
+    cells: Mapping[Cell, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -235,18 +238,13 @@ class Writer:
             now = datetime.now(timezone.utc).isoformat(" ", "minutes")
             self._insert("runs", [(self._run, json.dumps(environment(record.plan)), now)])
 
-    def add(self, batch: int, found: BatchRows, key: str = "", cells: Mapping[Cell, str] | None = None) -> None:
-        """Adds a batch, all of it or (killed, disk full) nothing.
-
-        Args:
-            batch: its number. found: what it gave.
-            key: of its images, `cells`: of its measures at layers, as in the record.
-        """
+    def add(self, batch: int, found: BatchRows) -> None:
+        """Adds a batch, all of it or (killed, disk full) nothing."""
         first = {(m.method, m.layer): m for m in reversed(found.maps)}  # of several sizes of images, the first
         with self._transaction():
             (before,) = self._db.execute("SELECT COUNT(*) FROM batches").fetchone()
             work = before + 1
-            self._insert("batches", [(work, batch, self._run, key, self._set(cells))])
+            self._insert("batches", [(work, batch, self._run, found.key, self._set(found.cells))])
             self._insert("images", [(*row, work) for row in found.images])
             self._insert("contents", [(*row, work) for row in found.contents])
             targets = [tuple(int(v) if isinstance(v, bool) else v for v in row) for row in found.targets]
@@ -474,7 +472,9 @@ def _opened(path: Path) -> sqlite3.Connection:
             raise ResultsError(f"{path} is a link to {str(path.readlink())!r}, which is not there; {_CURE}")
         return sqlite3.connect(path, isolation_level=None, timeout=30)
     except (sqlite3.Error, OSError) as error:
-        raise ResultsError(f"{path} cannot be opened ({error}); expected a folder that can be read and written") from None
+        raise ResultsError(
+            f"{path} cannot be opened ({error}); expected a folder that can be read and written"
+        ) from None
 
 
 class Results:
