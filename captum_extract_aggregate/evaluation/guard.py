@@ -68,13 +68,14 @@ class Keeper:
             if not _is_as_before(module, attributes):
                 _put_back(module, attributes)
         for t, value, requires_grad, grad in self._tensors:
-            if t.is_leaf:
-                t.grad = grad
-                t.requires_grad_(requires_grad)
-            if t.shape != value.shape or t.dtype != value.dtype:
+            if t.shape != value.shape or t.dtype != value.dtype or t.device != value.device:
+                t.grad = None
                 t.data = value.clone()
             elif not torch.equal(t, value):
                 t.data.copy_(value)
+            if t.is_leaf:
+                t.grad = grad
+                t.requires_grad_(requires_grad)
 
 
 _Attributes = dict[str, tuple[Any, list[Any] | None]]  # each value and, of dictionaries and lists, what they hold

@@ -34,12 +34,12 @@ def evaluated_images(folder, monkeypatch, **changes):
 
 # --- More, or less, of the same --------------------------------------------------------------------------------------
 
-CAPTUMS = {"method": "captum:ShapleyValueSampling", "label": "drawn"}
+CAPTUMS = {"method": "captum:KernelShap", "label": "drawn"}
 BEFORE = SMALL | {
     "methods": [{"method": "normgrad", "combine": [{}]}, {"method": "linear-approximation", "layers": ["conv2"]}],
     "layers": ["conv1", "conv2"],
     "measures": [{"measure": "class_sensitivity"}, {"measure": f"{HERE}:drawn_value"}],
-    "data": TENSORS | {"arguments": {"count": 5, "size": 4}},
+    "data": TENSORS | {"arguments": {"count": 5, "size": 8}},
 }
 MORE = {
     "methods": {
@@ -52,7 +52,7 @@ MORE = {
             {"method": "linear-approximation", "layers": ["conv1", "conv2"]},
         ]
     },
-    "images": {"data": BEFORE["data"] | {"arguments": {"count": 8, "size": 4}}},
+    "images": {"data": BEFORE["data"] | {"arguments": {"count": 8, "size": 8}}},
     "fewer methods": {"methods": BEFORE["methods"][1:]},
     "fewer measures": {"measures": BEFORE["measures"][1:]},
     "fewer layers": {"methods": [{"method": "normgrad"}], "layers": ["conv2"]},
