@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 import captum_extract_aggregate
+from captum_extract_aggregate.messages import is_out_of_memory, said
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -213,18 +215,32 @@ def insights(
 
 @contextlib.contextmanager
 def _clear_errors() -> Iterator[None]:
-    """A user's mistake as one line, and exit status 2; a warning as one line, too."""
+    """A user's mistake, or whatever a model or a library raises, as one line, and exit status 2; warnings likewise."""
     try:
+        _check_text(click.get_current_context().params)
         with warnings.catch_warnings():
             warnings.showwarning = _say_warning
             yield
-    except (ValueError, TypeError, OSError, ImportError) as error:
-        typer.echo("error: " + " ".join(str(error).split()), err=True)
+    except (click.ClickException, click.exceptions.Exit, click.Abort):
+        raise
+    except Exception as error:
+        is_clear = isinstance(error, (ValueError, TypeError, OSError, ImportError)) and str(error)
+        told = str(error) if is_clear else said(error)
+        if is_out_of_memory(error) and not is_clear:
+            told = f"memory ran out ({told}); expected a smaller size, fewer images at a time, or later layers"
+        typer.echo("error: " + " ".join(told.split()), err=True)
         raise typer.Exit(2) from None
 
 
 def _say_warning(message: Warning | str, *about: object, **more: object) -> None:
     typer.echo("warning: " + " ".join(str(message).split()), err=True)
+
+
+def _check_text(options: Mapping[str, object]) -> None:
+    for name, value in options.items():
+        for part in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(part, (str, Path)) and "\0" in str(part):
+                raise ValueError(f"{name.replace('_', '-')} is {str(part)!r}; expected text without NUL characters")
 
 
 def _say_written(paths: list[Path]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from captum.attr import Attribution
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,8 +17,8 @@ from captum_extract_aggregate.data.images import load_image
 from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.explain_page import write_page
 from captum_extract_aggregate.layers import find_layer
-from captum_extract_aggregate.map_rows import maps_by_target
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.map_rows import Rows, maps_by_target
+from captum_extract_aggregate.messages import index_of_name, is_out_of_memory, said, unknown_name
 from captum_extract_aggregate.methods import METHODS, check_method, make_method
 from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.subjects import SCENES, Subject, load_subject
@@ -55,6 +57,8 @@ def run(request: Request) -> str:
     for what, path in (("output", request.output), ("html", request.html)):
         if path is not None and not path.absolute().parent.is_dir():
             raise ValueError(f"{what} is {str(path)!r}, but the folder {path.parent} does not exist")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{what} is {str(path)!r}, which is a folder; expected a file's name")
     methods = _split(request.methods)
     if not methods:
         raise ValueError(f"methods is {request.methods!r}; expected at least one of {', '.join(METHODS)}")
@@ -65,11 +69,12 @@ def run(request: Request) -> str:
     subject = _subject(request)
     x, boxes = _scene(request) if request.image is None else (_preprocess(load_image(request.image), subject), None)
     scores = _scores(subject.model, x)
+    _check_names(request.class_names, subject.classes, scores.shape[1])
     layers = _layers(request, subject.model, x)
-    made = {method: make_method(method, subject.model, list(layers.values())) for method in methods}
+    made = {method: _made(method, subject.model, list(layers.values())) for method in methods}
     target = _target(request.target, subject.classes, scores[0])
     shown = [target, *(int(i) for i in scores[0].topk(min(5, scores.shape[1])).indices if int(i) != target)]
-    maps = maps_by_target(made, x, shown if request.html is not None else [target])
+    maps = _maps(made, x, shown if request.html is not None else [target])
     name = _class_name(subject.classes, target)
     title = f"{request.model}: class {name}, score {scores[0, target]:.2f}"
     picture = _to_picture(x[0], subject)
@@ -80,6 +85,34 @@ def run(request: Request) -> str:
     names = [_class_name(subject.classes, i) for i in shown]
     write_page(request.html, f"Saliency maps of {request.model}", picture, maps, names, scores[0, shown].tolist())
     return f"{report}\npage written to {request.html}"
+
+
+def _made(method: str, model: nn.Module, layers: Sequence[nn.Module]) -> Attribution:
+    try:
+        return make_method(method, model, layers)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # whatever Captum's own methods refuse a model with
+        raise ValueError(f"method {method!r} does not take this model: {said(error)}") from error
+
+
+def _maps(made: dict[str, Attribution], x: Tensor, targets: list[int]) -> list[Rows]:
+    try:
+        return maps_by_target(made, x, targets)
+    except (ValueError, TypeError):
+        raise
+    except Exception as error:  # whatever Captum's own methods, or the model, raise
+        name = next((n for n, method in made.items() if _fails(method, x, targets[0])), ", ".join(made))
+        cure = "; expected later --layers, or a smaller --size" * is_out_of_memory(error)
+        raise ValueError(f"method {name!r} cannot explain this model: {said(error)}{cure}") from error
+
+
+def _fails(method: Attribution, x: Tensor, target: int) -> bool:
+    try:
+        maps_by_target({"": method}, x, [target])
+    except Exception:
+        return True
+    return False
 
 
 def _scores(model: nn.Module, x: Tensor) -> Tensor:
@@ -121,6 +154,7 @@ def serve_insights(
     pictures = [_preprocess(load_image(path), subject)[0] for path in images]
     first = pictures[0] if images else scenes[0][0]
     count = _scores(subject.model, first[None]).shape[1]
+    _check_names(class_names, subject.classes, count)
     classes = [_class_name(subject.classes, i) for i in range(count)]
     insights.serve(
         subject.model, classes, pictures or scenes, subject.mean, subject.std, method, port or None, blocking=True
@@ -151,10 +185,22 @@ def _read_class_names(path: Path | None) -> list[str]:
         return []
     if not path.is_file():
         raise ValueError(f"class-names is {str(path)!r}, and there is no such file")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"class-names is {str(path)!r}, which is no text in UTF-8 ({error})") from None
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise ValueError(f"class-names is {str(path)!r}, which is empty; expected one class name per line")
     return names
+
+
+def _check_names(path: Path | None, names: list[str], classes: int) -> None:
+    if path is not None and len(names) != classes:
+        raise ValueError(
+            f"class-names is {str(path)!r}, which has {len(names)} names, but the model gives {classes} scores; "
+            "expected a name for each"
+        )
 
 
 # --- Pictures --------------------------------------------------------------------------------------------------------
@@ -163,8 +209,8 @@ def _read_class_names(path: Path | None) -> list[str]:
 def _scene(request: Request) -> tuple[Tensor, Tensor]:
     if request.model not in SCENES:
         raise ValueError(f"model is {request.model!r}, but there is no picture to explain; expected an IMAGE")
-    if request.seed < 0:
-        raise ValueError(f"seed is {request.seed}; expected 0 or more")
+    if not 0 <= request.seed < 2**62:
+        raise ValueError(f"seed is {request.seed}; expected 0 or more, below 2**62")
     image, target = DigitScenes(n=1, seed=request.seed)[0]
     return image[None], target["boxes"]
 
@@ -220,17 +266,15 @@ def _layers(request: Request, model: nn.Module, x: Tensor) -> dict[str, nn.Modul
 
 
 def _target(text: str, classes: list[str], scores: Tensor) -> int:
+    """The class of a name (spelled exactly so, else without regard to case) or of an index."""
     if not text:
         return int(scores.argmax())
-    names = [name.lower() for name in classes]
-    if text.lower() in names:
-        return names.index(text.lower())
-    try:
-        index = int(text)
-    except ValueError:
-        raise ValueError(unknown_name("target", text, classes, f" (or an index up to {len(scores) - 1})")) from None
+    index = index_of_name("target", text, classes)
+    if index is None and not re.fullmatch(r"[+-]?\d+", text.strip(), re.ASCII):
+        raise ValueError(unknown_name("target", text, classes, f" (or an index up to {len(scores) - 1})"))
+    index = int(text) if index is None else index
     if not 0 <= index < len(scores):
-        raise ValueError(f"target is {index}; expected 0 to {len(scores) - 1}")
+        raise ValueError(f"target is {text!r} (index {index}); expected 0 to {len(scores) - 1}: the model's classes")
     return index
 
 

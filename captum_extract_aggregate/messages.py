@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 
 def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -> str:
     """`what is 'got', which ...; did you mean ...?` with the close matches, or all names where none is close."""
     names = list(known)
-    close = difflib.get_close_matches(str(got), names, n=3, cutoff=0.5)
+    folded = {_folded(name): name for name in reversed(names)}
+    close = [folded[n] for n in difflib.get_close_matches(_folded(str(got)), folded, n=3, cutoff=0.5)]
     choice = f"did you mean {_listed(close)}?" if close else f"expected one of {_listed(names[:40])}"
     return f"{what} is {got!r}, which is unknown; {choice}{hint}"
 
@@ -24,3 +27,51 @@ def taken_name(what: str, got: object, cure: str) -> str:
 
 def _listed(names: list[str]) -> str:
     return ", ".join(repr(name) for name in names)
+
+
+def index_of_name(what: str, text: str, names: Sequence[str]) -> int | None:
+    """The place of a name in a list: spelled exactly so, else without regard to case; None where it is not there.
+
+    Raises:
+        ValueError: for a name that is there several times, with the index of each.
+
+    Example:
+        >>> from captum_extract_aggregate.messages import index_of_name
+        >>> names = ["Cardigan", "cardigan", "crane", "crane", "Boxer"]
+        >>> [index_of_name("target", text, names) for text in ("cardigan", "boxer", "dog")]
+        [1, 4, None]
+    """
+    exact = [i for i, name in enumerate(names) if name == text]
+    found = exact or [i for i, name in enumerate(names) if _folded(name) == _folded(text)]
+    if len(found) > 1:
+        listed = ", ".join(f"{i} ({names[i]!r})" for i in found)
+        raise ValueError(f"{what} is {text!r}, which is the name of {len(found)} classes; expected an index: {listed}")
+    return found[0] if found else None
+
+
+def _folded(name: str) -> str:
+    """A name without regard to case, spaces around it and the ways to write an accent."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's, CUDA's, or that of torch's allocator on the CPU."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in told for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line: its type and its words."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def make_folder(what: str, folder: Path) -> None:
+    """Makes a folder, if it is not there; our error where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        why = "is no folder" if folder.exists() else f"cannot be made ({getattr(error, 'strerror', '') or error})"
+        raise ValueError(f"{what} is {str(folder)!r}, which {why}; expected a folder that can be written") from None

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.messages import said, unknown_name
 
 SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet", "scene-vit": "vit"}
+_MOST_CLASSES = 1_000_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -35,6 +36,8 @@ class Subject:
 def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
     """The model `name` in eval mode: `scene-vgg`, `scene-resnet`, `scene-vit`, a torchvision model, `timm:NAME`, or the
     result of `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line."""
+    if not 0 <= num_classes <= _MOST_CLASSES:
+        raise ValueError(f"num_classes is {num_classes}; expected 0 (the usual) to {_MOST_CLASSES:,}")
     if name in SCENES:
         if weights:
             raise ValueError(f"weights is {weights!r}, but {name} brings its own; expected none")
@@ -74,12 +77,14 @@ def _torchvision_subject(name: str, weights: str, num_classes: int) -> Subject:
     options: dict[str, Any] = {}
     if num_classes:
         options["num_classes"] = num_classes
-    if name in ("googlenet", "inception_v3") and weights.upper() not in enum.__members__:
+    known_weights = _known_weights(weights, ("DEFAULT", *enum.__members__))
+    if name in ("googlenet", "inception_v3") and not known_weights:
         options["init_weights"] = weights == "random"
-    if weights.upper() in ("DEFAULT", *enum.__members__):
-        model = _download(lambda: models.get_model(name, weights=weights.upper()))
+    if known_weights:
+        _check_usual(name, weights, num_classes, len(classes))
+        model = _download(lambda: models.get_model(name, weights=known_weights))
     else:
-        model = models.get_model(name, weights=None, **options)
+        model = _build(name, num_classes, lambda: models.get_model(name, weights=None, **options))
         if weights != "random":
             _load_weights(model, weights)
     return Subject(model, preset.crop_size[0], preset.resize_size[0], preset.mean, preset.std, classes)
@@ -98,14 +103,39 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> Subject:
             "'random'"
         )
     options: dict[str, Any] = {"num_classes": num_classes} if num_classes else {}
-    build = lambda pretrained: timm.create_model(name, pretrained=pretrained, **options)  # noqa: E731
-    model = _download(lambda: build(True)) if weights.upper() == "DEFAULT" else build(False)
-    if weights.upper() != "DEFAULT" and weights != "random":
-        _load_weights(model, weights)
+    if _known_weights(weights, ("DEFAULT",)):
+        model = _download(lambda: timm.create_model(name, pretrained=True))
+        _check_usual(f"timm:{name}", weights, num_classes, int(model.num_classes))  # type: ignore[arg-type]
+    else:
+        model = _build(name, num_classes, lambda: timm.create_model(name, pretrained=False, **options))
+        if weights != "random":
+            _load_weights(model, weights)
     config: Any = model.default_cfg
     size = config["input_size"][-1]
     resize = round(size / (config.get("crop_pct") or 1))
     return Subject(model, size, resize, tuple(config["mean"]), tuple(config["std"]))
+
+
+def _known_weights(weights: str, names: Sequence[str]) -> str:
+    """The name of weights to download: spelled exactly so, else, where no file is called so, in any case; else ""."""
+    if weights in names or Path(weights).is_file():
+        return weights if weights in names else ""
+    return weights.upper() if weights.upper() in names else ""
+
+
+def _check_usual(name: str, weights: str, num_classes: int, usual: int) -> None:
+    if num_classes not in (0, usual):
+        raise ValueError(
+            f"num_classes is {num_classes}, but weights {weights!r} of {name!r} are for {usual} classes; expected "
+            "weights for as many (a file, with --class-names or model.num_classes), or a head"
+        )
+
+
+def _build(name: str, num_classes: int, build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return build()
+    except Exception as error:  # whatever a constructor refuses, and memory that is not there
+        raise ValueError(f"model {name!r} with num_classes {num_classes} cannot be built: {said(error)}") from error
 
 
 def _download(build: Callable[[], nn.Module]) -> nn.Module:
@@ -120,7 +150,7 @@ def build_from(what: str, spec: str, **arguments: Any) -> Any:
     function = import_from(what, spec)
     try:
         return function(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{what} is {spec!r}, which failed: {error!r}") from error
 
 
@@ -140,7 +170,7 @@ def import_from(what: str, spec: str) -> Callable[..., Any]:
             execute(module)
         else:
             module = importlib.import_module(where)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -152,10 +182,11 @@ def _load_weights(model: nn.Module, path: str) -> None:
     state = _read_state_dict(path)
     for key in ("state_dict", "model", "model_state_dict"):
         state = state[key] if isinstance(state.get(key), dict) else state
+    _check_state_dict("weights", path, state)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except Exception as error:  # a RuntimeError for shapes and names, anything for what is no tensor
         reasons = [line.strip() for line in str(error).splitlines()[1:]]
         raise ValueError(
             f"weights {path!r} do not fit {type(model).__name__}: {reasons[0] if reasons else error} (for another "
@@ -175,9 +206,13 @@ def _read_state_dict(path: str) -> dict[str, Any]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
         raise ValueError(f"weights {path!r} are no state dict that can be read safely: {reason}") from None
+    _check_state_dict("weights", path, state)
+    return state  # type: ignore[no-any-return]
+
+
+def _check_state_dict(what: str, path: str, state: Any) -> None:
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f"weights {path!r} hold a {type(state).__name__}; expected a state dict with names")
-    return state
+        raise ValueError(f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names")
 
 
 def replace_head(model: nn.Module, path: str) -> None:
@@ -187,11 +222,24 @@ def replace_head(model: nn.Module, path: str) -> None:
     channels and a `classifier` (SqueezeNet), of the classifier, on the spatial mean of the features.
     """
     state = _read_state_dict(path)
-    if not {"weight", "bias"} <= set(state) or state["weight"].ndim != 2:
-        raise ValueError(f"head {path!r} holds {sorted(state)[:5]}; expected a weight, classes x channels, and a bias")
-    classes, channels = state["weight"].shape
+    weight, bias = state.get("weight"), state.get("bias")
+    if (
+        not isinstance(weight, Tensor)
+        or not isinstance(bias, Tensor)
+        or weight.ndim != 2
+        or bias.shape != weight.shape[:1]
+    ):
+        told = {
+            key: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in list(state.items())[:5]
+        }
+        raise ValueError(f"head {path!r} holds {told}; expected a weight, classes x channels, and a bias, classes")
+    if not weight.is_floating_point() or not bool(weight.isfinite().all() and bias.isfinite().all()) or not len(weight):
+        raise ValueError(
+            f"head {path!r} holds a weight of {weight.dtype} {tuple(weight.shape)}; expected finite numbers"
+        )
+    classes, channels = weight.shape
     head = nn.Linear(channels, classes)
-    head.load_state_dict({"weight": state["weight"].float(), "bias": state["bias"].float()})
+    head.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if linears and model.get_submodule(linears[-1]).in_features == channels:
         parent, _, name = linears[-1].rpartition(".")

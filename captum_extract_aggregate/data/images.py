@@ -14,13 +14,17 @@ def load_image(path: str | Path) -> Image.Image:
 
     Raises ValueError with the cause if there is no such file, it is no picture, or it is damaged or too large.
     """
+    path = Path(path)
+    refuse_virtual(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{str(path)!r} is a folder or a device, not a file; expected a picture")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
             with Image.open(path) as picture:
                 picture.load()
                 return to_rgb(ImageOps.exif_transpose(picture))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"there is no file {str(path)!r}") from None
     except UnidentifiedImageError:
         raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads") from None
@@ -29,6 +33,14 @@ def load_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{str(path)!r} has more than {limit:,} pixels; scale it down first") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error}") from None
+
+
+def refuse_virtual(path: Path) -> None:
+    """Our error below /proc, /sys and /dev, where reading may wait, and walking go round, for ever."""
+    real = path.resolve()
+    for root in ("/proc", "/sys", "/dev"):
+        if real.is_relative_to(root) and not real.is_relative_to("/dev/shm"):
+            raise ValueError(f"{str(path)!r} lies in {root}, which holds no pictures; expected files on a disk")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

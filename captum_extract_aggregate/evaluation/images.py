@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from captum_extract_aggregate.data.images import load_image, to_rgb
+from captum_extract_aggregate.data.images import load_image, refuse_virtual, to_rgb
 from captum_extract_aggregate.data.pointing import PointingPairs, coco_pairs, mask_from_boxes, pairs_of, voc_pairs
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
+from captum_extract_aggregate.evaluation.guard import undisturbed
 from captum_extract_aggregate.evaluation.plan import DataPlan
 from captum_extract_aggregate.subjects import Subject, build_from
 
@@ -38,12 +42,25 @@ class Sample:
     pairs: PointingPairs | None = None
 
 
+class Source(NamedTuple):
+    """What an image is made of: files, and `about`, what is known of it from elsewhere (its class, annotations).
+
+    `files` is None where nothing is known but by reading it.
+    """
+
+    about: str = ""
+    files: tuple[Path, ...] | None = ()
+
+
 @dataclass(frozen=True)
 class Images:
-    """The images of a plan: how many, a function that reads one, and whether objects (or whole images) are known."""
+    """The images of a plan: how many, functions that read one, name it and say what it is made of, and whether objects
+    (or whole images) are known."""
 
     count: int
     read: Callable[[int], Sample]
+    name: Callable[[int], str]
+    source: Callable[[int], Source]
     has_objects: bool
     classes: tuple[str, ...]
     normalisation: Normalisation
@@ -65,32 +82,58 @@ def open_images(plan: DataPlan, subject: Subject) -> Images:
         "custom": _custom,
     }
     try:
-        count, read, has_objects, classes = openers[plan.kind](plan, _Preprocess(plan, subject))
+        with undisturbed():
+            opened = openers[plan.kind](plan, _Preprocess(plan, subject))
     except ValueError as error:
         if plan.kind in ("scenes", "list", "custom"):
             raise
         raise _not_opened(plan, error) from None
     except Exception as error:  # whatever the data set's own code raises
         raise _not_opened(plan, error) from None
-    indices = range(plan.start, count, plan.every)
+    indices = range(plan.start, opened.count, plan.every)
     indices = indices[: plan.n] if plan.n else indices
     if not indices:
-        raise ValueError(f"data.start is {plan.start}, but there are {count} images; expected at least one to be left")
+        raise ValueError(
+            f"data.start is {plan.start}, but there are {opened.count} images; expected at least one to be left"
+        )
     normalisation: Normalisation = (SCENE_MEAN,), (SCENE_STD,)
     if plan.kind != "scenes":
         normalisation = plan.mean or subject.mean, plan.std or subject.std
 
     def read_chosen(i: int) -> Sample:
         try:
-            return read(indices[i], i)
+            with undisturbed():
+                return opened.read(indices[i], i)
         except Exception as error:  # whatever a damaged file, or the data set's own code, raises
             what = error if isinstance(error, (OSError, ValueError)) else repr(error)
             raise UnreadableError(f"image {i} cannot be read: {what}") from error
 
-    return Images(len(indices), read_chosen, has_objects, tuple(classes), normalisation)
+    return Images(
+        len(indices),
+        read_chosen,
+        lambda i: storable(opened.name(indices[i])),
+        lambda i: opened.source(indices[i]),
+        opened.has_objects,
+        tuple(opened.classes),
+        normalisation,
+    )
 
 
-_Opened = tuple[int, Callable[[int, int], Sample], bool, Sequence[str]]
+def storable(text: str) -> str:
+    """A name as UTF-8 can hold it: files may have names that are no text."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A data set: its functions take an item's index in it; `read` also the image's among those of the plan."""
+
+    count: int
+    read: Callable[[int, int], Sample]
+    name: Callable[[int], str]
+    source: Callable[[int], Source]
+    has_objects: bool = False
+    classes: Sequence[str] = ()
 
 
 class _Preprocess:
@@ -122,9 +165,12 @@ def _scenes(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
         labels = target["labels"]
         size = (SCENE_SIZE, SCENE_SIZE)
         masks = {c: mask_from_boxes(target["boxes"][labels == c], size) for c in sorted(set(labels.tolist()))}
-        return Sample(i, f"scene {index}", x, int(labels[0]), pairs_of(masks, list(masks), size))
+        return Sample(i, name(index), x, int(labels[0]), pairs_of(masks, list(masks), size))
 
-    return count, read, True, [str(digit) for digit in range(10)]
+    def name(index: int) -> str:
+        return f"scene {index}"
+
+    return _Opened(count, read, name, lambda index: Source(), True, [str(digit) for digit in range(10)])
 
 
 def _voc(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
@@ -137,9 +183,15 @@ def _voc(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     def read(index: int, i: int) -> Sample:
         picture, annotation = data[index]
         pairs = voc_pairs(annotation)
-        return Sample(i, Path(data.images[index]).name, preprocess(picture), _first(pairs), pairs)
+        return Sample(i, name(index), preprocess(picture), _first(pairs), pairs)
 
-    return len(data), read, preprocess.resize != "crop", VOC_CLASSES
+    def name(index: int) -> str:
+        return Path(data.images[index]).name
+
+    def source(index: int) -> Source:
+        return Source("", (Path(data.images[index]), Path(data.annotations[index])))
+
+    return _Opened(len(data), read, name, source, preprocess.resize != "crop", VOC_CLASSES)
 
 
 def _coco(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
@@ -151,23 +203,38 @@ def _coco(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     def read(index: int, i: int) -> Sample:
         picture, annotations = data[index]
         pairs = coco_pairs(annotations, (picture.height, picture.width), categories)
-        name = data.coco.loadImgs(data.ids[index])[0]["file_name"]
-        return Sample(i, name, preprocess(picture), _first(pairs), pairs)
+        return Sample(i, name(index), preprocess(picture), _first(pairs), pairs)
+
+    def name(index: int) -> str:
+        return str(data.coco.loadImgs(data.ids[index])[0]["file_name"])
+
+    def source(index: int) -> Source:
+        annotations = data.coco.loadAnns(data.coco.getAnnIds(data.ids[index]))
+        return Source(json.dumps([categories, annotations], sort_keys=True), (Path(data.root) / name(index),))
 
     classes = [category["name"] for category in data.coco.loadCats(categories)]
-    return len(data), read, preprocess.resize != "crop", classes
+    return _Opened(len(data), read, name, source, preprocess.resize != "crop", classes)
 
 
 def _folder(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     from torchvision.datasets import ImageFolder
 
+    root = Path(plan.root).expanduser()
+    refuse_virtual(root)
     data = ImageFolder(plan.root)
 
     def read(index: int, i: int) -> Sample:
         path, label = data.samples[index]
-        return Sample(i, str(Path(path).relative_to(Path(plan.root).expanduser())), preprocess(load_image(path)), label)
+        return Sample(i, name(index), preprocess(load_image(path)), label)
 
-    return len(data), read, False, data.classes
+    def name(index: int) -> str:
+        return str(Path(data.samples[index][0]).relative_to(root))
+
+    def source(index: int) -> Source:
+        path, label = data.samples[index]
+        return Source(f"class {label}", (Path(path),))
+
+    return _Opened(len(data), read, name, source, classes=data.classes)
 
 
 def _list(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
@@ -175,15 +242,21 @@ def _list(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     if not path.is_file():
         raise ValueError(f"data.file is {plan.file!r}, and there is no such file")
     root = Path(plan.root) if plan.root else path.parent
-    entries = [
-        _entry(line, n, plan.file) for n, line in enumerate(path.read_text("utf-8").splitlines(), 1) if line.strip()
-    ]
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"data.file is {plan.file!r}, which is no text in UTF-8 ({error})") from None
+    entries = [_entry(line, n, plan.file) for n, line in enumerate(lines, 1) if line.strip()]
 
     def read(index: int, i: int) -> Sample:
         name, label = entries[index]
         return Sample(i, name, preprocess(load_image(root / name)), label)
 
-    return len(entries), read, False, ()
+    def source(index: int) -> Source:
+        name, label = entries[index]
+        return Source(f"class {label}", (root / name,))
+
+    return _Opened(len(entries), read, lambda index: entries[index][0], source)
 
 
 def _entry(line: str, number: int, file: str) -> tuple[str, int]:
@@ -217,7 +290,13 @@ def _custom(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     first = _first_item(data)
     has_objects = isinstance(first, (tuple, list)) and len(first) == 2 and isinstance(first[1], PointingPairs)
     is_cropped = preprocess.resize == "crop" and isinstance(first[0], Image.Image) if has_objects else False
-    return len(data), read, has_objects and not is_cropped, ()
+    return _Opened(
+        len(data),
+        read,
+        lambda index: f"image {index}",
+        lambda index: Source(files=None),
+        has_objects and not is_cropped,
+    )
 
 
 def _first_item(data: Any) -> Any:
@@ -243,3 +322,53 @@ def to_image_size(map_: Tensor, size: tuple[int, int], interpolation: str) -> Te
     if interpolation == "nearest":
         return F.interpolate(map_, size, mode="nearest")
     return F.interpolate(map_, size, mode="bilinear", align_corners=False)
+
+
+# --- What an image was when its results were computed ----------------------------------------------------------------
+
+
+def content_of(images: Images, i: int, sample: Sample | None) -> tuple[str, str]:
+    """A digest of all that image i is made of, and the state of its files, which tells whether they may have changed.
+
+    `sample` is None for one that cannot be read.
+    """
+    source = images.source(i)
+    if source.files is None:
+        return _digest(_parts_of(sample) if sample is not None else [b"unreadable"]), ""
+    stamp = stamp_of(source)
+    return _digest([source.about.encode(), *(_bytes_of(path) for path in source.files)]), stamp
+
+
+def stamp_of(source: Source) -> str:
+    """Sizes, times and places on the disk of an image's files, and what is known of it; "" if that proves nothing."""
+    if not source.files or os.name == "nt":  # where the time of a file's last change is not known
+        return ""
+    try:
+        states = [path.stat() for path in source.files]
+    except OSError:
+        return ""
+    times = [(s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino, s.st_dev) for s in states]
+    return _digest([source.about.encode(), repr(times).encode()])
+
+
+def _digest(parts: Sequence[bytes]) -> str:
+    digest = hashlib.blake2b(digest_size=12)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big") + part)
+    return digest.hexdigest()
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return b"+" + path.read_bytes() if path.is_file() else b"missing"
+    except OSError:
+        return b"unreadable"
+
+
+def _parts_of(sample: Sample) -> list[bytes]:
+    x = sample.x.detach().cpu().contiguous()
+    parts = [f"{x.dtype} {tuple(x.shape)} {sample.label}".encode(), x.flatten().view(torch.uint8).numpy().tobytes()]
+    if sample.pairs is not None:
+        pairs = sample.pairs
+        parts += [repr((pairs.classes, pairs.difficult)).encode(), pairs.masks.cpu().numpy().tobytes()]
+    return parts

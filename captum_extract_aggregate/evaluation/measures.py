@@ -217,7 +217,8 @@ def _custom(plan: MeasurePlan) -> Measure:
         ) from None
 
     def measure(batch: Batch, column: Column, **arguments: Any) -> Iterator[Value]:
-        values = function(column.at_image_size(0, batch), batch.x, batch.best, batch.model, **arguments)
+        own = (t.clone() for t in (column.at_image_size(0, batch), batch.x, batch.best))  # whatever it does to them
+        values = function(*own, batch.model, **arguments)
         if not isinstance(values, Tensor) or values.shape != (len(batch.samples),):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ValueError(

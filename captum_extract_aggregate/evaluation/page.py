@@ -97,11 +97,13 @@ def write_page(path: Path, results: Results, entries: Sequence[Entry]) -> None:
 def _introduction(results: Results, count: int) -> Iterator[str]:
     looked_at = len(results.images())
     yield f"<p>{escape(results.plan.model.name)} on {escape(results.plan.data.kind)}, plan {results.plan.hash()}.</p>"
-    if not results.complete:
+    if looked_at < results.expected:
         yield (
             f"<p><strong>Incomplete: {looked_at} of {results.expected} images were looked at.</strong> "
             "The others have no numbers.</p>"
         )
+    elif not results.complete:
+        yield f"<p><strong>Incomplete: {results.lacking} batches of images lack some numbers.</strong></p>"
     yield (
         "<p>Each map is scaled by its own largest magnitude: dark is 0, bright the largest. Signed maps: purple speaks "
         "against the class, orange for it. Numbers belong to the one image and class; undefined ones say so.</p>"

@@ -13,6 +13,7 @@ from captum_extract_aggregate.evaluation.prepare import Prepared, prepare
 from captum_extract_aggregate.evaluation.report import write_report
 from captum_extract_aggregate.evaluation.run import maps_of
 from captum_extract_aggregate.evaluation.store import Results
+from captum_extract_aggregate.messages import make_folder
 
 
 def report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[Path]:
@@ -26,7 +27,7 @@ def report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[P
     Raises:
         ValueError: for an image that the plan does not have.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder("output", folder)
     written = write_report(results, folder, images)
     if images:
         written.append(folder / "maps.html")

@@ -9,6 +9,7 @@ import math
 import sys
 import types
 import typing
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,19 @@ from captum_extract_aggregate.messages import unknown_name
 
 KINDS = ("scenes", "voc", "coco", "folder", "list", "custom")
 RESIZES = ("short", "square", "crop")
+_LARGEST = 2**53  # whole numbers up to here are exact in every part, JSON and float64 among them
+_MOST_SCENES, _LARGEST_SIZE = 10_000_000, 16_384
+_SOME = ("n", "start", "every")
+_PICTURES = ("resize", "size", "mean", "std", *_SOME)
+# Which keys of the data apply to which kind.
+_APPLY = {
+    "scenes": ("seed", "split", *_SOME),
+    "voc": ("root", "year", "image_set", *_PICTURES),
+    "coco": ("root", "file", *_PICTURES),
+    "folder": ("root", *_PICTURES),
+    "list": ("root", "file", *_PICTURES),
+    "custom": ("dataset", "arguments", *_PICTURES),
+}
 
 
 @dataclass(frozen=True)
@@ -194,7 +208,7 @@ def load_plan(path: str | Path) -> Plan:
         raise ValueError(f"plan is {str(path)!r}, and there is no such file")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"plan {str(path)!r} is not TOML: {error}") from None
     return plan_from(content)
 
@@ -202,6 +216,53 @@ def load_plan(path: str | Path) -> Plan:
 def plan_from(content: dict[str, Any]) -> Plan:
     """The plan in nested dictionaries and lists, as TOML and JSON give them."""
     return _built(Plan, content, "the plan")  # type: ignore[no-any-return]
+
+
+# --- From plan to plan -----------------------------------------------------------------------------------------------
+
+_FREE = {"title", "on_error", "label"}  # say nothing of a number
+_WHICH = {"n", "root", "file", "dataset", "arguments"}  # of the data: which images there are, as is found by looking
+_NOT_GIVEN = "(not given)"
+
+
+def differences(before: Plan, after: Plan) -> Iterator[str]:
+    """The keys by which a plan cannot go on with another's results, each with both values.
+
+    Methods and measures are matched by their labels. Which of them there are, at which layers, and how layers are
+    combined makes no difference.
+    """
+    yield from _changed("data", before.data, after.data, _WHICH)
+    yield from _changed("model", before.model, after.model)
+    yield from _changed("run", before.run, after.run)
+    for what in ("methods", "measures"):
+        old = {_named(part): part for part in getattr(before, what)}
+        for new in getattr(after, what):
+            if _named(new) in old:
+                where = f"{what[:-1]} {_named(new)!r}"
+                yield from _changed(where, old[_named(new)], new, {"layers", "combine"})
+
+
+def _named(part: MethodPlan | MeasurePlan) -> str:
+    return part.label or (part.method if isinstance(part, MethodPlan) else part.measure)
+
+
+def _changed(where: str, before: Any, after: Any, free: Collection[str] = ()) -> Iterator[str]:
+    """Where two parts of a plan differ, but for some of the first's keys."""
+    if dataclasses.is_dataclass(before) and dataclasses.is_dataclass(after):
+        before, after = ({f.name: getattr(part, f.name) for f in dataclasses.fields(part)} for part in (before, after))
+        free = {*free, *_FREE}
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        if before != after:
+            yield f"{where} is {_shown(after)}, was {_shown(before)}"
+        return
+    for key in dict.fromkeys([*before, *after]):
+        if key not in free:
+            yield from _changed(f"{where}.{key}", before.get(key, _NOT_GIVEN), after.get(key, _NOT_GIVEN))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 # --- From plain values -----------------------------------------------------------------------------------------------
@@ -236,13 +297,17 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         if isinstance(value, hint):  # type: ignore[arg-type]
             value = {f.name: getattr(value, f.name) for f in dataclasses.fields(hint)}
         return _built(hint, value, where)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= _LARGEST:
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
         raise ValueError(f"{where} is {value!r}; expected {names[hint]}")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} is {value!r}; expected a finite number")
+    if isinstance(value, int) and abs(value) > _LARGEST:
+        raise ValueError(f"{where} is {value}; expected at most {_LARGEST}")
+    if isinstance(value, str) and ("\0" in value or value != value.encode("utf-8", "replace").decode("utf-8")):
+        raise ValueError(f"{where} is {value!r}; expected text without NUL characters, in UTF-8")
     return value
 
 
@@ -252,9 +317,9 @@ def _table(value: Any, where: str) -> Any:
         raise ValueError(f"{where} is {value!r}; expected a table of keys and values")
     try:
         return json.loads(json.dumps(value))
-    except TypeError as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"{where} is {value!r} ({error}); expected text, numbers, true or false, lists and tables"
+            f"{where} is {_shown(value)} ({error}); expected text, numbers, true or false, lists and tables"
         ) from None
 
 
@@ -303,6 +368,8 @@ def _check(plan: Plan) -> None:
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
             raise ValueError(f"{what} names {twice!r} twice; expected a different label for each")
+    if plan.model.num_classes < 0:
+        raise ValueError(f"model.num_classes is {plan.model.num_classes}; expected at least 0")
     run = plan.run
     for name, value, least in (("batch_size", run.batch_size, 1), ("threads", run.threads, 1), ("seed", run.seed, 0)):
         if value < least:
@@ -332,6 +399,21 @@ def _check_data(data: DataPlan) -> None:
         if len(numbers) not in (0, 1, 3) or (name == "std" and any(v <= 0 for v in numbers)):
             raise ValueError(
                 f"data.{name} is {list(numbers)}; expected one number or three" + " above 0" * (name == "std")
+            )
+
+    if data.size > _LARGEST_SIZE:
+        raise ValueError(f"data.size is {data.size}; expected at most {_LARGEST_SIZE} pixels")
+    if data.kind == "scenes" and data.start + data.n * data.every > _MOST_SCENES:
+        raise ValueError(
+            f"data.n is {data.n}, with start {data.start} and every {data.every}; expected scenes up to number "
+            f"{_MOST_SCENES:,}"
+        )
+    for f in dataclasses.fields(data):
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if f.name not in ("kind", *_APPLY[data.kind]) and getattr(data, f.name) != default:
+            raise ValueError(
+                f"data.{f.name} is {getattr(data, f.name)!r}, but does not apply to data of the kind {data.kind!r}; "
+                f"expected it left out (there are {', '.join(_APPLY[data.kind])})"
             )
 
 

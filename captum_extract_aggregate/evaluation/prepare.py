@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
 from captum_extract_aggregate.attr.combination import combine_maps, normalized_weights
+from captum_extract_aggregate.draws import seeded
+from captum_extract_aggregate.evaluation.guard import Keeper, undisturbed
 from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError, open_images
 from captum_extract_aggregate.evaluation.measures import (
     POINTING,
@@ -26,13 +28,17 @@ from captum_extract_aggregate.evaluation.measures import (
     try_measure,
 )
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MetaPlan, MethodPlan, Plan
+from captum_extract_aggregate.evaluation.sources import sources
 from captum_extract_aggregate.layers import find_layer
+from captum_extract_aggregate.messages import is_out_of_memory, said
 from captum_extract_aggregate.methods import WITH_LAYERS, check_method, make_method
 from captum_extract_aggregate.metrics.randomization import find_stages
 from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.subjects import load_subject, replace_head
 
 INPUT = "input"
+CENTRE, WHOLE_IMAGE = "centre", "image"  # the baseline of the pointing games, in place of a method at a layer
+Cell = tuple[str, str, str]  # method, layer, measure
 _ROUNDING = 1e-5  # of a float32 sum over many channels, relative to the largest value
 
 
@@ -53,11 +59,18 @@ class Method:
     attributions: tuple[Attribution, ...]
     layers: tuple[str, ...]
     combinations: tuple[Combination, ...]
+    joined: tuple[str, ...] = ()  # the layers that one map is made of
 
     @property
     def label(self) -> str:
         """Its name in the tables."""
         return self.plan.label or self.plan.method
+
+    def marks(self) -> dict[str, str]:
+        """For each of its columns, by name, a digest of whatever its numbers depend on."""
+        own = replace(self.plan, label="", layers=(), combine=())
+        found = {layer: _digest(own, self.joined) for layer in self.layers}
+        return found | {c.label: _digest(own, c.mode, c.weights, self.layers) for c in self.combinations}
 
     def columns(self, found: Sequence[Sequence[Any]], size: tuple[int, int]) -> Iterator[Column]:
         """From what each of its attribution objects gave for each target, a column per layer and combination."""
@@ -74,6 +87,10 @@ class Method:
         if self.plan.channels == "max_abs":
             return _levelled(map_.abs().amax(1, keepdim=True))
         return _levelled((map_.abs() if self.plan.channels == "abs_sum" else map_).sum(1, keepdim=True))
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 def _levelled(maps: Tensor) -> Tensor:
@@ -99,11 +116,21 @@ class Measurement:
 
     plan: MeasurePlan
     function: Callable[..., Any]
+    code: Mapping[str, str] = field(default_factory=dict)  # of one's own, a digest of each file
 
     @property
     def label(self) -> str:
         """Its name in the tables."""
         return self.plan.label or self.plan.measure
+
+    def marked(self) -> str:
+        """A digest of whatever its numbers depend on, besides the maps."""
+        return _digest(self.plan.measure, self.plan.arguments, self.code)
+
+    @property
+    def is_users(self) -> bool:
+        """Whether it is one of the user's own."""
+        return ":" in self.plan.measure
 
 
 @dataclass(frozen=True)
@@ -115,15 +142,55 @@ class Prepared:
     images: Images
     methods: tuple[Method, ...]
     measures: tuple[Measurement, ...]
+    keeper: Keeper | None = None  # of the model, where code of the user's own is given it
+    wanted: frozenset[Cell] | None = None  # None: all cells
 
-    def fingerprint(self) -> str:
-        """Of what a plan only names: the network's weights, weights of combinations, and how many images there are."""
+    def inputs(self) -> dict[str, str]:
+        """A digest of each thing that a plan only names: weights, code, files; by what to call it."""
         digest = hashlib.blake2b(digest_size=8)
         for name, value in self.model.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        digest.update(repr([method.combinations for method in self.methods]).encode())
-        return f"{digest.hexdigest()}, {self.images.count} images"
+        found = {"the network's weights": digest.hexdigest()}
+        if ":" in self.plan.model.name and not self.plan.model.name.startswith("timm:"):
+            code = sources(self.plan.model.name, self.model)
+            found |= {f"the model's code in {path!r}": mark for path, mark in code.items()}
+        for measure in self.measures:
+            found |= {f"the code of measure {measure.label!r} in {path!r}": m for path, m in measure.code.items()}
+        return found
+
+    def cells(self) -> dict[Cell, str]:
+        """What is computed for each batch: every measure of every column, with a digest of what it depends on."""
+        found: dict[Cell, str] = {}
+        for method in self.methods:
+            for layer, mark in method.marks().items():
+                found |= {(method.label, layer, m.label): _digest(mark, m.marked()) for m in self.measures}
+        pointing = [m for m in self.measures if m.plan.measure in POINTING]
+        return found | {(CENTRE, WHOLE_IMAGE, m.label): _digest(m.marked()) for m in pointing}
+
+    def only(self, cells: Collection[Cell]) -> Prepared:
+        """The part of it that computes some cells alone, from no more layers than that takes."""
+        wanted = frozenset(cells)
+        columns: dict[str, set[str]] = {method.label: set() for method in self.methods}
+        for method, layer, _ in wanted:
+            columns.setdefault(method, set()).add(layer)
+        methods = [self._only(method, columns[method.label]) for method in self.methods]
+        return replace(self, methods=tuple(m for m in methods if m is not None), wanted=wanted)
+
+    def _only(self, method: Method, columns: set[str]) -> Method | None:
+        is_whole = method.joined or method.layers == (INPUT,) or any(c.label in columns for c in method.combinations)
+        kept = tuple(layer for layer in method.layers if layer in columns)
+        if not columns or is_whole or kept == method.layers:
+            return method if columns else None
+        return _method(replace(method.plan, layers=kept, combine=()), (), self.model)
+
+    def wants(self, cell: Cell) -> bool:
+        """Whether a cell is to be computed."""
+        return self.wanted is None or cell in self.wanted
+
+    def keys(self) -> list[str]:
+        """For each batch a digest of which images are in it."""
+        return [_digest(b.start, b.stop, [self.images.name(i) for i in b]) for b in self.batches()]
 
     def batches(self) -> list[range]:
         """The images that are explained together; none by itself, if it can be helped."""
@@ -144,7 +211,7 @@ class Prepared:
             group |= {f"{i}/{j}": attribution for j, attribution in enumerate(method.attributions)}
         found: list[dict[str, Any]] = [{} for _ in wanted]
         if plain:
-            for into, maps in zip(found, attribute_together_per_target(plain, x, wanted)):
+            for into, maps in zip(found, _explained(plain, x, wanted)):
                 into.update(maps)
         for how, group in meta.items():
             together = _Together(self.model, group)
@@ -158,6 +225,18 @@ class Prepared:
         return columns
 
 
+def _explained(methods: Mapping[str, Attribution], x: Tensor, targets: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """Each target's maps. Captum's own methods may draw: each from the seed anew, whichever others there are."""
+    captums = {name: m for name, m in methods.items() if type(m).__module__.startswith("captum.")}
+    ours = {name: m for name, m in methods.items() if name not in captums}
+    found: list[dict[str, Any]] = attribute_together_per_target(ours, x, targets) if ours else [{} for _ in targets]
+    for name, method in captums.items():
+        with seeded(torch.initial_seed()):
+            for into, maps in zip(found, attribute_together_per_target({name: method}, x, targets)):
+                into.update(maps)
+    return found
+
+
 class _Together(LayerAttribution):
     """Several methods as one, so that one step of meta-saliency serves them all."""
 
@@ -167,7 +246,7 @@ class _Together(LayerAttribution):
         self._lengths: list[int] = []
 
     def attribute(self, inputs: Tensor, target: Any) -> list[Tensor]:  # type: ignore[override]
-        (maps,) = attribute_together_per_target(self.methods, inputs, [target])
+        (maps,) = _explained(self.methods, inputs, [target])
         listed = [_listed(m) for m in maps.values()]
         self._lengths = [len(some) for some in listed]
         return [m for some in listed for m in some]
@@ -180,23 +259,34 @@ class _Together(LayerAttribution):
 
 def prepare(plan: Plan, device: torch.device) -> Prepared:
     """Builds all that a plan names; raises ValueError with one clear line for whatever is wrong."""
-    measures = tuple(Measurement(m, find_measure(m)) for m in plan.measures)
-    for measure in plan.measures:
-        try_measure(measure)
-    for method in plan.methods:
-        check_method(method.method, tuple(WITH_LAYERS))
-    subject = load_subject(plan.model.name, plan.model.weights, plan.model.num_classes)
+    with undisturbed():
+        measures = tuple(_measurement(m) for m in plan.measures)
+        for measure in plan.measures:
+            try_measure(measure)
+        for method in plan.methods:
+            check_method(method.method, tuple(WITH_LAYERS))
+        subject = load_subject(plan.model.name, plan.model.weights, plan.model.num_classes)
     if plan.model.head:
         replace_head(subject.model, plan.model.head)
     images = open_images(plan.data, subject)
     model = subject.model.to(device).eval()
     sample = first_readable(images)
-    _check_measures(plan, images, _check_runs(model, sample.x[None].to(device)))
+    classes = _check_runs(model, sample.x[None].to(device))
+    if not plan.model.head and plan.model.num_classes not in (0, classes):
+        raise ValueError(
+            f"model.num_classes is {plan.model.num_classes}, but {plan.model.name!r} gives {classes} scores"
+        )
+    _check_measures(plan, images, classes)
     defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
     methods = tuple(_method(m, defaults, model) for m in plan.methods)
-    prepared = Prepared(plan, model, images, methods, measures)
+    keeper = Keeper(model) if any(measure.is_users for measure in measures) else None
+    prepared = Prepared(plan, model, images, methods, measures, keeper)
     _check_explains(prepared, sample, device)
     return prepared
+
+
+def _measurement(plan: MeasurePlan) -> Measurement:
+    return Measurement(plan, find_measure(plan), sources(plan.measure) if ":" in plan.measure else {})
 
 
 def _default_layers(plan: Plan, model: nn.Module, x: Tensor) -> tuple[str, ...]:
@@ -273,6 +363,9 @@ def _check_explains(prepared: Prepared, sample: Sample, device: torch.device) ->
             alone.columns(batch.x, batch.targets[:, :1])
         except (ValueError, TypeError) as error:
             raise ValueError(f"method {method.label!r} cannot explain this model: {error}") from error
+        except Exception as error:  # whatever Captum's own methods, or the model, raise
+            cure = "; one image is too much: take later layers, or a smaller data.size" * is_out_of_memory(error)
+            raise ValueError(f"method {method.label!r} cannot explain this model: {said(error)}{cure}") from error
     for measure in prepared.measures:
         if measure.function is randomization:
             find_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())
@@ -289,9 +382,12 @@ def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Me
             made = (make_method(plan.method, model, layers, **plan.arguments),)
     except TypeError as error:
         raise ValueError(f"{where}: {error}") from None
+    except Exception as error:  # whatever Captum's own methods refuse a model with
+        raise error if isinstance(error, ValueError) else ValueError(f"{where}: {said(error)}") from error
     (first, *_) = made
+    joined: tuple[str, ...] = ()
     if getattr(first, "joins_layers", False):
-        names = ("all layers",)
+        names, joined = ("all layers",), names
     elif not hasattr(first, "layer"):
         names = (INPUT,)
     combinations = tuple(_combination(c, names, layers, model, where) for c in plan.combine)
@@ -301,7 +397,7 @@ def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Me
         raise ValueError(
             f"{where} names {twice!r} twice; expected every layer once, and combinations with labels of their own"
         )
-    return Method(plan, made, tuple(names), combinations)
+    return Method(plan, made, tuple(names), combinations, tuple(joined))
 
 
 def _takes_layer(name: str) -> bool:
@@ -332,7 +428,7 @@ def _combination(
 def _stored_weights(path: Path, names: Sequence[str]) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text("utf-8"))["weights"].items()
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"weights {str(path)!r} is no file that LayerWeights.save wrote: {error!r}") from None
     return {name: weight for name, weight in stored if name in names}
 

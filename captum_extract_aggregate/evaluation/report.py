@@ -31,6 +31,7 @@ from captum_extract_aggregate.evaluation.tables import (
     places,
     summarize_group,
 )
+from captum_extract_aggregate.messages import make_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +100,7 @@ def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> 
     wrong = [image for image in images if not 0 <= image < results.expected]
     if wrong:
         raise ValueError(f"images holds {wrong[0]!r}; expected image numbers from 0 to {results.expected - 1}")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder("output", folder)
     nulls, names = Nulls(results), _file_names(results)
     sections, summaries, comparisons, written = [], [], [], []
     for measure in results.plan.measures:
@@ -164,10 +165,16 @@ def _head(results: Results) -> list[str]:
     plan, looked_at, skipped = results.plan, results.images(), results.skipped()
     used = len(looked_at) - len(skipped)
     lines = [f"# {escaped(plan.title or 'Evaluation')}", ""]
-    if not results.complete:
+    if len(looked_at) < results.expected:
         lines += [
             f"**Incomplete: {len(looked_at)} of {results.expected} images were looked at, and the numbers below are of "
             "those alone.** Run the evaluation again to continue.",
+            "",
+        ]
+    elif not results.complete:
+        lines += [
+            f"**Incomplete: {results.lacking} batches of images lack some methods, layers or measures, whose numbers "
+            "below are of fewer images.** Run the evaluation again to continue.",
             "",
         ]
     facts = [
@@ -400,12 +407,20 @@ def _p(value: float) -> str:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> Path:
-    """Text in quotes, numbers by their repr, so that nothing is lost; undefined is `nan`."""
+    """Text in quotes, numbers by their repr, so that nothing is lost; undefined is `nan`.
+
+    Text never begins as a formula does: see `_plain_cell`.
+    """
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows([_plain_cell(value) for value in row] for row in rows)
     return path
+
+
+def _plain_cell(value: object) -> object:
+    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _write_rows(results: Results, measure: MeasurePlan, path: Path) -> Path:

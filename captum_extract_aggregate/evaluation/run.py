@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,38 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_extract_aggregate.draws import seeded
-from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
+from captum_extract_aggregate.evaluation.changes import check_images
+from captum_extract_aggregate.evaluation.guard import undisturbed
+from captum_extract_aggregate.evaluation.images import Sample, UnreadableError, content_of, storable
 from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, randomization
 from captum_extract_aggregate.evaluation.plan import Plan
-from captum_extract_aggregate.evaluation.prepare import Measurement, Prepared, batch_of, prepare
+from captum_extract_aggregate.evaluation.prepare import (
+    CENTRE,
+    WHOLE_IMAGE,
+    Cell,
+    Measurement,
+    Prepared,
+    batch_of,
+    prepare,
+)
 from captum_extract_aggregate.evaluation.store import (
     BatchRows,
+    ContentRow,
     ImageRow,
     MapRow,
+    Record,
     Results,
     Row,
     TargetRow,
     Writer,
     done_batches,
 )
-from captum_extract_aggregate.evaluation.team import Team
+from captum_extract_aggregate.evaluation.team import Team, set_threads
+from captum_extract_aggregate.messages import is_out_of_memory, make_folder, said
 from captum_extract_aggregate.metrics.pointing_game import centre_map
 from captum_extract_aggregate.metrics.randomization import find_stages, randomized
 from captum_extract_aggregate.metrics.similarity import find_similarity
 from captum_extract_aggregate.undo import Undo
-
-CENTRE, WHOLE_IMAGE = "centre", "image"
 
 
 def run(plan: Plan, results: str | Path | None = None, show_progress: bool = True) -> Results:
@@ -55,37 +67,72 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
     folder = Path(f"results-{plan.hash()}" if results is None else results)
     with Undo() as undo, undo:
         undo.callback(torch.set_num_threads, torch.get_num_threads())
-        torch.set_num_threads(plan.run.threads)
-        with Team(plan.run.device) as team:
+        set_threads(plan.run.threads)
+        with Team(plan.run.device) as team, undisturbed():
+            # Fused attention rounds differently from the parts that maps are made of, so that a number would depend on
+            # which other layers are explained.
+            torch.backends.mha.set_fastpath_enabled(False)
             with seeded(plan.run.seed):
                 prepared = prepare(plan, team.device)
-            folder.mkdir(parents=True, exist_ok=True)
-            batches = prepared.batches()
-            with Writer(folder, team.rank, plan, prepared.images.count, prepared.fingerprint()) as writer:
+            make_folder("results", folder)
+            wanted, keys = prepared.cells(), prepared.keys()
+            record = Record(plan, prepared.images.count, prepared.inputs(), wanted, keys)
+            with Writer(folder, team.rank) as writer:
                 team.wait()  # every file is there, and locked against other runs
                 done = done_batches(folder, plan)
+                done.check_inputs(record.inputs)
+                check_images(prepared, keys, done, range(team.rank, len(keys), team.world))
                 team.wait()  # nobody writes before everybody has read what is done
-                left = [i for i in range(len(batches)) if i not in done]
-                _work(prepared, batches, left[team.rank :: team.world], team, writer, show_progress)
+                missing = [(i, cells) for i, key in enumerate(keys) if (cells := done.missing(key, wanted))]
+                writer.begin(done.next(record))
+                _work(prepared, keys, missing[team.rank :: team.world], team, writer, show_progress)
             team.wait()
-    return Results(folder)
+    found = Results(folder)
+    if show_progress and team.leads and not missing:
+        tqdm.write(f"nothing to do: {found.count()} results of {found.date}")
+    return found
 
 
 def _work(
-    prepared: Prepared, batches: Sequence[range], mine: Sequence[int], team: Team, writer: Writer, show: bool
+    prepared: Prepared,
+    keys: Sequence[str],
+    mine: Sequence[tuple[int, Mapping[Cell, str]]],
+    team: Team,
+    writer: Writer,
+    show: bool,
 ) -> None:
-    total = sum(len(batches[i]) for i in mine)
+    batches = prepared.batches()
+    parts: dict[frozenset[Cell], Prepared] = {}
+    total = sum(len(batches[i]) for i, _ in mine)
     with tqdm(total=total, unit="image", desc="Evaluation", disable=None if show and team.leads else True) as bar:
-        for i in mine:
+        for i, cells in mine:
+            if frozenset(cells) not in parts:
+                parts[frozenset(cells)] = prepared.only(cells)
             with seeded(prepared.plan.run.seed + batches[i].start):  # whoever computes it, and whatever came before
-                found = evaluate_batch(prepared, batches[i], team.device)
-            writer.add(i, found)
+                found = _found(parts[frozenset(cells)], batches[i], team.device)
+            writer.add(i, found._replace(key=keys[i], cells=cells))
             bar.update(len(batches[i]))
+
+
+class OutOfMemoryError(ValueError, MemoryError):
+    """A batch that does not fit."""
+
+
+def _found(prepared: Prepared, images: range, device: torch.device) -> BatchRows:
+    try:
+        return evaluate_batch(prepared, images, device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"memory ran out at images {images.start} to {images.stop - 1} ({said(error)}): run.batch_size is "
+            f"{prepared.plan.run.batch_size}; expected fewer, later layers, or a smaller data.size"
+        ) from error
 
 
 def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> BatchRows:
     """All rows of one batch of images."""
-    found = BatchRows([], [], [], [])
+    found = BatchRows([], [], [], [], contents := [])
     by_size: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
     for i in images:
         try:
@@ -93,9 +140,11 @@ def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> B
         except UnreadableError as error:
             if prepared.plan.run.on_error == "stop":
                 raise ValueError(f'{error}; with on_error = "skip" it is left out and counted') from None
-            found.images.append(ImageRow(i, "", -1, str(error)))
+            found.images.append(ImageRow(i, "", -1, storable(str(error))))
+            contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, None)))
             continue
-        found.images.append(ImageRow(i, sample.name, sample.label, ""))
+        found.images.append(ImageRow(i, storable(sample.name), sample.label, ""))
+        contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, sample)))
         by_size[tuple(sample.x.shape)].append(sample)
     for samples in by_size.values():
         _evaluate(prepared, batch_of(prepared, samples, device), found)
@@ -104,22 +153,39 @@ def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> B
 
 def _evaluate(prepared: Prepared, batch: Batch, found: BatchRows) -> None:
     found.targets.extend(_targets(batch))
-    columns = prepared.columns(batch.x, batch.targets)
-    found.maps.extend(_maps(batch, columns))
+    columns = prepared.columns(batch.x, batch.targets) if prepared.methods else []
+    shown = [c for c in columns if any(prepared.wants((c.method, c.layer, m.label)) for m in prepared.measures)]
+    found.maps.extend(_maps(batch, shown))
     for measure in prepared.measures:
-        found.rows.extend(_rows(prepared, batch, columns, measure))
+        own = [c for c in columns if prepared.wants((c.method, c.layer, measure.label))]
+        if measure.function is randomization:
+            found.rows.extend(_randomized(prepared, batch, own, measure) if own else ())
+            continue
+        if measure.plan.measure in POINTING and prepared.wants((CENTRE, WHOLE_IMAGE, measure.label)):
+            own.append(_centre(batch))
+        for column in own:
+            found.rows.extend(_rows(prepared, batch, column, measure))
 
 
-def _rows(prepared: Prepared, batch: Batch, columns: Sequence[Column], measure: Measurement) -> Iterator[Row]:
-    if measure.function is randomization:
-        yield from _randomized(prepared, batch, columns, measure)
-        return
-    if measure.plan.measure in POINTING:
-        columns = [*columns, _centre(batch)]
-    for column in columns:
-        for example, target, detail, value in measure.function(batch, column, **measure.plan.arguments):
-            image = batch.samples[example].image
-            yield Row(image, target, column.method, column.layer, measure.label, detail, value)
+def _rows(prepared: Prepared, batch: Batch, column: Column, measure: Measurement) -> list[Row]:
+    """What a measure says of one column. It draws from the batch's seed anew, and can change nothing for the next."""
+    try:
+        with seeded(batch.seed), undisturbed():
+            values = list(measure.function(batch, column, **copy.deepcopy(measure.plan.arguments)))
+    except (Exception, SystemExit) as error:  # whatever a measure of one's own raises
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"measure {measure.label!r} failed on the maps of {column.method} at {column.layer} of image "
+            f"{batch.samples[0].name!r} and its neighbours: {error if isinstance(error, ValueError) else said(error)}"
+        ) from error
+    finally:
+        if prepared.keeper is not None and measure.is_users:
+            prepared.keeper.restore()
+    return [
+        Row(batch.samples[example].image, target, column.method, column.layer, measure.label, detail, value)
+        for example, target, detail, value in values
+    ]
 
 
 def _centre(batch: Batch) -> Column:
@@ -147,7 +213,9 @@ def _randomized(prepared: Prepared, batch: Batch, columns: Sequence[Column], mea
     states = randomized(batch.model, stages, given["order"], given["init"], given["n_seeds"], prepared.plan.run.seed)
     with contextlib.closing(states):
         for s, i in states:
-            for c, (column, now) in enumerate(zip(columns, prepared.columns(batch.x, best))):
+            explained = {(now.method, now.layer): now for now in prepared.columns(batch.x, best)}
+            for c, column in enumerate(columns):
+                now = explained[column.method, column.layer]
                 values[s, i, c] = compare(column.at_image_size(0, batch), now.at_image_size(0, batch)).double().cpu()
     means = values.nanmean(0)
     for i, (name, _) in enumerate(stages):

@@ -2,6 +2,9 @@
 
 Images go in batches; each batch is one transaction, so that it is there whole or not at all. Every process writes a
 file of its own, and reading joins them, sorted: it cannot be told from the result who computed what, or when.
+
+A file knows what its numbers depend on (plan, weights, code, images). A plan with more methods, layers, measures or
+images goes on with what is there; a plan with fewer hides the rest; any other difference is refused, by name.
 """
 
 from __future__ import annotations
@@ -12,8 +15,11 @@ import json
 import math
 import platform
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,24 +29,38 @@ import torch
 import torchvision
 
 import captum_extract_aggregate
-from captum_extract_aggregate.evaluation.plan import Plan, plan_from
+from captum_extract_aggregate.evaluation.plan import Plan, differences, plan_from
 
 _APPLICATION = 0x43454131  # "CEA1"
-_TABLES = ("plan", "runs", "batches", "images", "targets", "maps", "rows")
+_FORMAT = 2
+_TABLES = ("plan", "runs", "sets", "batches", "images", "contents", "targets", "maps", "rows")
 _CURE = "expected a results file of this plan: move it away, or choose another --results"
 _SCHEMA = """
 CREATE TABLE digest (value TEXT);
-CREATE TABLE plan (hash TEXT, plan TEXT, images INTEGER, inputs TEXT);
-CREATE TABLE runs (id INTEGER PRIMARY KEY, environment TEXT);
-CREATE TABLE batches (batch INTEGER PRIMARY KEY, run INTEGER);
+CREATE TABLE plan (hash TEXT, plan TEXT, images INTEGER, inputs TEXT, generation INTEGER, cells TEXT, keys TEXT);
+CREATE TABLE runs (id INTEGER PRIMARY KEY, environment TEXT, began TEXT);
+CREATE TABLE sets (id INTEGER PRIMARY KEY, cells TEXT);
+CREATE TABLE batches (work INTEGER PRIMARY KEY, batch INTEGER, run INTEGER, key TEXT, cells INTEGER);
+CREATE TABLE images (image INTEGER, name TEXT, label INTEGER, skipped TEXT, work INTEGER, PRIMARY KEY (image, work));
+CREATE TABLE contents (image INTEGER, name TEXT, content TEXT, stamp TEXT, work INTEGER, PRIMARY KEY (image, work));
+CREATE TABLE targets (image INTEGER, target INTEGER, score REAL, present INTEGER, difficult INTEGER, classes INTEGER,
+    role TEXT, work INTEGER, PRIMARY KEY (image, target, work)) WITHOUT ROWID;
+CREATE TABLE maps (method TEXT, layer TEXT, position INTEGER, height INTEGER, width INTEGER, image_height INTEGER,
+    image_width INTEGER, image INTEGER, work INTEGER, PRIMARY KEY (method, layer, image, work)) WITHOUT ROWID;
+CREATE TABLE rows (image INTEGER, target INTEGER, method TEXT, layer TEXT, measure TEXT, detail TEXT, value REAL,
+    work INTEGER, PRIMARY KEY (image, target, method, layer, measure, detail, work)) WITHOUT ROWID;
+"""
+# The same tables, joined: without what only says how they came to be.
+_JOINED = """
 CREATE TABLE images (image INTEGER PRIMARY KEY, name TEXT, label INTEGER, skipped TEXT);
 CREATE TABLE targets (image INTEGER, target INTEGER, score REAL, present INTEGER, difficult INTEGER, classes INTEGER,
     role TEXT, PRIMARY KEY (image, target)) WITHOUT ROWID;
 CREATE TABLE maps (method TEXT, layer TEXT, position INTEGER, height INTEGER, width INTEGER, image_height INTEGER,
     image_width INTEGER, image INTEGER, PRIMARY KEY (method, layer, image)) WITHOUT ROWID;
 CREATE TABLE rows (image INTEGER, target INTEGER, method TEXT, layer TEXT, measure TEXT, detail TEXT, value REAL,
-    run INTEGER, plan TEXT, PRIMARY KEY (image, target, method, layer, measure, detail)) WITHOUT ROWID;
+    PRIMARY KEY (image, target, method, layer, measure, detail)) WITHOUT ROWID;
 """
+Cell = tuple[str, str, str]  # method, layer, measure
 
 
 class ImageRow(NamedTuple):
@@ -93,13 +113,59 @@ class Row(NamedTuple):
     value: float
 
 
+class ContentRow(NamedTuple):
+    """What an image was made of: its name, a digest of its contents, and the state of its files ("": unknown)."""
+
+    image: int
+    name: str
+    content: str
+    stamp: str
+
+
 class BatchRows(NamedTuple):
-    """What one batch of images gives."""
+    """What one batch of images gives: to which images (`key`) and measures at layers (`cells`; None: whatever there is)
+    it belongs is as in the record."""
 
     images: list[ImageRow]
     targets: list[TargetRow]
     maps: list[MapRow]
     rows: list[Row]
+    contents: Sequence[ContentRow] = ()
+    key: str = ""
+    cells: Mapping[Cell, str] | None = None
+
+
+@dataclass(frozen=True)
+class Record:
+    """A plan, and what it stands for on this machine.
+
+    Attributes:
+        plan: the plan. images: how many it has.
+        inputs: a digest of each thing that the plan only names, by what to call it.
+        cells: for each method, layer and measure a digest of what its numbers depend on; empty: whatever is there.
+        keys: for each batch a digest of which images are in it; empty: whatever is there.
+        generation: of several plans that a folder was written with, the highest is the one it shows.
+    """
+
+    plan: Plan
+    images: int
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    cells: Mapping[Cell, str] = field(default_factory=dict)
+    keys: Sequence[str] = ()
+    generation: int = 1
+
+    def row(self) -> tuple[Any, ...]:
+        """As it is stored."""
+        cells = [[*cell, mark] for cell, mark in self.cells.items()]
+        parts = (json.dumps(part) for part in (dict(self.inputs), cells, list(self.keys)))
+        inputs, cells_, keys = parts
+        return self.plan.hash(), json.dumps(self.plan.as_dict()), self.images, inputs, self.generation, cells_, keys
+
+
+def _record(row: Sequence[Any]) -> Record:
+    _, plan, images, inputs, generation, cells, keys = row
+    marks = {(method, layer, measure): mark for method, layer, measure, mark in json.loads(cells)}
+    return Record(plan_from(json.loads(plan)), images, json.loads(inputs), marks, json.loads(keys), generation)
 
 
 class ResultsError(ValueError):
@@ -128,54 +194,76 @@ def part_paths(folder: Path) -> list[Path]:
 
 
 class Writer:
-    """One process's file, to which batches are added; a second writer of the same file is refused."""
+    """One process's file, to which batches are added; a second writer of the same file is refused.
 
-    def __init__(self, folder: Path, rank: int, plan: Plan, images: int, inputs: str = "") -> None:
+    It is open once it has a record of what is being computed: given a plan, at once, else by `begin`.
+    """
+
+    def __init__(self, folder: Path, rank: int, plan: Plan | None = None, images: int = 0) -> None:
         self.path = folder / f"part-{rank:04d}.sqlite"
         self._lock = _locked(folder / f"part-{rank:04d}.lock")
-        self._db = _opened(self.path)
-        self._plan = plan.hash()
+        try:
+            self._db = _opened(self.path)
+        except BaseException:
+            self._lock.close()
+            raise
+        self._run = 0
         try:
             with self._transaction():
                 if _is_new(self._db):
-                    self._create(plan, images, inputs)
-            check_part(self._db, self.path, plan)
-            self._check_inputs(inputs)
-            with self._transaction():
-                (runs,) = self._db.execute("SELECT COUNT(*) FROM runs").fetchone()
-                self._run = runs + 1
-                self._insert("runs", [(self._run, json.dumps(environment(plan)))])
+                    self._create()
+            check_part(self._db, self.path)
+            if plan is not None:
+                self.begin(Record(plan, images))
         except BaseException:
             self.close()
             raise
 
-    def _check_inputs(self, inputs: str) -> None:
-        (before,) = self._db.execute("SELECT inputs FROM plan").fetchone()
-        if before != inputs:
-            raise ResultsError(
-                f"{self.path} was written with other weights or data ({before}, not {inputs}); expected those it "
-                "was begun with: bring them back, or choose another --results"
-            )
-
-    def _create(self, plan: Plan, images: int, inputs: str) -> None:
+    def _create(self) -> None:
         """All of it in one transaction: a kill leaves an empty file, not half a schema."""
         for statement in _SCHEMA.split(";")[:-1]:
             self._db.execute(statement)
         self._db.execute("INSERT INTO digest VALUES ('0')")
-        self._insert("plan", [(plan.hash(), json.dumps(plan.as_dict()), images, inputs)])
+        self._db.execute(f"PRAGMA user_version = {_FORMAT}")
         self._db.execute(f"PRAGMA application_id = {_APPLICATION}")
+
+    def begin(self, record: Record) -> None:
+        """Notes what is computed from now on."""
+        with self._transaction():
+            newest = self._db.execute("SELECT * FROM plan ORDER BY generation DESC LIMIT 1").fetchone()
+            if newest is None or tuple(newest) != record.row():
+                self._insert("plan", [record.row()])
+            (runs,) = self._db.execute("SELECT COUNT(*) FROM runs").fetchone()
+            self._run = runs + 1
+            now = datetime.now(timezone.utc).isoformat(" ", "minutes")
+            self._insert("runs", [(self._run, json.dumps(environment(record.plan)), now)])
 
     def add(self, batch: int, found: BatchRows) -> None:
         """Adds a batch, all of it or (killed, disk full) nothing."""
         first = {(m.method, m.layer): m for m in reversed(found.maps)}  # of several sizes of images, the first
         with self._transaction():
-            self._insert("batches", [(batch, self._run)])
-            self._insert("images", found.images)
+            (before,) = self._db.execute("SELECT COUNT(*) FROM batches").fetchone()
+            work = before + 1
+            self._insert("batches", [(work, batch, self._run, found.key, self._set(found.cells))])
+            self._insert("images", [(*row, work) for row in found.images])
+            self._insert("contents", [(*row, work) for row in found.contents])
             targets = [tuple(int(v) if isinstance(v, bool) else v for v in row) for row in found.targets]
-            self._insert("targets", targets)
-            self._insert("maps", list(first.values()))
+            self._insert("targets", [(*row, work) for row in targets])
+            self._insert("maps", [(*row, work) for row in first.values()])
             values = [(*row[:6], None if math.isnan(row.value) else float(row.value)) for row in found.rows]
-            self._insert("rows", [(*value, self._run, self._plan) for value in values])
+            self._insert("rows", [(*value, work) for value in values])
+
+    def _set(self, cells: Mapping[Cell, str] | None) -> int:
+        """The number of a set of cells in this file; 0: all there are."""
+        if cells is None:
+            return 0
+        content = json.dumps([[*cell, mark] for cell, mark in cells.items()])
+        found = self._db.execute("SELECT id FROM sets WHERE cells = ?", (content,)).fetchone()
+        if found is None:
+            (count,) = self._db.execute("SELECT COUNT(*) FROM sets").fetchone()
+            found = (count + 1,)
+            self._insert("sets", [(count + 1, content)])
+        return int(found[0])
 
     def _insert(self, table: str, rows: Sequence[Sequence[Any]]) -> None:
         """Adds rows, and what they contribute to the digest of the whole file."""
@@ -252,23 +340,27 @@ def _locked(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def check_part(db: sqlite3.Connection, path: Path, plan: Plan | None = None) -> None:
-    """Our error for a file that is damaged, not ours, or of another plan."""
+def check_part(db: sqlite3.Connection, path: Path) -> None:
+    """Our error for a file that is damaged or not ours."""
     try:
         application = db.execute("PRAGMA application_id").fetchone()[0]
         if application != _APPLICATION:
             raise ResultsError(f"{path} was not written by an evaluation; {_CURE}")
         damage = " ".join(db.execute("PRAGMA quick_check").fetchone()[0].split())
+        db.execute("SELECT COUNT(*) FROM plan")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version != _FORMAT:
+            raise ResultsError(
+                f"{path} is damaged or no results file of this version of the package (format {version}, not "
+                f"{_FORMAT}); {_CURE}"
+            )
         if damage != "ok" or not _is_whole(db):
             what = damage if damage != "ok" else "what it holds is not what was written"
             raise ResultsError(f"{path} is damaged ({what}); {_CURE}, and its batches are computed again")
-        found = db.execute("SELECT hash FROM plan").fetchone()[0]
-    except (sqlite3.Error, TypeError, ValueError) as error:
+    except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, ResultsError):
             raise
         raise ResultsError(f"{path} is damaged or no results file ({error}); {_CURE}") from None
-    if plan is not None and found != plan.hash():
-        raise ResultsError(f"{path} holds results of another plan ({found}, not {plan.hash()}); {_CURE}")
 
 
 def _is_whole(db: sqlite3.Connection) -> bool:
@@ -276,28 +368,113 @@ def _is_whole(db: sqlite3.Connection) -> bool:
     return int(db.execute("SELECT value FROM digest").fetchone()[0]) == total % 2**64
 
 
-def done_batches(folder: Path, plan: Plan) -> set[int]:
-    """The batches that some process has finished."""
-    done: set[int] = set()
+@dataclass
+class Done:
+    """What the files of a folder hold, as far as going on needs to know.
+
+    Attributes:
+        records: the newest of each file.
+        cells: by a batch's key, what is there.
+        images: by a batch's key, what every image was made of.
+    """
+
+    records: dict[Path, Record] = field(default_factory=dict)
+    cells: dict[str, set[tuple[Cell, str]]] = field(default_factory=dict)
+    images: dict[str, dict[int, ContentRow]] = field(default_factory=dict)
+
+    @property
+    def newest(self) -> Record | None:
+        """What the folder shows; None if there is nothing."""
+        return max(self.records.values(), key=lambda record: record.generation, default=None)
+
+    def check_inputs(self, inputs: Mapping[str, str]) -> None:
+        """Our error for weights or code that are others than those that results were begun with."""
+        for path, record in self.records.items():
+            changed = [name for name, mark in inputs.items() if record.inputs.get(name, mark) != mark]
+            if changed:
+                raise ResultsError(
+                    f"{path} was written with other weights or data (changed since: {'; '.join(changed)}); expected "
+                    "those it was begun with: bring them back, or choose another --results"
+                )
+
+    def missing(self, key: str, wanted: Mapping[Cell, str]) -> dict[Cell, str]:
+        """What a batch lacks."""
+        there = self.cells.get(key, set())
+        return {cell: mark for cell, mark in wanted.items() if (cell, mark) not in there}
+
+    def next(self, record: Record) -> Record:
+        """A record with its generation: the newest's where it says the same, else the next."""
+        newest = self.newest
+        if newest is None:
+            return record
+        again = replace(record, generation=newest.generation)
+        return again if again.row() == newest.row() else replace(record, generation=newest.generation + 1)
+
+
+def done_batches(folder: Path, plan: Plan) -> Done:
+    """What is there, where it goes with a plan; our error, naming what differs, where it does not."""
+    done = Done()
     for path in part_paths(folder):
-        with closing(_opened(path)) as db:
-            db.execute("BEGIN")  # one state of the file, whoever writes to it meanwhile
-            if not _holds_nothing(db):
-                check_part(db, path, plan)
-                done |= {batch for (batch,) in db.execute("SELECT batch FROM batches")}
+        with _read(path) as db:
+            if db is not None:
+                record = _newest(db)
+                changed = [*differences(record.plan, plan)]
+                if changed:
+                    raise ResultsError(f"{path} holds results of another plan ({'; '.join(changed)}); {_CURE}")
+                done.records[path] = record
+                _add_done(db, done, record)
     return done
 
 
-def _holds_nothing(db: sqlite3.Connection) -> bool:
-    """Whether a process was killed before it wrote anything."""
-    try:
-        return _is_new(db)
-    except sqlite3.Error:
-        return False  # damaged, as will be said
+def _newest(db: sqlite3.Connection) -> Record:
+    return _record(db.execute("SELECT * FROM plan ORDER BY generation DESC LIMIT 1").fetchone())
+
+
+def _add_done(db: sqlite3.Connection, done: Done, record: Record) -> None:
+    keys = dict(db.execute("SELECT work, key FROM batches"))
+    for work, cells in _works(db, record.cells).items():
+        done.cells.setdefault(keys[work], set()).update(cells)
+    for *row, work in db.execute("SELECT * FROM contents"):
+        done.images.setdefault(keys[work], {})[row[0]] = ContentRow(*row)
+
+
+def _works(db: sqlite3.Connection, everything: Mapping[Cell, str]) -> dict[int, set[tuple[Cell, str]]]:
+    """The batches of a file, each with the cells it gave."""
+    sets = {0: set(everything.items())}
+    for number, content in db.execute("SELECT id, cells FROM sets"):
+        sets[number] = {((a, b, c), mark) for a, b, c, mark in json.loads(content)}
+    return {work: sets[cells] for work, cells in db.execute("SELECT work, cells FROM batches")}
+
+
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[sqlite3.Connection | None]:
+    """One state of a file, whoever writes to it meanwhile; None for one to which nothing was ever added."""
+    with closing(_opened(path)) as db:
+        try:
+            db.execute("BEGIN")
+            is_new = _is_new(db)
+        except sqlite3.Error:
+            is_new = False  # damaged, as will be said
+        if is_new:
+            yield None
+            return
+        check_part(db, path)
+        is_begun = db.execute("SELECT COUNT(*) FROM plan").fetchone()[0] > 0
+        yield db if is_begun else None
 
 
 def _opened(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(path, isolation_level=None, timeout=30)
+    """A connection to a file, and to nothing but a file."""
+    try:
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise ResultsError(f"{path} is a folder or a device, not a file; {_CURE}")
+        if path.is_symlink() and not path.exists():
+            raise ResultsError(f"{path} is a link to {str(path.readlink())!r}, which is not there; {_CURE}")
+        return sqlite3.connect(path, isolation_level=None, timeout=30)
+    except (sqlite3.Error, OSError) as error:
+        raise ResultsError(
+            f"{path} cannot be opened ({error}); expected a folder that can be read and written"
+        ) from None
 
 
 class Results:
@@ -305,7 +482,7 @@ class Results:
 
     Attributes:
         plan: the plan. folder: where it lies. expected: how many images the plan has.
-        environments: versions, device and seed of every run that wrote to it.
+        environments: versions, device and seed of every run that wrote to it. date: when the last that added began.
 
     Example:
         >>> from captum_extract_aggregate.evaluation import MeasurePlan, MethodPlan, Plan, run
@@ -322,44 +499,76 @@ class Results:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.environments: list[dict[str, Any]] = []
-        self.expected = 0
-        plans: dict[str, str] = {}
         self._db = sqlite3.connect(":memory:", isolation_level=None)
-        for statement in _SCHEMA.split(";")[:-1]:
+        for statement in _JOINED.split(";")[:-1]:
             self._db.execute(statement)
+        records: dict[Path, Record] = {}
         for path in part_paths(self.folder):
-            with closing(_opened(path)) as part:
-                part.execute("BEGIN")  # one state of the file, whoever writes to it meanwhile
-                if _holds_nothing(part):
-                    continue
-                check_part(part, path)
-                hash_, content, self.expected, _ = part.execute("SELECT * FROM plan").fetchone()
-                plans[hash_] = content
-                self.environments += [
-                    json.loads(e) for (e,) in part.execute("SELECT environment FROM runs ORDER BY id")
-                ]
-                self._take(part)
-        if not plans:
+            with _read(path) as part:
+                if part is not None:
+                    records[path] = _newest(part)
+        if not records:
             raise ResultsError(
                 f"{str(self.folder)!r} holds no results (part-*.sqlite); expected a folder that an evaluation wrote"
             )
-        if len(plans) > 1:
-            raise ResultsError(
-                f"{str(self.folder)!r} holds results of several plans ({', '.join(plans)}); expected one"
-            )
-        self.plan = plan_from(json.loads(next(iter(plans.values()))))
+        self._record = max(records.values(), key=lambda record: record.generation)
+        self.plan, self.expected = self._record.plan, self._record.images
+        self.date = ""
+        self._done: dict[str, set[Cell]] = {}
+        for path, record in records.items():
+            if record.plan.hash() != self.plan.hash() and (
+                record.generation == self._record.generation or any(differences(record.plan, self.plan))
+            ):
+                raise ResultsError(
+                    f"{str(self.folder)!r} holds results of several plans ({record.plan.hash()} in {path.name}, and "
+                    f"{self.plan.hash()}); expected one"
+                )
+            with _read(path) as part:
+                if part is not None:
+                    self._take(part)
 
     def _take(self, part: sqlite3.Connection) -> None:
-        for table, width in (("batches", 2), ("images", 4), ("targets", 7), ("maps", 8), ("rows", 9)):
-            marks = ", ".join("?" * width)
-            self._db.executemany(
-                f"INSERT OR IGNORE INTO {table} VALUES ({marks})", part.execute(f"SELECT * FROM {table}")
-            )
+        environments = part.execute("SELECT environment FROM runs ORDER BY id")
+        self.environments += [json.loads(e) for (e,) in environments]
+        wanted, places = self._record.cells, dict.fromkeys(cell[:2] for cell in self._record.cells)
+        position = {place: i for i, place in enumerate(places)}
+        keys = dict(part.execute("SELECT work, key FROM batches"))
+        works = {
+            work: {cell for cell, mark in cells if wanted.get(cell) == mark} if wanted else set()
+            for work, cells in _works(part, wanted).items()
+            if not self._record.keys or keys[work] in self._record.keys
+        }
+        for work, cells in works.items():
+            self._done.setdefault(keys[work], set()).update(cells)
+        seen = {work: {cell[:2] for cell in cells} for work, cells in works.items()}
+
+        def chosen(table: str) -> Iterator[tuple[Any, ...]]:
+            for *row, work in part.execute(f"SELECT * FROM {table}"):
+                if work in works:
+                    yield (*row, work)
+
+        self._add("images", (row[:4] for row in chosen("images")))
+        self._add("targets", (row[:7] for row in chosen("targets")))
+        maps = (row for row in chosen("maps") if not wanted or row[:2] in seen[row[8]])
+        self._add("maps", ((*row[:2], position.get(row[:2], row[2]), *row[3:8]) for row in maps))
+        self._add("rows", (row[:7] for row in chosen("rows") if not wanted or row[2:5] in works[row[7]]))
+        began = part.execute("SELECT work, began FROM batches JOIN runs ON run = id")
+        self.date = max([self.date, *(when for work, when in began if work in works)])
+
+    def _add(self, table: str, rows: Iterator[tuple[Any, ...]]) -> None:
+        width = {"images": 4, "targets": 7, "maps": 8, "rows": 7}[table]
+        self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * width)})", rows)
 
     @property
     def complete(self) -> bool:
-        """Whether every image of the plan was looked at."""
-        return len(self.images()) == self.expected
+        """Whether every image of the plan was looked at, by every method and measure."""
+        return len(self.images()) == self.expected and not self.lacking
+
+    @property
+    def lacking(self) -> int:
+        """How many batches of images lack some of the plan's methods, layers or measures."""
+        wanted = set(self._record.cells)
+        return sum(not wanted <= self._done.get(key, set()) for key in self._record.keys)
 
     def images(self) -> list[ImageRow]:
         """All images that were looked at, the skipped among them."""
@@ -380,6 +589,11 @@ class Results:
         query = """SELECT method, layer, position, height, width, image_height, image_width, MIN(image) FROM maps
             GROUP BY method, layer ORDER BY position"""
         return [MapRow(*row) for row in self._db.execute(query)]
+
+    def count(self) -> int:
+        """How many numbers there are."""
+        (count,) = self._db.execute("SELECT COUNT(*) FROM rows").fetchone()
+        return int(count)
 
     def measures(self) -> list[tuple[str, str]]:
         """Which measures and details there are."""

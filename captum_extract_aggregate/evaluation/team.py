@@ -56,13 +56,27 @@ class Team:
         dist.destroy_process_group()
 
 
+def set_threads(number: int) -> None:
+    """So many threads; our error for more than a machine can start."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if number > most:
+        raise ValueError(f"run.threads is {number}; expected at most {most} (this machine has {os.cpu_count()} cores)")
+    torch.set_num_threads(number)
+
+
 def _device(name: str) -> torch.device:
+    expected = "expected cpu, cuda, cuda:0 or another of torch's devices that this machine has"
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"run.device is {name!r}; expected cpu, cuda, cuda:0 or another of torch's devices") from None
+        raise ValueError(f"run.device is {name!r}; {expected}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"run.device is {name!r}, but torch sees no GPU; expected cpu, or a torch built for your GPU")
+    try:
+        torch.zeros(1, device=device).tolist()
+    except Exception as error:  # whatever a device raises that is not there, or that (as meta) holds no numbers
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(f"run.device is {name!r}, which cannot be used here ({reason}); {expected}") from None
     return device
 
 

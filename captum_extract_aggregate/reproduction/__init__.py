@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.messages import make_folder, unknown_name
 from captum_extract_aggregate.reproduction import main_findings
 from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
 from captum_extract_aggregate.reproduction.findings import Finding, Outcome, findings_table
@@ -50,7 +50,7 @@ def reproduce(request: Request) -> tuple[str, bool]:
         if name not in EXPERIMENTS:
             raise ValueError(unknown_name("the table or figure", name, [*EXPERIMENTS, "all", "list"]))
     settings = settings_of(request)
-    request.output.mkdir(parents=True, exist_ok=True)
+    make_folder("output", request.output)
     lines, all_stand = [], True
     for setting in settings:
         for name in names:
@@ -96,6 +96,8 @@ def settings_of(request: Request) -> list[Setting]:
     """The networks and images that a request names."""
     if request.data not in DATA:
         raise ValueError(unknown_name("data", request.data, DATA))
+    if request.n < 0:
+        raise ValueError(f"n is {request.n}; expected 0 (as many as each experiment is meant for) or more")
     sizes = dict(QUICK if request.quick else SIZES)
     if request.n:
         sizes = dict.fromkeys(sizes, request.n)

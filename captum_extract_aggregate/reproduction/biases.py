@@ -23,6 +23,7 @@ from captum_extract_aggregate.bias_study import (
 )
 from captum_extract_aggregate.bias_study.robustness import plot_robustness
 from captum_extract_aggregate.data.train_scenes import load_scenes
+from captum_extract_aggregate.messages import make_folder
 from captum_extract_aggregate.metrics import removal_contrast
 from captum_extract_aggregate.reproduction.charts import boxes
 from captum_extract_aggregate.reproduction.findings import Finding, Key, Outcome, markdown, mean_sd, smaller
@@ -46,7 +47,7 @@ def told(setting: Setting, n: int, with_robustness: bool, folder: Path | None) -
     report = bias_report(setting.network, setting.batches(n), show_progress=show)
     parts = [f"{setting.name}: {report}"]
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder("output", folder)
         path = folder / f"bias-report-{setting.name}.csv"
         report.save(path)
         parts.append(f"written: {path}")
