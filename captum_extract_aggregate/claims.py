@@ -21,18 +21,21 @@ _CURE = "expected one thread at a time: a lock around both, or a copy of the mod
 
 
 class Claim:
-    """The models that one thread works on, and all modules that belong to them."""
+    """The models that one thread works on, and all their modules. `runs`: a pass claims them, which runs them, too."""
 
-    def __init__(self, undo: Undo) -> None:
-        self.thread = threading.get_ident()
+    def __init__(self, undo: Undo, runs: bool = False) -> None:
+        self.thread, self.runs = threading.get_ident(), runs
         self.models: list[nn.Module] = []
         self.modules: set[nn.Module] = set()
+        self._run_here: set[nn.Module] = set()
         undo.callback(_withdraw, self)
         _CLAIMS.append(self)
 
     def add(self, model: nn.Module, modules: Iterable[nn.Module]) -> None:
         """Our error if another thread works on one of the modules, or on a parameter of theirs."""
         self.models.append(model)
+        if threading.get_ident() == self.thread:
+            self._run_here.add(model)
         self.modules.update(modules)
         for other in tuple(_CLAIMS):
             if other.thread != self.thread:
@@ -49,16 +52,22 @@ class Claim:
                     f"{describe(module, self.models)} is being explained, or changed, in another thread; {_CURE}"
                 )
 
-    def is_others(self, module: nn.Module) -> bool:
-        """Whether a claimed module runs in another thread without belonging to the claiming thread's call.
+    def is_innermost(self) -> bool:
+        """Whether no other pass has begun within this one: a hook of the model's may ask for a map."""
+        return next(c for c in reversed(tuple(_CLAIMS)) if c.runs and c.thread == self.thread) is self
 
-        It does belong to it where the model's own forward starts threads for parts of itself, or a DataParallel runs
-        replicas. It does not if what runs there is the whole model, or another one that shares the module.
+    def is_others(self, module: nn.Module) -> bool:
+        """Whether a claimed module that runs now does not belong to the claiming pass, but to another or to a thread.
+
+        Modules do belong to it in other threads where the model's own forward starts them for parts of itself, or a
+        DataParallel runs replicas. They do not if what runs there is the whole model, or another one that shares them.
         """
-        if threading.get_ident() == self.thread or module not in self.modules:
+        if threading.get_ident() == self.thread:
+            return not self.is_innermost()
+        if module not in self.modules:
             return False
         *_, outermost = (module, *running_modules())
-        return outermost in self.models or outermost not in self.modules
+        return outermost in self._run_here or outermost not in self.modules
 
     def check_training(self, module: nn.Module, frozen: bool) -> None:
         """Our error in the thread that would lose gradients because this one's pass has frozen the parameters."""

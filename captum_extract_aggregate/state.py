@@ -42,7 +42,7 @@ def prepared(
     out, any may be. `layers`: those that are explained. A model that runs in other threads alone belongs to the call if
     it holds one of them.
     """
-    claim = Claim(undo)
+    claim = Claim(undo, runs=True)
     seen, strangers = claim.modules, set[nn.Module]()
 
     def prepare(model: nn.Module) -> None:
@@ -75,7 +75,7 @@ def prepared(
         if module in seen:
             if not is_here:
                 claim.check_training(module, bool(freeze))
-        elif is_here or is_called(module):
+        elif claim.is_innermost() if is_here else is_called(module):
             prepare(module)
 
     random_state(undo, tensors)

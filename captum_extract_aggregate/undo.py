@@ -9,17 +9,25 @@ been written down yet. Three rules leave no such gap, at no cost and without tou
   user when all is done.
 - An `Undo` is entered twice (`with Undo() as undo, undo:`), so that an interrupt that keeps one exit from beginning
   leaves the other.
+
+Contexts of PyTorch's and of the model's that were cut short are seen to as well: first those written as generators are
+closed, which would otherwise happen when the exception is forgotten, and change things once more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import traceback
 from collections.abc import Callable, Iterable
+from types import TracebackType
 from typing import Any
 
 from torch import nn
 from torch.nn.modules import module as global_hooks
 
+_MANAGER = contextlib._GeneratorContextManager
+_CUT_SHORT = (_MANAGER.__enter__.__code__, _MANAGER.__exit__.__code__)
 _TRIES = 100  # of a step that raises each time: it is not interrupted but fails
 
 
@@ -43,9 +51,11 @@ class Undo:
     def __enter__(self) -> Undo:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, where: TracebackType | None) -> None:
         raised: BaseException | None = None
         steps, tries = self._steps, 0
+        if steps and where is not None:
+            self.callback(_close_contexts, where)
         while steps:
             try:
                 step, args = steps[-1]
@@ -62,6 +72,13 @@ class Undo:
                 raise raised
             finally:
                 raised = None  # its traceback holds this frame
+
+
+def _close_contexts(raised: TracebackType) -> None:
+    """Ends the generators of contexts that an exception has kept from doing so, the innermost first."""
+    for frame, _ in reversed(list(traceback.walk_tb(raised))):
+        if frame.f_code in _CUT_SHORT:
+            frame.f_locals["self"].gen.close()
 
 
 def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
@@ -93,7 +110,7 @@ class ProcessWide:
     """A setting of the whole process, which passes of several threads may change at once.
 
     Each notes what it found. One that ends while another thread's goes on leaves the setting alone, and what it found
-    to those that came after it: so the last one to end puts back what was there before the first.
+    to threads that came after it: so the last one to end puts back what was there before the first.
     """
 
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
@@ -113,11 +130,12 @@ class ProcessWide:
             if mine not in self._found:
                 return
             thread, value = self._found[mine]
+            outermost = {theirs: one for one, (theirs, _) in reversed(self._found.items())}
             came = list(self._found)
-            others = [other for other in came if self._found[other][0] != thread]
-            if not others:
+            del outermost[thread]
+            if not outermost:
                 self._write(value)
-            for other in others:
-                if came.index(other) > came.index(mine):
-                    self._found[other] = self._found[other][0], value
+            for other, one in outermost.items():
+                if came.index(one) > came.index(mine):
+                    self._found[one] = other, value
             del self._found[mine]
