@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
+from captum_extract_aggregate.input_positions import Size
 from captum_extract_aggregate.layers import Layer
 from captum_extract_aggregate.layout import Layout
 from captum_extract_aggregate.maps import where_positive
@@ -217,6 +218,7 @@ class CumulativeGradCAM(InputSizedAttribution):
     Args:
         forward_func, device_ids, layout, call: as for `ExtractAggregate`.
         layer: a layer or a list of layers; None: `default_layers` of the model.
+        size: of the input's positions, where its shape does not tell it (see `AggregatedActivity`).
 
     Raises:
         TypeError, ValueError: as `ExtractAggregate`.
@@ -247,6 +249,7 @@ class CumulativeGradMid(InputSizedAttribution):
     Args:
         forward_func, device_ids, layout, call: as for `ExtractAggregate`.
         layer: a layer or a list of layers; None: `default_layers` of the model.
+        size: of the input's positions, where its shape does not tell it (see `AggregatedActivity`).
         positive: `"abs"`, or `"relu"`, as for `GradMid`.
 
     Raises:
@@ -270,8 +273,9 @@ class CumulativeGradMid(InputSizedAttribution):
         positive: str = "abs",
         layout: Layout = "auto",
         call: int | None = None,
+        size: Size | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call)
+        super().__init__(forward_func, layer, device_ids, layout, call, size)
         self.positive = _check_positive(positive)
 
     def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:

@@ -65,7 +65,8 @@ class Method:
         for j, layer in enumerate(self.layers):
             yield Column(self.label, layer, [maps[j] for maps in by_target], self.plan.interpolation)
         for combination in self.combinations:
-            combined = [combine_maps(maps, size, combination.weights, combination.mode) for maps in by_target]
+            how = (combination.weights, combination.mode, self.layers)
+            combined = [combine_maps(maps, size, *how) for maps in by_target]
             yield Column(self.label, combination.label, combined)
 
     def _single(self, map_: Tensor) -> Tensor:
