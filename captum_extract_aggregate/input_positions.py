@@ -228,7 +228,7 @@ def _fitting(options: list[_Option], maps: Sequence[Sequence[int]]) -> list[_Opt
 
 def fits(own: Sequence[int], size: Sequence[int]) -> bool:
     """Whether positions `own` may be those of `size` at a lower resolution (borders may add a few)."""
-    if len(own) != len(size) or any(n > 1.25 * of + 1 for n, of in zip(own, size)):
+    if len(own) != len(size) or any(n > of + 2 for n, of in zip(own, size)):
         return False
     if len(own) == 1:
         return True

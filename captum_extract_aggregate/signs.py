@@ -43,6 +43,11 @@ def is_probability(output: Tensor) -> bool:
     return node is not None and node.name().startswith("SigmoidBackward")
 
 
+def give_both_signs(model: nn.Module) -> None:
+    """From now on, a model with one output gives the scores of both signs."""
+    model.register_forward_hook(lambda module, args, output: sign_scores(output))
+
+
 def check_logit(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> None:
     """Our error for a single output that is a probability."""
     with torch.inference_mode(False), torch.enable_grad():

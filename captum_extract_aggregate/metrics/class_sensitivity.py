@@ -102,15 +102,18 @@ def class_sensitivity(
         given = {name: sliced(value, part, examples) for name, value in kwargs.items()}
         given |= {"additional_forward_args": some_extra} if some_extra else {}
         of_part, n = some if isinstance(inputs, tuple) else some[0], len(some[0])
-        output = output_of(forward_func, some, some_extra) if pairs is None or _may_be_signs(pairs) else None
+        if pairs is None or not values:  # for given classes once, to see whether they are signs
+            output = output_of(forward_func, some, some_extra)
+            dims = output.ndim if has_one_output(output, n) else None
         chosen = _most_and_least(class_scores(output, n)) if pairs is None else pairs[part]
-        if has_one_output(output, n):
-            of_signs = _of_signs(explanation_func, forward_func, of_part, output.ndim, given)
-            (positive, positions, own), (negative, _, _) = (reader.read(each, some) for each in of_signs)
-            first, second = (_of_class(positive, negative, chosen[:, i]) for i in (0, 1))
-        else:
+        if dims is None:
             both = _both(explanation_func, of_part, chosen, given)
             (first, positions, own), (second, _, _) = (reader.read(each, some) for each in both)
+        else:
+            signs = _checked_signs(chosen)
+            of_signs = _of_signs(explanation_func, forward_func, of_part, dims, given)
+            (positive, positions, own), (negative, _, _) = (reader.read(each, some) for each in of_signs)
+            first, second = (_of_class(positive, negative, signs[:, i]) for i in (0, 1))
         values.append(compare(first, second).double())
         sizes = sizes or (own, positions.size)
     result = torch.cat(values)
@@ -121,7 +124,8 @@ def class_sensitivity(
 
 
 def _most_and_least(scores: Tensor) -> Tensor:
-    return torch.stack([scores.argmax(1), scores.argmin(1)], 1)
+    most = scores.argmax(1)
+    return torch.stack([most, scores.argmin(1) if scores.shape[1] > 2 else 1 - most], 1)
 
 
 def _both(explanation_func: Any, inputs: Any, chosen: Tensor, kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -135,8 +139,13 @@ def _both(explanation_func: Any, inputs: Any, chosen: Tensor, kwargs: dict[str, 
     return explain(inputs, target=chosen[:, 0], **kwargs), explain(inputs, target=chosen[:, 1], **kwargs)
 
 
-def _may_be_signs(pairs: Tensor) -> bool:
-    return bool(((pairs == 0) | (pairs == 1)).all())
+def _checked_signs(classes: Tensor) -> Tensor:
+    if bool(((classes != 0) & (classes != 1)).any()):
+        raise ValueError(
+            f"classes holds {classes.flatten().tolist()}, but the model has one output, whose signs are the classes; "
+            "expected 1 (above 0) and 0"
+        )
+    return classes
 
 
 def _of_signs(

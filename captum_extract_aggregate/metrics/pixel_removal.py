@@ -229,7 +229,7 @@ class _Engine:
 
     def _decisions(self) -> Tensor:
         n = len(self.inputs)
-        scores = []
+        scores: list[Tensor] = []
         for p in batches_of(n, self.most_slots):
             images, extra = (self.inputs[p],), sliced(self.extra, p, n)
             output = output_of(self.forward_func, images, extra)

@@ -6,8 +6,9 @@ Rethinking Positive Aggregation and Propagation (2020).
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -133,6 +134,16 @@ class PointingGame(Metric):
         # Pairs by difficulty (all, difficult), outcome (hit, miss) and class.
         self.add_state("counts", torch.zeros(2, 2, num_classes, dtype=torch.long), dist_reduce_fx="sum")
         self.counts: Tensor
+
+    def _wrap_compute(self, compute: Callable[[], Any]) -> Callable[[], Any]:
+        """torchmetrics makes a number of what holds one; here a class's values stay a vector, also of one class."""
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(wrapped)
+        def of_classes() -> dict[str, Tensor]:
+            return {k: v if k.endswith("accuracy") else v.reshape(self.num_classes) for k, v in wrapped().items()}
+
+        return of_classes
 
     def update(
         self,
