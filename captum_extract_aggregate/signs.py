@@ -66,33 +66,31 @@ def no_logit(why: str) -> str:
 
 
 @contextlib.contextmanager
-def negated(explained: Any, forward_func: Callable[..., Any]) -> Iterator[None]:
-    """Within, what is explained is -f: the score of the other sign.
+def signed(explained: Any, forward_func: Callable[..., Any], sign: int) -> Iterator[None]:
+    """Within, what is explained is the score of one sign: f (1), or -f (-1).
 
-    Raises TypeError where the explanation calls nothing that could be negated, at the end.
+    Raises TypeError, at the end, where the explanation calls nothing whose sign could be changed.
     """
     owner = getattr(explained, "__self__", explained)
-    methods = list(with_wrapped(owner)) if isinstance(owner, Attribution) else []
+    methods = list(with_wrapped(owner))
     called = methods[0].forward_func if methods else forward_func
     calls: list[int] = []
+
+    def of_sign(output: Tensor) -> Tensor:
+        calls.append(1)
+        return sign * (output.reshape(1) if output.ndim == 0 else output)  # Captum wants a dimension for the batch
+
+    def scores(*args: Any, **kwargs: Any) -> Any:
+        return of_sign(called(*args, **kwargs))
+
     with contextlib.ExitStack() as stack:
         if isinstance(called, nn.Module):
-
-            def negate(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-                calls.append(1)
-                return -output
-
-            stack.callback(as_written(called).register_forward_hook(negate).remove)
-        elif methods:
-
-            def negative(*args: Any, **kwargs: Any) -> Any:
-                calls.append(1)
-                return -called(*args, **kwargs)
-
-            for method in methods:
-                if method.forward_func is called:
-                    stack.callback(setattr, method, "forward_func", called)
-                    method.forward_func = negative
+            hook = as_written(called).register_forward_hook(lambda module, args, output: of_sign(output))
+            stack.callback(hook.remove)
+        for method in methods if not isinstance(called, nn.Module) else ():
+            if method.forward_func is called:
+                stack.callback(setattr, method, "forward_func", called)
+                method.forward_func = scores
         yield
     if not calls:
         raise TypeError(

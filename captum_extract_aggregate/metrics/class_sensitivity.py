@@ -28,7 +28,7 @@ from captum_extract_aggregate.metrics.explanations import (
     sliced,
 )
 from captum_extract_aggregate.metrics.similarity import NullBaseline, Similarity, find_similarity, null_baseline
-from captum_extract_aggregate.signs import has_one_output, negated
+from captum_extract_aggregate.signs import has_one_output, signed
 
 
 def class_sensitivity(
@@ -155,9 +155,11 @@ def _of_signs(
     examples = len(inputs[0] if isinstance(inputs, tuple) else inputs)
     target = torch.zeros(examples, dtype=torch.long) if dims == 2 else None
     explain = explainer_of(explanation_func)
-    positive = explain(inputs, target=target, **kwargs)
-    with negated(explanation_func, forward_func):
-        return positive, explain(inputs, target=target, **kwargs)
+    found = []
+    for sign in (1, -1):
+        with signed(explanation_func, forward_func, sign):
+            found.append(explain(inputs, target=target, **kwargs))
+    return found[0], found[1]
 
 
 def _of_class(positive: Tensor, negative: Tensor, signs: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def test_functions_and_wrappers_explain_both_signs(net):
 
 
 def test_each_sign_takes_its_own_step_of_meta_saliency(net):
-    meta = lambda f: cea.MetaSaliency(cea.GradCAM(f, net.b), lr=0.1, model=net)  # noqa: E731
+    meta = lambda f: cea.MetaSaliency(cea.GradCAM(f, net.b), lr=0.1, model=net, vectorized=False)  # noqa: E731
     plus, minus = (
         nn.functional.interpolate(meta(f).attribute(inputs()), (16, 16), mode="bilinear")
         for f in (lambda t: net(t), lambda t: -net(t))
