@@ -125,7 +125,8 @@ def _scores(model: nn.Module, x: Tensor) -> Tensor:
             "expected one that does: see --size"
         ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2:
-        raise ValueError(f"the model gives a {type(scores).__name__}; expected a tensor of shape batch x classes")
+        got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise ValueError(f"the model gives {got}; expected a tensor, batch x classes (batch x 1 for a single score)")
     return scores
 
 

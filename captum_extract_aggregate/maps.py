@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 _ROUNDING = 1e-5  # relative to an example's largest magnitude
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_SUMMED = 64  # roundings that a sum over channels may gather
 
 
 def upsample(map_: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
@@ -20,7 +21,7 @@ def upsample(map_: Tensor, size: Sequence[int], align_corners: bool = False) -> 
     if len(size) != dims:
         raise ValueError(
             f"a map with {dims} position dimensions cannot be brought to the size {tuple(size)} of the input; "
-            "expected as many: choose layers whose positions are the picture's"
+            "expected as many: choose layers whose positions are the input's"
         )
     if tuple(map_.shape[2:]) == tuple(size):
         return map_
@@ -34,9 +35,24 @@ def min_max(map_: Tensor, eps: float = 0) -> Tensor:
 
 
 def low_and_spread(map_: Tensor) -> tuple[Tensor, Tensor]:
-    """Each example's smallest value, and how far its largest is from it (1 if it is the same): `N x 1 x ...`."""
+    """Each example's smallest value, and how far its largest is from it: `N x 1 x ...`; infinitely far in a constant
+    map, whose rounding then is no map either."""
     low, high = (t.reshape(-1, *(1,) * (map_.ndim - 1)) for t in extremes(map_))
-    return low, torch.where(high > low, high - low, 1)
+    return low, torch.where(_is_rounding(low, high), torch.inf, high - low)
+
+
+def is_constant(map_: Tensor) -> Tensor:
+    """Which examples have the same value everywhere, but for rounding: `N` booleans."""
+    return _is_rounding(*extremes(map_))
+
+
+def _is_rounding(low: Tensor, high: Tensor) -> Tensor:
+    """Whether two numbers, each a sum over many channels, differ by no more than their last digits.
+
+    In front of global pooling a gradient is the same everywhere, and yet its sums over channels may differ by that.
+    """
+    eps = torch.finfo(at_least_float32(low).dtype).eps * _SUMMED + torch.finfo(low.dtype).eps
+    return high - low <= eps * torch.maximum(-low, high)
 
 
 def extremes(t: Tensor) -> tuple[Tensor, Tensor]:

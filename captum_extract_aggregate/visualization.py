@@ -217,6 +217,11 @@ def _unbatched(tensor: Tensor) -> Tensor:
 
 
 def _at_size(map_: Tensor, size: tuple[int, int]) -> np.ndarray:
+    if isinstance(map_, Tensor) and map_.ndim == 2 and map_.shape[0] == 1 < size[0]:
+        raise ValueError(
+            f"a map is {tuple(map_.shape)}, one row, or the map of a sequence, for an image of {size[0]} x {size[1]}; "
+            "expected one whose positions are the image's"
+        )
     values = LayerAttribution.interpolate(_plane(map_)[None, None], size, "bilinear")[0, 0]
     return np.where(np.isfinite(values := values.cpu().numpy()), values, np.nan)
 

@@ -6,6 +6,7 @@ Source: Rebuffi et al., There and Back Again (CVPR 2020), section 4.2.
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,9 +15,16 @@ from captum.attr import LayerAttribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, captum_entry, is_own, own
-from captum_extract_aggregate.layers import checked_inputs, find_layer
-from captum_extract_aggregate.layout import input_size
-from captum_extract_aggregate.maps import min_max, upsample
+from captum_extract_aggregate.input_positions import (
+    InputLayout,
+    Size,
+    check_input_layout,
+    check_size,
+    find_positions,
+    models_of,
+)
+from captum_extract_aggregate.layers import checked_inputs, describe, find_layer
+from captum_extract_aggregate.maps import is_constant, min_max, upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.targets import Target, per_target
 from captum_extract_aggregate.undo import Undo
@@ -29,8 +37,12 @@ _MODES = ("product", "sum")
 class LayerCombination(LayerAttribution):
     r"""The maps of several layers as one: :math:`\prod_j m_j^{\gamma_j}` or :math:`\sum_j \gamma_j m_j`.
 
-    Each layer's map is upsampled bilinearly to the input's size, then scaled to [0, 1] per example (a constant map
-    gives 0): `N x 1 x H x W` in [0, 1]. The weights :math:`\gamma` are normalised to sum 1.
+    Each layer's map is upsampled bilinearly to the input's size, then scaled to [0, 1] per example: `N x 1 x H x W` in
+    [0, 1]. The weights :math:`\gamma` are normalised to sum 1.
+
+    A map that is constant for an example (but for rounding) says nothing about positions: it is the factor 1 of that
+    example's product, and adds 0 to its sum, with a warning that names the layer. The other layers keep their weights,
+    so that their exponents then sum to less than 1; where every layer's map is constant, the product is 1 everywhere.
 
     Args:
         attribution_method: a layer method built on a list of layers: one of this package's (one pass for all layers),
@@ -38,9 +50,13 @@ class LayerCombination(LayerAttribution):
         weights: `"uniform"`, `"linear"` (the j-th layer in the order of the list weighs j), a number per layer, or a
             mapping from layers or their names to numbers, such as `feature_spread_weights` and `accuracy_weights` give.
         mode: `"product"` or `"sum"`.
+        size: of the input's positions, such as `(500,)` for a signal `N x 500 x 12`; None: from the input's shape.
+        layout: where the input has its channels, if its shape leaves that open: `"channels_first"`, `"channels_last"`,
+            or a function that returns `N x C x *S`.
 
     Raises:
-        TypeError, ValueError: for a method without a list of layers, or weights that do not fit it.
+        TypeError, ValueError: for a method without a list of layers, or weights that do not fit it; at `attribute` for
+            inputs whose positions cannot be told, or are not the maps'.
 
     Example:
         >>> import captum_extract_aggregate as cea
@@ -57,7 +73,12 @@ class LayerCombination(LayerAttribution):
     joins_layers = True
 
     def __init__(
-        self, attribution_method: LayerAttribution, weights: Weights = "uniform", mode: str = "product"
+        self,
+        attribution_method: LayerAttribution,
+        weights: Weights = "uniform",
+        mode: str = "product",
+        size: Size | None = None,
+        layout: InputLayout = "auto",
     ) -> None:
         if not isinstance(attribution_method, LayerAttribution):
             raise TypeError(
@@ -78,6 +99,7 @@ class LayerCombination(LayerAttribution):
         self.attribution_method = attribution_method
         self.weights = normalized_weights(weights, modules, forward_func)
         self.mode = mode
+        self.size, self.layout = check_size(size), check_input_layout(layout)
 
     @own
     @captum_entry
@@ -107,8 +129,11 @@ class LayerCombination(LayerAttribution):
 
     def joined(self, inputs: Any, maps: Sequence[Any]) -> Tensor:
         """The combined map of the layers' maps, wherever they come from (`attribute_together` shares their pass)."""
-        size = input_size(checked_inputs(inputs))
-        return combine_maps([_tensor(m).detach() for m in maps], size, self.weights, self.mode)
+        tensors, models = [_tensor(m).detach() for m in maps], models_of(self.forward_func)
+        shapes = [m.shape[2:] for m in tensors]
+        size = find_positions(checked_inputs(inputs), shapes, self.layout, self.size, models).size
+        names = [describe(layer, models) for layer in self.layer]
+        return combine_maps(tensors, size, self.weights, self.mode, names)
 
     @own
     def attribute_per_target(
@@ -146,12 +171,35 @@ class LayerCombination(LayerAttribution):
         return "Layer Combination"
 
 
-def combine_maps(maps: Sequence[Tensor], size: Sequence[int], weights: Sequence[float], mode: str) -> Tensor:
+def combine_maps(
+    maps: Sequence[Tensor], size: Sequence[int], weights: Sequence[float], mode: str, names: Sequence[str]
+) -> Tensor:
     """Maps `N x K x *S` of several layers (channels are summed) as one of `size`; the weights sum to 1."""
-    scaled = [min_max(upsample(m.sum(1, keepdim=True), size)) for m in maps]
-    if mode == "sum":
-        return torch.stack([weight * m for weight, m in zip(weights, scaled)]).sum(0)
-    return torch.stack([m**weight for weight, m in zip(weights, scaled)]).prod(0)
+    singles = [(m if m.is_floating_point() else m.float()).sum(1, keepdim=True) for m in maps]
+    constant = torch.stack([is_constant(m) for m in singles])  # interpolated, it would have rounding of its own
+    if bool(constant.any()):
+        _warn_of_constant(constant.sum(1).tolist(), constant.shape[1], weights, mode, names)
+    parts = []
+    for single, weight, says_nothing in zip(singles, weights, constant):
+        scaled = min_max(upsample(single, size))
+        neutral = says_nothing.reshape(-1, *(1,) * (scaled.ndim - 1))
+        part, nothing = (weight * scaled, 0) if mode == "sum" else (scaled**weight, 1)
+        parts.append(torch.where(neutral, nothing, part))
+    return torch.stack(parts).sum(0) if mode == "sum" else torch.stack(parts).prod(0)
+
+
+def _warn_of_constant(
+    counts: Sequence[int], examples: int, weights: Sequence[float], mode: str, names: Sequence[str]
+) -> None:
+    found = [f"{name} (for {n} of {examples} examples)" for name, n, w in zip(names, counts, weights) if n and w]
+    if found:
+        what = "is the factor 1 of the product" if mode == "product" else "adds 0 to the sum"
+        warnings.warn(
+            f"the map of {', '.join(found)} has one value all over, which says nothing about positions, so it {what}. "
+            "In front of global pooling every gradient is the same everywhere: take an earlier layer, or a method that "
+            "looks at activations",
+            stacklevel=4,
+        )
 
 
 def _tensor(map_: Any) -> Tensor:

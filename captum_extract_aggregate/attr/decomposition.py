@@ -29,8 +29,9 @@ from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.biases import adds_bias, bias_layers, biased, fused_norms
 from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
+from captum_extract_aggregate.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate.layers import Layer, describe
-from captum_extract_aggregate.layout import Layout, Surroundings, input_size, to_channels_first
+from captum_extract_aggregate.layout import Layout, Surroundings, to_channels_first
 from captum_extract_aggregate.maps import at_least_float32, low_and_spread, upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.pieces import over_channels
@@ -173,6 +174,7 @@ class FullGrad(WithDelta):
             once, whatever its number of channels.
         include_input: with the input's own term.
         align_corners: of the bilinear upsampling; True as in the authors' code.
+        size: of the input's positions, where its shape does not tell it (see `AggregatedActivity`).
 
     Raises:
         TypeError, ValueError: as `ExtractAggregate`, and for another `rescale`.
@@ -200,6 +202,7 @@ class FullGrad(WithDelta):
         include_input: bool = True,
         align_corners: bool = True,
         layout: Layout = "auto",
+        size: Size | None = None,
     ) -> None:
         self._only_seen = layer is None
         self._fused: list[str] = []
@@ -212,6 +215,7 @@ class FullGrad(WithDelta):
         if not isinstance(rescale, str) or rescale not in _RESCALE:
             raise ValueError(unknown_name("rescale", rescale, _RESCALE))
         self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
+        self.size = check_size(size)
         self._all_places(to_input=False)  # a layer without a bias is refused here, not only at the first map
 
     def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
@@ -222,17 +226,24 @@ class FullGrad(WithDelta):
         return [Place(None, "input")] * self.include_input + super()._all_places(to_input)
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
-        size = input_size(evidence.inputs)
-        total = torch.zeros(evidence.inputs[0].shape[0], 1, *size, device=evidence.inputs[0].device)
         left_out: list[str] = []
         by_size: dict[tuple[int, ...], Tensor] = {}
-        for place in self._all_places(to_input):
+
+        def add(term: Tensor) -> None:
+            map_ = self._rescaled(term)
+            own = tuple(map_.shape[2:])
+            by_size[own] = by_size[own] + map_ if own in by_size else map_
+
+        for place in super()._all_places(to_input):
             for term in self._terms(place, evidence, left_out):
-                map_ = self._rescaled(term)
-                own = tuple(map_.shape[2:])
-                by_size[own] = by_size[own] + map_ if own in by_size else map_
+                add(term)
+        positions = find_positions(evidence.inputs, list(by_size), size=self.size, models=evidence.models)
+        if self.include_input:
+            for term in self._input_terms(positions, evidence):
+                add(term)
+        total = torch.zeros(evidence.inputs[0].shape[0], 1, *positions.size, device=evidence.inputs[0].device)
         for map_ in by_size.values():  # upsampling is linear: once for all layers of one size
-            total = total + upsample(map_, size, self.align_corners)
+            total = total + upsample(map_, positions.size, self.align_corners)
         left_out += self._fused
         if left_out:
             warnings.warn(
@@ -242,18 +253,30 @@ class FullGrad(WithDelta):
             )
         return finished(total, evidence)
 
+    def _input_terms(self, positions: Positions, evidence: Evidence) -> list[Tensor]:
+        """What each input with such positions contributes, channel by channel, `N x K x *S`."""
+        place = Place(None, "input")
+        pairs = list(zip(evidence.activations[place], evidence.gradients[place]))
+        if not positions.arrange and self.layout != "auto":  # nothing else says where the channels are
+            around = evidence.surroundings(place)
+            arranged = [to_channels_first(x, self.layout, around)(x * g) for x, g in pairs if x.ndim > 2]
+        else:
+            arranged = [positions.arranged(pairs[i][0] * pairs[i][1], i) for i in positions.arrange or (0,)]
+        return [at_least_float32(term) for term in arranged]
+
     def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
-        """What a place contributes, channel by channel, `N x K x *S`; nothing where there are no positions.
+        """What a layer's bias contributes, channel by channel, `N x K x *S`; nothing where there are no positions.
 
         In memory of its own, but for what a layout function makes of it.
         """
+        assert place.layer is not None
         terms = []
         likes = evidence.activations.get(place, ())  # none where the layer never ran
         around = evidence.surroundings(place)
         for i, (x, g) in enumerate(zip(likes, evidence.gradients.get(place, ()))):
             if x.ndim < 3 and place.layer is not None:
                 continue
-            term = x * g if place.layer is None else biased(place.layer, g)
+            term = biased(place.layer, g)
             try:
                 terms.append(at_least_float32(self._arranged(x, term, around._replace(number=i))))
             except ValueError:
@@ -305,6 +328,8 @@ class AggregatedActivity(InputSizedAttribution):
         layer: the layers in network order; None: `default_layers` of the model.
         l0: the first of them that counts; negative from the end.
         include_input: with the input's own term.
+        size: of the input's positions, such as `(500,)` for a signal `N x 500 x 12` or `(64, 64)` for observations
+            `N x 64 x 64 x 12`; None: from the input's shape, and our error where that does not tell it.
 
     Raises:
         TypeError, ValueError: as `ExtractAggregate`, and for an `l0` outside of the layers.
@@ -328,8 +353,9 @@ class AggregatedActivity(InputSizedAttribution):
         include_input: bool = False,
         layout: Layout = "auto",
         call: int | None = None,
+        size: Size | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call)
+        super().__init__(forward_func, layer, device_ids, layout, call, size)
         count = len(super()._layers())
         if isinstance(l0, bool) or not isinstance(l0, int) or not -count <= l0 < count:
             raise ValueError(f"l0 is {l0!r}; expected {-count} to {count - 1}, one of the {count} layers")

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from captum_extract_aggregate.attr.base import CaptureAttribution, Map, finished
-from captum_extract_aggregate.capture import Evidence
+from captum_extract_aggregate.capture import Evidence, Place
+from captum_extract_aggregate.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate.layers import Layer, model_of
-from captum_extract_aggregate.layout import Layout, input_size
-from captum_extract_aggregate.maps import min_max, upsample
+from captum_extract_aggregate.layout import Layout
+from captum_extract_aggregate.maps import at_least_float32, min_max, upsample
 from captum_extract_aggregate.stages import default_layers
 
 
@@ -27,6 +28,7 @@ class InputSizedAttribution(CaptureAttribution):
         device_ids: list[int] | None = None,
         layout: Layout = "auto",
         call: int | None = None,
+        size: Size | None = None,
     ) -> None:
         if layer is None:
             model = model_of(forward_func)
@@ -37,13 +39,28 @@ class InputSizedAttribution(CaptureAttribution):
                 )
             layer = list(default_layers(model).values())
         super().__init__(forward_func, layer, device_ids, layout, call)
+        self.size = check_size(size)
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Map:
-        size = input_size(evidence.inputs)
+        places = [self._places(layer, to_input) for layer in self._layers()]
+        maps = [m for of in places if not _is_input(of) for m in self._layer_map(of, evidence)]
+        positions = find_positions(evidence.inputs, [m.shape[2:] for m in maps], size=self.size, models=evidence.models)
+        maps += [m for of in places if _is_input(of) for m in self._input_maps(of[0], positions, evidence)]
         total: Tensor | None = None
-        for layer in self._layers():
-            for map_ in self._layer_map(self._places(layer, to_input), evidence):
-                scaled = upsample(min_max(map_.abs()), size)
-                total = scaled if total is None else total + scaled
+        for map_ in maps:
+            scaled = upsample(min_max(map_.abs()), positions.size)
+            total = scaled if total is None else total + scaled
         assert total is not None
         return finished(total, evidence)
+
+    def _input_maps(self, place: Place, positions: Positions, evidence: Evidence) -> Sequence[Tensor]:
+        """The maps of the inputs with such positions; `layout` says where their channels are if nothing else does."""
+        if not positions.arrange and self.layout != "auto":
+            return self._layer_map((place,), evidence)
+        of = evidence.activations[place], evidence.gradients[place]
+        pairs = [[positions.arranged(at_least_float32(t[i]), i) for t in of] for i in positions.arrange or (0,)]
+        return [self._map(None, x, g) for x, g in pairs]
+
+
+def _is_input(places: tuple[Place, ...]) -> bool:
+    return places[0].layer is None

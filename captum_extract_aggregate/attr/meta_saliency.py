@@ -31,6 +31,7 @@ from captum_extract_aggregate.attr.meta_vectorized import NotVectorizedError, pa
 from captum_extract_aggregate.claims import claim
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.signs import is_probability, no_logit
 from captum_extract_aggregate.state import keep_modes, prepared, set_modes, unchanged, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, plain_target, select_scores
 from captum_extract_aggregate.undo import Undo
@@ -39,11 +40,16 @@ Loss = Callable[[Tensor, Any], Tensor]
 
 
 def _cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Of a class against all others: the class is the first index of the target, any others say where."""
-    if target is None or output.ndim < 2:
+    """Of a class against all others: the class is the first index of the target, any others say where.
+
+    Where there are no others, cross-entropy is 0 and its step none: a single output is a logit, of its own class.
+    """
+    if _is_single(output):
+        return _binary_cross_entropy(output, target)
+    if target is None:
         raise ValueError(
-            "target is None, or forward_func gives one score per example, of which there is no cross-entropy; expected "
-            "class scores and a target, loss_func='binary_cross_entropy', or a loss_func(output, target) of one's own"
+            "target is None, and forward_func gives several class scores; expected a target, "
+            "loss_func='binary_cross_entropy', or a loss_func(output, target) of one's own"
         )
     select_scores(output, target)  # our error for a target that does not fit
     entry = target[0] if isinstance(target, list) else target
@@ -54,8 +60,15 @@ def _cross_entropy(output: Tensor, target: Any) -> Tensor:
 
 
 def _binary_cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Of the target's logit alone: is the class there? For networks with one sigmoid per class."""
+    """Of the target's logit alone: is the class there? For networks with one sigmoid per class, or with one output."""
+    if _is_single(output) and is_probability(output):
+        raise ValueError(no_logit("binary cross-entropy is of a logit") + ", or a loss_func(output, target)")
     return -F.logsigmoid(select_scores(output, target)).sum()
+
+
+def _is_single(output: Any) -> bool:
+    """Whether there is one class only (or, in dense outputs, one at each place)."""
+    return isinstance(output, Tensor) and (output.ndim < 2 or output.shape[1] == 1)
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "binary_cross_entropy": _binary_cross_entropy}
@@ -83,9 +96,10 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
             perturbation; NoiseTunnel and LayerCombination too.
         lr: the learning rate.
         ascent: climb the loss instead: :math:`\theta + \mathrm{lr} \cdot \nabla_\theta \ell`.
-        loss_func: None or `"cross_entropy"`, of the target's class; `"binary_cross_entropy"`, of the target's logit
-            alone, for multi-label networks; or `loss_func(output, target)`, which gets the output and target of one
-            example (batch size 1) and returns its loss.
+        loss_func: None or `"cross_entropy"`, of the target's class (of a model with one output, which has no other
+            class, binary cross-entropy: the step that raises the output); `"binary_cross_entropy"`, of the target's
+            logit alone, for multi-label networks; or `loss_func(output, target)`, which gets the output and target of
+            one example (batch size 1) and returns its loss.
         parameters: which take the step: None for all; or a list of names, patterns of names (`"layer4.*"`) or
             parameters.
         steps: how many steps are taken, each on the parameters that the last one gave.

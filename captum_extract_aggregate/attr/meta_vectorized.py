@@ -18,6 +18,7 @@ from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
 from captum_extract_aggregate.capture import Evidence, Place, gives_out_its_input, gives_out_new_tensors, record
 from captum_extract_aggregate.layers import checked_inputs
 from captum_extract_aggregate.operations import tensors_in
+from captum_extract_aggregate.signs import is_probability
 from captum_extract_aggregate.state import leave_transforms, prepared, set_modes, unchanged, without_autocast
 from captum_extract_aggregate.undo import Undo
 
@@ -125,6 +126,8 @@ class _Pass:
             output = self.model(x[:1])
         if output.ndim != 2 or int(classes.max()) >= output.shape[1]:
             raise NotVectorizedError
+        if output.shape[1] == 1 and not self._gives_logit(x[:1]):
+            raise NotVectorizedError
         zeros = [torch.zeros_like(x[:1] if p.layer is None else met[p]) for p in self.places]
         chunk = max(1, _MOST_BYTES // (3 * size))
         together = vmap(lambda one, y: self._of_one(one[None], y[None], zeros), chunk_size=chunk)
@@ -150,9 +153,14 @@ class _Pass:
 
         return grad(score, has_aux=True)(zeros)  # type: ignore[no-any-return]
 
+    def _gives_logit(self, x: Tensor) -> bool:
+        """Whether a single output is none of a sigmoid, of which the loop says why it is not right."""
+        with torch.enable_grad():
+            return not is_probability(self.model(x.detach().requires_grad_()))
+
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         output = functional_call(self.model, parameters, (x,))
-        if self.loss == "cross_entropy":
+        if self.loss == "cross_entropy" and output.shape[1] > 1:  # of a single class it is 0
             return F.cross_entropy(output, y)
         return -F.logsigmoid(output.gather(1, y[:, None])).sum()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
+from captum_extract_aggregate.input_positions import Size
 from captum_extract_aggregate.layers import Layer
 from captum_extract_aggregate.layout import Layout
 from captum_extract_aggregate.maps import where_positive
@@ -228,8 +229,9 @@ class _Cumulative(InputSizedAttribution):
         positive: str = "abs",
         layout: Layout = "auto",
         call: int | None = None,
+        size: Size | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call)
+        super().__init__(forward_func, layer, device_ids, layout, call, size)
         self.positive = _check_positive(positive)
 
 
@@ -244,6 +246,7 @@ class CumulativeGradCAM(_Cumulative):
         forward_func, device_ids, layout, call: as for `ExtractAggregate`.
         layer: a layer or a list of layers; None: `default_layers` of the model.
         positive: `"abs"`, or `"relu"`, as for `GradCAMPos`.
+        size: of the input's positions, where its shape does not tell it (see `AggregatedActivity`).
 
     Raises:
         TypeError, ValueError: as `ExtractAggregate`, and for another `positive`.
@@ -274,6 +277,7 @@ class CumulativeGradMid(_Cumulative):
     Args:
         forward_func, device_ids, layout, call: as for `ExtractAggregate`.
         layer: a layer or a list of layers; None: `default_layers` of the model.
+        size: of the input's positions, where its shape does not tell it (see `AggregatedActivity`).
         positive: `"abs"`, or `"relu"`, as for `GradMid`.
 
     Raises:

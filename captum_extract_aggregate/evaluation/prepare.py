@@ -33,6 +33,7 @@ from captum_extract_aggregate.layers import find_layer
 from captum_extract_aggregate.messages import is_out_of_memory, said
 from captum_extract_aggregate.methods import WITH_LAYERS, check_method, make_method
 from captum_extract_aggregate.metrics.randomization import find_stages
+from captum_extract_aggregate.signs import check_logit, give_both_signs, has_one_output
 from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.subjects import load_subject, replace_head
 
@@ -78,7 +79,8 @@ class Method:
         for j, layer in enumerate(self.layers):
             yield Column(self.label, layer, [maps[j] for maps in by_target], self.plan.interpolation)
         for combination in self.combinations:
-            combined = [combine_maps(maps, size, combination.weights, combination.mode) for maps in by_target]
+            how = (combination.weights, combination.mode, self.layers)
+            combined = [combine_maps(maps, size, *how) for maps in by_target]
             yield Column(self.label, combination.label, combined)
 
     def _single(self, map_: Tensor) -> Tensor:
@@ -144,6 +146,7 @@ class Prepared:
     measures: tuple[Measurement, ...]
     keeper: Keeper | None = None  # of the model, where code of the user's own is given it
     wanted: frozenset[Cell] | None = None  # None: all cells
+    of_signs: bool = False  # the model has one output, and its signs are the classes
 
     def inputs(self) -> dict[str, str]:
         """A digest of each thing that a plan only names: weights, code, files; by what to call it."""
@@ -215,7 +218,8 @@ class Prepared:
                 into.update(maps)
         for how, group in meta.items():
             together = _Together(self.model, group)
-            wrapped = MetaSaliency(together, **asdict(how), model=self.model, vectorized=False)
+            given = asdict(how) | ({"loss_func": "binary_cross_entropy"} if self.of_signs else {})
+            wrapped = MetaSaliency(together, **given, model=self.model, vectorized=False)
             for into, target in zip(found, wanted):
                 into.update(zip(group, together.unpacked(wrapped.attribute(x, target=target))))
         columns: list[Column] = []
@@ -271,7 +275,12 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
     images = open_images(plan.data, subject)
     model = subject.model.to(device).eval()
     sample = first_readable(images)
-    classes = _check_runs(model, sample.x[None].to(device))
+    scores = _check_runs(model, sample.x[None].to(device))
+    of_signs = has_one_output(scores, 1)
+    if of_signs:
+        check_logit(model, (sample.x[None].to(device),), ())
+        give_both_signs(model)
+    classes = 2 if of_signs else scores.shape[1]
     if not plan.model.head and plan.model.num_classes not in (0, classes):
         raise ValueError(
             f"model.num_classes is {plan.model.num_classes}, but {plan.model.name!r} gives {classes} scores"
@@ -280,7 +289,7 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
     defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
     methods = tuple(_method(m, defaults, model) for m in plan.methods)
     keeper = Keeper(model) if any(measure.is_users for measure in measures) else None
-    prepared = Prepared(plan, model, images, methods, measures, keeper)
+    prepared = Prepared(plan, model, images, methods, measures, keeper, of_signs=of_signs)
     _check_explains(prepared, sample, device)
     return prepared
 
@@ -338,8 +347,8 @@ def first_readable(images: Images) -> Sample:
     raise ValueError(f"none of the first images can be read; {error}")
 
 
-def _check_runs(model: nn.Module, x: Tensor) -> int:
-    """How many classes the model has."""
+def _check_runs(model: nn.Module, x: Tensor) -> Tensor:
+    """What the model says of one image: class scores, or one score."""
     try:
         with torch.no_grad():
             scores = model(x)
@@ -348,10 +357,11 @@ def _check_runs(model: nn.Module, x: Tensor) -> int:
             f"the model does not run on an image of shape {tuple(x.shape)} ({type(error).__name__}: {error}); expected "
             "one that does: see data.size and data.resize"
         ) from error
-    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] < 2:
+    is_given = isinstance(scores, Tensor) and (scores.ndim == 2 or has_one_output(scores, 1))
+    if not is_given:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(f"the model gives {got}; expected scores, images x classes (two or more)")
-    return scores.shape[1]
+        raise ValueError(f"the model gives {got}; expected scores, images x classes, or one score an image")
+    return scores
 
 
 def _check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:

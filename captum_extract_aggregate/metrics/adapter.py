@@ -8,19 +8,21 @@ from captum.attr import Attribution
 from torch import Tensor
 
 from captum_extract_aggregate.attr.base import captum_entry
+from captum_extract_aggregate.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate.layers import checked_inputs
-from captum_extract_aggregate.metrics.explanations import as_maps
+from captum_extract_aggregate.metrics.explanations import MapReader
 
 
 class InputAttribution(Attribution):
-    """A layer method whose map is spread over the input's channels and pixels: see `as_input_attribution`."""
+    """A layer method whose map is spread over the input's channels and positions: see `as_input_attribution`."""
 
     layer = None
     joins_layers = True
 
-    def __init__(self, method: Attribution) -> None:
+    def __init__(self, method: Attribution, size: Size | None = None, layout: InputLayout = "auto") -> None:
         super().__init__(method.forward_func)
         self.method = method
+        self.size, self.layout = check_size(size), check_input_layout(layout)
 
     @captum_entry
     def attribute(self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
@@ -28,11 +30,17 @@ class InputAttribution(Attribution):
         tensors = checked_inputs(inputs)
         if len(tensors) != 1:
             raise ValueError(f"inputs holds {len(tensors)} tensors; expected one picture: a map belongs to one")
-        maps = as_maps(self.method.attribute(inputs, *args, **kwargs), tensors)
-        return (maps.expand_as(tensors[0]).contiguous(),)
+        reader = MapReader(self.method, (), self.size, self.layout)
+        maps, positions, _ = reader.read(self.method.attribute(inputs, *args, **kwargs), tensors)
+        (x,), elements = tensors, positions.elements(tensors[0])
+        spread = maps.new_empty(len(x), elements.numel())
+        spread[:, elements.flatten()] = maps.flatten(2).expand(-1, len(elements), -1).flatten(1)
+        return (spread.reshape(x.shape),)
 
 
-def as_input_attribution(method: Attribution) -> InputAttribution:
+def as_input_attribution(
+    method: Attribution, size: Size | None = None, layout: InputLayout = "auto"
+) -> InputAttribution:
     """Makes a layer method usable in `captum.metrics.infidelity` and `captum.metrics.sensitivity_max`.
 
     Captum's `sensitivity_max` takes a bare tensor from the explanation for a tuple of tensors, and so compares examples
@@ -42,9 +50,12 @@ def as_input_attribution(method: Attribution) -> InputAttribution:
 
     Args:
         method: an attribution object that gives one map, on one layer.
+        size, layout: of the input, where its shape does not tell its positions from its channels: as for
+            `LayerCombination`.
 
     Raises:
-        TypeError, ValueError: for what is no attribution object; at `attribute` for several maps or inputs.
+        TypeError, ValueError: for what is no attribution object; at `attribute` for several maps or inputs, and for a
+            map whose positions are not the input's.
 
     Example:
         >>> import torch
@@ -61,4 +72,4 @@ def as_input_attribution(method: Attribution) -> InputAttribution:
         raise TypeError(
             f"method is a {type(method).__name__}; expected an attribution object, such as NormGrad(model, layer)"
         )
-    return InputAttribution(method)
+    return InputAttribution(method, size, layout)

@@ -13,20 +13,22 @@ from captum._utils.common import _format_additional_forward_args
 from captum.attr import Attribution
 from torch import Tensor
 
+from captum_extract_aggregate.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate.layers import checked_inputs
-from captum_extract_aggregate.layout import input_size
 from captum_extract_aggregate.metrics.explanations import (
     Explanation,
-    as_maps,
+    MapReader,
     batches_of,
     check_mode,
+    class_scores,
     explainer_of,
+    output_of,
     per_target_of,
     progress,
-    scores_of,
     sliced,
 )
 from captum_extract_aggregate.metrics.similarity import NullBaseline, Similarity, find_similarity, null_baseline
+from captum_extract_aggregate.signs import has_one_output, signed
 
 
 def class_sensitivity(
@@ -39,24 +41,32 @@ def class_sensitivity(
     max_examples_per_batch: int | None = None,
     return_null_baseline: bool = False,
     show_progress: bool = False,
+    size: Size | None = None,
+    layout: InputLayout = "auto",
     **kwargs: Any,
 ) -> Tensor | tuple[Tensor, NullBaseline]:
     """The similarity of each example's maps for two classes, by default its highest and lowest scoring ones.
 
     Closer to 0 is better: near 1 the map does not depend on the class. NaN where a map is constant.
 
+    A model with one output f (`N` or `N x 1`, a logit) has two classes, its signs: 1 with the score f, and 0 with the
+    score -f; f > 0 is the class 1. The map of the sign 0 is that of the model with its output negated.
+
     Args:
         explanation_func: an attribution object, its `attribute`, or any function `(inputs, target=..., **kwargs)`.
             Both maps of a method of this package come from one forward.
         inputs: a tensor or a tuple of tensors, batch first.
-        forward_func: gives the class scores, `N x classes`.
+        forward_func: gives the class scores, `N x classes`, or one score each.
         similarity: `"spearman"`, `"abs_spearman"`, `"hog_spearman"`, `"ssim"`, `"top_k_intersection"`, or a function
-            of two `N x 1 x H x W` maps.
+            of two `N x 1 x H x W` maps (`N x 1 x L` of signals, `N x 1 x D x H x W` of volumes; HOG and SSIM are of
+            pictures alone).
         classes: `"max_min"`, or an `N x 2` tensor of class indices.
         additional_forward_args: for `forward_func` and the explainer.
         max_examples_per_batch: how many examples are explained at once.
         return_null_baseline: also return what the similarity gives for unrelated random maps of the same resolution.
         show_progress: show a progress bar.
+        size, layout: of the input, where its shape does not tell its positions from its channels: as for
+            `LayerCombination`.
         kwargs: handed to the explainer.
 
     Returns:
@@ -83,24 +93,39 @@ def class_sensitivity(
     pairs = None if isinstance(classes, str) else _checked_pairs(classes, examples)
     if pairs is None and classes != "max_min":
         raise ValueError(f"classes is {classes!r}; expected 'max_min' or an N x 2 tensor of class indices")
-    values, resolution = [], None
+    reader = MapReader(explanation_func, (forward_func,), check_size(size), check_input_layout(layout))
+    values: list[Tensor] = []
+    sizes: tuple[Size, Size] | None = None
     parts = batches_of(examples, max_examples_per_batch)
     for part in progress(parts, "Class sensitivity", len(parts), show_progress):
         some, some_extra = sliced(tensors, part, examples), sliced(extra, part, examples)
-        chosen = _most_and_least(scores_of(forward_func, some, some_extra)) if pairs is None else pairs[part]
         given = {name: sliced(value, part, examples) for name, value in kwargs.items()}
         given |= {"additional_forward_args": some_extra} if some_extra else {}
-        first, second = _both(explanation_func, some if isinstance(inputs, tuple) else some[0], chosen, given)
-        values.append(compare(as_maps(first, some), as_maps(second, some)).double())
-        resolution = resolution or _resolution(first)
+        of_part, n = some if isinstance(inputs, tuple) else some[0], len(some[0])
+        if pairs is None or not values:  # for given classes once, to see whether they are signs
+            output = output_of(forward_func, some, some_extra)
+            dims = output.ndim if has_one_output(output, n) else None
+        chosen = _most_and_least(class_scores(output, n)) if pairs is None else pairs[part]
+        if dims is None:
+            both = _both(explanation_func, of_part, chosen, given)
+            (first, positions, own), (second, _, _) = (reader.read(each, some) for each in both)
+        else:
+            signs = _checked_signs(chosen)
+            of_signs = _of_signs(explanation_func, forward_func, of_part, dims, given)
+            (positive, positions, own), (negative, _, _) = (reader.read(each, some) for each in of_signs)
+            first, second = (_of_class(positive, negative, signs[:, i]) for i in (0, 1))
+        values.append(compare(first, second).double())
+        sizes = sizes or (own, positions.size)
     result = torch.cat(values)
     if not return_null_baseline:
         return result
-    return result, null_baseline(compare, resolution or (1, 1), tuple(input_size(tensors)))  # type: ignore[arg-type]
+    assert sizes is not None
+    return result, null_baseline(compare, *sizes)
 
 
 def _most_and_least(scores: Tensor) -> Tensor:
-    return torch.stack([scores.argmax(1), scores.argmin(1)], 1)
+    most = scores.argmax(1)
+    return torch.stack([most, scores.argmin(1) if scores.shape[1] > 2 else 1 - most], 1)
 
 
 def _both(explanation_func: Any, inputs: Any, chosen: Tensor, kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -114,9 +139,33 @@ def _both(explanation_func: Any, inputs: Any, chosen: Tensor, kwargs: dict[str, 
     return explain(inputs, target=chosen[:, 0], **kwargs), explain(inputs, target=chosen[:, 1], **kwargs)
 
 
-def _resolution(explanation: Any) -> tuple[int, int]:
-    single = explanation[0] if isinstance(explanation, (tuple, list)) else explanation
-    return int(single.shape[-2]), int(single.shape[-1])
+def _checked_signs(classes: Tensor) -> Tensor:
+    if bool(((classes != 0) & (classes != 1)).any()):
+        raise ValueError(
+            f"classes holds {classes.flatten().tolist()}, but the model has one output, whose signs are the classes; "
+            "expected 1 (above 0) and 0"
+        )
+    return classes
+
+
+def _of_signs(
+    explanation_func: Any, forward_func: Callable[..., Any], inputs: Any, dims: int, kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
+    """The explanations of a single output f, and of -f."""
+    examples = len(inputs[0] if isinstance(inputs, tuple) else inputs)
+    target = torch.zeros(examples, dtype=torch.long) if dims == 2 else None
+    explain = explainer_of(explanation_func)
+    found = []
+    for sign in (1, -1):
+        with signed(explanation_func, forward_func, sign):
+            found.append(explain(inputs, target=target, **kwargs))
+    return found[0], found[1]
+
+
+def _of_class(positive: Tensor, negative: Tensor, signs: Tensor) -> Tensor:
+    """Each example's map of its sign, 1 or 0."""
+    is_positive = signs.to(positive.device).bool().reshape(-1, *(1,) * (positive.ndim - 1))
+    return torch.where(is_positive, positive, negative)
 
 
 def _checked_pairs(classes: Any, examples: int) -> Tensor:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from captum.attr import Attribution
+from captum.attr import Attribution, LayerAttribution
 from torch import Tensor
 from tqdm import tqdm
 
 from captum_extract_aggregate.attr.base import is_own
+from captum_extract_aggregate.input_positions import InputLayout, Positions, Size, find_positions, fits, models_of
 from captum_extract_aggregate.layers import model_of
-from captum_extract_aggregate.layout import input_size
-from captum_extract_aggregate.maps import at_least_float32, upsample
+from captum_extract_aggregate.maps import at_least_float32, is_constant, upsample
+from captum_extract_aggregate.signs import has_one_output, sign_scores, with_wrapped
 from captum_extract_aggregate.state import check_batch_norm, without_gradients
 
 Explanation = Callable[..., Any]
@@ -44,8 +46,80 @@ def per_target_of(explanation_func: Explanation | Attribution) -> Explanation | 
     return owner.attribute_per_target if is_its_attribute else None  # type: ignore[no-any-return]
 
 
-def as_maps(attributions: Any, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """`N x 1 x H x W` of the input's size: channels summed with their signs, upsampled bilinearly."""
+@dataclass(frozen=True)
+class MapReader:
+    """Reads explanations as maps `N x 1 x *S` of the inputs' positions: `H x W` of pictures, `L` of signals, ...
+
+    Args:
+        explained: what explains: of a layer method it is known that its maps have channels.
+        forward_funcs: whose layers tell which numbers are channels of the input.
+        size, layout: of the input's positions, where its shape does not tell them; see `find_positions`.
+    """
+
+    explained: Any = None
+    forward_funcs: tuple[Any, ...] = ()
+    size: Size | None = None
+    layout: InputLayout = "auto"
+
+    def maps(self, attributions: Any, inputs: tuple[Tensor, ...]) -> Tensor:
+        """At the input's size: channels summed with their signs, upsampled linearly."""
+        return self.read(attributions, inputs)[0]
+
+    def read(self, attributions: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Positions, tuple[int, ...]]:
+        """The maps, the positions, and the size that the maps had."""
+        given = _checked_map(attributions, len(inputs[0]))
+        own, positions = self._channels_first(given, inputs)
+        summed = own.sum(1, keepdim=True)
+        constant = is_constant(summed).reshape(-1, *(1,) * (summed.ndim - 1))
+        # what has one value all over keeps it: interpolated, its rounding would be a map
+        maps = torch.where(constant, summed.flatten(1)[:, :1].reshape(constant.shape), upsample(summed, positions.size))
+        return maps, positions, tuple(own.shape[2:])
+
+    def _channels_first(self, given: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Positions]:
+        """The map as `N x K x *s`, and the positions that it is brought to."""
+        full = self._dims(inputs) + 2
+        same = [i for i, t in enumerate(inputs) if t.shape == given.shape]
+        if same and inputs[same[0]].ndim == max(t.ndim for t in inputs):  # an attribution of the input itself
+            positions = self._positions(inputs, [], full - 2)
+            return positions.arranged(given, same[0]), positions
+        if given.ndim >= full:
+            return given, self._positions(inputs, [given.shape[2:]])
+        if given.ndim == full - 1 and not _has_channels(self.explained):
+            own = given.shape[1:]
+            positions = self._positions(inputs, [own])
+            # N x 1 x L is the map of a sequence, more likely than that of a picture in one row
+            if tuple(own) == positions.size or (fits(own, positions.size) and (len(own) == 1 or own[0] > 1)):
+                return given.unsqueeze(1), positions
+        raise ValueError(
+            f"the explanation is {tuple(given.shape)} for inputs of shape {tuple(inputs[0].shape)}: no map with "
+            f"{full - 2} position dimensions, as the input has; expected N x K x H x W (or N x H x W) of pictures, "
+            "N x K x L of signals: choose layers whose positions are the input's"
+        )
+
+    def _dims(self, inputs: tuple[Tensor, ...]) -> int:
+        """How many dimensions the positions of the inputs have."""
+        if self.size is not None:
+            return len(self.size)
+        most = max(inputs, key=lambda t: t.ndim)
+        return max(1, (self.layout(most) if callable(self.layout) else most).ndim - 2)
+
+    def _positions(self, inputs: tuple[Tensor, ...], maps: list[Any], dims: int | None = None) -> Positions:
+        functions = [m.forward_func for m in with_wrapped(_owner(self.explained))]
+        return find_positions(inputs, maps, self.layout, self.size, models_of(*functions, *self.forward_funcs), dims)
+
+
+def _owner(explained: Any) -> Any:
+    """The attribution object of a bound `attribute`."""
+    return getattr(explained, "__self__", explained)
+
+
+def _has_channels(explained: Any) -> bool:
+    """Whether maps come from a layer method, and so with their channels."""
+    return any(isinstance(m, LayerAttribution) for m in with_wrapped(_owner(explained)))
+
+
+def _checked_map(attributions: Any, examples: int) -> Tensor:
+    """One real tensor, batch first, in at least float32."""
     if isinstance(attributions, (tuple, list)):
         if len(attributions) != 1:
             raise ValueError(
@@ -53,15 +127,16 @@ def as_maps(attributions: Any, inputs: Tensor | tuple[Tensor, ...]) -> Tensor:
                 "or combine them (LayerCombination)"
             )
         attributions = attributions[0]
-    size = input_size(inputs if isinstance(inputs, tuple) else (inputs,))
-    examples = len(inputs[0] if isinstance(inputs, tuple) else inputs)
-    if not isinstance(attributions, Tensor) or attributions.ndim not in (3, 4) or len(attributions) != examples:
+    if not isinstance(attributions, Tensor) or attributions.ndim < 2 or len(attributions) != examples:
         got = tuple(attributions.shape) if isinstance(attributions, Tensor) else type(attributions).__name__
-        raise ValueError(f"the explanation is {got} for {examples} examples; expected N x K x H x W (or N x H x W)")
+        raise ValueError(
+            f"the explanation is {got} for {examples} examples; expected N x K x H x W (or N x H x W) of pictures, "
+            "N x K x L of signals"
+        )
+    if attributions.is_complex():
+        raise TypeError("the explanation is complex, and has no order; expected real numbers")
     attributions = attributions.detach()
-    attributions = at_least_float32(attributions) if attributions.is_floating_point() else attributions.float()
-    maps = attributions.unsqueeze(1) if attributions.ndim == 3 else attributions.sum(1, keepdim=True)
-    return upsample(maps, tuple(size))
+    return at_least_float32(attributions) if attributions.is_floating_point() else attributions.double()
 
 
 def batches_of(examples: int, max_examples_per_batch: int | None) -> list[slice]:
@@ -102,12 +177,26 @@ def progress(items: Iterable[_T], what: str, total: int, show: bool) -> Iterable
 
 
 @without_gradients
+def output_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Any:
+    """What the model says of a batch."""
+    return forward_func(*inputs, *extra)
+
+
 def scores_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Tensor:
     """The class scores `N x classes` of a batch, or our error."""
-    output = forward_func(*inputs, *extra)
-    if not isinstance(output, Tensor) or output.ndim != 2 or output.shape[1] < 2:
+    return class_scores(output_of(forward_func, inputs, extra), len(inputs[0]))
+
+
+def class_scores(output: Any, examples: int) -> Tensor:
+    """An output as class scores `N x classes`, or our error. Of one output f the classes are its signs: -f and f."""
+    if has_one_output(output, examples):
+        output = sign_scores(output)
+    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != examples or output.shape[1] < 2:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(f"forward_func returned {got}; expected scores, examples x classes (two or more)")
+        raise ValueError(
+            f"forward_func returned {got} for {examples} examples; expected scores, examples x classes (two or more), "
+            "or one score per example, whose sign is the class"
+        )
     if not torch.isfinite(output).all():
         raise ValueError("forward_func returned scores that are NaN or infinite; expected finite ones")
     return output

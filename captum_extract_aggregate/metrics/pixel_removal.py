@@ -14,9 +14,19 @@ from captum._utils.common import _format_additional_forward_args
 from torch import Tensor
 from tqdm import tqdm
 
+from captum_extract_aggregate.input_positions import InputLayout, Positions, Size, check_input_layout, check_size
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.metrics.explanations import as_maps, batches_of, check_mode, scores_of, sliced
+from captum_extract_aggregate.metrics.explanations import (
+    MapReader,
+    batches_of,
+    check_mode,
+    class_scores,
+    output_of,
+    scores_of,
+    sliced,
+)
 from captum_extract_aggregate.rules import broadcasts
+from captum_extract_aggregate.signs import check_logit, has_one_output
 from captum_extract_aggregate.state import without_gradients
 
 _ORDERS = ("least", "most")
@@ -51,6 +61,8 @@ def pixel_removal(
     additional_forward_args: Any = None,
     max_examples_per_batch: int | None = None,
     show_progress: bool = False,
+    size: Size | None = None,
+    layout: InputLayout = "auto",
 ) -> Removal:
     r"""Removes pixels in the order of each map until `argmax` of the scores first changes.
 
@@ -58,17 +70,22 @@ def pixel_removal(
     baseline). e of `order="least"` is high for a good map, e of `order="most"` low. An example that never flips has
     e = 1. The first change counts, even if the decision comes back later: every step is looked at.
 
+    A pixel is a position with all its channels: of a signal a sample, of a volume a voxel, of a clip a pixel of one
+    frame. Of a model with one output (`N` or `N x 1`, a logit) the decision is the sign: above 0, or not.
+
     Args:
-        forward_func: gives the class scores, `N x classes`.
-        inputs: `N x C x H x W`.
-        attributions: maps at any resolution, `N x K x h x w` or `N x h x w`; channels are summed, and the map is
-            upsampled bilinearly. Of equal values the first pixel goes first.
+        forward_func: gives the class scores, `N x classes`, or one score each.
+        inputs: `N x C x H x W`; `N x C x L` or `N x L`; `N x C x D x H x W`; or with the channels elsewhere.
+        attributions: maps at any resolution, `N x K x h x w` or `N x h x w` (in 1-D and 3-D likewise); channels are
+            summed, and the map is upsampled linearly. Of equal values the first pixel goes first.
         order: `"least"` or `"most"` salient pixels first.
         baselines: what a removed pixel becomes: a number, or a tensor that broadcasts to the inputs.
         step: how many pixels go at a time; 1 is exact to the pixel.
         additional_forward_args: for `forward_func`.
         max_examples_per_batch: how many examples run at once; when one has flipped, the next takes its place.
         show_progress: show a progress bar.
+        size, layout: of the input, where its shape does not tell its positions from its channels: as for
+            `LayerCombination`.
 
     Returns:
         `Removal(e, pixels, flipped)`, `N` each. e is NaN where the input equals the baseline everywhere.
@@ -88,8 +105,11 @@ def pixel_removal(
         >>> removal.pixels.item(), round(removal.e.item(), 4)
         (2, 0.2929)
     """
-    maps = _finite(as_maps(attributions, _checked(inputs)))
-    engine = _Engine(forward_func, inputs, baselines, step, additional_forward_args, max_examples_per_batch)
+    reader = MapReader(None, (forward_func,), check_size(size), check_input_layout(layout))
+    maps, positions, _ = reader.read(attributions, (_checked(inputs),))
+    maps = _finite(maps)
+    given = baselines, step, additional_forward_args, max_examples_per_batch
+    engine = _Engine(forward_func, inputs, positions, *given)
     jobs = [_Job(i, maps[i, 0], _is_most(order)) for i in range(len(inputs))]
     return engine.run(jobs, "Pixel removal", show_progress)
 
@@ -106,6 +126,8 @@ def removal_contrast(
     max_examples_per_batch: int | None = None,
     seed: int = 0,
     show_progress: bool = False,
+    size: Size | None = None,
+    layout: InputLayout = "auto",
 ) -> RemovalContrast:
     r"""What a map adds to the maps that the same method gives for other images.
 
@@ -116,11 +138,12 @@ def removal_contrast(
     Args:
         forward_func, inputs, attributions, baselines, step, additional_forward_args, max_examples_per_batch: as for
             `pixel_removal`.
-        pool: maps of other images by the same method, `M x K x h x w`, none of them of these inputs; None: each
+        pool: maps of other inputs by the same method, `M x K x h x w`, none of them of these inputs; None: each
             example takes the maps of the other examples of this call.
         n_shuffles: how many are drawn for each example, without replacement; their e are averaged.
         seed: of the draws.
         show_progress: show a progress bar.
+        size, layout: as for `pixel_removal`.
 
     Returns:
         `RemovalContrast(delta_minus, delta_plus, delta, own_minus, own_plus)`.
@@ -139,8 +162,10 @@ def removal_contrast(
         torch.Size([3])
     """
     examples = len(_checked(inputs))
-    maps = _finite(as_maps(attributions, inputs))
-    others = maps if pool is None else _pool_maps(pool, inputs)
+    reader = MapReader(None, (forward_func,), check_size(size), check_input_layout(layout))
+    maps, positions, _ = reader.read(attributions, (inputs,))
+    maps = _finite(maps)
+    others = maps if pool is None else _pool_maps(pool, inputs, reader)
     available = len(others) - (pool is None)
     if isinstance(n_shuffles, bool) or not isinstance(n_shuffles, int) or not 1 <= n_shuffles <= available:
         raise ValueError(
@@ -153,7 +178,8 @@ def removal_contrast(
         drawn = [j + (pool is None and j >= i) for j in drawn]  # never the image itself
         for most in (False, True):
             jobs += [_Job(i, maps[i, 0], most), *(_Job(i, others[j, 0], most) for j in drawn)]
-    engine = _Engine(forward_func, inputs, baselines, step, additional_forward_args, max_examples_per_batch)
+    given = baselines, step, additional_forward_args, max_examples_per_batch
+    engine = _Engine(forward_func, inputs, positions, *given)
     done = engine.run(jobs, "Removal contrast", show_progress)
     e, pixels, flipped = (t.reshape(examples, 2, 1 + n_shuffles) for t in done)
     minus, plus = (e[:, k, 0] - e[:, k, 1:].mean(1) for k in (0, 1))
@@ -177,6 +203,7 @@ class _Engine:
         self,
         forward_func: Callable[..., Any],
         inputs: Tensor,
+        positions: Positions,
         baselines: float | Tensor,
         step: int,
         additional_forward_args: Any,
@@ -198,17 +225,23 @@ class _Engine:
                 "or a tensor that broadcasts to them"
             )
         self.baselines = baseline.expand_as(inputs)
+        self.elements = positions.elements(inputs)  # channels x pixels: where each pixel's values lie
         self.decisions = self._decisions()
 
     def _decisions(self) -> Tensor:
         n = len(self.inputs)
-        parts = batches_of(n, self.most_slots)
-        scores = [scores_of(self.forward_func, (self.inputs[p],), sliced(self.extra, p, n)) for p in parts]
+        scores: list[Tensor] = []
+        for p in batches_of(n, self.most_slots):
+            images, extra = (self.inputs[p],), sliced(self.extra, p, n)
+            output = output_of(self.forward_func, images, extra)
+            if not scores and has_one_output(output, len(images[0])):
+                check_logit(self.forward_func, (self.inputs[:1],), sliced(self.extra, slice(0, 1), n))
+            scores.append(class_scores(output, len(images[0])))
         return torch.cat(scores).argmax(1)
 
     @without_gradients
     def run(self, jobs: Sequence[_Job], what: str, show_progress: bool) -> Removal:
-        size = self.inputs[0, 0].numel()
+        size = self.elements.shape[1]
         left = torch.full((len(jobs),), size, device=self.inputs.device)  # pixels gone at the flip; none: all of them
         flipped = torch.zeros(len(jobs), dtype=torch.bool, device=self.inputs.device)
         with tqdm(total=len(jobs), desc=what, disable=not show_progress) as bar:
@@ -223,7 +256,7 @@ class _Engine:
         """Each job that flips, and how many pixels were gone then."""
         waiting = iter(range(len(jobs)))
         slots = min(self.most_slots or len(jobs), len(jobs))
-        size = self.inputs[0, 0].numel()
+        size = self.elements.shape[1]
         running = [next(waiting) for _ in range(slots)]
         images = torch.stack([self.inputs[jobs[j].example] for j in running])
         orders = torch.stack([_order(jobs[j]) for j in running])
@@ -257,16 +290,17 @@ class _Engine:
         """Sets the next pixels of each image to the baseline, in place."""
         size = orders.shape[1]
         ranks = (gone[:, None] + torch.arange(self.step)).clamp(max=size - 1).to(orders.device)
-        pixels = orders.gather(1, ranks)[:, None].expand(-1, images.shape[1], -1)
-        baseline = self.baselines[examples].flatten(2).gather(2, pixels)
-        images.flatten(2).scatter_(2, pixels, baseline)
+        values = self.elements[:, orders.gather(1, ranks)].movedim(1, 0).flatten(1)
+        baseline = self.baselines[examples].flatten(1).gather(1, values)
+        images.flatten(1).scatter_(1, values, baseline)
 
     def _extra_of(self, examples: Tensor) -> tuple[Any, ...]:
         n = len(self.inputs)
         return tuple(sliced(self.extra, examples.tolist(), n))
 
     def _e(self, job: _Job, gone: int) -> Tensor:
-        energy = (self.inputs[job.example] - self.baselines[job.example]).double().square().sum(0).flatten()
+        signal = (self.inputs[job.example] - self.baselines[job.example]).double().flatten()
+        energy = signal[self.elements].square().sum(0)
         kept = energy[_order(job)[gone:]].sum()
         return torch.where(energy.sum() > 0, 1 - (kept / energy.sum()).sqrt(), torch.nan)
 
@@ -283,18 +317,22 @@ def _is_most(order: str) -> bool:
 
 
 def _checked(inputs: Any) -> Tensor:
-    if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not len(inputs) or not inputs.is_floating_point():
+    is_given = isinstance(inputs, Tensor) and inputs.ndim >= 2 and len(inputs) and inputs.is_floating_point()
+    if not is_given:
         got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(f"inputs is {got}; expected a floating point tensor of pictures, N x C x H x W")
+        raise TypeError(
+            f"inputs is {got}; expected a floating point tensor: pictures N x C x H x W, signals N x C x L, volumes "
+            "N x C x D x H x W"
+        )
     return inputs
 
 
-def _pool_maps(pool: Any, inputs: Tensor) -> Tensor:
+def _pool_maps(pool: Any, inputs: Tensor, reader: MapReader) -> Tensor:
     pool = pool[0] if isinstance(pool, tuple) and len(pool) == 1 else pool
-    if not isinstance(pool, Tensor) or pool.ndim not in (3, 4) or not len(pool):
+    if not isinstance(pool, Tensor) or pool.ndim < 2 or not len(pool):
         got = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
         raise TypeError(f"pool is {got}; expected maps of other images, M x K x h x w")
-    return _finite(as_maps(pool, inputs[:1].expand(len(pool), -1, -1, -1)))
+    return _finite(reader.maps(pool, (inputs[:1].expand(len(pool), *inputs.shape[1:]),)))
 
 
 def _finite(maps: Tensor) -> Tensor:

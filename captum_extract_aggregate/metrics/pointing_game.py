@@ -6,14 +6,16 @@ Rethinking Positive Aggregation and Propagation (2020).
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
+
+from captum_extract_aggregate.maps import upsample
 
 Masks = Tensor | Sequence[Tensor]
 
@@ -21,12 +23,13 @@ Masks = Tensor | Sequence[Tensor]
 def pointing_game(attributions: Tensor | Sequence[Tensor], masks: Masks, tolerance: float = 15) -> Tensor:
     """Whether each map's maximum lies less than `tolerance` pixels (Euclidean) from its mask; `N` booleans.
 
-    The map is resized bilinearly to the mask's size, which is the original image's. The first of several maxima counts
-    (row by row). An empty mask is a miss.
+    The map is resized linearly to the mask's size, which is the original image's. The first of several maxima counts
+    (row by row). An empty mask is a miss. Of signals and volumes likewise, in samples and voxels.
 
     Args:
         attributions: `N x 1 x h x w` (or `N x h x w`), or a list of N such maps of a size each; channels are summed.
-        masks: `N x H x W` booleans, or a list of N masks `H x W`, of a size each.
+        masks: `N x H x W` booleans, or a list of N masks `H x W`, of a size each; `N x L` or `N x D x H x W` where maps
+            are `N x 1 x l` or `N x 1 x d x h x w`.
         tolerance: a distance of exactly this is a miss.
 
     Raises:
@@ -49,40 +52,51 @@ def pointing_game(attributions: Tensor | Sequence[Tensor], masks: Masks, toleran
 
 
 def _hit(attribution: Tensor, mask: Tensor, tolerance: float) -> bool:
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
+    if not isinstance(mask, Tensor) or not 1 <= mask.ndim <= 3:
         got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"a mask is {got}; expected a tensor, height x width")
-    y, x = _maximum(attribution, (int(mask.shape[0]), int(mask.shape[1])))
+        raise TypeError(f"a mask is {got}; expected a tensor, height x width (or a length; or depth x height x width)")
+    peak = _maximum(attribution, tuple(mask.shape))
     reach = math.ceil(tolerance)
-    top, left = max(0, y - reach), max(0, x - reach)
-    near = torch.nonzero(mask[top : y + reach + 1, left : x + reach + 1])
-    offsets = near - torch.tensor([y - top, x - left], device=near.device)
+    window = tuple(slice(max(0, at - reach), at + reach + 1) for at in peak)
+    near = torch.nonzero(mask[window])
+    offsets = near - torch.tensor([min(at, reach) for at in peak], device=near.device)
     return bool((offsets.double().square().sum(1).sqrt() < tolerance).any())
 
 
-def _maximum(attribution: Tensor, size: tuple[int, int]) -> tuple[int, int]:
-    """Row and column of the first maximum of a map resized to an image's size."""
-    if not isinstance(attribution, Tensor) or attribution.ndim not in (2, 3, 4):
+def _maximum(attribution: Tensor, size: tuple[int, ...]) -> list[int]:
+    """Where the first maximum of a map lies that is resized to an image's (signal's, volume's) size."""
+    dims = len(size)
+    if not isinstance(attribution, Tensor) or not dims <= attribution.ndim <= dims + 2:
         got = tuple(attribution.shape) if isinstance(attribution, Tensor) else type(attribution).__name__
-        raise TypeError(f"a map is {got}; expected a tensor, 1 x height x width")
-    single = attribution.detach().double().reshape(-1, *attribution.shape[-2:]).sum(0)
+        raise TypeError(
+            f"a map is {got} for a mask of shape {size}; expected a tensor with the mask's dimensions, such as 1 x "
+            "height x width"
+        )
+    if attribution.ndim == dims > 1 and attribution.shape[0] == 1 < size[0]:
+        raise ValueError(
+            f"a map is {tuple(attribution.shape)} for a mask of shape {size}: one row, or the map of a sequence; "
+            "expected a map with the mask's dimensions (N x 1 x height x width for several)"
+        )
+    single = attribution.detach().double().reshape(-1, *attribution.shape[-dims:]).sum(0)
     if not torch.isfinite(single).all():
         raise ValueError("a map holds NaN or infinite values, so it has no maximum; expected finite ones")
-    if tuple(single.shape) != size:
-        single = F.interpolate(single[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+    single = upsample(single[None, None], size)[0, 0]
     # Maxima that were equal before they were resized may differ by rounding.
     highest = single >= single.max() - 1e-12 * (single.max() - single.min())
-    row, column = divmod(int(highest.flatten().int().argmax()), size[1])
-    return row, column
+    first: list[int] = torch.nonzero(highest)[0].tolist()  # row by row
+    return first
 
 
-def centre_map(size: tuple[int, int]) -> Tensor:
-    """The map of the centre baseline, `1 x 1 x H x W`: highest in the image's middle, pixel `H // 2, W // 2`."""
-    if isinstance(size, Tensor) or len(size) != 2:
+def centre_map(size: Sequence[int]) -> Tensor:
+    """The map of the centre baseline, `1 x 1 x H x W`: highest in the image's middle, pixel `H // 2, W // 2`.
+
+    In 1-D and 3-D likewise, `1 x 1 x *size`.
+    """
+    if isinstance(size, Tensor) or not 1 <= len(size) <= 3:
         got = f"a tensor {tuple(size.shape)}" if isinstance(size, Tensor) else repr(size)
         raise ValueError(f"size is {got}; expected the image's height and width, such as image.shape[-2:]")
-    y, x = (torch.arange(n, dtype=torch.float64) - n // 2 for n in size)
-    return -(y[:, None].square() + x[None, :].square())[None, None]
+    squares = [(torch.arange(n, dtype=torch.float64) - n // 2).square() for n in size]
+    return -torch.stack(torch.meshgrid(*squares, indexing="ij")).sum(0)[None, None]
 
 
 class PointingGame(Metric):
@@ -120,6 +134,16 @@ class PointingGame(Metric):
         # Pairs by difficulty (all, difficult), outcome (hit, miss) and class.
         self.add_state("counts", torch.zeros(2, 2, num_classes, dtype=torch.long), dist_reduce_fx="sum")
         self.counts: Tensor
+
+    def _wrap_compute(self, compute: Callable[[], Any]) -> Callable[[], Any]:
+        """torchmetrics makes a number of what holds one; here a class's values stay a vector, also of one class."""
+        wrapped = super()._wrap_compute(compute)
+
+        @functools.wraps(wrapped)
+        def of_classes() -> dict[str, Tensor]:
+            return {k: v if k.endswith("accuracy") else v.reshape(self.num_classes) for k, v in wrapped().items()}
+
+        return of_classes
 
     def update(
         self,

@@ -16,9 +16,10 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate.claims import claim
+from captum_extract_aggregate.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate.layers import checked_inputs, find_layer
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.metrics.explanations import Explanation, as_maps, check_mode, explainer_of, progress
+from captum_extract_aggregate.metrics.explanations import Explanation, MapReader, check_mode, explainer_of, progress
 from captum_extract_aggregate.metrics.similarity import Similarity, find_similarity
 from captum_extract_aggregate.state import keep_generators, keep_modes, random_state, set_grad_mode, unchanged
 from captum_extract_aggregate.undo import Undo
@@ -92,6 +93,8 @@ def parameter_randomization(
     layers: Sequence[str | nn.Module] | None = None,
     additional_forward_args: Any = None,
     show_progress: bool = False,
+    size: Size | None = None,
+    layout: InputLayout = "auto",
     **kwargs: Any,
 ) -> Randomization:
     """The similarity of maps before and after layers of the network are initialised anew, from output to input.
@@ -111,6 +114,8 @@ def parameter_randomization(
         layers: which layers, blocks of layers, or their names are stages; None: every layer that holds parameters of
             its own. Stages follow the order in which the layers run.
         show_progress: show a progress bar.
+        size, layout: of the input, where its shape does not tell its positions from its channels: as for
+            `LayerCombination`.
 
     Returns:
         A `Randomization`, with `stages`, `values` (stages x examples), `mean()`, `plot()`.
@@ -143,14 +148,15 @@ def parameter_randomization(
     kwargs |= {} if additional_forward_args is None else {"additional_forward_args": additional_forward_args}
     explain = explainer_of(explanation_func)
     stages = find_stages(model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ())
-    original = as_maps(explain(inputs, **kwargs), tensors)
+    reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
+    original = reader.maps(explain(inputs, **kwargs), tensors)
     values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
     with Undo() as undo, undo:
         keep_modes(undo)
         states = randomized(model, stages, order, init, n_seeds, seed)
         undo.callback(states.close)
         for s, i in progress(states, "Parameter randomization", n_seeds * len(stages), show_progress):
-            values[i, s] = compare(original, as_maps(explain(inputs, **kwargs), tensors)).double().cpu()
+            values[i, s] = compare(original, reader.maps(explain(inputs, **kwargs), tensors)).double().cpu()
     name = similarity if isinstance(similarity, str) else getattr(similarity, "__name__", "similarity")
     return Randomization(tuple(n for n, _ in stages), values.nanmean(1), values, order, name)
 

@@ -1,6 +1,7 @@
 """How alike two maps are: one number per example, undefined (NaN) where a map is constant or not finite.
 
-Maps are `N x ...` tensors of one shape; for HOG and SSIM `N x 1 x H x W` or `N x H x W` (several channels are summed).
+Maps are `N x ...` tensors of one shape, of signals, pictures or volumes; for HOG and SSIM, which are of pictures alone,
+`N x 1 x H x W` or `N x H x W` (several channels are summed).
 
 Sources: Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), whose parameters HOG and SSIM have here;
 Rebuffi et al. (CVPR 2020), section 4.3.
@@ -10,17 +11,16 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from captum_extract_aggregate.maps import at_least_float32, min_max, on_cpu
+from captum_extract_aggregate.maps import at_least_float32, min_max, on_cpu, upsample
 from captum_extract_aggregate.messages import unknown_name
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -107,7 +107,7 @@ SIMILARITIES: dict[str, Similarity] = {
 
 
 def find_similarity(similarity: str | Similarity) -> Similarity:
-    """A similarity by name, or a function `(N x 1 x H x W, N x 1 x H x W) -> N` as it is."""
+    """A similarity by name, or a function of two maps `N x 1 x *S` that gives `N` values as it is."""
     if callable(similarity):
         return similarity
     if similarity not in SIMILARITIES:
@@ -125,9 +125,9 @@ class NullBaseline(NamedTuple):
 
 
 def null_baseline(
-    similarity: str | Similarity, map_size: tuple[int, int], input_size: tuple[int, int], n: int = 64, seed: int = 0
+    similarity: str | Similarity, map_size: Sequence[int], input_size: Sequence[int], n: int = 64, seed: int = 0
 ) -> NullBaseline:
-    """A similarity between unrelated random maps of `map_size`, upsampled bilinearly to `input_size`.
+    """A similarity between unrelated random maps of `map_size`, upsampled linearly to `input_size`; in 1-D, 2-D or 3-D.
 
     Smooth maps share structure by chance: HOG-Spearman gives about +0.09, not 0. A class sensitivity or a randomised
     network's similarity means something only beside this number.
@@ -139,7 +139,7 @@ def null_baseline(
     """
     generator = torch.Generator().manual_seed(seed)
     maps = torch.rand(2 * n, 1, *map_size, generator=generator)
-    maps = F.interpolate(maps, tuple(input_size), mode="bilinear", align_corners=False)
+    maps = upsample(maps, input_size)
     values = find_similarity(similarity)(maps[:n], maps[n:]).double()
     defined = values[~values.isnan()]
     std = defined.std().item() if len(defined) > 1 else float("nan")
@@ -209,8 +209,13 @@ def _scaled_pairs(a: Tensor, b: Tensor, smallest: int) -> list[list[np.ndarray] 
     """Pairs of pictures in [0, 1]; None where one is constant or not finite."""
     pictures = []
     for t in (a, b):
+        if t.ndim not in (3, 4) or (t.ndim == 3 and t.shape[1] == 1):
+            raise ValueError(
+                f"maps have shape {tuple(a.shape)}, but HOG and SSIM are of pictures, N x 1 x H x W, and undefined for "
+                "signals and volumes; expected similarity='spearman', 'abs_spearman' or 'top_k_intersection' there"
+            )
         t = t.sum(1) if t.ndim == 4 else t
-        if t.ndim != 3 or min(t.shape[1:]) < smallest:
+        if min(t.shape[1:]) < smallest:
             raise ValueError(
                 f"maps have shape {tuple(a.shape)}; expected N x 1 x H x W of at least {smallest} x {smallest} pixels "
                 "(upsample them to the input)"

@@ -1,6 +1,7 @@
 """Combining layers, and the weights that data give them."""
 
 import json
+import warnings
 
 import captum.attr as captum_attr
 import numpy as np
@@ -10,6 +11,8 @@ from captum.attr import NoiseTunnel
 from torch.utils.data import DataLoader, TensorDataset
 
 import captum_extract_aggregate as cea
+from captum_extract_aggregate.attr.combination import combine_maps
+from captum_extract_aggregate.maps import is_constant, min_max
 from tests.conftest import relative_error
 
 LAYERS = ["conv1", "relu2", "conv3"]
@@ -91,9 +94,71 @@ def test_noise_tunnel_and_together(small_net, images):
     assert plain.max() <= 1
 
 
-def test_constant_maps_are_zero(small_net, images):
-    zero = cea.LayerCombination(cea.NormGrad(lambda x: small_net(x) * 0, [small_net.conv1, small_net.conv3]))
-    assert zero.attribute(images, 1).abs().max() == 0
+class Pooled(torch.nn.Module):
+    """Global pooling behind the last layer, where the gradient is the same at every position."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(3, 64, 3), torch.nn.Conv2d(64, 512, 3, 2)
+        self.fc = torch.nn.Linear(512, 4)
+
+    def forward(self, x):
+        return self.fc(self.b(self.a(x).relu()).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["LayerGradient", "GradMid", "GuidedBackprop"])
+@pytest.mark.parametrize("weights", ["uniform", [1, 3]])
+def test_a_constant_layer_is_the_factor_1_and_adds_0(name, weights):
+    torch.manual_seed(0)
+    net, x = Pooled().eval(), torch.randn(2, 3, 17, 17)
+    method = getattr(cea, name)(net, ["a", "b"])
+    first, second = method.attribute(x, 1)
+    assert second.flatten(1).std(1).max() < 1e-6 * second.abs().max()  # constant but for rounding
+    gamma = 1 / 2 if weights == "uniform" else 1 / 4
+    for mode, expected in (("product", scaled(first, (17, 17)) ** gamma), ("sum", gamma * scaled(first, (17, 17)))):
+        combination = cea.LayerCombination(method, weights, mode)
+        with pytest.warns(UserWarning, match=r"the map of 'b' \(for 2 of 2 examples\) has one value all over"):
+            got = combination.attribute(x, 1)
+        torch.testing.assert_close(got, expected)
+        assert got.flatten(1).amax(1).min() > 0
+        with pytest.warns(UserWarning, match="'b'"):
+            per_target = combination.attribute_per_target(x, [1, 2])
+        torch.testing.assert_close(per_target[:, 0], got)
+
+
+def test_constant_for_one_example_alone():
+    """Layers' maps are looked at per example, and what has no weight is not spoken of."""
+    x = torch.randn(3, 1, 4, 4)
+    first, second = torch.rand(3, 1, 4, 4), torch.rand(3, 1, 4, 4)
+    second[1] = 0.3
+    for mode in ("product", "sum"):
+        with pytest.warns(UserWarning, match="1 of 3"):
+            got = combine_maps([first, second], x.shape[2:], (0.5, 0.5), mode, ["a", "b"])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            others = combine_maps([first[[0, 2]], second[[0, 2]]], x.shape[2:], (0.5, 0.5), mode, ["a", "b"])
+            combine_maps([first, second], x.shape[2:], (1, 0), mode, ["a", "b"])
+        assert torch.equal(got[[0, 2]], others)
+        alone = scaled(first[1:2], (4, 4))
+        torch.testing.assert_close(got[1:2], alone**0.5 if mode == "product" else alone / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_rounding_is_no_map_and_a_faint_map_is_one(dtype):
+    ulp = torch.finfo(dtype).eps
+    maps = torch.full((2, 1, 3, 3), 0.5, dtype=dtype)
+    maps[0, 0, 1, 1] += 0.5 * ulp
+    maps[1, 0, 1, 1] += 0.25
+    assert is_constant(maps).tolist() == [True, False]
+    assert min_max(maps).flatten(1).amax(1).tolist() == [0, 1]
+
+
+def test_where_all_maps_are_constant_the_product_is_1_and_the_sum_0(small_net, images):
+    nothing = cea.NormGrad(lambda x: small_net(x) * 0, [small_net.conv1, small_net.conv3])
+    for mode, value in (("product", 1), ("sum", 0)):
+        with pytest.warns(UserWarning, match="says nothing about positions"):
+            got = cea.LayerCombination(nothing, mode=mode).attribute(images, 1)
+        assert torch.equal(got, torch.full_like(got, value))
 
 
 @pytest.mark.parametrize(

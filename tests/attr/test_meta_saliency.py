@@ -312,10 +312,69 @@ def test_scores_of_other_shapes(net, x):
     make = lambda s, one, target: captum.attr.Saliency(s).attribute(one, target=(2, 3, 4))  # noqa: E731
     assert relative_error(got, reference(make, dense, x, [0, 0, 0], loss=at)) < 1e-10
     single = lambda t: net(t)[:, 1]  # noqa: E731
-    with pytest.raises(ValueError, match="no cross-entropy"):
-        cea.MetaSaliency(cea.NormGrad(single, net.conv3), model=net).attribute(x)
+    default = cea.MetaSaliency(cea.NormGrad(single, net.conv3), model=net).attribute(x)
     positive = cea.MetaSaliency(cea.NormGrad(single, net.conv3), model=net, loss_func="binary_cross_entropy")
-    assert positive.attribute(x).shape == (3, 1, 3, 3)
+    assert torch.equal(positive.attribute(x), default)
+
+
+class OneOutput(nn.Module):
+    def __init__(self, form):
+        super().__init__()
+        self.a, self.b, self.fc, self.form = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, 2), nn.Linear(6, 1), form
+
+    def forward(self, x):
+        z = self.fc(self.b(self.a(x).relu()).relu().mean((2, 3)))
+        return self.form(z)
+
+
+@pytest.mark.parametrize("vectorized", [False, True, None])
+@pytest.mark.parametrize("form", ["N x 1", "N", "squeezed"])
+def test_one_output_takes_the_step_of_binary_cross_entropy(form, vectorized):
+    torch.manual_seed(0)
+    forms = {"N x 1": lambda z: z, "N": lambda z: z[:, 0], "squeezed": lambda z: z.squeeze()}
+    net, x = OneOutput(forms[form]).double().eval(), torch.randn(4, 3, 12, 12, dtype=torch.float64)
+
+    def bce(output, target):
+        return F.binary_cross_entropy_with_logits(output.reshape(1), torch.ones(1, dtype=output.dtype))
+
+    captums = [] if form == "squeezed" else [lambda s: captum.attr.InputXGradient(s)]  # needs a batch dimension
+    for make in (lambda s: cea.NormGrad(s, s.b), *captums):
+        expected = reference(lambda s, one, target: make(s).attribute(one), net, x, [0] * 4, loss=bce)  # noqa: B023
+        for target in (None, 0, [0] * 4, torch.zeros(4, dtype=torch.long)) if form == "N x 1" else (None,):
+            for loss in (None, "cross_entropy", "binary_cross_entropy"):
+                meta = cea.MetaSaliency(make(net), lr=LR, loss_func=loss, vectorized=vectorized)
+                assert relative_error(meta.attribute(x, target=target), expected) < 1e-10
+        assert relative_error(make(net).attribute(x).detach(), expected) > 1e-6
+    own = cea.MetaSaliency(cea.NormGrad(net, net.b), lr=LR, loss_func=lambda output, target: output.square().sum())
+    square = lambda output, target: output.square().sum()  # noqa: E731
+    expected = reference(lambda s, one, target: cea.NormGrad(s, s.b).attribute(one), net, x, [0] * 4, loss=square)
+    assert relative_error(own.attribute(x), expected) < 1e-10
+
+
+def test_one_class_at_each_place():
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1)).double()
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    got = cea.MetaSaliency(cea.NormGrad(dense, dense[0]), lr=LR).attribute(x, target=(0, 3, 4))
+    bce = lambda output, target: -F.logsigmoid(output[:, 0, 3, 4]).sum()  # noqa: E731
+    make = lambda s, one, target: cea.NormGrad(s, s[0]).attribute(one, target=(0, 3, 4))  # noqa: E731
+    assert relative_error(got, reference(make, dense, x, [0, 0], loss=bce)) < 1e-10
+
+
+@pytest.mark.parametrize("vectorized", [False, True])
+def test_one_output_of_a_sigmoid_is_refused(vectorized):
+    x = torch.randn(4, 3, 12, 12)
+    for form in (torch.sigmoid, lambda z: z.sigmoid().squeeze(1), lambda z: z.sigmoid().reshape(-1, 1)):
+        net = OneOutput(form).eval()
+        target = 0 if net(x).ndim == 2 else None
+        for loss in (None, "binary_cross_entropy"):
+            meta = cea.MetaSaliency(cea.NormGrad(net, net.b), loss_func=loss, vectorized=vectorized)
+            with pytest.raises(ValueError, match="comes out of a sigmoid"):
+                meta.attribute(x, target=target)
+        own = cea.MetaSaliency(cea.NormGrad(net, net.b), loss_func=lambda output, target: -output.log().sum())
+        assert own.attribute(x, target=target).shape == (4, 1, 4, 4)
+    tanh = OneOutput(torch.tanh).eval()
+    assert cea.MetaSaliency(cea.NormGrad(tanh, tanh.b), vectorized=vectorized).attribute(x).shape == (4, 1, 4, 4)
 
 
 def test_under_no_grad_and_in_captums_metrics(net, x):

@@ -147,6 +147,31 @@ def net_of_two_classes():
     return tiny_net(2)
 
 
+class Reformed(TinyNet):
+    """One output, given in some form."""
+
+    def __init__(self, form):
+        super().__init__(1)
+        self.load_state_dict(tiny_net(1).state_dict())
+        torch.nn.init.constant_(self.fc.bias, -0.3)
+        self.form = form
+
+    def forward(self, x):
+        return self.form(super().forward(x))
+
+
+def one_output():
+    return Reformed(lambda z: z)
+
+
+def one_number():
+    return Reformed(lambda z: z[:, 0])
+
+
+def one_probability():
+    return Reformed(torch.sigmoid)
+
+
 def unseeded_net():
     return TinyNet()
 
@@ -159,8 +184,8 @@ def no_net():
     return "a string"
 
 
-def one_score():
-    return nn.Sequential(nn.Flatten(), nn.LazyLinear(1))
+def net_of_pictures():
+    return nn.Conv2d(3, 3, 1)
 
 
 class Tensors:

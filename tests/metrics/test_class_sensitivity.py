@@ -110,11 +110,11 @@ def test_wrong_uses(net, x):
     with pytest.raises(TypeError, match="explanation_func is a str"):
         class_sensitivity("normgrad", x, net)
     with pytest.raises(ValueError, match="expected scores, examples x classes"):
-        class_sensitivity(method, x, lambda t: net(t)[:, 0])
+        class_sensitivity(method, x, lambda t: net(t)[:, :, None])
     with pytest.raises(ValueError, match="NaN or infinite"):
         class_sensitivity(method, x * math.nan, net)
     with pytest.raises(ValueError, match="two or more"):
-        class_sensitivity(method, x, lambda t: net(t)[:, :1])
+        class_sensitivity(method, x, lambda t: net(t)[:2, 0])
     with pytest.raises(ValueError, match="chooses the classes itself"):
         class_sensitivity(method, x, net, target=1)
     with pytest.raises(ValueError, match="eval mode"):

@@ -149,23 +149,22 @@ def mask_from_polygons(polygons: Iterable[Sequence[float]], height: int, width: 
     return mask
 
 
-def first_maximum(a: ArrayLike) -> tuple[int, int]:
-    """(row, column) of the first maximum in row-major order."""
+def first_maximum(a: ArrayLike) -> tuple[int, ...]:
+    """(row, column) of the first maximum in row-major order; of a signal or volume its one or three indices."""
     a = np.asarray(a, dtype=np.float64)
     if not np.isfinite(a).all():
         raise ValueError("the map is not finite")
-    best = (0, 0)
-    for row in range(a.shape[0]):
-        for column in range(a.shape[1]):
-            if a[row, column] > a[best]:
-                best = (row, column)
+    best = (0,) * a.ndim
+    for place in np.ndindex(a.shape):
+        if a[place] > a[best]:
+            best = place
     return best
 
 
 def point_distance(a: ArrayLike, mask: ArrayLike) -> float:
     """Least Euclidean distance from the first maximum to a true pixel of the mask; infinite for an empty mask."""
-    row, column = first_maximum(a)
-    distances = [math.sqrt((r - row) ** 2 + (c - column) ** 2) for r, c in np.argwhere(np.asarray(mask))]
+    peak = first_maximum(a)
+    distances = [math.dist(place, peak) for place in np.argwhere(np.asarray(mask))]
     return min(distances, default=math.inf)
 
 
@@ -241,11 +240,11 @@ def pixel_removal(
 
     e = 1 - ||x_s|| / ||x - baseline||, x_s being x - baseline with removed pixels at 0: 1 - ||x_s|| / ||x|| for
     baseline 0. The baseline is anything that broadcasts to (C, H, W). Never flipped: e = 1 and pixels = H * W.
-    e is NaN if x is the baseline.
+    e is NaN if x is the baseline. x is (C, *S) with positions S of any number of dimensions.
     """
     x = np.asarray(x, dtype=np.float64)
-    _, height, width = x.shape
-    if np.shape(saliency) != (height, width):
+    size = x.shape[1:]
+    if np.shape(saliency) != size:
         raise ValueError(f"map {np.shape(saliency)} and image {x.shape} differ in size")
     base = np.broadcast_to(np.asarray(baseline, dtype=np.float64), x.shape)
     original, positions = decide(x), removal_order(saliency, order)
@@ -254,12 +253,13 @@ def pixel_removal(
     for start in range(0, len(positions), step):
         chunk = positions[start : start + step]
         for i in chunk:
-            current[:, i // width, i % width] = base[:, i // width, i % width]
-            signal[:, i // width, i % width] = 0.0
+            place = (slice(None), *np.unravel_index(i, size))
+            current[place] = base[place]
+            signal[place] = 0.0
         if decide(current) != original:
             e = 1 - math.sqrt(np.sum(signal**2)) / norm if norm > 0 else math.nan
             return Removal(e, start + len(chunk), True)
-    return Removal(1.0 if norm > 0 else math.nan, height * width, False)
+    return Removal(1.0 if norm > 0 else math.nan, math.prod(size), False)
 
 
 def removal_delta(
