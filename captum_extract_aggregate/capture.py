@@ -682,8 +682,8 @@ def _never_ran(place: Place, models: tuple[nn.Module, ...]) -> str:
         why = "the model is scripted or traced, and hooks do not run inside it: use the Python module it was made from"
     elif any(isinstance(module, torch.fx.GraphModule) for model in models for module in model.modules()):
         why = (
-            "the model is a graph (torch.fx, torch.export), in which containers do not run: choose the last layer inside "
-            "it that does, or take the module that was traced or torch.export.unflatten"
+            "the model is a graph (torch.fx, torch.export), in which containers do not run: choose the last layer in "
+            "it that does, or take the module that was traced, or torch.export.unflatten"
         )
     else:
         why = (

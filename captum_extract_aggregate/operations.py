@@ -65,13 +65,13 @@ _KINDS = {
     "choice": "where masked_fill",
     # Each output is one input, or none: the gradient is the routing.
     "routing": """
-        max_unpool1d max_unpool2d max_unpool3d
-        cat concat concatenate stack hstack vstack dstack chunk split tensor_split split_with_sizes unbind narrow
-        select index_select gather take_along_dim __getitem__ __setitem__ masked_select view view_as reshape reshape_as
-        flatten unflatten squeeze unsqueeze permute transpose swapaxes swapdims movedim moveaxis t adjoint diagonal
-        unfold expand expand_as broadcast_to repeat tile repeat_interleave roll flip fliplr flipud rot90
-        contiguous clone alias copy_ pad constant_pad_nd slice_scatter select_scatter pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle to type
-        type_as float double half bfloat16 cpu cuda as_strided atleast_1d atleast_2d atleast_3d __iter__
+        max_unpool1d max_unpool2d max_unpool3d cat concat concatenate stack hstack vstack dstack chunk split
+        tensor_split split_with_sizes unbind narrow select index_select gather take_along_dim __getitem__ __setitem__
+        masked_select view view_as reshape reshape_as flatten unflatten squeeze unsqueeze permute transpose swapaxes
+        swapdims movedim moveaxis t adjoint diagonal unfold expand expand_as broadcast_to repeat tile repeat_interleave
+        roll flip fliplr flipud rot90 contiguous clone alias copy_ pad constant_pad_nd slice_scatter select_scatter
+        pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle to type type_as float double half bfloat16
+        cpu cuda as_strided atleast_1d atleast_2d atleast_3d __iter__
     """,
     # Differentiable, and no rectifier: gradients pass as they are, but nothing says how relevance would.
     "smooth": """
@@ -79,12 +79,14 @@ _KINDS = {
         square pow __pow__ __rpow__ __ipow__ float_power reciprocal __rtruediv__ __rdiv__ einsum addmm baddbmm addbmm
         tensordot bilinear scaled_dot_product_attention multi_head_attention_forward normalize norm vector_norm
         cosine_similarity var std var_mean std_mean logsumexp cumsum cumprod prod embedding embedding_bag addcmul
-        addcdiv lerp abs absolute angle view_as_real view_as_complex complex polar conj resolve_conj stft istft
-        fft_fft fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn
-        fft_ifftn fft_rfftn fft_irfftn fft_fftshift fft_ifftshift lstm gru rnn_tanh lstm_cell gru_cell rnn_tanh_cell
-        _pack_padded_sequence _pad_packed_sequence hardshrink softshrink tanhshrink cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss
+        addcdiv lerp abs absolute angle view_as_real view_as_complex complex polar conj resolve_conj stft istft fft_fft
+        fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn
+        fft_rfftn fft_irfftn fft_fftshift fft_ifftshift lstm gru rnn_tanh lstm_cell gru_cell rnn_tanh_cell
+        _pack_padded_sequence _pad_packed_sequence hardshrink softshrink tanhshrink cross_entropy nll_loss
+        binary_cross_entropy binary_cross_entropy_with_logits mse_loss
     """,
 }
+_OPERATORS = ("slice", "alias", "_unsafe_view", "_to_copy")  # of ATen alone: mere copies and views
 _PROPERTIES = ("T", "mT", "H", "mH", "real", "imag")  # of tensors: mere transpositions
 
 
@@ -105,6 +107,7 @@ def _table() -> dict[Any, str]:
         function: kind for kind, names in _KINDS.items() for name in names.split() for function in _functions(name)
     }
     table.update({getattr(Tensor, name).__get__: "routing" for name in _PROPERTIES})
+    table.update({getattr(torch.ops.aten, name): "routing" for name in _OPERATORS})
     return table
 
 
@@ -122,7 +125,7 @@ def of_torch(function: Any) -> Any:
         return function
     name = packet.__name__
     owners = (torch, torch._C._nn, Tensor)
-    return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), function)
+    return next((getattr(owner, name) for owner in owners if hasattr(owner, name)), packet)
 
 
 def register_operation(function: Callable[..., Any], how: str | Rule, overwrite: bool = False) -> None:

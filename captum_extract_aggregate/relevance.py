@@ -312,13 +312,17 @@ class RelevanceInterception(Interception):
         if self.rule.shares_bias:
             average: Average = functools.partial(gamma_average, gamma=self.gamma, epsilon=self.epsilon)
             return _Average(call, variables, average, None)
-        return _Average(call, variables, functools.partial(part_average, parts=self.parts), self.varying.of(variables[0]))
+        return _Average(
+            call, variables, functools.partial(part_average, parts=self.parts), self.varying.of(variables[0])
+        )
 
     def _normalization(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1 or call.argument(0, "input") is not variables[0]:
             raise self.unknown(call, " whose parameters depend on the input")
         if "native" in call.name:
-            raise self.unknown(call, " (an exported program in the smallest operators; take the module it was made from)")
+            raise self.unknown(
+                call, " (an exported program in the smallest operators; take the module it was made from)"
+            )
         if call.name == "batch_norm":
             return self._batch_norm(call, variables)
         if not self.rule.shares_bias or call.name not in _GAINS:

@@ -113,10 +113,10 @@ class PropagationAttribution(CaptureAttribution):
 class GuidedBackprop(PropagationAttribution):
     r"""Guided backprop: at every ReLU with output a, R passes where :math:`a > 0` and :math:`R > 0`.
 
-    Everything else passes its gradient, smooth activations (GELU, SiLU, ELU, ...) and LSTMs among it. Captum's class of
+    Everything else passes its gradient, smooth activations (GELU, SiLU, ELU, ...) and LSTMs included. Captum's class of
     this name sees `nn.ReLU` modules only and returns the plain gradient for the others; this one sees every ReLU, ReLU6
-    (which passes nothing where it saturates), leaky ReLU, PReLU and `clamp(min=0)`, however they are called. What may be
-    a rectifier written out with boolean masks is an error.
+    (which passes nothing where it saturates), leaky ReLU, PReLU and `clamp(min=0)`, however they are called. A boolean
+    mask that may be a rectifier written out is an error; one that puts very low numbers (masked actions) is not.
 
     At the input: its shape, signed (below the first ReLU all weights act). At a layer: `N x 1 x *S`,
     :math:`\max_k |R_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k R_{u,k}`. In units of score per activation.
@@ -287,8 +287,8 @@ class _Relevance(WithDelta, PropagationAttribution):
         """What arrives at each layer minus what was sent from the score: `N` per layer. Costs one more pass.
 
         It is what was lost above the layer, up to rounding: what biases and the stabiliser have absorbed, or, with the
-        z+ rule, what units without any positive contribution had to pass on, and sums of addends that cancel. At a layer
-        that parallel branches bypass it is also what went through them.
+        z+ rule, what units without any positive contribution had to pass on, and sums of addends that cancel exactly.
+        At a layer that parallel branches bypass it is also what went through them.
         """
         places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
         (evidence,) = self._evidence(inputs, list(places), additional_forward_args, [target])
@@ -466,8 +466,8 @@ class ExcitationBackprop(_Relevance):
         >>> float(calm.attribute(image[None], target=7).min()) >= 0
         True
 
-    Source: Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 3; the shares at sums are
-    those of its authors' code.
+    Source: Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 3; the shares at sums
+    are those of its authors' code.
     """
 
     def __init__(
