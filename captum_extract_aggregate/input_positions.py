@@ -43,14 +43,7 @@ class Positions:
 
     def elements(self, t: Tensor) -> Tensor:
         """Which of the values of one example of `t` lie at each position: `C x positions` indices."""
-        index = torch.arange(t[0].numel(), device=t.device).reshape(1, *t.shape[1:])
-        found = self.arranged(index)[0].flatten(1)
-        if not torch.equal(found.flatten().sort().values, index.flatten()):
-            raise ValueError(
-                f"layout leaves values of an input of shape {tuple(t.shape)} out, or changes them; expected a function "
-                "that only moves dimensions"
-            )
-        return found
+        return self.arranged(_indices(t))[0].flatten(1)
 
 
 @dataclass(frozen=True)
@@ -165,6 +158,11 @@ def _only(options: list[_Option]) -> LayoutFunction | None:
     return options[0].arrange if len(options) == 1 else None
 
 
+def _indices(t: Tensor) -> Tensor:
+    """The index of each value of one example, in its place."""
+    return torch.arange(t[0].numel(), device=t.device).reshape(1, *t.shape[1:])
+
+
 def _by_function(t: Tensor, layout: LayoutFunction, size: tuple[int, ...] | None, dims: int) -> tuple[int, ...]:
     out = layout(t)
     if not isinstance(out, Tensor) or out.ndim != dims + 2 or len(out) != len(t):
@@ -172,6 +170,12 @@ def _by_function(t: Tensor, layout: LayoutFunction, size: tuple[int, ...] | None
         raise ValueError(
             f"layout(inputs) returned {got} for an input of shape {tuple(t.shape)}; expected batch x channels x "
             f"{dims} position dimensions, as the map has"
+        )
+    index = _indices(t)
+    if not torch.equal(layout(index).flatten().sort().values, index.flatten()):
+        raise ValueError(
+            f"layout leaves values of an input of shape {tuple(t.shape)} out, or changes them; expected a function "
+            "that only moves dimensions"
         )
     own = tuple(out.shape[2:])
     if size is not None and size != own:

@@ -180,11 +180,13 @@ def test_layout_and_size_that_contradict_the_input():
     assert find_positions(x, [(4, 5)], size=(9, 9)).size == (9, 9)
     with pytest.raises(ValueError, match="cannot be told"):
         find_positions(x, [(4, 5)], size=(9, 9)).arranged(x[0])
+    moved = find_positions((x[0].movedim(1, 3),), [(4, 5)], layout=lambda t: t.movedim(3, 1))
+    assert torch.equal(moved.elements(x[0].movedim(1, 3))[:, 0], torch.arange(3))
     with pytest.raises(ValueError, match="expected one of the two"):
         find_positions(x, [(4, 5)], layout=lambda t: t, size=(9, 9))
     with pytest.raises(ValueError, match="layout\\(inputs\\) returned"):
         find_positions(x, [(4, 5)], layout=lambda t: t[0])
     with pytest.raises(ValueError, match="only moves dimensions"):
-        find_positions(x, [(4, 5)], layout=lambda t: t[:, :2]).elements(x[0])
+        find_positions(x, [(4, 5)], layout=lambda t: t[:, :2])
     with pytest.raises(ValueError, match="1 and 2 position dimensions"):
         find_positions(x, [(4, 5), (4,)])

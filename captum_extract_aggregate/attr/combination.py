@@ -196,8 +196,8 @@ def _warn_of_constant(
         what = "is the factor 1 of the product" if mode == "product" else "adds 0 to the sum"
         warnings.warn(
             f"the map of {', '.join(found)} has one value all over, which says nothing about positions, so it {what}. "
-            "In front of global pooling every gradient is the same everywhere: take an earlier layer, or a method that "
-            "looks at activations",
+            "In front of global pooling every gradient is the same everywhere (take an earlier layer, or a method that "
+            "looks at activations); GradCAM is 0 where all evidence is against the class",
             stacklevel=4,
         )
 

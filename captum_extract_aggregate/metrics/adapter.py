@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from captum.attr import Attribution
 from torch import Tensor
 
@@ -33,9 +34,9 @@ class InputAttribution(Attribution):
         reader = MapReader(self.method, (), self.size, self.layout)
         maps, positions, _ = reader.read(self.method.attribute(inputs, *args, **kwargs), tensors)
         (x,), elements = tensors, positions.elements(tensors[0])
-        spread = maps.new_empty(len(x), elements.numel())
-        spread[:, elements.flatten()] = maps.flatten(2).expand(-1, len(elements), -1).flatten(1)
-        return (spread.reshape(x.shape),)
+        position = torch.empty(elements.numel(), dtype=torch.long, device=x.device)  # of each value
+        position[elements] = torch.arange(elements.shape[1], device=x.device)
+        return (maps.flatten(1)[:, position].reshape(x.shape),)
 
 
 def as_input_attribution(

@@ -258,7 +258,7 @@ class _Engine:
         slots = min(self.most_slots or len(jobs), len(jobs))
         size = self.elements.shape[1]
         running = [next(waiting) for _ in range(slots)]
-        images = torch.stack([self.inputs[jobs[j].example] for j in running])
+        images = torch.stack([self.inputs[jobs[j].example] for j in running]).contiguous()  # written to through views
         orders = torch.stack([_order(jobs[j]) for j in running])
         gone = torch.zeros(slots, dtype=torch.long)
         while running:
@@ -284,7 +284,7 @@ class _Engine:
                     kept.append(slot)
             if len(kept) < len(running):  # nobody waits any more: the batch shrinks
                 running = [running[slot] for slot in kept]
-                images, orders, gone = images[kept], orders[kept], gone[kept]
+                images, orders, gone = images[kept].contiguous(), orders[kept], gone[kept]
 
     def _remove(self, images: Tensor, orders: Tensor, gone: Tensor, examples: list[int]) -> None:
         """Sets the next pixels of each image to the baseline, in place."""
@@ -292,7 +292,7 @@ class _Engine:
         ranks = (gone[:, None] + torch.arange(self.step)).clamp(max=size - 1).to(orders.device)
         values = self.elements[:, orders.gather(1, ranks)].movedim(1, 0).flatten(1)
         baseline = self.baselines[examples].flatten(1).gather(1, values)
-        images.flatten(1).scatter_(1, values, baseline)
+        images.view(len(images), -1).scatter_(1, values, baseline)
 
     def _extra_of(self, examples: Tensor) -> tuple[Any, ...]:
         n = len(self.inputs)

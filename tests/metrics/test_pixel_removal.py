@@ -200,6 +200,19 @@ def test_wrong_uses(net, capsys):
     assert "Pixel removal" in capsys.readouterr().err
 
 
+def test_memory_formats(net):
+    """What is written to is the picture, however its memory lies."""
+    x, maps = examples(4)
+    expected = pixel_removal(net, x, maps, step=4)
+    for other in (
+        x.contiguous(memory_format=torch.channels_last),
+        x.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+    ):
+        for batch in (None, 2):
+            got = pixel_removal(net, other, maps, step=4, max_examples_per_batch=batch)
+            assert torch.equal(got.pixels, expected.pixels)
+
+
 def test_arguments_in_lists_and_what_is_refused(net):
     x, maps = examples(4)
     scale = [1.0, -1.0, 2.0, 0.5]
