@@ -240,7 +240,7 @@ class CumulativeGradCAM(_Cumulative):
 
     :math:`\psi` takes the magnitude, scales each example's map to [0, 1] and upsamples it bilinearly, so every layer
     counts alike. Non-negative, at most the number of layers, without unit. As `GradCAMPos`, of which it is made, it
-    hardly depends on the class, which is what its authors show with it.
+    depends little on the class, which is what its authors show with it.
 
     Args:
         forward_func, device_ids, layout, call: as for `ExtractAggregate`.
