@@ -207,7 +207,8 @@ class Recording:
         if bad:
             raise ValueError(
                 f"the explained score is NaN or infinite for example {', '.join(map(str, bad[:10]))}; expected finite "
-                "numbers: check the inputs (torch.isfinite(x).all()), the weights, and the range of half precision"
+                "numbers: check the inputs (torch.isfinite(x).all()), the weights, and the range of half precision; of "
+                "actions that a mask rules out (-inf) take another target"
             )
 
     def _backward(self, scores: Tensor, seed: Tensor, retain: bool) -> dict[Place, Tensors]:
@@ -507,9 +508,7 @@ class _Taps:
             return tuple(self._tap(place, module, list(args))), kwargs
         return args, dict(zip(kwargs, self._tap(place, module, list(kwargs.values()) or list(args))))
 
-    def _tap(
-        self, place: Place, module: nn.Module, values: list[Any], given: list[Tensor] | None = None
-    ) -> list[Any]:
+    def _tap(self, place: Place, module: nn.Module, values: list[Any], given: list[Tensor] | None = None) -> list[Any]:
         """Taps each floating point tensor and hands it on, or a clone. `given`: what a layer's output was made from."""
         chosen = _tappable(place, values)
         if not chosen:
@@ -563,7 +562,7 @@ class _Taps:
             is_copied = careful and place.value
             if given is None:
                 is_cloned = place.value and not careful
-            elif any(torch._C._is_alias_of(t, one) for one in given):
+            elif any(_share_storage(t, one) for one in given):
                 is_cloned = False
             else:
                 is_cloned = (_has_no_parts(place) or (careful and is_view)) and (place.value or t.is_leaf or is_view)
@@ -607,6 +606,10 @@ class _Taps:
                 parts = [_chosen_call(place, by_device[device], models) for device in devices]
             found[place] = [list(column) for column in zip(*parts)]
         return found
+
+
+def _share_storage(a: Tensor, b: Tensor) -> bool:
+    return bool(torch._C._is_alias_of(a, b))  # type: ignore[attr-defined]
 
 
 def _has_no_parts(place: Place) -> bool:

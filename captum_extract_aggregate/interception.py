@@ -81,12 +81,12 @@ class _Ruled(torch.autograd.Function):
         if any(output is t and t._version != version for t, version in zip(inputs, versions)):
             ctx.mark_dirty(output)
         ctx.step = step
-        ctx.save_for_backward(*map(plain, (*kept, *step.after(output))))
+        ctx.save_for_backward(*kept, *step.after(output))
         return output if any(output is t for t in inputs) else _no_view_of_its_kind(output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, *[None] * ctx.step.extra, *ctx.step.down(gradients[0], ctx.saved_tensors)
+        return None, *[None] * ctx.step.extra, *ctx.step.down(plain(gradients[0]), tuple(map(plain, ctx.saved_tensors)))
 
 
 def _no_view_of_its_kind(t: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ _OWNERS: tuple[Any, ...] = (torch, F, Tensor, torch._C._nn)
 
 def _functions(name: str) -> Iterator[Any]:
     """Everything that is called `name`: in torch, torch.nn.functional and as a method, in place or not."""
-    for owner in (*_OWNERS, torch.special, torch.linalg, torch._C._fft):
+    for owner in (*_OWNERS, torch.special, torch.linalg, torch._C._fft):  # type: ignore[attr-defined]
         for variant in (name, name + "_"):
             function = getattr(owner, variant, None)
             if callable(function):

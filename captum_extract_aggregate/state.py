@@ -106,6 +106,8 @@ def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
 def _require_gradients(modules: list[nn.Module], value: bool, undo: Undo) -> None:
     """Sets the flag of all parameters that have another."""
     held = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad != value]
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in held):
+        raise ValueError("the model has lazy parameters without values; expected one that has run once")
     parameters = [p for p in held if p.is_leaf and (p.is_floating_point() or p.is_complex())]
     if any(p.is_inference() for p in parameters):
         raise ValueError(
@@ -294,6 +296,14 @@ def _leave_transforms() -> None:
     while (innermost := functorch.peek_interpreter_stack()) is not None:
         is_vmap = innermost.key() == functorch.TransformType.Vmap
         functorch._vmap_decrement_nesting() if is_vmap else functorch._grad_decrement_nesting()
+
+
+def exchange(undo: Undo, t: Tensor, value: Tensor) -> None:
+    """Gives a parameter other numbers, until its own come back."""
+    undo.callback(torch.clear_autocast_cache)  # which holds copies of weights in half precision for as long as it lasts
+    undo.callback(setattr, t, "data", t.data)
+    t.data = value
+    torch.clear_autocast_cache()
 
 
 def without_autocast(undo: Undo) -> None:

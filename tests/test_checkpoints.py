@@ -108,7 +108,8 @@ def test_at_the_input_for_whole_networks_and_after_a_step(way, nets):
 
 def test_a_memory_efficient_densenet():
     torch.manual_seed(0)
-    nets = [torchvision.models.DenseNet(8, (2, 2), 8, num_classes=5, memory_efficient=m).double() for m in (True, False)]
+    nets = [torchvision.models.DenseNet(8, (2, 2), 8, num_classes=5, memory_efficient=m) for m in (True, False)]
+    nets = [net.double() for net in nets]
     nets[1].load_state_dict(nets[0].state_dict())
     x, layers = torch.randn(1, 3, 32, 32).double(), ["features.denseblock1", "features.denseblock2.denselayer1.conv1"]
     for method in (cea.ExcitationBackprop, cea.NormGrad):

@@ -1,4 +1,4 @@
-"""A layer's map is the same alone and in any company, and is made of the total derivative by what the layer gives out."""
+"""A layer's map is the same alone and in any company, made of the total derivative by what the layer gives out."""
 
 import functools
 import random

@@ -229,7 +229,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
         return _joined(results)
 
     def _is_vectorized(self, inputs: Any) -> bool:
-        if not self.lr:  # the plain map, exactly
+        if not self.lr or torch._C._is_any_autocast_enabled():  # the plain map, exactly; the caller's precision
             return False
         return pays(self.model, checked_inputs(inputs)[0]) if self.vectorized is None else self.vectorized
 
@@ -253,10 +253,12 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
     def _take_steps(self, undo: Undo, x: Any, target: Any, extra: Any) -> None:
         """Gives the model the parameters after the steps, until its own come back."""
         keep_modes(undo)
+        undo.callback(torch.clear_autocast_cache)
         for p in self.parameters:
             undo.callback(setattr, p, "data", p.data)
         for _ in range(self.steps):
             self._step(x, target, extra)
+            torch.clear_autocast_cache()  # which holds copies of the weights before the step
 
     def _step(self, x: Any, target: Any, extra: Any) -> None:
         rate = self.lr if self.ascent else -self.lr

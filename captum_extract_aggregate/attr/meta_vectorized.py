@@ -184,6 +184,5 @@ def _added(undo: Undo, places: list[Place], added: dict[Place, Tensor] | None) -
                 met[place] = output
                 return output.clone() if added is None else output + added[place]
 
-
             undo.hook(place.layer, "register_forward_hook", hook)
     return met

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate.claims import claim
+from captum_extract_aggregate.state import exchange
 from captum_extract_aggregate.undo import Undo
 
 # Names of parameters that are added to something: `bias`, attention's `in_proj_bias`, `q_bias`, LSTM's `bias_ih_l0` ...
@@ -156,8 +157,7 @@ def scale_biases(undo: Undo, model: nn.Module, scale: float) -> None:
     """Every bias is `scale` times what it was, until it comes back."""
     claim(undo, model)
     for t in bias_tensors(model).values():
-        undo.callback(setattr, t, "data", t.data)
-        t.data = t.data * scale if scale else torch.zeros_like(t.data)
+        exchange(undo, t, t.data * scale if scale else torch.zeros_like(t.data))
 
 
 def biases_removed(model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]:

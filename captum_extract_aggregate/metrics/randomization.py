@@ -21,7 +21,7 @@ from captum_extract_aggregate.layers import checked_inputs, find_layer
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.metrics.explanations import Explanation, MapReader, check_mode, explainer_of, progress
 from captum_extract_aggregate.metrics.similarity import Similarity, find_similarity
-from captum_extract_aggregate.state import keep_generators, keep_modes, random_state, set_grad_mode, unchanged
+from captum_extract_aggregate.state import exchange, keep_generators, keep_modes, random_state, set_grad_mode, unchanged
 from captum_extract_aggregate.undo import Undo
 
 Initializer = Callable[[nn.Module], None]
@@ -282,9 +282,9 @@ def _randomize(stage: nn.Module, initialize: Initializer, undo: Undo) -> None:
                 undo.callback(module._buffers.__setitem__, name, buffer)
                 module._buffers[name] = buffer.clone()
         own = dict(module._parameters)
-        with Undo() as exchange, exchange:  # other parameters stand in, so that the originals are not written to
-            set_grad_mode(exchange, False)
-            exchange.callback(module._parameters.update, own)
+        with Undo() as stand_ins, stand_ins:  # other parameters stand in, so that the originals are not written to
+            set_grad_mode(stand_ins, False)
+            stand_ins.callback(module._parameters.update, own)
             for name, p in own.items():
                 if p is not None:
                     module._parameters[name] = nn.Parameter(p.detach().clone(), p.requires_grad)
@@ -293,5 +293,4 @@ def _randomize(stage: nn.Module, initialize: Initializer, undo: Undo) -> None:
         for name, p in own.items():
             new = drawn[name]
             if p is not None and new is not None:
-                undo.callback(setattr, p, "data", p.data)
-                p.data = new.data
+                exchange(undo, p, new.data)
