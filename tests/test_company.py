@@ -218,11 +218,13 @@ def vit():
 
 NETWORKS = {
     "resnet18": lambda: torchvision.models.resnet18(num_classes=5),
-    "vgg11": lambda: torchvision.models.vgg.VGG(torchvision.models.vgg.make_layers([8, "M", 8, "M", 8]), 5),
+    "vgg": lambda: nn.Sequential(
+        torchvision.models.vgg.make_layers([8, "M", 8, "M", 8]), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    ),
     "densenet": lambda: torchvision.models.DenseNet(8, (2, 2), 8, num_classes=5),
     "densenet, checkpointed": lambda: torchvision.models.DenseNet(8, (2, 2), 8, num_classes=5, memory_efficient=True),
     "squeezenet": lambda: torchvision.models.squeezenet1_1(num_classes=5),
-    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=5, width_mult=0.25),
+    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=5, width_mult=0.1),
     "mobilenet_v3": lambda: torchvision.models.mobilenet_v3_small(num_classes=5, width_mult=0.25),
     "shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5),
     "convnext": lambda: timm.create_model("convnext_atto", num_classes=5, depths=(1, 1, 1, 1)),

@@ -23,15 +23,14 @@ def total_derivatives(model, x, layers, target=1):
     for handle in handles:
         handle.remove()
     score = (output if output.ndim == 1 else output[:, target]).sum()
-    results = []
-    for layer in layers:
-        results.append([])
-        for value, at in seen[layer]:
-            gradient = None
-            if at is not None:
-                (gradient,) = torch.autograd.grad(score, [at], retain_graph=True, allow_unused=True)
-            results[-1].append((value, torch.zeros_like(value) if gradient is None else gradient))
-    return results
+    edges = [at for layer in seen for _, at in seen[layer] if at is not None]
+    gradients = dict(zip(edges, torch.autograd.grad(score, edges, allow_unused=True)))
+    zeros = [[torch.zeros_like(value) for value, _ in seen[layer]] for layer in layers]
+    found = [[gradients.get(at) for _, at in seen[layer]] for layer in layers]
+    return [
+        [(value, zero if g is None else g) for (value, _), zero, g in zip(seen[layer], zs, gs)]
+        for layer, zs, gs in zip(layers, zeros, found)
+    ]
 
 
 def edge(t):
