@@ -27,7 +27,7 @@ from torch.nn.utils.rnn import PackedSequence
 from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
-from captum_extract_aggregate.layout import Surroundings, image_size, views_unfolded
+from captum_extract_aggregate.layout import Facts, Surroundings, image_size, views_unfolded
 from captum_extract_aggregate.maps import are_tame, magnitudes
 from captum_extract_aggregate.state import prepared, random_state, uncompiled, without_autocast
 from captum_extract_aggregate.targets import Target, select_scores
@@ -94,7 +94,9 @@ class Evidence:
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
         look = None if self.look is None else functools.partial(self._look, place)
-        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs), look=look)
+        facts = self.once_for_all_targets("facts", functools.partial(Facts, self.models))
+        image = image_size(self.inputs)
+        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=facts)
 
     def _look(self, place: Place) -> list[Dims | None]:
         assert self.look is not None

@@ -18,7 +18,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from captum_extract_aggregate.capture import Place, record
 from captum_extract_aggregate.dimensions import Dims, Watch, tensors_in
 from captum_extract_aggregate.layers import checked_inputs, model_of
-from captum_extract_aggregate.layout import Surroundings, image_size, to_channels_first
+from captum_extract_aggregate.layout import Facts, Surroundings, image_size, to_channels_first
 from captum_extract_aggregate.state import random_state
 
 
@@ -334,7 +334,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _observed(model: nn.Module, trace: _Trace, tensors: tuple[Tensor, ...]) -> Iterator[None]:
     batch, image = tensors[0].shape[0], image_size(tensors)
-    watch, lineage = Watch(tensors, batch), _Lineage()
+    watch, lineage, facts = Watch(tensors, batch), _Lineage(), Facts((model,))
 
     def positions_of(value: Any, module: nn.Module | None) -> tuple[int | None, int, bool]:
         value = value[0] if isinstance(value, (tuple, list)) and value else value
@@ -342,7 +342,7 @@ def _observed(model: nn.Module, trace: _Trace, tensors: tuple[Tensor, ...]) -> I
             return None, 0, False
         look = functools.partial(_dims_now, watch, value)
         try:
-            around = Surroundings(module=module, models=(model,), batch=batch, image=image, look=look)
+            around = Surroundings(module=module, models=(model,), batch=batch, image=image, look=look, facts=facts)
             on_grid = to_channels_first(value, "auto", around)(value)
         except ValueError:
             return None, 0, False
