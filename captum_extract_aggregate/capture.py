@@ -29,7 +29,7 @@ from captum_extract_aggregate.claims import Claim
 from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.graph import nodes_below
 from captum_extract_aggregate.layers import checked_inputs, describe
-from captum_extract_aggregate.layout import Surroundings, image_size, views_unfolded
+from captum_extract_aggregate.layout import Facts, Surroundings, image_size, views_unfolded
 from captum_extract_aggregate.maps import are_tame, magnitudes, on_cpu, plain
 from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.state import prepared, random_state, set_modes, uncompiled, without_autocast
@@ -99,7 +99,9 @@ class Evidence:
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
         look = None if self.look is None else functools.partial(self._look, place)
-        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image_size(self.inputs), look=look)
+        facts = self.once_for_all_targets("facts", functools.partial(Facts, self.models))
+        image = image_size(self.inputs)
+        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=facts)
 
     def _look(self, place: Place) -> list[Dims | None]:
         assert self.look is not None

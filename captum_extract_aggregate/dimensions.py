@@ -245,7 +245,7 @@ class Watch(TorchFunctionMode):
             return (dim[0]._replace(size=size),)
         kinds, axes = kinds_of(dim), {p.axis[:1] for p in dim}
         if len(axes) == 1 and kinds == {"axis"} and not any(p.inner for p in dim):  # windows of one axis, put together
-            return (Part("axis", size, axes.pop()),)
+            return (Part("axis", size, next(iter(axes))),)
         return (Part("channel", size),) if kinds and kinds <= CHANNELS else self._axis(size)
 
     def _resized(self, dims: Dims, out: Tensor) -> Dims:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,47 @@ _CHANNELS_FIRST = (
 _CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.MultiheadAttention)
 
 
+class Facts:
+    """What models tell of layouts by the layers that they hold; looked up when asked for, and once."""
+
+    def __init__(self, models: tuple[nn.Module, ...]) -> None:
+        self._models = models
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        return [module for model in self._models for module in model.modules()]
+
+    @cached_property
+    def widths(self) -> set[int]:
+        """The numbers of channels that the layers expect."""
+        return {width for module in self.modules for width in _widths_of(module)}
+
+    @cached_property
+    def is_recurrent(self) -> bool:
+        return any(isinstance(m, nn.RNNBase) for m in self.modules)
+
+    @cached_property
+    def is_sequence_first(self) -> bool:
+        """Whether there are layers that want the sequence before the batch."""
+        return any(isinstance(m, (nn.MultiheadAttention, nn.RNNBase)) and not m.batch_first for m in self.modules)
+
+    @cached_property
+    def patches(self) -> set[tuple[int, ...]]:
+        """The sizes of the patches into which convolutions cut a picture."""
+        return {m.kernel_size for m in self.modules if isinstance(m, nn.Conv2d) and m.kernel_size == m.stride}
+
+    @cached_property
+    def prefixes(self) -> tuple[int, ...]:
+        """The number of class and register tokens, where a module says it (they may join late); else the usual ones."""
+        for module in self.modules:
+            count = getattr(module, "num_prefix_tokens", None)
+            if isinstance(count, int):
+                return (count, 0)
+            if isinstance(getattr(module, "class_token", None), Tensor):
+                return (1, 0)
+        return _PREFIXES
+
+
 class Surroundings(NamedTuple):
     """What is known about the place of an activation; whatever is missing is simply no evidence.
 
@@ -53,6 +95,11 @@ class Surroundings(NamedTuple):
     which: str = ""
     number: int = 0
     look: Look | None = None
+    facts: Facts | None = None  # of the models, where several places share them
+
+    @property
+    def known(self) -> Facts:
+        return self.facts or Facts(self.models)
 
     @property
     def name(self) -> str:
@@ -97,7 +144,7 @@ def to_channels_first(activation: Tensor, layout: Layout, around: Surroundings) 
 
 def is_final_state(activation: Tensor, around: Surroundings) -> bool:
     """Whether the tensor holds a recurrent layer's final states, which have no positions."""
-    if not any(map(_is_recurrent, around.models)):
+    if not around.known.is_recurrent:
         return False
     dims = around.dims(activation)
     return dims is not None and any("state" in kinds_of(dim) for dim in dims)
@@ -158,7 +205,7 @@ def _is_plain_batch(activation: Tensor, around: Surroundings) -> bool:
     shape = activation.shape
     if len(shape) < 3 or (around.batch is not None and shape[0] != around.batch):
         return False
-    return len(shape) > 3 or shape[0] != shape[1] or not any(map(_is_sequence_first, around.models))
+    return len(shape) > 3 or shape[0] != shape[1] or not around.known.is_sequence_first
 
 
 def _check_positions(activation: Tensor, around: Surroundings) -> None:
@@ -236,10 +283,6 @@ def _grid_code(dim: Dim) -> str:
     return cut + (f".unflatten(1, {tuple(part.size for part in tokens)})" if is_grid else "")
 
 
-def _is_sequence_first(model: nn.Module) -> bool:
-    return any(isinstance(m, (nn.MultiheadAttention, nn.RNNBase)) and not m.batch_first for m in model.modules())
-
-
 def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:
     """The spatial size of the first picture (or video) among the inputs; nothing if there is none.
 
@@ -270,17 +313,21 @@ def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
         return _identity
     if isinstance(module, nn.RNNBase) and activation.ndim == 3:
         return _channels_last if module.batch_first else _of_sequence_first(activation, around)
-    first, last, own = _held(module)
     fits_first, fits_last = _fit(activation, around)
-    if first and not last and shape[1] in own and shape[-1] not in own and fits_first >= fits_last:
-        return _identity
-    if last and not first and fits_last >= fits_first:
-        everywhere = _widths(around.models) | own
-        if fits_last > fits_first or (shape[-1] in everywhere and shape[1] not in everywhere):
-            return _quick_last(activation, around)
-    if fits_first > fits_last and (first or not last):
-        everywhere = own if shape[1] in own else _widths(around.models)
-        return _identity if shape[1] in everywhere or shape[-1] not in everywhere else None
+    everywhere = around.known.widths
+    if fits_first > fits_last:
+        told = shape[1] in everywhere or shape[-1] not in everywhere
+        return _identity if told and (_holds(module, "first") or not _holds(module, "last")) else None
+    if _holds(module, "first"):
+        own = _widths(module)
+        told = shape[1] in own and shape[-1] not in own and fits_first == fits_last
+        return _identity if told and not _holds(module, "last") else None
+    if _holds(module, "last"):
+        if fits_last == fits_first:
+            everywhere = everywhere | _widths(module)
+            if shape[-1] not in everywhere or shape[1] in everywhere:
+                return None
+        return _quick_last(activation, around)
     return None
 
 
@@ -306,28 +353,22 @@ def _quick_last(activation: Tensor, around: Surroundings) -> LayoutFunction | No
     """Channels last; of three dimensions only the tokens that a convolution cut out of the picture, a patch each."""
     if activation.ndim != 3:
         return _channels_last
-    if len(around.image) != 2 or any(map(_is_recurrent, around.models)):
+    if len(around.image) != 2 or around.known.is_recurrent:
         return None
-    grids = {
-        (around.image[0] // m.stride[0]) * (around.image[1] // m.stride[1])
-        for model in around.models
-        for m in model.modules()
-        if isinstance(m, nn.Conv2d) and m.kernel_size == m.stride
-    }
-    prefixes = _known_prefix(around)
+    prefixes = around.known.prefixes
+    grids = {(around.image[0] // patch[0]) * (around.image[1] // patch[1]) for patch in around.known.patches}
     return _tokens(activation, around) if grids & {activation.shape[1] - prefix for prefix in prefixes} else None
 
 
 def _likely(activation: Tensor, around: Surroundings) -> LayoutFunction:
     """The layout where nothing is seen of what made the tensor: by its fit to the picture, else by its sizes."""
     fits_first, fits_last = _fit(activation, around)
-    first, last, own = _held(around.module)
-    everywhere = _widths(around.models) | own
+    everywhere = around.known.widths | _widths(around.module)
     is_first, is_last = activation.shape[1] in everywhere, activation.shape[-1] in everywhere
     if fits_first != fits_last:
         is_first, is_last = fits_first, fits_last
     elif is_first and is_last:
-        is_first, is_last = first and not last, False
+        is_first, is_last = _holds(around.module, "first") and not _holds(around.module, "last"), False
     if is_first == is_last:
         raise ValueError(
             f"{around.name} gives an activation of shape {tuple(activation.shape)}, and nothing tells whether its "
@@ -337,17 +378,13 @@ def _likely(activation: Tensor, around: Surroundings) -> LayoutFunction:
         return _identity
     if activation.ndim > 3:
         return _channels_last
-    if any(map(_is_recurrent, around.models)):
+    if around.known.is_recurrent:
         raise ValueError(
             f"{around.name} gives {activation.shape[1]} tokens in a model with recurrent layers, whose steps are no "
             "picture, and nothing tells which these are; expected layout='channels_last' for a plain sequence, or "
             "'tokens' for patches of the picture"
         )
     return _tokens(activation, around)
-
-
-def _is_recurrent(model: nn.Module) -> bool:
-    return any(isinstance(m, nn.RNNBase) for m in model.modules())
 
 
 def _seen(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
@@ -379,9 +416,8 @@ def _unfolded(dims: Dims, batch: int, channels: int) -> LayoutFunction | None:
     def in_front(t: Tensor) -> Tensor:
         return t.movedim((batch, channels), (0, 1))
 
-    if all(_is_plain(dim) for dim in positions) or (
-        channels == 1 and all(not p.inner for dim in positions for p in dim)
-    ):
+    is_sequence = channels == 1 and len(positions) == 1 and not any(part.inner for part in positions[0])
+    if is_sequence or all(map(_is_plain, positions)):
         return in_front
     parts = [part for dim in positions for part in _inner(dim)]
     order = list(range(len(parts)))
@@ -436,26 +472,33 @@ def _is_over_positions(module: nn.Module) -> bool:
 
 def is_layer_norm_2d(module: nn.Module | None) -> bool:
     """A LayerNorm over the channels of N K H W, as torchvision's and timm's networks define for themselves."""
-    return isinstance(module, nn.LayerNorm) and "2d" in type(module).__name__.lower()
+    return _is_layer_norm_2d(type(module))
 
 
-def _held(root: nn.Module | None) -> tuple[bool, bool, set[int]]:
-    """Whether a module is or holds layers with channels first, and last; and the numbers of channels they expect."""
+def _is_layer_norm_2d(kind: type) -> bool:
+    return issubclass(kind, nn.LayerNorm) and "2d" in kind.__name__.lower()
+
+
+def _holds(root: nn.Module | None, side: str) -> bool:
+    """Whether a module is or holds a layer with channels at that side, "first" or "last"."""
+    return root is not None and any(
+        _side(type(module)) == side and not _is_over_positions(module) for module in root.modules()
+    )
+
+
+def _side(kind: type[nn.Module]) -> str | None:
+    """Where layers of a type have their channels, if they all have them at one side."""
+    if issubclass(kind, _CHANNELS_FIRST) or _is_layer_norm_2d(kind):
+        return "first"
+    return "last" if issubclass(kind, (*_CHANNELS_LAST, nn.RNNBase)) else None
+
+
+def _widths(root: nn.Module | None) -> set[int]:
+    """The numbers of channels that a module and the layers in it expect; of a linear layer also what it gives."""
     if root is None:
-        return False, False, set()
-    first = last = False
-    widths = {root.out_features} if isinstance(root, nn.Linear) else set()
-    for module in root.modules():
-        if isinstance(module, _CHANNELS_FIRST) or is_layer_norm_2d(module):
-            first = True
-        elif isinstance(module, (*_CHANNELS_LAST, nn.RNNBase)) and not _is_over_positions(module):
-            last = True
-        widths |= _widths_of(module)
-    return first, last, widths
-
-
-def _widths(models: Iterable[nn.Module]) -> set[int]:
-    return {width for model in models for module in model.modules() for width in _widths_of(module)}
+        return set()
+    widths = {width for module in root.modules() for width in _widths_of(module)}
+    return widths | {root.out_features} if isinstance(root, nn.Linear) else widths
 
 
 def _widths_of(module: nn.Module) -> set[int]:
@@ -485,7 +528,7 @@ def _token_grid(tokens: int, around: Surroundings) -> tuple[int, int, int]:
             "layout=lambda t: ... that returns batch x channels x height x width"
         )
     if len(around.image) == 2:
-        prefixes = _known_prefix(around)
+        prefixes = around.known.prefixes
         for exact in (True, False):
             for prefix in prefixes:
                 for height, width in _patch_grids(around.image, exact):
@@ -497,18 +540,6 @@ def _token_grid(tokens: int, around: Surroundings) -> tuple[int, int, int]:
         "(with no, 1, 2 or 5 leading tokens dropped); expected layout='channels_last' for a plain sequence, or "
         "layout=lambda t: ... that returns batch x channels x height x width"
     )
-
-
-def _known_prefix(around: Surroundings) -> tuple[int, ...]:
-    """The number of class and register tokens, where the model says it (they may join late); else the usual ones."""
-    for model in around.models:
-        for module in model.modules():
-            count = getattr(module, "num_prefix_tokens", None)
-            if isinstance(count, int):
-                return (count, 0)
-            if isinstance(getattr(module, "class_token", None), Tensor):
-                return (1, 0)
-    return _PREFIXES
 
 
 def _patch_grids(image: tuple[int, ...], exact: bool) -> Iterator[tuple[int, int]]:

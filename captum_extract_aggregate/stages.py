@@ -18,7 +18,7 @@ from captum_extract_aggregate.capture import Place, record
 from captum_extract_aggregate.claims import claim
 from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.layers import checked_inputs, model_of
-from captum_extract_aggregate.layout import Surroundings, image_size, to_channels_first
+from captum_extract_aggregate.layout import Facts, Surroundings, image_size, to_channels_first
 from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.state import function_modes, leave_function_modes, random_state, set_grad_mode
 from captum_extract_aggregate.undo import Undo
@@ -338,7 +338,7 @@ def _evaluate(undo: Undo, model: nn.Module) -> None:
 def _observe(undo: Undo, model: nn.Module, trace: _Trace, tensors: tuple[Tensor, ...]) -> None:
     """Notes from here on when each module runs, and at which resolution."""
     batch, image = tensors[0].shape[0], image_size(tensors)
-    watch, lineage = Watch(tensors, batch), _Lineage()
+    watch, lineage, facts = Watch(tensors, batch), _Lineage(), Facts((model,))
 
     def positions_of(value: Any, module: nn.Module | None) -> tuple[int | None, int, bool]:
         value = value[0] if isinstance(value, (tuple, list)) and value else value
@@ -346,7 +346,7 @@ def _observe(undo: Undo, model: nn.Module, trace: _Trace, tensors: tuple[Tensor,
             return None, 0, False
         look = functools.partial(_dims_now, watch, value)
         try:
-            around = Surroundings(module=module, models=(model,), batch=batch, image=image, look=look)
+            around = Surroundings(module=module, models=(model,), batch=batch, image=image, look=look, facts=facts)
             on_grid = to_channels_first(value, "auto", around)(value)
         except ValueError:
             return None, 0, False
