@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 import captum_extract_aggregate
@@ -85,8 +84,8 @@ def explain(
     """Draw a grid of saliency maps, methods by layers, for one picture and one class."""
     from captum_extract_aggregate.explain import Request, run
 
-    with _clear_errors():
-        typer.echo(
+    with _clear_errors(locals()):
+        _say(
             run(
                 Request(
                     image, model, weights, layers, methods, target, output, class_names, size, mean, std, seed, html
@@ -109,9 +108,10 @@ def evaluate(
     from captum_extract_aggregate.evaluation import load_plan, run
     from captum_extract_aggregate.evaluation.pictures import report
 
-    with _clear_errors():
-        folder, chosen = results or plan.with_name(f"{plan.stem}-results"), _indices(images)
-        found = run(load_plan(plan), folder)
+    with _clear_errors(locals()):
+        content, chosen = load_plan(plan), _indices(images)
+        folder = results or plan.with_name(f"{plan.stem}-results")
+        found = run(content, folder)
         if os.environ.get("RANK", "0") == "0":
             _say_written(report(found, folder / "report", chosen))
 
@@ -128,7 +128,7 @@ def report(
     from captum_extract_aggregate.evaluation import Results
     from captum_extract_aggregate.evaluation.pictures import report as write
 
-    with _clear_errors():
+    with _clear_errors(locals()):
         _say_written(write(Results(results), output or results / "report", _indices(images)))
 
 
@@ -155,11 +155,11 @@ def reproduce(
     from captum_extract_aggregate.reproduction import Request
     from captum_extract_aggregate.reproduction import reproduce as carry_out
 
-    with _clear_errors():
+    with _clear_errors(locals()):
         text, all_hold = carry_out(
             Request(tuple(names), data, root, model, weights, head, _names(layers), n, output, quick)
         )
-    typer.echo(text)
+    _say(text)
     if not all_hold:
         raise typer.Exit(1)
 
@@ -183,11 +183,11 @@ def bias_report(
     from captum_extract_aggregate.reproduction import Request, settings_of
     from captum_extract_aggregate.reproduction.biases import told
 
-    with _clear_errors():
+    with _clear_errors(locals()):
         if n < 1:
             raise ValueError(f"n is {n}; expected 1 or more")
         for setting in settings_of(Request((), data, root, model, weights, head, n=n)):
-            typer.echo(told(setting, n, robustness, output))
+            _say(told(setting, n, robustness, output))
 
 
 @app.command()
@@ -209,19 +209,19 @@ def insights(
     """
     from captum_extract_aggregate.explain import serve_insights
 
-    with _clear_errors():
+    with _clear_errors(locals()):
         serve_insights(images or [], model, weights, class_names, method, port)
 
 
 @contextlib.contextmanager
-def _clear_errors() -> Iterator[None]:
+def _clear_errors(options: Mapping[str, object]) -> Iterator[None]:
     """A user's mistake, or whatever a model or a library raises, as one line, and exit status 2; warnings likewise."""
     try:
-        _check_text(click.get_current_context().params)
+        _check_text(options)
         with warnings.catch_warnings():
             warnings.showwarning = _say_warning
             yield
-    except (click.ClickException, click.exceptions.Exit, click.Abort):
+    except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         is_clear = isinstance(error, (ValueError, TypeError, OSError, ImportError)) and str(error)
@@ -244,7 +244,12 @@ def _check_text(options: Mapping[str, object]) -> None:
 
 
 def _say_written(paths: list[Path]) -> None:
-    typer.echo("\n".join(f"written: {path}" for path in paths))
+    _say("\n".join(f"written: {path}" for path in paths))
+
+
+def _say(text: str) -> None:
+    """Prints text, also of file names that are none."""
+    typer.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.explain_page import write_page
 from captum_extract_aggregate.layers import find_layer
 from captum_extract_aggregate.map_rows import Rows, maps_by_target
-from captum_extract_aggregate.messages import index_of_name, is_out_of_memory, said, unknown_name
+from captum_extract_aggregate.messages import index_of_name, is_file, is_out_of_memory, said, unknown_name
 from captum_extract_aggregate.methods import METHODS, check_method, make_method
 from captum_extract_aggregate.stages import default_layers
 from captum_extract_aggregate.subjects import SCENES, Subject, load_subject
@@ -78,20 +79,30 @@ def run(request: Request) -> str:
     name = _class_name(subject.classes, target)
     title = f"{request.model}: class {name}, score {scores[0, target]:.2f}"
     picture = _to_picture(x[0], subject)
-    grid(picture, maps[0], title, boxes).savefig(request.output, dpi=150)
+    with _writing("output", request.output):
+        grid(picture, maps[0], title, boxes).savefig(request.output, dpi=150)
     report = _report(scores[0], subject.classes, target, layers, request.output)
     if request.html is None:
         return report
     names = [_class_name(subject.classes, i) for i in shown]
-    write_page(request.html, f"Saliency maps of {request.model}", picture, maps, names, scores[0, shown].tolist())
+    with _writing("html", request.html):
+        write_page(request.html, f"Saliency maps of {request.model}", picture, maps, names, scores[0, shown].tolist())
     return f"{report}\npage written to {request.html}"
+
+
+@contextlib.contextmanager
+def _writing(what: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{what} is {str(path)!r}, which cannot be written: {error.strerror or error}") from None
 
 
 def _made(method: str, model: nn.Module, layers: Sequence[nn.Module]) -> Attribution:
     try:
         return make_method(method, model, layers)
-    except (ValueError, TypeError):
-        raise
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"method {method!r}: {error}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with
         raise ValueError(f"method {method!r} does not take this model: {said(error)}") from error
 
@@ -184,7 +195,7 @@ def _subject(request: Request) -> Subject:
 def _read_class_names(path: Path | None) -> list[str]:
     if path is None:
         return []
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"class-names is {str(path)!r}, and there is no such file")
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -68,10 +69,26 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file of this name, on a disk; not so for a name that no file can have."""
+    try:
+        return Path(path).is_file() and not is_virtual(Path(path))
+    except (OSError, ValueError):  # too long, in a folder that may not be read, with a NUL
+        return False
+
+
+def is_virtual(path: Path) -> bool:
+    """Whether a path lies in /proc, /sys or /dev, where reading may wait, and walking go round, for ever."""
+    real = path.resolve()
+    return any(map(real.is_relative_to, ("/proc", "/sys", "/dev"))) and not real.is_relative_to("/dev/shm")
+
+
 def make_folder(what: str, folder: Path) -> None:
-    """Makes a folder, if it is not there; our error where that cannot be."""
+    """Makes a folder, if it is not there; our error where that cannot be, or nothing can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except (OSError, ValueError) as error:
-        why = "is no folder" if folder.exists() else f"cannot be made ({getattr(error, 'strerror', '') or error})"
-        raise ValueError(f"{what} is {str(folder)!r}, which {why}; expected a folder that can be written") from None
+        why = getattr(error, "strerror", "") or str(error)
+        raise ValueError(f"{what} is {str(folder)!r}; expected a folder that can be written ({why})") from None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
-from captum_extract_aggregate.messages import said, unknown_name
+from captum_extract_aggregate.messages import is_file, said, unknown_name
 
 SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet", "scene-vit": "vit"}
 _MOST_CLASSES = 1_000_000
@@ -118,7 +118,7 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> Subject:
 
 def _known_weights(weights: str, names: Sequence[str]) -> str:
     """The name of weights to download: spelled exactly so, else, where no file is called so, in any case; else ""."""
-    if weights in names or Path(weights).is_file():
+    if weights in names or is_file(weights):
         return weights if weights in names else ""
     return weights.upper() if weights.upper() in names else ""
 
@@ -159,7 +159,7 @@ def import_from(what: str, spec: str) -> Callable[..., Any]:
     where, _, name = spec.rpartition(":")
     if where.endswith(".py"):
         path = Path(where)
-        if not path.is_file():
+        if not is_file(path):
             raise ValueError(f"{what} is {spec!r}, but there is no file {where!r}")
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
         assert module_spec is not None
@@ -179,7 +179,7 @@ def import_from(what: str, spec: str) -> Callable[..., Any]:
 
 
 def _load_weights(model: nn.Module, path: str) -> None:
-    state = _read_state_dict(path)
+    state = _read_state_dict("weights", path)
     for key in ("state_dict", "model", "model_state_dict"):
         state = state[key] if isinstance(state.get(key), dict) else state
     _check_state_dict("weights", path, state)
@@ -194,9 +194,10 @@ def _load_weights(model: nn.Module, path: str) -> None:
         ) from None
 
 
-def _read_state_dict(path: str) -> dict[str, Any]:
-    if not Path(path).is_file():
-        raise ValueError(f"weights is {path!r}; expected DEFAULT, 'random', or a file, and there is no such file")
+def _read_state_dict(what: str, path: str) -> dict[str, Any]:
+    if not is_file(path):
+        known = "DEFAULT, 'random', or a file" if what == "weights" else "a file"
+        raise ValueError(f"{what} is {path!r}; expected {known}, and there is no such file")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
@@ -205,8 +206,8 @@ def _read_state_dict(path: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ValueError(f"weights {path!r} are no state dict that can be read safely: {reason}") from None
-    _check_state_dict("weights", path, state)
+        raise ValueError(f"{what} {path!r} are no state dict that can be read safely: {reason}") from None
+    _check_state_dict(what, path, state)
     return state  # type: ignore[no-any-return]
 
 
@@ -221,7 +222,7 @@ def replace_head(model: nn.Module, path: str) -> None:
     It takes the place of the last linear layer where that has K inputs; otherwise, in a model with `features` of K
     channels and a `classifier` (SqueezeNet), of the classifier, on the spatial mean of the features.
     """
-    state = _read_state_dict(path)
+    state = _read_state_dict("head", path)
     weight, bias = state.get("weight"), state.get("bias")
     if (
         not isinstance(weight, Tensor)

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from captum_extract_aggregate.messages import is_virtual
+
 
 def load_image(path: str | Path) -> Image.Image:
     """The picture in a file: turned upright by its EXIF tag, in 8-bit RGB, transparent parts white.
@@ -15,9 +17,12 @@ def load_image(path: str | Path) -> Image.Image:
     Raises ValueError with the cause if there is no such file, it is no picture, or it is damaged or too large.
     """
     path = Path(path)
-    refuse_virtual(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{str(path)!r} is a folder or a device, not a file; expected a picture")
+    try:
+        refuse_virtual(path)
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{str(path)!r} is a folder or a device, not a file; expected a picture")
+    except OSError as error:  # a name that no file can have
+        raise ValueError(f"picture {str(path)!r} cannot be read: {error.strerror}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
@@ -36,11 +41,9 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def refuse_virtual(path: Path) -> None:
-    """Our error below /proc, /sys and /dev, where reading may wait, and walking go round, for ever."""
-    real = path.resolve()
-    for root in ("/proc", "/sys", "/dev"):
-        if real.is_relative_to(root) and not real.is_relative_to("/dev/shm"):
-            raise ValueError(f"{str(path)!r} lies in {root}, which holds no pictures; expected files on a disk")
+    """Our error for what lies on no disk."""
+    if is_virtual(path):
+        raise ValueError(f"{str(path)!r} lies in /{path.resolve().parts[1]}, which holds no pictures")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -21,7 +21,8 @@ from captum_extract_aggregate.data.images import load_image, refuse_virtual, to_
 from captum_extract_aggregate.data.pointing import PointingPairs, coco_pairs, mask_from_boxes, pairs_of, voc_pairs
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
 from captum_extract_aggregate.evaluation.guard import undisturbed
-from captum_extract_aggregate.evaluation.plan import DataPlan
+from captum_extract_aggregate.evaluation.plan import DataPlan, check_applies
+from captum_extract_aggregate.messages import is_file
 from captum_extract_aggregate.subjects import Subject, build_from
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -73,6 +74,7 @@ class Images:
 
 def open_images(plan: DataPlan, subject: Subject) -> Images:
     """Finds the data set; raises ValueError with one clear line if it is not there."""
+    check_applies(plan)
     openers = {
         "scenes": _scenes,
         "voc": _voc,
@@ -239,7 +241,7 @@ def _folder(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
 
 def _list(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     path = Path(plan.file)
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"data.file is {plan.file!r}, and there is no such file")
     root = Path(plan.root) if plan.root else path.parent
     try:

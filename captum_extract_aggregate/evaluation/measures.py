@@ -238,6 +238,7 @@ def try_measure(plan: MeasurePlan) -> None:
     try:
         if plan.measure == "parameter_randomization":
             arguments = {name: value for name, value in plan.arguments.items() if name != "layers"}
+            arguments |= {"n_seeds": 1} if _is_positive(arguments.get("n_seeds")) else {}
             parameter_randomization(lambda inputs, target: inputs, model, x, target=0, **arguments)
             return
         pairs = PointingPairs([0], torch.ones(1, 48, 48, dtype=torch.bool), [False])

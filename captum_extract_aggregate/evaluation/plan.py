@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.messages import is_file, unknown_name
 
 KINDS = ("scenes", "voc", "coco", "folder", "list", "custom")
 RESIZES = ("short", "square", "crop")
 _LARGEST = 2**53  # whole numbers up to here are exact in every part, JSON and float64 among them
-_MOST_SCENES, _LARGEST_SIZE = 10_000_000, 16_384
+_MOST_SCENES, _LARGEST_SIZE, _MOST_STEPS = 10_000_000, 16_384, 10_000
 _SOME = ("n", "start", "every")
 _PICTURES = ("resize", "size", "mean", "std", *_SOME)
 # Which keys of the data apply to which kind.
@@ -204,7 +204,7 @@ def load_plan(path: str | Path) -> Plan:
     else:
         import tomli as tomllib
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise ValueError(f"plan is {str(path)!r}, and there is no such file")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -358,6 +358,9 @@ def _check(plan: Plan) -> None:
     _check_data(plan.data)
     for i, method in enumerate(plan.methods):
         _choice(f"methods[{i}].channels", method.channels, ("sum", "max_abs", "abs_sum"))
+        steps = method.meta_saliency.steps if method.meta_saliency is not None else 1
+        if not 1 <= steps <= _MOST_STEPS:
+            raise ValueError(f"methods[{i}].meta_saliency.steps is {steps}; expected 1 to {_MOST_STEPS}")
         _choice(f"methods[{i}].interpolation", method.interpolation, ("bilinear", "nearest"))
         for j, combination in enumerate(method.combine):
             _choice(f"methods[{i}].combine[{j}].mode", combination.mode, ("product", "sum"))
@@ -400,7 +403,6 @@ def _check_data(data: DataPlan) -> None:
             raise ValueError(
                 f"data.{name} is {list(numbers)}; expected one number or three" + " above 0" * (name == "std")
             )
-
     if data.size > _LARGEST_SIZE:
         raise ValueError(f"data.size is {data.size}; expected at most {_LARGEST_SIZE} pixels")
     if data.kind == "scenes" and data.start + data.n * data.every > _MOST_SCENES:
@@ -408,6 +410,10 @@ def _check_data(data: DataPlan) -> None:
             f"data.n is {data.n}, with start {data.start} and every {data.every}; expected scenes up to number "
             f"{_MOST_SCENES:,}"
         )
+
+
+def check_applies(data: DataPlan) -> None:
+    """Our error for a key that says nothing of data of this kind: it would be ignored."""
     for f in dataclasses.fields(data):
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         if f.name not in ("kind", *_APPLY[data.kind]) and getattr(data, f.name) != default:

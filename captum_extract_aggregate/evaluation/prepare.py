@@ -30,7 +30,7 @@ from captum_extract_aggregate.evaluation.measures import (
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MetaPlan, MethodPlan, Plan
 from captum_extract_aggregate.evaluation.sources import sources
 from captum_extract_aggregate.layers import find_layer
-from captum_extract_aggregate.messages import is_out_of_memory, said
+from captum_extract_aggregate.messages import is_file, is_out_of_memory, said
 from captum_extract_aggregate.methods import WITH_LAYERS, check_method, make_method
 from captum_extract_aggregate.metrics.randomization import find_stages
 from captum_extract_aggregate.signs import check_logit, give_both_signs, has_one_output
@@ -287,6 +287,8 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
         )
     _check_measures(plan, images, classes)
     defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
+    for name in set(plan.layers) - {INPUT}:
+        find_layer(name, model)  # our error for an unknown one, though every method may have layers of its own
     methods = tuple(_method(m, defaults, model) for m in plan.methods)
     keeper = Keeper(model) if any(measure.is_users for measure in measures) else None
     prepared = Prepared(plan, model, images, methods, measures, keeper, of_signs=of_signs)
@@ -390,10 +392,10 @@ def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Me
             made = tuple(make_method(plan.method, model, [layer], **plan.arguments) for layer in layers)
         else:
             made = (make_method(plan.method, model, layers, **plan.arguments),)
-    except TypeError as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with
-        raise error if isinstance(error, ValueError) else ValueError(f"{where}: {said(error)}") from error
+        raise ValueError(f"{where}: {said(error)}") from error
     (first, *_) = made
     joined: tuple[str, ...] = ()
     if getattr(first, "joins_layers", False):
@@ -425,7 +427,7 @@ def _combination(
     weights: Any = plan.weights
     if isinstance(weights, str) and weights.endswith(".json"):
         path = Path(weights)
-        if not path.is_file():
+        if not is_file(path):
             raise ValueError(f"weights is {weights!r}, and there is no such file")
         weights = _stored_weights(path, names)
     label = plan.label or f"{plan.mode}, {plan.weights if isinstance(plan.weights, str) else 'own weights'}"

@@ -176,6 +176,21 @@ def unseeded_net():
     return TinyNet()
 
 
+class OneReLU(TinyNet):
+    """One module for both of its ReLUs, which Captum's DeepLift refuses."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, x):
+        return self.fc(self.relu(self.conv2(self.relu(self.conv1(x)))).mean((2, 3)))
+
+
+def module_of_one_relu():
+    return OneReLU()
+
+
 def crashing_net():
     raise RuntimeError("out of order")
 

@@ -54,6 +54,10 @@ def tiny(**changes):
     return content(**{"model": net, "data": custom, "layers": ["conv1"]} | changes)
 
 
+def tiny_data():
+    return {"data": {"kind": "custom", "dataset": f"{HERE}:tensors", "size": 24}, "layers": []}
+
+
 WRONG = {
     # Wrong keys, at each level, with the nearest right one
     "a key of the plan": (content(measurements=[]), "'measurements', which is unknown; did you mean 'measures'"),
@@ -90,6 +94,38 @@ WRONG = {
     "an unknown split": (data(split="tests"), "split is 'tests'"),
     "a negative number of images": (data(n=-1), "data.n is -1; expected at least 0"),
     "every zeroth image": (data(every=0), "data.every is 0; expected at least 1"),
+    "a size of the scenes": (data(size=64), "data.size is 64, but does not apply to data of the kind 'scenes'"),
+    "a mean of the scenes": (data(mean=[0.5]), "data.mean is .* does not apply to data of the kind 'scenes'"),
+    "a root of the scenes": (data(root="."), "data.root is '.', but does not apply .*left out"),
+    "a seed of a folder": (data(kind="folder", root=".", seed=1), "data.seed is 1, but does not apply"),
+    "a split of a list": (data(kind="list", file="x", split="train"), "data.split is 'train', but does not apply"),
+    "a root of one's own": (data(kind="custom", dataset="a:b", root="."), "data.root is '.', but does not apply"),
+    "far too many scenes": (data(n=10**15), "data.n is 1000000000000000, .*expected scenes up to"),
+    "a number of any size": (data(n=10**30), "data.n is 10{30}; expected at most"),
+    "a huge size": (data(kind="folder", root=".", size=10**6), "data.size is 1000000; expected at most 16384"),
+    "a NUL in text": (data(kind="folder", root="a\0b"), "data.root is 'a.*b'; expected text without NUL"),
+    "fewer classes than none": (model(name="resnet18", num_classes=-3), "model.num_classes is -3; expected at least 0"),
+    "other classes than weights": (
+        model(name="resnet18", weights="DEFAULT", num_classes=7),
+        "num_classes is 7, but weights 'DEFAULT' of 'resnet18' are for 1000 classes",
+    ),
+    "more classes than memory": (model(name="resnet18", weights="random", num_classes=10**9), "num_classes is 10{9}"),
+    "other classes than one's own model": (
+        tiny(model={"name": f"{HERE}:tiny_net", "num_classes": 3}),
+        "gives 20 scores",
+    ),
+    "too many threads": (content(run={"threads": 100000}), "run.threads is 100000; expected at most .* cores"),
+    "a device without numbers": (content(run={"device": "meta"}), "run.device is 'meta', which cannot be used here"),
+    "a device of another machine": (content(run={"device": "mps"}), "run.device is 'mps', which cannot be used here"),
+    "steps without end": (methods(meta_saliency={"steps": 10**6}), "meta_saliency.steps is 1000000; expected 1 to"),
+    "an unknown layer that no method takes": (
+        content(methods=[{"method": "normgrad", "layers": ["layer3"]}], layers=["layer33"]),
+        "'layer33'.*'layer3'",
+    ),
+    "a method of Captum's that refuses the model": (
+        methods(method="captum:DeepLift", layers=[]) | {"model": {"name": f"{HERE}:module_of_one_relu"}} | tiny_data(),
+        "method 'captum:DeepLift' cannot explain this model",
+    ),
     "two means": (data(mean=[0.5, 0.5]), "data.mean is .* expected one number or three"),
     "a deviation of 0": (data(std=[0]), "data.std is .* above 0"),
     "no batch": (content(run={"batch_size": 0}), "run.batch_size is 0; expected at least 1"),
