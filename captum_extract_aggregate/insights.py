@@ -55,6 +55,7 @@ class _Choice:
 
 
 _POSITIVE = {"positive": ("abs", "relu")}
+_SHARES = {"sums": ("signed", "positive"), "lost": ("drop", "spread")}
 _CHOICES: dict[str, _Choice] = {
     "gradient": _Choice({"aggregate": ("max_abs", "sum", "norm")}),
     "normgrad": _Choice({"virtual_identity": ("yes", "no")}, convert={"virtual_identity": lambda word: word != "no"}),
@@ -63,7 +64,8 @@ _CHOICES: dict[str, _Choice] = {
     "rectgrad": _Choice({"percentile": 98}),
     "rectgrad-mod": _Choice({"percentile": 98}),
     "lrp": _Choice({"gamma": ("0", "0.25", "1", "inf")}, convert={"gamma": float}),
-    "contrastive-excitation": _Choice({"clamp": ("map", "contrast")}),
+    "excitation": _Choice(_SHARES),
+    "contrastive-excitation": _Choice({"clamp": ("map", "contrast"), **_SHARES}),
     "cumulative-gradcam": _Choice(_POSITIVE, one_layer=False),
     "cumulative-gradmid": _Choice(_POSITIVE, one_layer=False),
     "aggregated-activity": _Choice(one_layer=False),

@@ -79,11 +79,10 @@ _KINDS = {
         square pow __pow__ __rpow__ __ipow__ float_power reciprocal __rtruediv__ __rdiv__ einsum addmm baddbmm addbmm
         tensordot bilinear scaled_dot_product_attention multi_head_attention_forward normalize norm vector_norm
         cosine_similarity var std var_mean std_mean logsumexp cumsum cumprod prod embedding embedding_bag addcmul
-        addcdiv lerp abs absolute angle view_as_real view_as_complex complex polar conj resolve_conj stft istft fft_fft
-        fft_ifft fft_rfft fft_irfft fft_hfft fft_ihfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn
-        fft_rfftn fft_irfftn fft_fftshift fft_ifftshift lstm gru rnn_tanh lstm_cell gru_cell rnn_tanh_cell
-        _pack_padded_sequence _pad_packed_sequence hardshrink softshrink tanhshrink cross_entropy nll_loss
-        binary_cross_entropy binary_cross_entropy_with_logits mse_loss
+        addcdiv lerp abs absolute angle view_as_real view_as_complex complex polar conj resolve_conj stft istft fft ifft
+        rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift ifftshift lstm gru rnn_tanh
+        lstm_cell gru_cell rnn_tanh_cell _pack_padded_sequence _pad_packed_sequence hardshrink softshrink tanhshrink
+        cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits mse_loss
     """,
 }
 _OPERATORS = ("slice", "alias", "_unsafe_view", "_to_copy")  # of ATen alone: mere copies and views
@@ -95,7 +94,7 @@ _OWNERS: tuple[Any, ...] = (torch, F, Tensor, torch._C._nn)
 
 def _functions(name: str) -> Iterator[Any]:
     """Everything that is called `name`: in torch, torch.nn.functional and as a method, in place or not."""
-    for owner in (*_OWNERS, torch.special, torch.linalg, torch._C._fft):  # type: ignore[attr-defined]
+    for owner in (*_OWNERS, torch.special, torch.linalg, torch.fft):
         for variant in (name, name + "_"):
             function = getattr(owner, variant, None)
             if callable(function):

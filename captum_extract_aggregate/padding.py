@@ -98,13 +98,11 @@ def _moved(call: Call, given: list[tuple[Tensor, Tensor | None]]) -> Tensor:
                 return torch.ones_like(t) if mask is None else mask.to(t.dtype)
         return torch.zeros_like(t) if t.is_floating_point() else t
 
-    args: list[Any] = list(_mapped(call.args, number))
-    kwargs: dict[str, Any] = _mapped(call.kwargs, number)
-    if call.name in _FILLS:
-        position = _FILLS[call.name]
-        if len(args) > position and _is_number(args[position]):
-            args[position] = 0
-        kwargs |= {key: 0 for key in ("value", "other") if key in kwargs and _is_number(kwargs[key])}
+    args, kwargs = list(_mapped(call.args, number)), _mapped(call.kwargs, number)
+    position = _FILLS.get(call.name, len(args))
+    if position < len(args) and _is_number(args[position]):
+        args[position] = 0
+    kwargs.update({name: 0 for name in ("value", "other") if _is_number(kwargs.get(name))})
     with torch.no_grad():
         found = call.function(*args, **kwargs)
     result = args[0] if found is None else tensors_in(found)[0]

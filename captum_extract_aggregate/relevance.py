@@ -68,7 +68,7 @@ class LinearStep(Step):
         return self.inputs + self.varying
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        a, varying = kept[0], kept[1] if self.varying else None
+        a, varying = kept[0], kept[1] if len(kept) > 1 else None
         x = without_constants(at_least_float32(a), varying)
         return (self.rule.relevance(at_least_float32(R), x, self._constants(varying)).to(a.dtype),)
 
@@ -150,7 +150,7 @@ class _Average(Step):
         return self.inputs + self.varying
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        a, varying = kept[0], kept[1] if self.varying else None
+        a, varying = kept[0], kept[1] if len(kept) > 1 else None
         operation = Linear(lambda t, weight, bias: self.function(t), varying=varying)
         return (self.average(at_least_float32(R), at_least_float32(a), operation).to(a.dtype),)
 

@@ -307,8 +307,8 @@ def _weight(linear: Linear) -> Tensor:
 
 def check_number(name: str, value: Any, may_be_infinite: bool = False, hint: str = "") -> None:
     """Our error for what is no non-negative number."""
-    a_number = isinstance(value, numbers.Real) and not isinstance(value, bool) and float(value) >= 0
-    if not a_number or (math.isinf(value) and not may_be_infinite):
+    a_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not a_number or not float(value) >= 0 or (math.isinf(value) and not may_be_infinite):
         finite = "" if may_be_infinite else "finite "
         raise ValueError(f"{name} is {value!r}; expected a {finite}number that is not negative{hint}")
 

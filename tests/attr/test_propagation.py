@@ -632,6 +632,7 @@ def test_vision_transformers_are_errors_that_name_attention():
     with pytest.raises(ValueError, match="multi_head_attention_forward"):
         cea.LRP(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
     x = torch.randn(1, 3, 32, 32)
+    nn.init.normal_(vit.heads.head.weight)
     gradient = captum.attr.Saliency(vit).attribute(x, target=0, abs=False)
     assert relative_error(cea.GuidedBackprop(vit).attribute(x, target=0), gradient) < 1e-6
 
