@@ -1,5 +1,7 @@
 """The command line as a stranger meets it."""
 
+import csv
+import os
 import subprocess
 import sys
 
@@ -91,15 +93,48 @@ def test_torchvision_model_with_a_state_dict(run, picture, tmp_path):
     assert "explained: class bee (1)" in result.output
 
 
+MINE = (
+    "from torch import nn\n"
+    "def build(classes=2):\n"
+    "    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes)\n"
+    "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *head)\n"
+    "def six():\n"
+    "    return build(6)\n"
+)
+
+
 def test_a_model_of_one_s_own(run, picture, tmp_path):
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "def build():\n"
-        "    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *head)\n"
-    )
+    (tmp_path / "mine.py").write_text(MINE)
     result = run(picture, "--model", "mine.py:build", "--layers", "0,1", "--size", 64, "--mean", 0.5, "--std", "0.5")
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("cardigan", "explained: class cardigan (2)"),
+        ("Cardigan", "explained: class Cardigan (0)"),
+        ("boxer", "explained: class Boxer (3)"),
+        (" Boxer ", "explained: class Boxer (3)"),
+        (
+            "CARDIGAN",
+            "target is 'CARDIGAN', which is the name of 2 classes; expected an index: 0 ('Cardigan'), 2 ('card",
+        ),
+        ("crane", "target is 'crane', which is the name of 2 classes; expected an index: 1 ('crane'), 4 ('crane')"),
+        ("4", "explained: class crane (4)"),
+        ("CAF\u00c9", "explained: class cafe\u0301 (5)"),  # one letter, or a letter and its accent
+        ("BOXES", "target is 'BOXES', which is unknown; did you mean 'Boxer'?"),
+    ],
+)
+def test_classes_by_name(target, told, run, picture, tmp_path):
+    """Spelled exactly so first, else without regard to case; what is several classes' name is none of them."""
+    (tmp_path / "mine.py").write_text(MINE)
+    names = ("Cardigan", "crane", "cardigan", "Boxer", "crane", "cafe\u0301")
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8-sig")
+    model = ("--model", "mine.py:six", "--size", "16", "--layers", "1", "--methods", "gradient")
+    result = run(picture, *model, "--class-names", "names.txt", "--target", target)
+    assert told in result.output
+    assert result.exit_code == (0 if told.startswith("explained") else 2)
 
 
 @pytest.mark.parametrize(
@@ -139,14 +174,48 @@ def test_a_model_of_one_s_own(run, picture, tmp_path):
         (["picture.png", "--model", "broken.py:build"], "cannot be imported"),
         (["picture.png", "--model", "json:dump_"], "did you mean 'dump"),
         (["picture.png", "--model", "broken_builder.py:build"], "returned a int"),
+        (["picture.png", "--model", "broken_builder.py:leave"], "which failed: SystemExit"),
+        (["picture.png", "--model", "leaving.py:build"], "cannot be imported: SystemExit"),
+        (["--class-names", "latin.txt"], "class-names is 'latin.txt', which is no text in UTF-8"),
+        (["--class-names", "three.txt"], "num_classes is 3, but weights"),
+        (["picture.png", "--model", "mine.py:build", "--size", "16", "--class-names", "three.txt"], "has 3 names, but"),
+        (["pipe.png"], "'pipe.png' is a folder or a device, not a file"),
+        (["folder.png"], "'folder.png' is a folder or a device, not a file"),
+        (["/proc"], "lies in /proc"),
+        (["/proc/self/environ"], "lies in /proc"),
+        (["/dev/zero"], "lies in /dev"),
+        (["a\0b.png"], "image is 'a\\x00b.png'; expected text without NUL characters"),
+        (["--output", "folder.png"], "output is 'folder.png', which is a folder"),
+        (["--html", "folder.html"], "html is 'folder.html', which is a folder"),
+        (["--seed", "9" * 30], "seed is 999"),
+        (["--target", "9" * 30], "expected 0 to 9"),
+        (["--target", "1_0"], "target is '1_0', which is unknown"),
+        (["--methods", "captum:DeepLift"], "method 'captum:DeepLift' cannot explain this model: "),
+        (["--methods", "normgrad,x:y"], "method 'x:y': aggregate is 'y'"),
+        (["picture.png", "--model", "resnet18", "--weights", "random", "--class-names", "/proc/kmsg"], "no such file"),
+        (["picture.png", "--model", "resnet18", "--weights", "n" * 5000], "no such file"),
+        (
+            ["picture.png", "--model", "mine.py:build", "--size", "16", "--weights", "words.pth"],
+            "do not fit Sequential",
+        ),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(run, picture, tmp_path, arguments, message):
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "truncated.png").write_bytes(picture.read_bytes()[:2000])
     (tmp_path / "empty.txt").write_text("\n")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    (tmp_path / "three.txt").write_text("ant\nbee\nwasp\n")
+    (tmp_path / "leaving.py").write_text("import sys\nsys.exit(7)\n")
+    (tmp_path / "mine.py").write_text(MINE)
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("folder.png", "folder.html"):
+        (tmp_path / name).mkdir()
+    torch.save({"0.weight": "words", "0.bias": "words"}, tmp_path / "words.pth")
     (tmp_path / "broken.py").write_text("import nothing_of_this_name")
-    (tmp_path / "broken_builder.py").write_text("def build():\n    return 3\ndef fail():\n    return 1 / 0\n")
+    (tmp_path / "broken_builder.py").write_text(
+        "def build():\n    return 3\ndef fail():\n    return 1 / 0\ndef leave():\n    raise SystemExit(7)\n"
+    )
     torch.save({1: torch.zeros(1)}, tmp_path / "keys.pth")
     torch.save(torchvision.models.squeezenet1_1(num_classes=2).state_dict(), tmp_path / "other.pth")
     torch.save(torchvision.models.squeezenet1_1(num_classes=2), tmp_path / "pickled.pth")
@@ -220,3 +289,91 @@ def test_a_warning_is_one_line(tmp_path, monkeypatch):
     assert done.exit_code == 0
     (line,) = [line for line in done.output.splitlines() if "warn" in line.lower()]
     assert line.startswith("warning: NormGrad at 'layer4' does not depend on the class")
+
+
+# --- Evaluations, and what is written -------------------------------------------------------------------------------
+
+PLAN = """
+layers = ["layer3"]
+data = {n = 2}
+methods = [{method = "gradient", label = "=cmd()"}]
+measures = [{measure = "class_sensitivity", label = "@sum"}]
+"""
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_an_evaluation_twice_and_cells_that_are_no_formulas(invoke, tmp_path):
+    (tmp_path / "plan.toml").write_text(PLAN)
+    first = invoke("evaluate", "plan.toml")
+    assert first.exit_code == 0, first.output
+    again = invoke("evaluate", "plan.toml")
+    assert "nothing to do: 2 results of 20" in again.output
+    for file in ("summary.csv", "rows-sum.csv"):
+        rows = list(csv.DictReader((tmp_path / "plan-results" / "report" / file).open()))
+        assert {(row["method"], row["measure"]) for row in rows} == {("'=cmd()", "'@sum")}
+        assert all(float(row.get("value", row.get("mean"))) <= 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "deep.toml"], "plan 'deep.toml' is not TOML"),
+        (["evaluate", "latin.toml"], "plan 'latin.toml' is not TOML"),
+        (["evaluate", "/proc/kmsg"], "plan is '/proc/kmsg', and there is no such file"),
+        (["evaluate", ""], "plan is '.', and there is no such file"),
+        (["evaluate", "plan.toml", "--results", "file"], "results is 'file'; expected a folder"),
+        (["evaluate", "plan.toml", "--results", "file/below"], "results is 'file/below'; expected a folder"),
+        (["evaluate", "plan.toml", "--results", "/proc/results"], "results is '/proc/results'; expected a folder"),
+        (["evaluate", "plan.toml", "--images", "one"], "images is 'one'"),
+        (["report", "file"], "'file' holds no results"),
+        (["report", "nowhere"], "'nowhere' holds no results"),
+        (["reproduce", "g20-robustness", "--n", "-1"], "n is -1; expected 0"),
+        (["reproduce", "g20-robustness", "--output", "file"], "output is 'file'; expected a folder"),
+        (["reproduce", "g20-robustnes"], "did you mean 'g20-robustness'"),
+        (["bias-report", "--n", "2", "--output", "file"], "output is 'file'; expected a folder"),
+        (["bias-report", "--data", "imagenet", "--root", "/proc", "--model", "mine.py:build"], "/proc"),
+        (
+            ["bias-report", "--data", "imagenet", "--root", "list", "--model", "mine.py:build", "--head", "w.pth"],
+            "head 'w",
+        ),
+    ],
+)
+def test_mistakes_of_other_commands(arguments, message, invoke, tmp_path):
+    (tmp_path / "plan.toml").write_text(PLAN)
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 3000 + "]" * 3000)
+    (tmp_path / "latin.toml").write_bytes(b"title = '\xe9'")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "list").write_text("a.png\t0\n")
+    (tmp_path / "mine.py").write_text(MINE)
+    torch.save({"weight": "words", "bias": torch.zeros(2)}, tmp_path / "w.pth")
+    result = invoke(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_whatever_else_is_raised_is_one_line(invoke, tmp_path, monkeypatch):
+    from captum_extract_aggregate import evaluation
+
+    (tmp_path / "plan.toml").write_text(PLAN)
+    for error, told in (
+        (RuntimeError("CUDA out of memory. Tried\nto allocate"), "memory ran out (RuntimeError: CUDA out of memory."),
+        (MemoryError(), "memory ran out (MemoryError)"),
+        (KeyError("x"), "error: KeyError: 'x'"),
+        (AssertionError(), "error: AssertionError"),
+        (RecursionError("too deep"), "error: RecursionError: too deep"),
+    ):
+
+        def failing(*arguments, error=error):
+            raise error
+
+        monkeypatch.setattr(evaluation, "run", failing)
+        result = invoke("evaluate", "plan.toml")
+        assert result.exit_code == 2
+        assert result.stderr.count("\n") == 1
+        assert told in result.stderr

@@ -37,6 +37,8 @@ _APPLY = {
 class DataPlan:
     """Which images.
 
+    A key that says nothing of a kind is an error where the images are opened.
+
     Attributes:
         kind: `"scenes"` (embedded), `"voc"` (torchvision's `VOCDetection`), `"coco"` (`CocoDetection`), `"folder"`
             (`ImageFolder`), `"list"` (a text file: `path <tab> class index` on each line), `"custom"`.

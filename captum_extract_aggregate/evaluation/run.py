@@ -51,7 +51,8 @@ from captum_extract_aggregate.undo import Undo
 def run(plan: Plan, results: str | Path | None = None, show_progress: bool = True) -> Results:
     """Evaluates what is not yet in the folder `results`, and returns all of it.
 
-    Killed and started again it continues, and gives what an uninterrupted run gives. Under torchrun the processes share
+    Killed and started again it continues, and gives what an uninterrupted run gives. With more methods, layers, measures
+    or images it goes on with what is there, and gives what a run from scratch gives. Under torchrun the processes share
     the images, each writing a file of its own, and give what one process gives, to the last digit.
 
     Args:
@@ -62,7 +63,8 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
 
     Raises:
         ValueError: for a plan that cannot be carried out, an image that cannot be read (unless the plan says to skip
-            it), or a folder with damaged or foreign results.
+            it), a measure that fails, or a folder with damaged or foreign results: those of a plan that differs
+            otherwise, or of weights, code or images that are not what they were.
     """
     folder = Path(f"results-{plan.hash()}" if results is None else results)
     with Undo() as undo, undo:

@@ -41,8 +41,10 @@ CREATE TABLE plan (hash TEXT, plan TEXT, images INTEGER, inputs TEXT, generation
 CREATE TABLE runs (id INTEGER PRIMARY KEY, environment TEXT, began TEXT);
 CREATE TABLE sets (id INTEGER PRIMARY KEY, cells TEXT);
 CREATE TABLE batches (work INTEGER PRIMARY KEY, batch INTEGER, run INTEGER, key TEXT, cells INTEGER);
-CREATE TABLE images (image INTEGER, name TEXT, label INTEGER, skipped TEXT, work INTEGER, PRIMARY KEY (image, work));
-CREATE TABLE contents (image INTEGER, name TEXT, content TEXT, stamp TEXT, work INTEGER, PRIMARY KEY (image, work));
+CREATE TABLE images (image INTEGER, name TEXT, label INTEGER, skipped TEXT, work INTEGER, PRIMARY KEY (image, work))
+    WITHOUT ROWID;
+CREATE TABLE contents (image INTEGER, name TEXT, content TEXT, stamp TEXT, work INTEGER, PRIMARY KEY (image, work))
+    WITHOUT ROWID;
 CREATE TABLE targets (image INTEGER, target INTEGER, score REAL, present INTEGER, difficult INTEGER, classes INTEGER,
     role TEXT, work INTEGER, PRIMARY KEY (image, target, work)) WITHOUT ROWID;
 CREATE TABLE maps (method TEXT, layer TEXT, position INTEGER, height INTEGER, width INTEGER, image_height INTEGER,
@@ -50,6 +52,7 @@ CREATE TABLE maps (method TEXT, layer TEXT, position INTEGER, height INTEGER, wi
 CREATE TABLE rows (image INTEGER, target INTEGER, method TEXT, layer TEXT, measure TEXT, detail TEXT, value REAL,
     work INTEGER, PRIMARY KEY (image, target, method, layer, measure, detail, work)) WITHOUT ROWID;
 """
+_STATEMENTS = [statement.strip() for statement in _SCHEMA.split(";")[:-1]]
 # The same tables, joined: without what only says how they came to be.
 _JOINED = """
 CREATE TABLE images (image INTEGER PRIMARY KEY, name TEXT, label INTEGER, skipped TEXT);
@@ -221,7 +224,7 @@ class Writer:
 
     def _create(self) -> None:
         """All of it in one transaction: a kill leaves an empty file, not half a schema."""
-        for statement in _SCHEMA.split(";")[:-1]:
+        for statement in _STATEMENTS:
             self._db.execute(statement)
         self._db.execute("INSERT INTO digest VALUES ('0')")
         self._db.execute(f"PRAGMA user_version = {_FORMAT}")
@@ -281,7 +284,7 @@ class Writer:
             self._db.execute("BEGIN IMMEDIATE")
             yield
             self._db.execute("COMMIT")
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite's words on damage may hold damaged text
             self._roll_back()
             if not isinstance(error, sqlite3.OperationalError):
                 raise ResultsError(f"{self.path} is damaged or no results file ({error}); {_CURE}") from None
@@ -354,13 +357,18 @@ def check_part(db: sqlite3.Connection, path: Path) -> None:
                 f"{path} is damaged or no results file of this version of the package (format {version}, not "
                 f"{_FORMAT}); {_CURE}"
             )
-        if damage != "ok" or not _is_whole(db):
+        if damage != "ok" or _schema(db) != _STATEMENTS or not _is_whole(db):
             what = damage if damage != "ok" else "what it holds is not what was written"
             raise ResultsError(f"{path} is damaged ({what}); {_CURE}, and its batches are computed again")
     except (sqlite3.Error, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, ResultsError):
             raise
         raise ResultsError(f"{path} is damaged or no results file ({error}); {_CURE}") from None
+
+
+def _schema(db: sqlite3.Connection) -> list[str]:
+    """How the tables were made: a changed word there would change what is written next."""
+    return [statement for (statement,) in db.execute("SELECT sql FROM sqlite_master ORDER BY rowid")]
 
 
 def _is_whole(db: sqlite3.Connection) -> bool:
@@ -453,7 +461,7 @@ def _read(path: Path) -> Iterator[sqlite3.Connection | None]:
         try:
             db.execute("BEGIN")
             is_new = _is_new(db)
-        except sqlite3.Error:
+        except (sqlite3.Error, UnicodeDecodeError):
             is_new = False  # damaged, as will be said
         if is_new:
             yield None
@@ -502,62 +510,62 @@ class Results:
         self._db = sqlite3.connect(":memory:", isolation_level=None)
         for statement in _JOINED.split(";")[:-1]:
             self._db.execute(statement)
-        records: dict[Path, Record] = {}
-        for path in part_paths(self.folder):
-            with _read(path) as part:
-                if part is not None:
-                    records[path] = _newest(part)
-        if not records:
-            raise ResultsError(
-                f"{str(self.folder)!r} holds no results (part-*.sqlite); expected a folder that an evaluation wrote"
-            )
-        self._record = max(records.values(), key=lambda record: record.generation)
-        self.plan, self.expected = self._record.plan, self._record.images
-        self.date = ""
-        self._done: dict[str, set[Cell]] = {}
-        for path, record in records.items():
-            if record.plan.hash() != self.plan.hash() and (
-                record.generation == self._record.generation or any(differences(record.plan, self.plan))
-            ):
+        with contextlib.ExitStack() as stack:
+            opened = {path: stack.enter_context(_read(path)) for path in part_paths(self.folder)}
+            parts = {path: part for path, part in opened.items() if part is not None}
+            if not parts:
                 raise ResultsError(
-                    f"{str(self.folder)!r} holds results of several plans ({record.plan.hash()} in {path.name}, and "
-                    f"{self.plan.hash()}); expected one"
+                    f"{str(self.folder)!r} holds no results (part-*.sqlite); expected a folder that an evaluation wrote"
                 )
-            with _read(path) as part:
-                if part is not None:
-                    self._take(part)
+            records = {path: _newest(part) for path, part in parts.items()}
+            self._record = max(records.values(), key=lambda record: record.generation)
+            self.plan, self.expected, self.date = self._record.plan, self._record.images, ""
+            self._done: dict[str, set[Cell]] = {}
+            for path, part in parts.items():
+                self._check_record(path, records[path])
+                self._take(part)
+
+    def _check_record(self, path: Path, record: Record) -> None:
+        """Our error for a file of another plan, that no run has added to the newest's."""
+        is_another = record.plan.hash() != self.plan.hash()
+        is_as_new = record.generation == self._record.generation
+        if is_another and (is_as_new or any(differences(record.plan, self.plan))):
+            raise ResultsError(
+                f"{str(self.folder)!r} holds results of several plans ({record.plan.hash()} in {path.name}, and "
+                f"{self.plan.hash()}); expected one"
+            )
 
     def _take(self, part: sqlite3.Connection) -> None:
         environments = part.execute("SELECT environment FROM runs ORDER BY id")
         self.environments += [json.loads(e) for (e,) in environments]
-        wanted, places = self._record.cells, dict.fromkeys(cell[:2] for cell in self._record.cells)
-        position = {place: i for i, place in enumerate(places)}
+        wanted, current = self._record.cells, set(self._record.keys)
         keys = dict(part.execute("SELECT work, key FROM batches"))
-        works = {
-            work: {cell for cell, mark in cells if wanted.get(cell) == mark} if wanted else set()
-            for work, cells in _works(part, wanted).items()
-            if not self._record.keys or keys[work] in self._record.keys
-        }
+        given = {w: c for w, c in _works(part, wanted).items() if not current or keys[w] in current}
+        works = {work: {cell for cell, mark in cells if wanted.get(cell) == mark} for work, cells in given.items()}
         for work, cells in works.items():
             self._done.setdefault(keys[work], set()).update(cells)
+        hides_some = wanted and any(len(works[work]) < len(given[work]) for work in works)
         seen = {work: {cell[:2] for cell in cells} for work, cells in works.items()}
+        position = {place: i for i, place in enumerate(dict.fromkeys(cell[:2] for cell in wanted))}
 
         def chosen(table: str) -> Iterator[tuple[Any, ...]]:
-            for *row, work in part.execute(f"SELECT * FROM {table}"):
-                if work in works:
-                    yield (*row, work)
+            everything = part.execute(f"SELECT * FROM {table}")
+            return everything if len(works) == len(keys) else (row for row in everything if row[-1] in works)
 
-        self._add("images", (row[:4] for row in chosen("images")))
-        self._add("targets", (row[:7] for row in chosen("targets")))
-        maps = (row for row in chosen("maps") if not wanted or row[:2] in seen[row[8]])
-        self._add("maps", ((*row[:2], position.get(row[:2], row[2]), *row[3:8]) for row in maps))
-        self._add("rows", (row[:7] for row in chosen("rows") if not wanted or row[2:5] in works[row[7]]))
+        maps = (row for row in chosen("maps") if not wanted or row[:2] in seen[row[-1]])
+        rows = (row for row in chosen("rows") if row[2:5] in works[row[-1]]) if hides_some else chosen("rows")
+        self._add("images", chosen("images"))
+        self._add("targets", chosen("targets"))
+        self._add("maps", ((*row[:2], position.get(row[:2], row[2]), *row[3:]) for row in maps))
+        self._add("rows", rows)
         began = part.execute("SELECT work, began FROM batches JOIN runs ON run = id")
         self.date = max([self.date, *(when for work, when in began if work in works)])
 
-    def _add(self, table: str, rows: Iterator[tuple[Any, ...]]) -> None:
+    def _add(self, table: str, rows: Iterable[tuple[Any, ...]]) -> None:
+        """Adds rows, of which the last column only says which work they are of."""
         width = {"images": 4, "targets": 7, "maps": 8, "rows": 7}[table]
-        self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({', '.join('?' * width)})", rows)
+        marks = ", ".join(f"?{i + 1}" for i in range(width))
+        self._db.executemany(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", (row[:width] for row in rows))
 
     @property
     def complete(self) -> bool:

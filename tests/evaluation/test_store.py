@@ -192,28 +192,62 @@ def test_damaged_files_are_refused(case, whole, tmp_path):
 
 
 def test_flipped_bytes_never_change_a_result(whole, tmp_path):
-    """Either the file is refused, or what it holds is what was written."""
+    """Either the file is refused, or what it holds is what was written: also for going on with it."""
     expected, draw, silent, wrong = dump(whole), random.Random(1), [], []
+    plan = plan_from(content(**QUICK))
+    done = vars(store.done_batches(whole, plan)) | {"records": None}
     content_ = (whole / "part-0000.sqlite").read_bytes()
     folder = tmp_path / "flipped"
     folder.mkdir()
-    for _ in range(60):
-        at, bit = draw.randrange(len(content_)), draw.randrange(8)
+    written = [at for at, byte in enumerate(content_) if byte]  # most of a small file is space between what it holds
+    for place in [*draw.choices(written, k=120), *draw.choices(range(len(content_)), k=20)]:
+        at, bit = place, draw.randrange(8)
         flipped = bytearray(content_)
         flipped[at] ^= 1 << bit
         (folder / "part-0000.sqlite").write_bytes(flipped)
         try:
             found = dump(Results(folder))
+            again = vars(store.done_batches(folder, plan)) | {"records": None}
         except ResultsError as error:
             assert "part-0000.sqlite" in str(error)  # noqa: PT017
             continue
         except Exception as error:
             wrong.append((at, bit, repr(error)))
             continue
-        if found != expected:
+        if found != expected or again != done:
             silent.append((at, bit, [name for name in expected if expected[name] != found.get(name)]))
     assert not wrong
     assert not silent
+
+
+def test_a_schema_that_is_no_text(whole, tmp_path):
+    """SQLite then says what is wrong in bytes that are no text."""
+    folder = shutil.copytree(whole, tmp_path / "changed")
+    path = folder / "part-0000.sqlite"
+    path.write_bytes(path.read_bytes().replace(b"PRIMARY KEY (image, work)", b"PRIMARY KE\xd9 (image, work)"))
+    for use in (lambda: evaluated(folder, **QUICK), lambda: Results(folder)):
+        with pytest.raises(ResultsError, match=r"part-0000.sqlite is damaged"):
+            use()
+
+
+def test_what_is_no_file(whole, tmp_path):
+    for name, make in (
+        ("folder", lambda path: path.mkdir()),
+        ("pipe", os.mkfifo),
+        ("link", lambda path: path.symlink_to(tmp_path / "nowhere" / "part.sqlite")),
+        ("link to nothing here", lambda path: path.symlink_to("nothing.sqlite")),
+    ):
+        folder = shutil.copytree(whole, tmp_path / name)
+        for part in ("part-0000.sqlite", "part-0001.sqlite"):
+            (folder / part).unlink(missing_ok=True)
+            make(folder / part)
+            for use in (lambda: evaluated(folder, **QUICK), lambda: Results(folder)):  # noqa: B023
+                with pytest.raises(ResultsError, match=rf"{part} (is a|cannot be opened)") as caught:
+                    use()
+                assert "\n" not in str(caught.value)
+            assert not (folder / "nothing.sqlite").exists()
+            (folder / part).rmdir() if name == "folder" else (folder / part).unlink()
+            shutil.copy(whole / "part-0000.sqlite", folder)
 
 
 def test_a_changed_number_is_noticed(whole, tmp_path):
