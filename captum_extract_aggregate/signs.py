@@ -15,6 +15,8 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate.layers import as_written
+from captum_extract_aggregate.state import set_modes
+from captum_extract_aggregate.undo import Undo
 
 # Operations that move or copy numbers, behind which an output's last real operation lies.
 _MOVES = frozenset(
@@ -50,7 +52,8 @@ def give_both_signs(model: nn.Module) -> None:
 
 def check_logit(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> None:
     """Our error for a single output that is a probability."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with Undo() as undo, undo:
+        set_modes(undo, grad=True)
         given = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in inputs]
         output = forward_func(*given, *extra)
     if isinstance(output, Tensor) and is_probability(output):
@@ -83,13 +86,12 @@ def signed(explained: Any, forward_func: Callable[..., Any], sign: int) -> Itera
     def scores(*args: Any, **kwargs: Any) -> Any:
         return of_sign(called(*args, **kwargs))
 
-    with contextlib.ExitStack() as stack:
+    with Undo() as undo, undo:
         if isinstance(called, nn.Module):
-            hook = as_written(called).register_forward_hook(lambda module, args, output: of_sign(output))
-            stack.callback(hook.remove)
+            undo.hook(as_written(called), "register_forward_hook", lambda module, args, output: of_sign(output))
         for method in methods if not isinstance(called, nn.Module) else ():
             if method.forward_func is called:
-                stack.callback(setattr, method, "forward_func", called)
+                undo.callback(setattr, method, "forward_func", called)
                 method.forward_func = scores
         yield
     if not calls:

@@ -271,6 +271,31 @@ def without_gradients(function: Callable[P, Found]) -> Callable[P, Found]:
     return run
 
 
+def without_traces(function: Callable[..., Found], model: nn.Module | None, *args: Any, **kwargs: Any) -> Found:
+    """Calls another's function, whose hooks on the model and modes of this thread do not outlast an interrupt."""
+    held: list[dict[int, Any]] = []
+    if model is not None and function.__module__.split(".")[0] != __name__.split(".")[0]:
+        held = [hooks for module in model.modules() for hooks in _hooks_of(module)]
+    finished: list[bool] = []
+    with Undo() as undo, undo:
+        keep_modes(undo)
+        undo.callback(_drop_others, held, [set(hooks) for hooks in held], finished)
+        result = function(*args, **kwargs)
+        finished.append(True)
+        return result
+
+
+def _hooks_of(module: nn.Module) -> list[dict[int, Any]]:
+    return [value for name, value in module.__dict__.items() if "_hooks" in name and isinstance(value, dict)]
+
+
+def _drop_others(held: list[dict[int, Any]], before: list[set[int]], finished: list[bool]) -> None:
+    if not finished:
+        for hooks, keys in zip(held, before):
+            for key in hooks.keys() - keys:
+                hooks.pop(key, None)
+
+
 def function_modes() -> int:
     """How many `TorchFunctionMode`s this thread is in."""
     return torch._C._len_torch_function_stack()  # type: ignore[attr-defined, no-any-return]

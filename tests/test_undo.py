@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import captum._utils.gradient
 import pytest
 import torch
 from captum.attr import LayerGradCam
@@ -123,9 +124,9 @@ def differing(before, after):
 
 # --- At every line ---------------------------------------------------------------------------------------------------
 
-# Our own code, and what it opens, registers and removes through PyTorch and contextlib.
+# Our own code, and what it opens, registers and removes through PyTorch, Captum and contextlib.
 OURS = os.path.dirname(cea.__file__)
-OPENED = [contextlib, nn.modules.module, torch.utils.hooks, torch.autograd.grad_mode, torch.overrides, torch.random]
+OPENED = [contextlib, captum._utils.gradient, nn.modules.module, torch.utils.hooks, torch.autograd.grad_mode, torch.overrides, torch.random]
 FILES = {module.__file__ for module in OPENED}
 
 

@@ -23,9 +23,10 @@ from captum_extract_aggregate.input_positions import (
     find_positions,
     models_of,
 )
-from captum_extract_aggregate.layers import checked_inputs, describe, find_layer
+from captum_extract_aggregate.layers import checked_inputs, describe, find_layer, model_of
 from captum_extract_aggregate.maps import is_constant, min_max, upsample
 from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate.state import without_traces
 from captum_extract_aggregate.targets import Target, per_target
 from captum_extract_aggregate.undo import Undo
 
@@ -163,7 +164,7 @@ class LayerCombination(LayerAttribution):
             undo.callback(setattr, method, "layer", method.layer)
             for layer in self.layer:
                 method.layer = layer
-                maps.append(method.attribute(inputs, **kwargs))
+                maps.append(without_traces(method.attribute, model_of(method.forward_func), inputs, **kwargs))
         return maps
 
     @classmethod

@@ -32,7 +32,15 @@ from captum_extract_aggregate.claims import claim
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.signs import is_probability, no_logit
-from captum_extract_aggregate.state import keep_modes, prepared, set_modes, unchanged, uncompiled, without_autocast
+from captum_extract_aggregate.state import (
+    keep_modes,
+    prepared,
+    set_modes,
+    unchanged,
+    uncompiled,
+    without_autocast,
+    without_traces,
+)
 from captum_extract_aggregate.targets import Target, plain_target, select_scores
 from captum_extract_aggregate.undo import Undo
 
@@ -225,7 +233,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
                 claim(undo, self.model)
                 unchanged(undo, self.model)
                 self._take_steps(undo, x, y, extra)
-                results.append(_detached(self.attribution_method.attribute(x, **given)))
+                results.append(_detached(without_traces(self.attribution_method.attribute, self.model, x, **given)))
         return _joined(results)
 
     def _is_vectorized(self, inputs: Any) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate.claims import claim
-from captum_extract_aggregate.state import exchange
+from captum_extract_aggregate.state import exchange, set_grad_mode
 from captum_extract_aggregate.undo import Undo
 
 # Names of parameters that are added to something: `bias`, attention's `in_proj_bias`, `q_bias`, LSTM's `bias_ih_l0` ...
@@ -104,7 +104,8 @@ def remove_biases(model: nn.Module) -> nn.Module:
     _check(model)
     bias_tensors(model)  # our error before anything is copied
     bare = copied(model)
-    with torch.no_grad():
+    with Undo() as undo, undo:
+        set_grad_mode(undo, False)
         for t in bias_tensors(bare).values():
             t.zero_()
     return bare

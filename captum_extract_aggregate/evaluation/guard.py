@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate.undo import Undo
+
 _HOOKS = tuple(
     getattr(nn.modules.module, f"_global_{kind}hooks")
     for kind in ("forward_", "forward_pre_", "backward_", "backward_pre_")
@@ -41,13 +43,15 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Grad mode, default dtype and device, threads, hooks on all modules and the like are afterwards as before."""
-    before = [read() for read, _ in _SWITCHES]
-    try:
+    with Undo() as undo, undo:
+        for read, write in _SWITCHES:
+            undo.callback(_restore, read, write, read())
         yield
-    finally:
-        for (read, write), value in zip(_SWITCHES, before):
-            if read() != value:
-                write(value)
+
+
+def _restore(read: Callable[[], Any], write: Callable[[Any], Any], value: Any) -> None:
+    if read() != value:
+        write(value)
 
 
 class Keeper:

@@ -45,6 +45,7 @@ from captum_extract_aggregate.messages import is_out_of_memory, make_folder, sai
 from captum_extract_aggregate.metrics.pointing_game import centre_map
 from captum_extract_aggregate.metrics.randomization import find_stages, randomized
 from captum_extract_aggregate.metrics.similarity import find_similarity
+from captum_extract_aggregate.state import keep_modes
 from captum_extract_aggregate.undo import Undo
 
 
@@ -68,6 +69,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
     """
     folder = Path(f"results-{plan.hash()}" if results is None else results)
     with Undo() as undo, undo:
+        keep_modes(undo)
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         set_threads(plan.run.threads)
         with Team(plan.run.device) as team, undisturbed():

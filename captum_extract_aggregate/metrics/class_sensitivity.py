@@ -29,6 +29,8 @@ from captum_extract_aggregate.metrics.explanations import (
 )
 from captum_extract_aggregate.metrics.similarity import NullBaseline, Similarity, find_similarity, null_baseline
 from captum_extract_aggregate.signs import has_one_output, signed
+from captum_extract_aggregate.state import keep_modes
+from captum_extract_aggregate.undo import Undo
 
 
 def class_sensitivity(
@@ -156,9 +158,11 @@ def _of_signs(
     target = torch.zeros(examples, dtype=torch.long) if dims == 2 else None
     explain = explainer_of(explanation_func)
     found = []
-    for sign in (1, -1):
-        with signed(explanation_func, forward_func, sign):
-            found.append(explain(inputs, target=target, **kwargs))
+    with Undo() as undo, undo:  # which also ends what is `signed` if an interrupt keeps it from ending
+        keep_modes(undo)
+        for sign in (1, -1):
+            with signed(explanation_func, forward_func, sign):
+                found.append(explain(inputs, target=target, **kwargs))
     return found[0], found[1]
 
 
