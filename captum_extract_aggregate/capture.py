@@ -402,7 +402,8 @@ class _Uses(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        self.used.update(t._cdata for t in tensors_in((args, kwargs)))
+        if func is not torch.ops.aten.detach.default:  # behind which no derivative runs; autograd itself does it
+            self.used.update(t._cdata for t in tensors_in((args, kwargs)))
         self.used.difference_update(t._cdata for t in tensors_in(output))
         return output
 

@@ -19,7 +19,8 @@ from captum_extract_aggregate.gates import RectifiedGate
 from captum_extract_aggregate.methods import METHODS, make_method
 from captum_extract_aggregate.metrics import similarity
 from captum_extract_aggregate.percentile import percentile
-from captum_extract_aggregate.state import random_state
+from captum_extract_aggregate.state import _random_numbers_of_gpu, random_state
+from captum_extract_aggregate.undo import Undo
 from tests.conftest import relative_error
 from tests.networks import lively
 
@@ -179,11 +180,15 @@ def test_scores_stay_in_float32_on_apple_s_devices():
 
 def test_a_pass_keeps_the_state_of_the_generators_of_its_gpus(monkeypatch):
     kept = []
-    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: kept.append(devices) or torch.no_grad())
+    for name in ("get_rng_state", "set_rng_state"):
+        monkeypatch.setattr(torch.cuda, name, lambda *args, name=name: kept.append((name, *args)) or args[-1])
     lies = lambda *where: types.SimpleNamespace(device=torch.device(*where))  # noqa: E731
-    with random_state([lies("cuda", 1), lies("cpu"), lies("cuda", 0), lies("cuda", 1)]):
-        pass
-    assert kept == [[0, 1]]
+    _random_numbers_of_gpu.cache_clear()
+    with Undo() as undo, undo:
+        random_state(undo, [lies("cuda", 1), lies("cpu"), lies("cuda", 0), lies("cuda", 1)])
+        assert kept == [("get_rng_state", 0), ("get_rng_state", 1)]
+    assert sorted(kept[2:]) == [("set_rng_state", 0, 0), ("set_rng_state", 1, 1)]
+    _random_numbers_of_gpu.cache_clear()
 
 
 def test_each_process_of_a_team_has_its_own_gpu(monkeypatch):
@@ -192,6 +197,8 @@ def test_each_process_of_a_team_has_its_own_gpu(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.update(device=device))
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))  # no device is there to be tried
     monkeypatch.setattr(team, "_store", lambda world: None)
     monkeypatch.setattr(team.dist, "init_process_group", lambda backend, **kwargs: done.update(backend=backend))
     found = team.Team("cuda")

@@ -126,7 +126,15 @@ def differing(before, after):
 
 # Our own code, and what it opens, registers and removes through PyTorch, Captum and contextlib.
 OURS = os.path.dirname(cea.__file__)
-OPENED = [contextlib, captum._utils.gradient, nn.modules.module, torch.utils.hooks, torch.autograd.grad_mode, torch.overrides, torch.random]
+OPENED = [
+    contextlib,
+    captum._utils.gradient,
+    nn.modules.module,
+    torch.utils.hooks,
+    torch.autograd.grad_mode,
+    torch.overrides,
+    torch.random,
+]
 FILES = {module.__file__ for module in OPENED}
 
 

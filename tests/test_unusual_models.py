@@ -6,7 +6,6 @@ import captum.attr as captum_attr
 import pytest
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 import captum_extract_aggregate as cea
 from tests.conftest import SmallNet
@@ -126,28 +125,6 @@ def test_constants_that_a_layer_takes_keep_their_flags(kind):
     x = torch.ones(1, 3, 8, 8, dtype=torch.float64, requires_grad=True)
     (g,) = torch.autograd.grad(net.mix(net.body.conv(X[:1]) * net.body.on_constant(x)).tanh().mean((2, 3))[0, 1], x)
     assert torch.allclose(got, (g * x).sum(1, keepdim=True))
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_checkpointing_is_named(reentrant):
-    class Checkpointed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1))
-
-        def forward(self, x):
-            return checkpoint(self.block, x, use_reentrant=reentrant)
-
-    net = Head(Checkpointed())
-    with pytest.raises(ValueError, match="checkpoint"):
-        cea.NormGrad(net, net.body.block[0]).attribute(X, 1)
-    if reentrant:
-        with pytest.raises(ValueError, match="checkpoint"):
-            cea.LayerGradient(net).attribute(X, 1)
-    else:
-        plain = lambda x: net.mix(net.body.block(x)).tanh().mean((2, 3))  # noqa: E731
-        assert torch.allclose(cea.LayerGradient(net).attribute(X, 1), cea.LayerGradient(plain).attribute(X, 1))
-    assert equals_captum(net, net.body)
 
 
 def test_a_model_that_cannot_be_differentiated_for_its_in_place_operations():

@@ -88,6 +88,7 @@ def is_own(method: Any, *names: str) -> bool:
 
 # Layers, and the methods of which it was said there that they do not depend on the class.
 _WARNED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
+_VARYING: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose gradients were seen to differ from place to place
 
 
 class CaptureAttribution(LayerAttribution, GradientAttribution):
@@ -182,7 +183,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         layer = place.layer
         owner = next(iter(evidence.models), None) if layer is None else layer
         name = self.get_name()
-        if owner is None or not self._is_blind(layer) or name in _WARNED.get(owner, ()):
+        if owner is None or owner in _VARYING or not self._is_blind(layer) or name in _WARNED.get(owner, ()):
             return
         if gradients and all(map(same_everywhere, gradients)):
             _WARNED.setdefault(owner, set()).add(name)
@@ -193,6 +194,8 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
                 "(LinearApproximation, SelectiveNormGrad, GradCAM)",
                 stacklevel=2,
             )
+        elif all(on_cpu(g) and g.shape[2:].numel() > 1 and g.any() for g in gradients):
+            _VARYING.add(owner)  # nobody needs to look again
 
     @own
     @captum_entry

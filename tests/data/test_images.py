@@ -83,8 +83,8 @@ def test_truncated_missing_and_too_large(tmp_path, monkeypatch):
         load_image(short)
     with pytest.raises(ValueError, match="no file"):
         load_image(tmp_path / "gone.jpg")
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_image(tmp_path)  # a folder
+    with pytest.raises(ValueError, match="is a folder"):
+        load_image(tmp_path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match="more than 2,000 pixels"):
         load_image(path)
