@@ -68,7 +68,7 @@ class Evidence:
     `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
     to be neither tiny nor huge for any example. Where several methods make their maps of it, `shared` is where they
     keep what they have in common; `lasting` is where the targets do. `look` runs the forward once more, to see of what
-    the dimensions at each place are made.
+    the dimensions at each place are made (the first time it is called), `facts` are of the models.
     """
 
     scores: Tensor
@@ -81,6 +81,7 @@ class Evidence:
     lasting: dict[Hashable, Any] = field(default_factory=dict)
     shared: dict[Hashable, Any] | None = None
     look: Callable[[], Looks] | None = None
+    facts: Facts | None = None
 
     def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
         """`compute()`, or what it gave another method of the same pass."""
@@ -98,14 +99,9 @@ class Evidence:
 
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
-        look = None if self.look is None else functools.partial(self._look, place)
-        facts = self.once_for_all_targets("facts", functools.partial(Facts, self.models))
+        look = None if self.look is None else functools.partial(_seen_at, place, self.look)
         image = image_size(self.inputs)
-        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=facts)
-
-    def _look(self, place: Place) -> list[Dims | None]:
-        assert self.look is not None
-        return self.once_for_all_targets("look", self.look).get(place, [])
+        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=self.facts)
 
 
 def _of_final_states(place: Place) -> str:
@@ -149,7 +145,8 @@ class Recording:
         self.output = output
         self.inputs = inputs
         self.models = models
-        self._look = look
+        self._look = None if look is None else functools.cache(look)
+        self._facts = Facts(models)
         self._taps = taps  # per place, per tensor it holds, the parts from each device
         self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
         self._activations = {
@@ -161,7 +158,8 @@ class Recording:
     def activity(self) -> Evidence:
         """What the forward alone showed: no score is selected and nothing differentiated."""
         none = torch.empty(0)
-        return Evidence(none, self._activations, {}, self._order, self.inputs, self.models, look=self._look)
+        seen = (self.inputs, self.models)
+        return Evidence(none, self._activations, {}, self._order, *seen, look=self._look, facts=self._facts)
 
     def evidence(
         self, targets: Sequence[Target], seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
@@ -185,7 +183,7 @@ class Recording:
                 gradients = self._backward(scores, seed(scores.detach()), retain)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
-        return Evidence(*shown, self.inputs, self.models, tame, self._lasting, look=self._look)
+        return Evidence(*shown, self.inputs, self.models, tame, self._lasting, None, self._look, self._facts)
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""
@@ -319,6 +317,10 @@ def _forward(
         found = taps.collect(leaves, tuple(claim.models), device_ids)
     look = functools.partial(_look, forward_func, tensors, places, extra)
     return Recording(output, found, tuple(map(plain, tensors)), tuple(claim.models), look)
+
+
+def _seen_at(place: Place, look: Callable[[], Looks]) -> list[Dims | None]:
+    return look().get(place, [])
 
 
 def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Looks:
