@@ -66,7 +66,9 @@ def _hit(attribution: Tensor, mask: Tensor, tolerance: float) -> bool:
 def _maximum(attribution: Tensor, size: tuple[int, ...]) -> list[int]:
     """Where the first maximum of a map lies that is resized to an image's (signal's, volume's) size."""
     dims = len(size)
-    if not isinstance(attribution, Tensor) or not dims <= attribution.ndim <= dims + 2:
+    if isinstance(attribution, Tensor) and attribution.shape[:2] == (1, 1) and attribution.ndim == dims + 2:
+        attribution = attribution[0]  # a batch of one
+    if not isinstance(attribution, Tensor) or attribution.ndim not in (dims, dims + 1):
         got = tuple(attribution.shape) if isinstance(attribution, Tensor) else type(attribution).__name__
         raise TypeError(
             f"a map is {got} for a mask of shape {size}; expected a tensor with the mask's dimensions, such as 1 x "

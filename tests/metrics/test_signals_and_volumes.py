@@ -167,6 +167,9 @@ def test_pointing(size, tolerance):
     low = torch.rand(6, 1, *(3,) * len(size), generator=generator)
     expected = metrics.pointing_game(upsampled(low.double(), size), masks, tolerance)
     assert torch.equal(metrics.pointing_game(low, masks, tolerance), expected)
+    assert torch.equal(metrics.pointing_game([m[None] for m in low], masks, tolerance), expected)
+    with pytest.raises(TypeError, match="expected a tensor with the mask's dimensions"):
+        metrics.pointing_game(maps.unsqueeze(2).expand(-1, -1, 2, *size), masks, tolerance)  # of another dimension
     game = metrics.RestrictedPointingGame(num_classes=1, tolerance=tolerance)
     game.update(maps, list(masks[:, None]), [[0]] * 6)
     assert game.compute()["hits"].tolist() == [int(metrics.pointing_game(maps, masks, tolerance).sum())]
