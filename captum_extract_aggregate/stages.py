@@ -145,7 +145,8 @@ def _start_key(trace: _Trace) -> Callable[[nn.Module], int]:
 
 def _branches(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
     """For each unit with positions that no other such unit is computed from: itself and those it is computed from."""
-    on_grid = [unit for unit in units if trace[unit].positions > 1 and (_weighted(unit) or _is_activation(unit))]
+    once = [unit for unit in units if trace[unit].times == 1]  # what runs again is computed from what it was used for
+    on_grid = [unit for unit in once if trace[unit].positions > 1 and (_weighted(unit) or _is_activation(unit))]
     if not any(_is_above(unit, other, trace) for unit in on_grid for other in on_grid):
         return [units]  # nothing is seen of what is computed from what
     ends = [unit for unit in on_grid if not any(_is_above(unit, other, trace) for other in on_grid)]

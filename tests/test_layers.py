@@ -339,3 +339,19 @@ def test_layers_by_name(small_net):
         find_layer("conv1", lambda x: small_net(x))
     assert model_of(small_net.forward) is small_net
     assert model_of(len) is None
+
+
+class OneReLU(nn.Module):
+    """One module for both of its ReLUs."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 8, 3, 2, 1)
+        self.relu, self.fc = nn.ReLU(), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.relu(self.conv2(self.relu(self.conv1(x)))).mean((2, 3)))
+
+
+def test_a_relu_that_is_used_twice_hides_no_stage():
+    assert list(cea.default_layers(OneReLU().eval())) == ["conv1", "conv2"]

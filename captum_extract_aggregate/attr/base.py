@@ -489,9 +489,15 @@ def _maps_per_target(
         for evidence in by_target:
             if len(methods) > 1:
                 evidence = replace(evidence, shared={})
-            found.append({name: method._maps(inputs, evidence, to_input) for name, method in methods.items()})
+            found.append(_maps_of_all(methods, inputs, evidence, to_input))
             del evidence  # its gradients' memory is the next backward's
         return found
+
+
+def _maps_of_all(
+    methods: Mapping[str, CaptureAttribution], inputs: Any, evidence: Evidence, to_input: bool
+) -> dict[str, Maps]:
+    return {name: method._maps(inputs, evidence, to_input) for name, method in methods.items()}
 
 
 def finished(m: Tensor, evidence: Evidence) -> Tensor:
