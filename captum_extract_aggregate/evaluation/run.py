@@ -50,9 +50,9 @@ from captum_extract_aggregate.metrics.similarity import find_similarity
 def run(plan: Plan, results: str | Path | None = None, show_progress: bool = True) -> Results:
     """Evaluates what is not yet in the folder `results`, and returns all of it.
 
-    Killed and started again it continues, and gives what an uninterrupted run gives. With more methods, layers, measures
-    or images it goes on with what is there, and gives what a run from scratch gives. Under torchrun the processes share
-    the images, each writing a file of its own, and give what one process gives, to the last digit.
+    Killed and started again it continues, and gives what an uninterrupted run gives. With more methods, layers,
+    measures or images it goes on with what is there, and gives what a run from scratch gives. Under torchrun the
+    processes share the images, each writing a file of its own, and give what one process gives, to the last digit.
 
     Args:
         plan: what to evaluate; see `load_plan`.
