@@ -20,7 +20,7 @@ def load_image(path: str | Path) -> Image.Image:
     try:
         refuse_virtual(path)
         if path.exists() and not path.is_file():
-            raise ValueError(f"{str(path)!r} is a folder or a device, not a file; expected a picture")
+            raise ValueError(f"{str(path)!r} cannot be read: it is a folder or a device, not a file")
     except OSError as error:  # a name that no file can have
         raise ValueError(f"picture {str(path)!r} cannot be read: {error.strerror}") from None
     try:

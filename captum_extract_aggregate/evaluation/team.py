@@ -72,6 +72,10 @@ def _device(name: str) -> torch.device:
         raise ValueError(f"run.device is {name!r}; {expected}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"run.device is {name!r}, but torch sees no GPU; expected cpu, or a torch built for your GPU")
+    if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count() > 0:
+            raise ValueError(f"run.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs; {expected}")
+        return device
     try:
         torch.zeros(1, device=device).tolist()
     except Exception as error:  # whatever a device raises that is not there, or that (as meta) holds no numbers

@@ -55,7 +55,7 @@ def tiny(**changes):
 
 
 def tiny_data():
-    return {"data": {"kind": "custom", "dataset": f"{HERE}:tensors", "size": 24}, "layers": []}
+    return {"data": {"kind": "custom", "dataset": f"{HERE}:tensors", "size": 24}, "layers": ["conv1"]}
 
 
 WRONG = {
@@ -123,7 +123,7 @@ WRONG = {
         "'layer33'.*'layer3'",
     ),
     "a method of Captum's that refuses the model": (
-        methods(method="captum:DeepLift", layers=[]) | {"model": {"name": f"{HERE}:module_of_one_relu"}} | tiny_data(),
+        methods(method="captum:DeepLift") | {"model": {"name": f"{HERE}:module_of_one_relu"}} | tiny_data(),
         "method 'captum:DeepLift' cannot explain this model",
     ),
     "two means": (data(mean=[0.5, 0.5]), "data.mean is .* expected one number or three"),
