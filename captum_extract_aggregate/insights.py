@@ -310,6 +310,9 @@ class _Adapter(Attribution):
         choice = _choice(name)
         values = {key: choice.convert.get(key, lambda value: value)(value) for key, value in given.items()}
         layers = list(default_layers(model, tensors).values()) if at is None else at
+        sizes = [tuple(x.shape[2:]) for x in tensors if x.ndim == 4]
+        if not choice.one_layer and len(set(sizes)) > 1:
+            values["size"] = sizes[0]  # one map for all images, brought to the size of each afterwards
         if name == META:
             return MetaSaliency(make_method(values.pop("method", "normgrad"), model, layers), **values), {}
         if name == "extract-aggregate":
