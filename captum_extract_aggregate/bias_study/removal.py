@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate.claims import claim
-from captum_extract_aggregate.state import exchange, set_grad_mode
+from captum_extract_aggregate.state import exchange, keep_modes, set_grad_mode
 from captum_extract_aggregate.undo import Undo
 
 # Names of parameters that are added to something: `bias`, attention's `in_proj_bias`, `q_bias`, LSTM's `bias_ih_l0` ...
@@ -114,7 +114,9 @@ def remove_biases(model: nn.Module) -> nn.Module:
 def copied(model: nn.Module) -> nn.Module:
     """A deep copy, or our error."""
     try:
-        return copy.deepcopy(model)
+        with Undo() as undo, undo:
+            keep_modes(undo)  # an interrupt can cut short PyTorch's own
+            return copy.deepcopy(model)
     except RuntimeError as error:
         raise ValueError(
             f"the model cannot be copied ({error}); expected one without computed weights: "
