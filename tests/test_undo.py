@@ -182,13 +182,8 @@ def test_an_interrupt_at_any_line_leaves_no_trace(name):
     leaves_no_trace(name, 10)
 
 
-KNOWN = pytest.mark.xfail(strict=False, reason="one instant of thousands leaves a parameter frozen")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=KNOWN) if n == "meta-saliency, together" else n for n in OPERATIONS]
-)
+@pytest.mark.parametrize("name", OPERATIONS)
 def test_an_interrupt_at_any_of_many_lines_leaves_no_trace(name):
     leaves_no_trace(name, 400)
 

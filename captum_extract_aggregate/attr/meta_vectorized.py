@@ -64,9 +64,9 @@ def vectorized_maps(
         with Undo() as undo, undo:
             set_modes(undo, grad=False)
             without_autocast(undo)
-            leave_transforms(undo)
             prepared(undo, model, (x,), freeze=True)
             unchanged(undo, model)
+            leave_transforms(undo)  # the first to be undone: inside of a transform no flag can be put back
             scores, activations, gradients = pass_.run(x, classes)
     except (RuntimeError, LookupError, TypeError) as error:  # whatever vmap cannot do
         raise NotVectorizedError from error
