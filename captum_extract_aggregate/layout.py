@@ -296,14 +296,6 @@ def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:
     return ()
 
 
-def input_size(inputs: Sequence[Tensor]) -> tuple[int, ...]:
-    """The spatial size of the picture among the inputs, or of whatever the first input is.
-
-    An input `N x L` without channels (raw audio, say) is of size `L`.
-    """
-    return image_size(inputs) or tuple(inputs[0].shape[2:]) or tuple(inputs[0].shape[1:])
-
-
 def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
     """The layout where the layer itself, what it holds and the picture's proportions leave no doubt."""
     module, shape = around.module, activation.shape

@@ -58,7 +58,7 @@ def prepared(
         _warn_of_dropout(training)
         _make_eager(modules, undo)
         if hooked is None or _must_run_in_parts(modules, hooked):
-            _without_fused_attention(undo)
+            without_fused_attention(undo)
 
     def is_called(module: nn.Module) -> bool:
         """Whether a module that runs in another thread was called by this one's forward."""
@@ -195,7 +195,7 @@ def _must_run_in_parts(modules: list[nn.Module], hooked: Collection[nn.Module | 
     return any(part in hooked for m in modules if isinstance(m, nn.MultiheadAttention) for part in m.children())
 
 
-def _without_fused_attention(undo: Undo) -> None:
+def without_fused_attention(undo: Undo) -> None:
     """Transformer layers call their parts, where hooks are, instead of one fused kernel."""
     _FUSED_ATTENTION.keep(undo)
     torch.backends.mha.set_fastpath_enabled(False)

@@ -9,7 +9,8 @@ from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.layout import Surroundings, image_size, input_size, to_channels_first
+from captum_extract_aggregate.input_positions import find_positions
+from captum_extract_aggregate.layout import Surroundings, image_size, to_channels_first
 
 CONVOLUTIONAL = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU())
 TRANSFORMER = nn.Sequential(nn.Linear(24, 24), nn.LayerNorm(24), nn.GELU())
@@ -487,8 +488,8 @@ def test_patches_that_share_a_score():
 def test_sizes_of_views_and_of_signals_without_channels():
     assert image_size((torch.zeros(2, 16, 3, 32, 24),)) == (16, 32, 24)
     assert image_size((torch.zeros(2, 3, 16, 32, 24),)) == (16, 32, 24)
-    assert input_size((torch.zeros(2, 500),)) == (500,)
-    assert input_size((torch.zeros(2, 3, 500),)) == (500,)
+    assert find_positions((torch.zeros(2, 500),), [(500,)]).size == (500,)
+    assert find_positions((torch.zeros(2, 3, 500),), [(500,)]).size == (500,)
 
 
 def test_raw_audio_is_a_signal_of_one_channel():

@@ -497,6 +497,7 @@ def _maps_per_target(
 def _maps_of_all(
     methods: Mapping[str, CaptureAttribution], inputs: Any, evidence: Evidence, to_input: bool
 ) -> dict[str, Maps]:
+    """The maps of one target."""
     return {name: method._maps(inputs, evidence, to_input) for name, method in methods.items()}
 
 

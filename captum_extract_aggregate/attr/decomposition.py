@@ -31,7 +31,7 @@ from captum_extract_aggregate.capture import Evidence, Place
 from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
 from captum_extract_aggregate.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate.layers import Layer, describe
-from captum_extract_aggregate.layout import Layout, Surroundings, to_channels_first
+from captum_extract_aggregate.layout import Layout, to_channels_first
 from captum_extract_aggregate.maps import at_least_float32, low_and_spread, upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.pieces import over_channels
@@ -274,27 +274,17 @@ class FullGrad(WithDelta):
         likes = evidence.activations.get(place, ())  # none where the layer never ran
         around = evidence.surroundings(place)
         for i, (x, g) in enumerate(zip(likes, evidence.gradients.get(place, ()))):
-            if x.ndim < 3 and place.layer is not None:
+            if x.ndim < 3:
                 continue
             term = biased(place.layer, g)
             try:
-                terms.append(at_least_float32(self._arranged(x, term, around._replace(number=i))))
+                arrange = to_channels_first(x, self.layout, around._replace(number=i))
+                terms.append(at_least_float32(arrange(term)))
             except ValueError:
                 if not place.optional:
                     raise
                 left_out.append(around.name)
         return terms
-
-    def _arranged(self, like: Tensor, term: Tensor, around: Surroundings) -> Tensor:
-        """The term as `N x K x *S`. A layout made for layers may not fit the input, which then speaks for itself."""
-        if around.module is None and like.ndim == 2:
-            return term.unsqueeze(1)  # a signal without a dimension for its one channel
-        try:
-            return to_channels_first(like, self.layout, around)(term)
-        except ValueError:
-            if around.module is not None or self.layout == "auto":
-                raise
-            return to_channels_first(like, "auto", around)(term)
 
     def _rescaled(self, contribution: Tensor) -> Tensor:
         """psi but for the upsampling, which is linear, so that the channels can be summed before it."""

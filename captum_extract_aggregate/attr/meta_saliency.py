@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -31,7 +31,7 @@ from captum_extract_aggregate.attr.meta_vectorized import NotVectorizedError, pa
 from captum_extract_aggregate.claims import claim
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.signs import is_probability, no_logit
+from captum_extract_aggregate.signs import is_probability, no_logit, with_wrapped
 from captum_extract_aggregate.state import (
     keep_modes,
     prepared,
@@ -150,7 +150,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
                 f"attribution_method is a {type(attribution_method).__name__}; expected an attribution object, such as "
                 "NormGrad(model, layer)"
             )
-        if any(isinstance(m, FeaturePermutation) for m in _with_wrapped(attribution_method)):
+        if any(isinstance(m, FeaturePermutation) for m in with_wrapped(attribution_method)):
             raise ValueError("FeaturePermutation exchanges values between examples, but each takes a step of its own")
         if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < float("inf"):
             raise ValueError(f"lr is {lr!r}; expected a number of at least 0 (ascent=True climbs)")
@@ -396,17 +396,10 @@ def _takes(method: Any, name: str) -> bool:
     return inner is None or _takes(inner, name)
 
 
-def _with_wrapped(method: Any) -> Iterator[Any]:
-    """A method, and those that it wraps."""
-    while method is not None:
-        yield method
-        method = getattr(method, "attribution_method", None)
-
-
 def _samples_baselines(method: Any) -> bool:
     """Whether `baselines` is a distribution to draw from, and not one baseline per example."""
     kinds = (GradientShap, DeepLiftShap, LayerGradientShap, LayerDeepLiftShap)
-    return any(isinstance(m, kinds) for m in _with_wrapped(method))
+    return any(isinstance(m, kinds) for m in with_wrapped(method))
 
 
 def _of(value: Any, i: int, examples: int) -> Any:

@@ -45,7 +45,7 @@ from captum_extract_aggregate.messages import is_out_of_memory, make_folder, sai
 from captum_extract_aggregate.metrics.pointing_game import centre_map
 from captum_extract_aggregate.metrics.randomization import find_stages, randomized
 from captum_extract_aggregate.metrics.similarity import find_similarity
-from captum_extract_aggregate.state import keep_modes
+from captum_extract_aggregate.state import keep_modes, without_fused_attention
 from captum_extract_aggregate.undo import Undo
 
 
@@ -75,7 +75,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
         with Team(plan.run.device) as team, undisturbed():
             # Fused attention rounds differently from the parts that maps are made of, so that a number would depend on
             # which other layers are explained.
-            torch.backends.mha.set_fastpath_enabled(False)
+            without_fused_attention(undo)
             with seeded(plan.run.seed):
                 prepared = prepare(plan, team.device)
             make_folder("results", folder)
