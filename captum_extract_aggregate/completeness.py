@@ -11,9 +11,10 @@ from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
 from captum_extract_aggregate.biases import bias_layers, biased
-from captum_extract_aggregate.capture import Evidence, Place, like, record
+from captum_extract_aggregate.capture import Evidence, record
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.state import prepared, set_modes, uncompiled
+from captum_extract_aggregate.taps import Place, at_output
 from captum_extract_aggregate.targets import Target, select_scores
 from captum_extract_aggregate.undo import Undo
 
@@ -112,8 +113,7 @@ class _Severed:
         return self.place.call is None or self.place.call == self.calls - 1
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
-        values = list(output) if isinstance(output, (tuple, list)) else [output]
-        return like(output, [_detached(value) for value in values]) if self._is_here() else output
+        return at_output(lambda values: list(map(_detached, values)), output) if self._is_here() else output
 
     def _before(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> Any:
         if not self._is_here():

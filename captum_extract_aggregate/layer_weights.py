@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_extract_aggregate.capture import Place, record
+from captum_extract_aggregate.capture import record
 from captum_extract_aggregate.layers import Layer, describe, find_layer
 from captum_extract_aggregate.layout import to_channels_first
 from captum_extract_aggregate.state import set_grad_mode
+from captum_extract_aggregate.taps import Place
 from captum_extract_aggregate.undo import Undo
 
 

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from captum_extract_aggregate.capture import Place, record
+from captum_extract_aggregate.capture import record
 from captum_extract_aggregate.claims import claim
 from captum_extract_aggregate.dimensions import Dims, Watch
 from captum_extract_aggregate.layers import checked_inputs, model_of
 from captum_extract_aggregate.layout import Facts, Surroundings, image_size, to_channels_first
 from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.state import function_modes, leave_function_modes, random_state, set_grad_mode
+from captum_extract_aggregate.taps import Place
 from captum_extract_aggregate.undo import Undo
 
 

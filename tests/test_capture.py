@@ -10,7 +10,8 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.capture import Evidence, Place, _device_order, _joined, record
+from captum_extract_aggregate.capture import Evidence, _joined, record
+from captum_extract_aggregate.taps import Place, device_order
 from tests.conftest import SmallNet, relative_error
 
 
@@ -282,8 +283,8 @@ def test_data_parallel_wrapper(small_net, images):
 
 def test_parts_from_several_devices_are_joined_in_the_batch_s_order():
     devices = {torch.device("cuda", 1): "b", torch.device("cuda", 0): "a"}
-    assert _device_order(devices, [0, 1]) == [torch.device("cuda", 0), torch.device("cuda", 1)]
-    assert _device_order(devices, [1, 0]) == [torch.device("cuda", 1), torch.device("cuda", 0)]
+    assert device_order(devices, [0, 1]) == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    assert device_order(devices, [1, 0]) == [torch.device("cuda", 1), torch.device("cuda", 0)]
     assert _joined([torch.zeros(2, 1), torch.ones(1, 1)]).flatten().tolist() == [0, 0, 1]
 
 

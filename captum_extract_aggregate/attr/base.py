@@ -29,11 +29,12 @@ from captum.attr import Attribution, GradientAttribution, LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_extract_aggregate.capture import Evidence, Place, record
+from captum_extract_aggregate.capture import Evidence, record
 from captum_extract_aggregate.layers import Layer, checked_inputs, describe, find_layer
 from captum_extract_aggregate.layout import Layout, check_layout, is_final_state, to_channels_first
 from captum_extract_aggregate.maps import at_least_float32, on_cpu, same_everywhere
 from captum_extract_aggregate.state import set_modes, without_autocast
+from captum_extract_aggregate.taps import Place
 from captum_extract_aggregate.targets import Target, per_target
 from captum_extract_aggregate.undo import Undo
 

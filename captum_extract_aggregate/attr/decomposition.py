@@ -27,7 +27,7 @@ from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDel
 from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.biases import adds_bias, bias_layers, biased, fused_norms
-from captum_extract_aggregate.capture import Evidence, Place
+from captum_extract_aggregate.capture import Evidence
 from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
 from captum_extract_aggregate.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate.layers import Layer, describe
@@ -35,6 +35,7 @@ from captum_extract_aggregate.layout import Layout, to_channels_first
 from captum_extract_aggregate.maps import at_least_float32, low_and_spread, upsample
 from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.pieces import over_channels
+from captum_extract_aggregate.taps import Place
 from captum_extract_aggregate.targets import Target
 
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate.aggregate import Materialized, aggregate, check_aggregate
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.capture import Evidence, Place
+from captum_extract_aggregate.capture import Evidence
 from captum_extract_aggregate.extract import (
     REAL_LAYER_EXTRACTS,
     Pair,
@@ -27,6 +27,7 @@ from captum_extract_aggregate.extract import (
 from captum_extract_aggregate.layers import Layer, describe, model_of
 from captum_extract_aggregate.layout import Layout, view_axis
 from captum_extract_aggregate.summand import Summand
+from captum_extract_aggregate.taps import Place
 
 
 class ExtractAggregate(CaptureAttribution):

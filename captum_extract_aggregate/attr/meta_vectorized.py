@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
-from captum_extract_aggregate.capture import Evidence, Place, gives_out_its_input, gives_out_new_tensors, record
+from captum_extract_aggregate.capture import Evidence, record
 from captum_extract_aggregate.layers import checked_inputs
 from captum_extract_aggregate.operations import tensors_in
 from captum_extract_aggregate.signs import is_probability
 from captum_extract_aggregate.state import leave_transforms, prepared, set_modes, unchanged, without_autocast
+from captum_extract_aggregate.taps import Place, gives_out_its_input, gives_out_new_tensors
 from captum_extract_aggregate.undo import Undo
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate.aggregate import aggregate as aggregate_entries
 from captum_extract_aggregate.aggregate import check_aggregate
 from captum_extract_aggregate.attr.base import CaptureAttribution, WithDelta
-from captum_extract_aggregate.capture import Around, Evidence, Place, Recording, record
+from captum_extract_aggregate.capture import Around, Evidence, Recording, record
 from captum_extract_aggregate.extract import Pair
 from captum_extract_aggregate.gated import GatedInterception
 from captum_extract_aggregate.gates import Gate, RectifiedGate, deconvolution_gate, guided_gate
@@ -42,6 +42,7 @@ from captum_extract_aggregate.rules import (
     check_number,
     parts_of_sums,
 )
+from captum_extract_aggregate.taps import Place
 from captum_extract_aggregate.targets import Target
 from captum_extract_aggregate.undo import Undo
 

@@ -7,20 +7,30 @@ the map has the derivative of all that the map is made of, which is of second or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
-from captum_extract_aggregate.capture import Evidence, Place, _chosen_call, _never_ran, _Tapped, gradient_edge, like
+from captum_extract_aggregate.capture import Evidence
 from captum_extract_aggregate.layers import checked_inputs, describe, model_of
 from captum_extract_aggregate.state import uncompiled, without_autocast
+from captum_extract_aggregate.taps import (
+    Place,
+    Tapped,
+    at_input,
+    at_output,
+    chosen_call,
+    gradient_edge,
+    never_ran,
+    tappable,
+)
 from captum_extract_aggregate.targets import Target, select_scores
 from captum_extract_aggregate.undo import Undo
 
-Calls = dict[Place, list[list[_Tapped]]]
+Calls = dict[Place, list[list[Tapped]]]
 
 
 def evidence_with_graph(
@@ -45,7 +55,7 @@ def evidence_with_graph(
         for place in calls:
             if place.layer is None:
                 tensors = tuple(_differentiable(t) if t.is_floating_point() else t for t in tensors)
-                calls[place].append([_Tapped(t, gradient_edge(t)) for t in tensors if t.is_floating_point()])
+                calls[place].append([Tapped(t, gradient_edge(t)) for t in tensors if t.is_floating_point()])
             else:
                 _hook(hooks, place, place.layer, calls[place])
         output = uncompiled(forward_func)(*(t.clone() for t in tensors), *extra)
@@ -85,33 +95,30 @@ def _differentiable(t: Tensor) -> Tensor:
     return t if t.requires_grad else t.detach().requires_grad_()
 
 
-def _hook(undo: Undo, place: Place, layer: nn.Module, calls: list[list[_Tapped]]) -> None:
+def _hook(undo: Undo, place: Place, layer: nn.Module, calls: list[list[Tapped]]) -> None:
     """Keeps copies of a layer's tensors, and where in the graph their derivative arrives.
 
     The very tensors go on: whatever else uses them belongs to the derivative. Where nothing requires a gradient yet, a
     leaf begins, which nobody could overwrite; what goes on is a clone of it.
     """
 
-    def tapped(values: Sequence[Any]) -> Iterator[Any]:
+    def tapped(values: list[Any]) -> list[Any]:
         calls.append([])
-        for value in values:
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                yield value
-            elif value.requires_grad or not place.differentiate:
-                calls[-1].append(_Tapped(value.clone(), gradient_edge(value) if place.differentiate else None))
-                yield value
+        for i in tappable(place, values):
+            value = values[i]
+            if value.requires_grad or not place.differentiate:
+                calls[-1].append(Tapped(value.clone(), gradient_edge(value) if place.differentiate else None))
             else:
                 leaf = _differentiable(value)
-                calls[-1].append(_Tapped(leaf, gradient_edge(leaf)))
-                yield leaf.clone()
+                calls[-1].append(Tapped(leaf, gradient_edge(leaf)))
+                values[i] = leaf.clone()
+        return values
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
-        return like(output, list(tapped(output if isinstance(output, (tuple, list)) else [output])))
+        return at_output(tapped, output)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if any(isinstance(value, Tensor) for value in args):
-            return tuple(tapped(args)), kwargs
-        return args, dict(zip(kwargs, tapped(list(kwargs.values()))))
+        return at_input(tapped, args, kwargs)
 
     if place.side == "output":
         undo.hook(layer, "register_forward_hook", after)
@@ -119,10 +126,10 @@ def _hook(undo: Undo, place: Place, layer: nn.Module, calls: list[list[_Tapped]]
         undo.hook(layer, "register_forward_pre_hook", before, with_kwargs=True)
 
 
-def _call_of(place: Place, calls: Any, models: tuple[nn.Module, ...]) -> list[_Tapped]:
+def _call_of(place: Place, calls: Any, models: tuple[nn.Module, ...]) -> list[Tapped]:
     if not calls:
-        raise ValueError(_never_ran(place, models))
-    found: Any = calls[0] if place.layer is None else _chosen_call(place, calls, models)
+        raise ValueError(never_ran(place, models))
+    found: Any = calls[0] if place.layer is None else chosen_call(place, calls, models)
     if not found:
         raise TypeError(f"{describe(place.layer, models)} gives no floating point tensor; expected one, or a tuple")
     return list(found)
