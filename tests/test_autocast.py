@@ -3,11 +3,11 @@
 import captum.attr as captum_attr
 import pytest
 import torch
-from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
 from tests.conftest import relative_error
+from tests.networks import Attending
 
 METHODS = {
     "NormGrad": lambda net: cea.NormGrad(net, "conv2"),
@@ -103,21 +103,10 @@ def test_steps_and_randomisation_are_not_undone_by_autocast_s_copies_of_the_weig
     assert similar.mean()[-1] < 0.95
 
 
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.patches = nn.Conv2d(3, 8, 4, 4)
-        self.block = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, x):
-        return self.head(self.block(self.patches(x).flatten(2).mT).mean(1))
-
-
 def test_transformers_under_autocast(images):
     torch.manual_seed(0)
-    model = Attention().eval()
-    expected = cea.NormGrad(model, "block").attribute(images, target=1)
+    model = Attending().eval()
+    expected = cea.NormGrad(model, "encoder").attribute(images, target=1)
     with torch.autocast("cpu", torch.bfloat16):
-        got = cea.NormGrad(model, "block").attribute(images, target=1)
+        got = cea.NormGrad(model, "encoder").attribute(images, target=1)
     assert 0 < relative_error(got, expected) < 0.1

@@ -10,6 +10,7 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.bias_study import biases_removed
 from tests.conftest import SmallNet
+from tests.networks import Attending
 from tests.test_faults import snapshot
 
 IN_ANOTHER = "in another thread"
@@ -226,17 +227,6 @@ def test_a_hook_that_asks_for_a_map_in_the_same_thread(images):
     net.conv2.register_forward_hook(ask)
     assert torch.equal(cea.NormGrad(net, "conv3").attribute(images, 1), alone)
     assert torch.equal(found[0], cea.NormGrad(net, "conv1").attribute(images, 2))
-
-
-class Attending(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.patches = nn.Conv2d(3, 8, 2, 2)
-        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
 
 
 @pytest.mark.parametrize("first_ends_first", [True, False])

@@ -23,24 +23,12 @@ from captum_extract_aggregate import metrics, undo
 from captum_extract_aggregate.bias_study import bias_report, biases_removed, biases_scaled, decay_biases
 from captum_extract_aggregate.undo import ProcessWide, Undo
 from tests.conftest import SmallNet
+from tests.networks import Attending
 from tests.test_faults import prepared, snapshot
 
 HOOKS = ["_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"]
 HOOKS += ["_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"]
 NAMES = ["conv1", "conv3"]
-
-
-class Attending(nn.Module):
-    """A transformer layer, whose parts are hooked: the process's fused kernels have to be switched off."""
-
-    def __init__(self):
-        super().__init__()
-        self.patches = nn.Conv2d(3, 8, 2, 2)
-        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.head(self.encoder(self.patches(x).flatten(2).transpose(1, 2)).mean(1))
 
 
 class Watched:
