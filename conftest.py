@@ -4,4 +4,4 @@ import importlib.util
 
 collect_ignore = []
 if importlib.util.find_spec("captum.insights") is None:
-    collect_ignore.append("captum_extract_aggregate/insights_page.py")
+    collect_ignore.append("captum_extract_aggregate/insights/visualizer.py")

@@ -1,7 +1,8 @@
 """Saliency maps for Captum's users: Extract & Aggregate from one forward and one backward."""
 
 from captum_extract_aggregate import bias_study, rules
-from captum_extract_aggregate.agreement import virtual_identity_agreement
+from captum_extract_aggregate._engine.default_layers import default_layers
+from captum_extract_aggregate._engine.operations import register_operation, unregister_operation
 from captum_extract_aggregate.attr import (
     LRP,
     ActivityAttribution,
@@ -30,11 +31,10 @@ from captum_extract_aggregate.attr import (
     attribute_together,
     attribute_together_per_target,
 )
-from captum_extract_aggregate.biases import bias_layers
+from captum_extract_aggregate.attr.biases import bias_layers
+from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_identity_agreement
+from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
 from captum_extract_aggregate.data import DigitScenes, load_scene_model
-from captum_extract_aggregate.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
-from captum_extract_aggregate.operations import register_operation, unregister_operation
-from captum_extract_aggregate.stages import default_layers
 
 __version__ = "0.1.0"
 

@@ -5,7 +5,7 @@ All other pictures are drawn while the documentation is built, by `reproduce --w
 
 from pathlib import Path
 
-from captum_extract_aggregate.explain import Request, run
+from captum_extract_aggregate.cli.explain import Request, run
 
 PICTURE = Path(__file__).parent / "explanation.png"
 

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.biases import adds_bias, bias_of, biased
+from captum_extract_aggregate.attr.biases import adds_bias, bias_of, biased
 from tests.conftest import relative_error
 
 N, K = 3, 4  # as many channels as there are rows, columns and tokens: a wrong layout is no error then

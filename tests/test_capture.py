@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.capture import Evidence, _joined, record
-from captum_extract_aggregate.taps import Place, device_order
+from captum_extract_aggregate._engine.recording import Evidence, joined, record
+from captum_extract_aggregate._engine.taps import Place, device_order
 from tests.conftest import SmallNet, relative_error
 
 
@@ -285,7 +285,7 @@ def test_parts_from_several_devices_are_joined_in_the_batch_s_order():
     devices = {torch.device("cuda", 1): "b", torch.device("cuda", 0): "a"}
     assert device_order(devices, [0, 1]) == [torch.device("cuda", 0), torch.device("cuda", 1)]
     assert device_order(devices, [1, 0]) == [torch.device("cuda", 1), torch.device("cuda", 0)]
-    assert _joined([torch.zeros(2, 1), torch.ones(1, 1)]).flatten().tolist() == [0, 0, 1]
+    assert joined([torch.zeros(2, 1), torch.ones(1, 1)]).flatten().tolist() == [0, 0, 1]
 
 
 def test_compiled_model(small_net, images):

@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import captum_extract_aggregate as cea
+from captum_extract_aggregate.attr.by_name import METHODS
 from captum_extract_aggregate.cli import app
-from captum_extract_aggregate.methods import METHODS
 from tests.conftest import REAL_DATA, needs_real_data
 
 

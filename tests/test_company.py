@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.capture import record
-from captum_extract_aggregate.taps import Place
+from captum_extract_aggregate._engine.recording import record
+from captum_extract_aggregate._engine.taps import Place
 from tests.reference.total_derivative import differentiable_layers, total_derivatives
 
 

@@ -12,7 +12,7 @@ import captum_extract_aggregate as cea
 from benchmarks.performance.floor import gradients
 from benchmarks.performance.maps import EXTRACTS, METHODS
 from captum_extract_aggregate import metrics
-from captum_extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
 
 VIEWS = {
     "detach",

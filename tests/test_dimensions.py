@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from captum_extract_aggregate.dimensions import Watch
-from captum_extract_aggregate.layout import Surroundings, to_channels_first
+from captum_extract_aggregate._engine.dimensions import Watch
+from captum_extract_aggregate._engine.layout import Surroundings, to_channels_first
 
 
 def kinds(t, watch):

@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from captum_extract_aggregate._common.tensors import upsample
 from captum_extract_aggregate.cli import app
-from captum_extract_aggregate.explain_page import write_page
-from captum_extract_aggregate.maps import upsample
+from captum_extract_aggregate.visualization.explain_page import write_page
 from tests.browser import open_page
 
 PICTURE = torch.rand(3, 24, 36, generator=torch.Generator().manual_seed(0))

@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate import extract as ex
-from captum_extract_aggregate.aggregate import AGGREGATES, aggregate, register_aggregate, unregister_aggregate
-from captum_extract_aggregate.summand import Factor, Summand
+from captum_extract_aggregate.attr.extract_aggregate import extract as ex
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import (
+    AGGREGATES,
+    aggregate,
+    register_aggregate,
+    unregister_aggregate,
+)
+from captum_extract_aggregate.attr.extract_aggregate.contribution import Factor, Summand
 from tests.conftest import relative_error
 from tests.reference import extract_aggregate as reference
 
@@ -193,7 +198,7 @@ def test_callable_aggregate_sees_the_parameter_s_shape():
 
 
 def test_callable_aggregate_runs_in_bounded_pieces(monkeypatch):
-    monkeypatch.setattr("captum_extract_aggregate.aggregate._CHUNK", 30)
+    monkeypatch.setattr("captum_extract_aggregate.attr.extract_aggregate.aggregate._CHUNK", 30)
     x, g = draw_tensor(0, 2, 3, 4, 5), draw_tensor(1, 2, 3, 4, 5)
     summand = ex.virtual_extract("conv1x1")(ex.Pair(x, g))
     sizes = []
@@ -281,7 +286,7 @@ def test_a_few_channels_at_a_time_give_the_same(signs, monkeypatch):
     x = x.clamp(min=0) if signs == "one" else x
     names = [(extract, how) for extract in VIRTUAL for how in AGGREGATES]
     whole = [aggregate(ex.Pair(x, g).summand(extract), how) for extract, how in names]
-    monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", 130)  # two or three channels
+    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", 130)  # two or three channels
     assert len(ex.Pair(x, g).summand("depthwise3x3").parts) == 4
     for (extract, how), expected in zip(names, whole):
         got = aggregate(ex.Pair(x, g).summand(extract), how)
@@ -291,7 +296,7 @@ def test_a_few_channels_at_a_time_give_the_same(signs, monkeypatch):
 @pytest.mark.parametrize("method", [cea.GradCAM, cea.GradCAMPos, cea.GradMid, cea.GradCAMPlusPlus])
 def test_positive_aggregation_a_few_channels_at_a_time(method, small_net, images, monkeypatch):
     whole = method(small_net, "conv2").attribute(images, 1)
-    monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", 100)
+    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", 100)
     torch.testing.assert_close(method(small_net, "conv2").attribute(images, 1), whole)
 
 
@@ -332,7 +337,7 @@ def test_real_layers_a_few_channels_at_a_time(make, piece, monkeypatch):
     net(x)
     methods = {how: cea.ExtractAggregate(net, layer, "layer", how) for how in AGGREGATES}
     whole = cea.attribute_together(methods, x, 1)
-    monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", piece)
+    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", piece)
     for how, map_ in cea.attribute_together(methods, x, 1).items():
         torch.testing.assert_close(map_, whole[how], rtol=1e-10, atol=1e-13)
 
@@ -340,7 +345,7 @@ def test_real_layers_a_few_channels_at_a_time(make, piece, monkeypatch):
 def test_a_factor_of_one_for_many_blocks(monkeypatch):
     g = draw_tensor(0, 1, 8, 4, 4)
     summand = Summand(Factor(g.unsqueeze(2)), ex.one(g), (8,))
-    monkeypatch.setattr("captum_extract_aggregate.pieces._PIECE", 20)
+    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", 20)
     for how, expected in {"norm": g.norm(dim=1), "sum": g.sum(1), "max": g.amax(1), "max_abs": g.abs().amax(1)}.items():
         torch.testing.assert_close(aggregate(summand, how)[:, 0], expected)
 

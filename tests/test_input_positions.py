@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.input_positions import find_positions
+from captum_extract_aggregate._engine.input_positions import find_positions
 
 
 class Net(nn.Module):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from captum_extract_aggregate.insights_guard import LARGEST_BODY, Guard, RefusedError
+from captum_extract_aggregate.insights.requests import LARGEST_BODY, Guard, RefusedError
 
 
 class Asked:

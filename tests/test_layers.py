@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.layers import find_layer, model_of
+from captum_extract_aggregate._engine.layers import find_layer, model_of
 
 DEFAULTS = {
     "resnet18": ["layer1", "layer2", "layer3", "layer4"],

@@ -9,8 +9,8 @@ from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.input_positions import find_positions
-from captum_extract_aggregate.layout import Surroundings, image_size, to_channels_first
+from captum_extract_aggregate._engine.input_positions import find_positions
+from captum_extract_aggregate._engine.layout import Surroundings, image_size, to_channels_first
 
 CONVOLUTIONAL = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU())
 TRANSFORMER = nn.Sequential(nn.Linear(24, 24), nn.LayerNorm(24), nn.GELU())

@@ -5,7 +5,7 @@ import torch
 from captum.attr import InputXGradient, LayerGradCam, Saliency
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.map_rows import class_title, maps_by_class, maps_by_layer, maps_by_stage
+from captum_extract_aggregate.visualization.rows import class_title, maps_by_class, maps_by_layer, maps_by_stage
 from tests.conftest import SmallNet
 from tests.networks import lively
 

@@ -12,15 +12,15 @@ from scipy.stats import rankdata
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate import maps, pieces
+from captum_extract_aggregate._common import chunks, tensors
+from captum_extract_aggregate._common.seeding import generator_of_gpu, random_state
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate.attr.by_name import METHODS, make_method
+from captum_extract_aggregate.attr.propagation.percentile import percentile
+from captum_extract_aggregate.attr.propagation.relu_rules import RectifiedGate
 from captum_extract_aggregate.bias_study import batches
-from captum_extract_aggregate.evaluation import team
-from captum_extract_aggregate.gates import RectifiedGate
-from captum_extract_aggregate.methods import METHODS, make_method
+from captum_extract_aggregate.evaluation import processes
 from captum_extract_aggregate.metrics import similarity
-from captum_extract_aggregate.percentile import percentile
-from captum_extract_aggregate.state import _random_numbers_of_gpu, random_state
-from captum_extract_aggregate.undo import Undo
 from tests.conftest import relative_error
 from tests.networks import lively
 
@@ -60,7 +60,10 @@ def test_every_method_gives_the_same_maps(elsewhere, small_net, images):
         for a, b in zip(*(m if isinstance(m, list) else [m] for m in (got[name], expected[name]))):
             assert b.any()
             assert relative_error(a, b) < 1e-10, name
-    assert {"attr.base", "capture", "extract", "gates", "summand", "pieces", "percentile"} <= set(asked)
+    expected = {"attr.base", "_engine.recording", "_common.chunks"}
+    formulas = {"attr.extract_aggregate.extract", "attr.extract_aggregate.contribution"}
+    rules = {"attr.propagation.relu_rules", "attr.propagation.percentile"}
+    assert expected | formulas | rules <= set(asked)
 
 
 def test_a_score_that_is_not_finite_gives_nan_for_its_example_alone(elsewhere, small_net, images):
@@ -126,7 +129,7 @@ def test_percentiles(n, q, seed):
     values[1] = values[1].round()
     values[2, : n // 2] = torch.inf
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("captum_extract_aggregate.percentile.on_cpu", lambda t: False)
+        patch.setattr("captum_extract_aggregate.attr.propagation.percentile.on_cpu", lambda t: False)
         found = percentile(values, q)
     torch.testing.assert_close(found, percentile(values, q), equal_nan=True)
     torch.testing.assert_close(found[:2], torch.from_numpy(np.percentile(values[:2].numpy(), q, axis=1)))
@@ -151,16 +154,16 @@ def test_rectgrad_s_gate_with_ties(elsewhere, magnitude, q):
 def test_pieces(elsewhere):
     t = torch.randn(2, 300, 40, 50)
     shares = lambda x: x.square().sum(1, keepdim=True)  # noqa: E731
-    assert len(pieces.pieces(t, 1)) > 1
-    expected = pieces.over_channels(shares, t)
+    assert len(chunks.pieces(t, 1)) > 1
+    expected = chunks.over_channels(shares, t)
     elsewhere()
-    assert len(pieces.pieces(t, 1)) == 1
-    torch.testing.assert_close(pieces.over_channels(shares, t), expected)
+    assert len(chunks.pieces(t, 1)) == 1
+    torch.testing.assert_close(chunks.over_channels(shares, t), expected)
 
 
 def test_where_a_tensor_lies():
-    assert maps.on_cpu(torch.zeros(1))
-    assert not maps.on_cpu(torch.zeros(1, device="meta"))
+    assert tensors.on_cpu(torch.zeros(1))
+    assert not tensors.on_cpu(torch.zeros(1, device="meta"))
 
 
 def test_scores_stay_in_float32_on_apple_s_devices():
@@ -183,12 +186,12 @@ def test_a_pass_keeps_the_state_of_the_generators_of_its_gpus(monkeypatch):
     for name in ("get_rng_state", "set_rng_state"):
         monkeypatch.setattr(torch.cuda, name, lambda *args, name=name: kept.append((name, *args)) or args[-1])
     lies = lambda *where: types.SimpleNamespace(device=torch.device(*where))  # noqa: E731
-    _random_numbers_of_gpu.cache_clear()
+    generator_of_gpu.cache_clear()
     with Undo() as undo, undo:
         random_state(undo, [lies("cuda", 1), lies("cpu"), lies("cuda", 0), lies("cuda", 1)])
         assert kept == [("get_rng_state", 0), ("get_rng_state", 1)]
     assert sorted(kept[2:]) == [("set_rng_state", 0, 0), ("set_rng_state", 1, 1)]
-    _random_numbers_of_gpu.cache_clear()
+    generator_of_gpu.cache_clear()
 
 
 def test_each_process_of_a_team_has_its_own_gpu(monkeypatch):
@@ -199,13 +202,13 @@ def test_each_process_of_a_team_has_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.update(device=device))
     zeros = torch.zeros
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))  # no device is there to be tried
-    monkeypatch.setattr(team, "_store", lambda world: None)
-    monkeypatch.setattr(team.dist, "init_process_group", lambda backend, **kwargs: done.update(backend=backend))
-    found = team.Team("cuda")
+    monkeypatch.setattr(processes, "_store", lambda world: None)
+    monkeypatch.setattr(processes.dist, "init_process_group", lambda backend, **kwargs: done.update(backend=backend))
+    found = processes.Team("cuda")
     assert found.device == torch.device("cuda", 1)
     found.__enter__()
     assert done == {"device": torch.device("cuda", 1), "backend": "nccl"}
-    assert team.Team("cuda:0").device == torch.device("cuda", 0)
+    assert processes.Team("cuda:0").device == torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="sees no GPU"):
-        team.Team("cuda")
+        processes.Team("cuda")

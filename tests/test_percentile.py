@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captum_extract_aggregate import percentile as module
-from captum_extract_aggregate.percentile import percentile
+from captum_extract_aggregate.attr.propagation import percentile as module
+from captum_extract_aggregate.attr.propagation.percentile import percentile
 
 
 @given(n=st.integers(1, 40), q=st.floats(0, 100), seed=st.integers(0, 99))

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import bias_study, metrics
-from captum_extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.attr.extract_aggregate.extract import virtual_extract
 from captum_extract_aggregate.cli import app
-from captum_extract_aggregate.extract import virtual_extract
 
 # What the functions return, and their tables: described in their docstrings.
 RESULTS = (

@@ -9,7 +9,7 @@ from captum.concept import TCAV, Concept
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.methods import make_method
+from captum_extract_aggregate.attr.by_name import make_method
 
 
 class Spectrum(nn.Module):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from captum._utils.common import _select_targets
 
-from captum_extract_aggregate.targets import per_target, select_scores
+from captum_extract_aggregate._engine.targets import per_target, select_scores
 
 TWO = torch.arange(12.0).view(3, 4)
 THREE = torch.arange(24.0).view(3, 2, 4)

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate import metrics, undo
+from captum_extract_aggregate import metrics
+from captum_extract_aggregate._common import undo
+from captum_extract_aggregate._common.undo import ProcessWide, Undo
 from captum_extract_aggregate.bias_study import bias_report, biases_removed, biases_scaled, decay_biases
-from captum_extract_aggregate.undo import ProcessWide, Undo
 from tests.conftest import SmallNet
 from tests.networks import Attending
 from tests.test_faults import prepared, snapshot

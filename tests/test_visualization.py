@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from captum_extract_aggregate.visualization import COLOURS, SCALINGS, grid, overlay, scale_of
+from captum_extract_aggregate.visualization.figures import COLOURS, SCALINGS, grid, overlay, scale_of
 
 IMAGE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
 MAPS = {

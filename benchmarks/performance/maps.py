@@ -13,9 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import captum_extract_aggregate as cea
 from benchmarks.performance.floor import NETWORKS, forward, gradients, images, network, stages
 from benchmarks.performance.timing import Row, ratios, row
-from captum_extract_aggregate.aggregate import AGGREGATES
-from captum_extract_aggregate.extract import Pair, virtual_extract
-from captum_extract_aggregate.maps import min_max
+from captum_extract_aggregate._common.tensors import min_max
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.attr.extract_aggregate.extract import Pair, virtual_extract
 
 METHODS: dict[str, Callable[[nn.Module, list[str]], cea.NormGrad]] = {
     "NormGrad": cea.NormGrad,

@@ -15,8 +15,7 @@ from captum_extract_aggregate.attr.extract_aggregate import (
     NormGrad,
     SelectiveNormGrad,
 )
-from captum_extract_aggregate.attr.meta_saliency import MetaSaliency
-from captum_extract_aggregate.attr.positive import (
+from captum_extract_aggregate.attr.gradcam import (
     CumulativeGradCAM,
     CumulativeGradMid,
     GradCAM,
@@ -24,6 +23,7 @@ from captum_extract_aggregate.attr.positive import (
     GradCAMPos,
     GradMid,
 )
+from captum_extract_aggregate.attr.meta_saliency import MetaSaliency
 from captum_extract_aggregate.attr.propagation import (
     LRP,
     ContrastiveExcitationBackprop,

@@ -29,14 +29,14 @@ from captum.attr import Attribution, GradientAttribution, LayerAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_extract_aggregate.capture import Evidence, record
-from captum_extract_aggregate.layers import Layer, checked_inputs, describe, find_layer
-from captum_extract_aggregate.layout import Layout, check_layout, is_final_state, to_channels_first
-from captum_extract_aggregate.maps import at_least_float32, on_cpu, same_everywhere
-from captum_extract_aggregate.state import set_modes, without_autocast
-from captum_extract_aggregate.taps import Place
-from captum_extract_aggregate.targets import Target, per_target
-from captum_extract_aggregate.undo import Undo
+from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu, same_everywhere
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.layers import Layer, checked_inputs, describe, find_layer
+from captum_extract_aggregate._engine.layout import Layout, check_layout, is_final_state, to_channels_first
+from captum_extract_aggregate._engine.model_state import set_modes, without_autocast
+from captum_extract_aggregate._engine.recording import Evidence, record
+from captum_extract_aggregate._engine.taps import Place
+from captum_extract_aggregate._engine.targets import Target, per_target
 
 Map = Tensor | tuple[Tensor, ...]
 Maps = Map | list[Map]

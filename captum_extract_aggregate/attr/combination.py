@@ -14,8 +14,10 @@ import torch
 from captum.attr import LayerAttribution
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, captum_entry, is_own, own
-from captum_extract_aggregate.input_positions import (
+from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.tensors import is_constant, min_max, upsample
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.input_positions import (
     InputLayout,
     Size,
     check_input_layout,
@@ -23,12 +25,10 @@ from captum_extract_aggregate.input_positions import (
     find_positions,
     models_of,
 )
-from captum_extract_aggregate.layers import checked_inputs, describe, find_layer, model_of
-from captum_extract_aggregate.maps import is_constant, min_max, upsample
-from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.state import without_traces
-from captum_extract_aggregate.targets import Target, per_target
-from captum_extract_aggregate.undo import Undo
+from captum_extract_aggregate._engine.layers import checked_inputs, describe, find_layer, model_of
+from captum_extract_aggregate._engine.model_state import without_traces
+from captum_extract_aggregate._engine.targets import Target, per_target
+from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, captum_entry, is_own, own
 
 Weights = str | Sequence[float] | Mapping[Any, float]
 _WEIGHTS = ("uniform", "linear")

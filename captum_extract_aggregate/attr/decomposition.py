@@ -23,20 +23,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.chunks import over_channels
+from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.tensors import at_least_float32, low_and_spread, upsample
+from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
+from captum_extract_aggregate._engine.layers import Layer, describe
+from captum_extract_aggregate._engine.layout import Layout, to_channels_first
+from captum_extract_aggregate._engine.recording import Evidence
+from captum_extract_aggregate._engine.taps import Place
+from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDelta, finished
-from captum_extract_aggregate.attr.extract_aggregate import LinearApproximation
+from captum_extract_aggregate.attr.biases import adds_bias, bias_layers, biased, fused_norms
+from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, the_model, with_biases
+from captum_extract_aggregate.attr.extract_aggregate.attribution import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
-from captum_extract_aggregate.biases import adds_bias, bias_layers, biased, fused_norms
-from captum_extract_aggregate.capture import Evidence
-from captum_extract_aggregate.completeness import completeness_delta, is_bypassed, the_model, with_biases
-from captum_extract_aggregate.input_positions import Positions, Size, check_size, find_positions
-from captum_extract_aggregate.layers import Layer, describe
-from captum_extract_aggregate.layout import Layout, to_channels_first
-from captum_extract_aggregate.maps import at_least_float32, low_and_spread, upsample
-from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.pieces import over_channels
-from captum_extract_aggregate.taps import Place
-from captum_extract_aggregate.targets import Target
 
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
 _RESCALE = ("channel_joint", "layer_map")

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from captum_extract_aggregate._common.tensors import at_least_float32, min_max, upsample
+from captum_extract_aggregate._engine.default_layers import default_layers
+from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
+from captum_extract_aggregate._engine.layers import Layer, model_of
+from captum_extract_aggregate._engine.layout import Layout
+from captum_extract_aggregate._engine.recording import Evidence
+from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate.attr.base import CaptureAttribution, Map, finished
-from captum_extract_aggregate.capture import Evidence
-from captum_extract_aggregate.input_positions import Positions, Size, check_size, find_positions
-from captum_extract_aggregate.layers import Layer, model_of
-from captum_extract_aggregate.layout import Layout
-from captum_extract_aggregate.maps import at_least_float32, min_max, upsample
-from captum_extract_aggregate.stages import default_layers
-from captum_extract_aggregate.taps import Place
 
 
 class InputSizedAttribution(CaptureAttribution):

@@ -26,13 +26,11 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr.base import captum_entry
-from captum_extract_aggregate.attr.meta_vectorized import NotVectorizedError, pays, vectorized_maps
-from captum_extract_aggregate.claims import claim
-from captum_extract_aggregate.layers import checked_inputs, model_of
-from captum_extract_aggregate.messages import unknown_name
-from captum_extract_aggregate.signs import is_probability, no_logit, with_wrapped
-from captum_extract_aggregate.state import (
+from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.claims import claim
+from captum_extract_aggregate._engine.layers import checked_inputs, model_of
+from captum_extract_aggregate._engine.model_state import (
     keep_modes,
     prepared,
     set_modes,
@@ -41,8 +39,10 @@ from captum_extract_aggregate.state import (
     without_autocast,
     without_traces,
 )
-from captum_extract_aggregate.targets import Target, plain_target, select_scores
-from captum_extract_aggregate.undo import Undo
+from captum_extract_aggregate._engine.one_output import is_probability, no_logit, with_wrapped
+from captum_extract_aggregate._engine.targets import Target, plain_target, select_scores
+from captum_extract_aggregate.attr.base import captum_entry
+from captum_extract_aggregate.attr.meta_saliency_vmap import NotVectorizedError, pays, vectorized_maps
 
 Loss = Callable[[Tensor, Any], Tensor]
 

@@ -14,10 +14,11 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
-from captum_extract_aggregate.capture import Evidence
-from captum_extract_aggregate.layers import checked_inputs, describe, model_of
-from captum_extract_aggregate.state import uncompiled, without_autocast
-from captum_extract_aggregate.taps import (
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.layers import checked_inputs, describe, model_of
+from captum_extract_aggregate._engine.model_state import uncompiled, without_autocast
+from captum_extract_aggregate._engine.recording import Evidence
+from captum_extract_aggregate._engine.taps import (
     Place,
     Tapped,
     at_input,
@@ -27,8 +28,7 @@ from captum_extract_aggregate.taps import (
     never_ran,
     tappable,
 )
-from captum_extract_aggregate.targets import Target, select_scores
-from captum_extract_aggregate.undo import Undo
+from captum_extract_aggregate._engine.targets import Target, select_scores
 
 Calls = dict[Place, list[list[Tapped]]]
 

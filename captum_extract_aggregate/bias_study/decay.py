@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from captum_extract_aggregate._common.seeding import seed_all, seeded
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.model_state import keep_modes
 from captum_extract_aggregate.bias_study.batches import (
     Batch,
     as_batch,
@@ -29,9 +32,6 @@ from captum_extract_aggregate.bias_study.batches import (
     same_decision,
 )
 from captum_extract_aggregate.bias_study.removal import bias_tensors, copied
-from captum_extract_aggregate.draws import seed_all, seeded
-from captum_extract_aggregate.state import keep_modes
-from captum_extract_aggregate.undo import Undo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -265,7 +265,7 @@ def plot_decay(history: Sequence[DecayStep]) -> Figure:
         >>> from captum_extract_aggregate.bias_study import DecayStep, plot_decay
         >>> plot_decay([DecayStep(1, 0.5, 0.2, 1.0, 0.9), DecayStep(2, 0.0, 0.1, 0.9, 0.9)]).savefig("/dev/null")
     """
-    from captum_extract_aggregate.notebook_figure import NotebookFigure
+    from captum_extract_aggregate._common.notebook_figure import NotebookFigure
 
     figure = NotebookFigure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)

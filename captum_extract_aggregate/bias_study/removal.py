@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate.claims import claim
-from captum_extract_aggregate.state import exchange, keep_modes, set_grad_mode
-from captum_extract_aggregate.undo import Undo
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.claims import claim
+from captum_extract_aggregate._engine.model_state import exchange, keep_modes, set_grad_mode
 
 # Names of parameters that are added to something: `bias`, attention's `in_proj_bias`, `q_bias`, LSTM's `bias_ih_l0` ...
 _NAME = re.compile(r"(.*_)?bias|bias_[ih]h_.*")

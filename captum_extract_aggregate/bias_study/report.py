@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.model_state import set_grad_mode
 from captum_extract_aggregate.bias_study.batches import (
     batches_of,
     check_eval,
@@ -24,8 +26,6 @@ from captum_extract_aggregate.bias_study.batches import (
     same_decision,
 )
 from captum_extract_aggregate.bias_study.removal import count_biases, scale_biases
-from captum_extract_aggregate.state import set_grad_mode
-from captum_extract_aggregate.undo import Undo
 
 
 @dataclass(frozen=True)

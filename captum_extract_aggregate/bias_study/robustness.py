@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.model_state import set_grad_mode
 from captum_extract_aggregate.bias_study.batches import (
     batches_of,
     check_eval,
@@ -22,8 +24,6 @@ from captum_extract_aggregate.bias_study.batches import (
     percent,
     same_decision,
 )
-from captum_extract_aggregate.state import set_grad_mode
-from captum_extract_aggregate.undo import Undo
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ class InputRobustness:
 
 def plot_robustness(found: Mapping[str, InputRobustness], title: str = "") -> Figure:
     """Several networks' robustness, by name, in one figure: `figure.savefig(path)`."""
-    from captum_extract_aggregate.notebook_figure import NotebookFigure
+    from captum_extract_aggregate._common.notebook_figure import NotebookFigure
 
     figure = NotebookFigure(figsize=(9, 3.6), layout="constrained")
     axes: Any = figure.subplots(1, 2, sharey=True)

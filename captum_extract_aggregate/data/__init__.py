@@ -1,7 +1,7 @@
 """Embedded digit scenes with small networks trained on them, and image-class pairs of VOC and COCO."""
 
 from captum_extract_aggregate.data.captioner import SceneCaptioner, load_scene_captioner
-from captum_extract_aggregate.data.pointing import (
+from captum_extract_aggregate.data.pointing_pairs import (
     VOC_CLASSES,
     PointingPairs,
     coco_pairs,

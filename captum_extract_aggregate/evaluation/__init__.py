@@ -12,7 +12,7 @@ from captum_extract_aggregate.evaluation.plan import (
     load_plan,
     plan_from,
 )
-from captum_extract_aggregate.evaluation.run import run
+from captum_extract_aggregate.evaluation.runner import run
 from captum_extract_aggregate.evaluation.store import Results
 
 __all__ = [

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate.undo import Undo
+from captum_extract_aggregate._common.undo import Undo
 
 _HOOKS = tuple(
     getattr(nn.modules.module, f"_global_{kind}hooks")

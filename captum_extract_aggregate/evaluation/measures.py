@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate.data.pointing import PointingPairs
-from captum_extract_aggregate.evaluation.images import Sample, to_image_size
+from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate.data.models_by_name import import_from
+from captum_extract_aggregate.data.pointing_pairs import PointingPairs
+from captum_extract_aggregate.evaluation.datasets import Sample, to_image_size
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
-from captum_extract_aggregate.messages import unknown_name
 from captum_extract_aggregate.metrics import (
     completeness_gap,
     parameter_randomization,
@@ -24,7 +25,6 @@ from captum_extract_aggregate.metrics import (
 )
 from captum_extract_aggregate.metrics.pixel_removal import Removal
 from captum_extract_aggregate.metrics.similarity import find_similarity
-from captum_extract_aggregate.subjects import import_from
 
 Value = tuple[int, int, str, float]  # example, class, detail, value
 

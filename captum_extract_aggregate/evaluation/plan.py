@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captum_extract_aggregate.messages import is_file, unknown_name
+from captum_extract_aggregate._common.errors import is_file, unknown_name
 
 KINDS = ("scenes", "voc", "coco", "folder", "list", "custom")
 RESIZES = ("short", "square", "crop")

@@ -14,11 +14,17 @@ import torch
 from captum.attr import Attribution, LayerAttribution
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import is_file, is_out_of_memory, said
+from captum_extract_aggregate._common.seeding import seeded
+from captum_extract_aggregate._engine.default_layers import default_layers
+from captum_extract_aggregate._engine.layers import find_layer
+from captum_extract_aggregate._engine.one_output import check_logit, give_both_signs, has_one_output
 from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
+from captum_extract_aggregate.attr.by_name import WITH_LAYERS, check_method, make_method
 from captum_extract_aggregate.attr.combination import combine_maps, normalized_weights
-from captum_extract_aggregate.draws import seeded
+from captum_extract_aggregate.data.models_by_name import load_subject, replace_head
+from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
 from captum_extract_aggregate.evaluation.guard import Keeper, undisturbed
-from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError, open_images
 from captum_extract_aggregate.evaluation.measures import (
     POINTING,
     Batch,
@@ -29,13 +35,7 @@ from captum_extract_aggregate.evaluation.measures import (
 )
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MetaPlan, MethodPlan, Plan
 from captum_extract_aggregate.evaluation.sources import sources
-from captum_extract_aggregate.layers import find_layer
-from captum_extract_aggregate.messages import is_file, is_out_of_memory, said
-from captum_extract_aggregate.methods import WITH_LAYERS, check_method, make_method
 from captum_extract_aggregate.metrics.randomization import find_stages
-from captum_extract_aggregate.signs import check_logit, give_both_signs, has_one_output
-from captum_extract_aggregate.stages import default_layers
-from captum_extract_aggregate.subjects import load_subject, replace_head
 
 INPUT = "input"
 CENTRE, WHOLE_IMAGE = "centre", "image"  # the baseline of the pointing games, in place of a method at a layer
@@ -87,15 +87,15 @@ class Method:
         if map_.ndim != 4:
             raise ValueError(f"{self.label} gives maps of shape {tuple(map_.shape)}; expected N x K x height x width")
         if self.plan.channels == "max_abs":
-            return _levelled(map_.abs().amax(1, keepdim=True))
-        return _levelled((map_.abs() if self.plan.channels == "abs_sum" else map_).sum(1, keepdim=True))
+            return levelled(map_.abs().amax(1, keepdim=True))
+        return levelled((map_.abs() if self.plan.channels == "abs_sum" else map_).sum(1, keepdim=True))
 
 
 def _digest(*parts: Any) -> str:
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
-def _levelled(maps: Tensor) -> Tensor:
+def levelled(maps: Tensor) -> Tensor:
     """Maps that are constant but for rounding as constant ones, which measures know to be undefined.
 
     Where global pooling follows, a gradient is the same everywhere; scaled to [0, 1], its last digits would be a map.

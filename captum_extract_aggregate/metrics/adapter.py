@@ -8,9 +8,9 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor
 
+from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
+from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate.attr.base import captum_entry
-from captum_extract_aggregate.input_positions import InputLayout, Size, check_input_layout, check_size
-from captum_extract_aggregate.layers import checked_inputs
 from captum_extract_aggregate.metrics.explanations import MapReader
 
 

@@ -13,8 +13,11 @@ from captum._utils.common import _format_additional_forward_args
 from captum.attr import Attribution
 from torch import Tensor
 
-from captum_extract_aggregate.input_positions import InputLayout, Size, check_input_layout, check_size
-from captum_extract_aggregate.layers import checked_inputs
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
+from captum_extract_aggregate._engine.layers import checked_inputs
+from captum_extract_aggregate._engine.model_state import keep_modes
+from captum_extract_aggregate._engine.one_output import has_one_output, signed
 from captum_extract_aggregate.metrics.explanations import (
     Explanation,
     MapReader,
@@ -28,9 +31,6 @@ from captum_extract_aggregate.metrics.explanations import (
     sliced,
 )
 from captum_extract_aggregate.metrics.similarity import NullBaseline, Similarity, find_similarity, null_baseline
-from captum_extract_aggregate.signs import has_one_output, signed
-from captum_extract_aggregate.state import keep_modes
-from captum_extract_aggregate.undo import Undo
 
 
 def class_sensitivity(

@@ -9,10 +9,10 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor
 
-from captum_extract_aggregate.layers import checked_inputs
-from captum_extract_aggregate.state import set_grad_mode
-from captum_extract_aggregate.targets import Target, select_scores
-from captum_extract_aggregate.undo import Undo
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.layers import checked_inputs
+from captum_extract_aggregate._engine.model_state import set_grad_mode
+from captum_extract_aggregate._engine.targets import Target, select_scores
 
 
 def completeness_gap(

@@ -11,12 +11,19 @@ from captum.attr import Attribution, LayerAttribution
 from torch import Tensor
 from tqdm import tqdm
 
+from captum_extract_aggregate._common.tensors import at_least_float32, is_constant, upsample
+from captum_extract_aggregate._engine.input_positions import (
+    InputLayout,
+    Positions,
+    Size,
+    find_positions,
+    fits,
+    models_of,
+)
+from captum_extract_aggregate._engine.layers import model_of
+from captum_extract_aggregate._engine.model_state import check_batch_norm, without_gradients
+from captum_extract_aggregate._engine.one_output import has_one_output, sign_scores, with_wrapped
 from captum_extract_aggregate.attr.base import is_own
-from captum_extract_aggregate.input_positions import InputLayout, Positions, Size, find_positions, fits, models_of
-from captum_extract_aggregate.layers import model_of
-from captum_extract_aggregate.maps import at_least_float32, is_constant, upsample
-from captum_extract_aggregate.signs import has_one_output, sign_scores, with_wrapped
-from captum_extract_aggregate.state import check_batch_norm, without_gradients
 
 Explanation = Callable[..., Any]
 _T = TypeVar("_T")

@@ -14,8 +14,17 @@ from captum._utils.common import _format_additional_forward_args
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_extract_aggregate.input_positions import InputLayout, Positions, Size, check_input_layout, check_size
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._engine.input_positions import (
+    InputLayout,
+    Positions,
+    Size,
+    check_input_layout,
+    check_size,
+)
+from captum_extract_aggregate._engine.model_state import without_gradients
+from captum_extract_aggregate._engine.one_output import check_logit, has_one_output
+from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
 from captum_extract_aggregate.metrics.explanations import (
     MapReader,
     batches_of,
@@ -25,9 +34,6 @@ from captum_extract_aggregate.metrics.explanations import (
     scores_of,
     sliced,
 )
-from captum_extract_aggregate.rules import broadcasts
-from captum_extract_aggregate.signs import check_logit, has_one_output
-from captum_extract_aggregate.state import without_gradients
 
 _ORDERS = ("least", "most")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from captum_extract_aggregate.maps import upsample
+from captum_extract_aggregate._common.tensors import upsample
 
 Masks = Tensor | Sequence[Tensor]
 

@@ -15,14 +15,20 @@ from captum._utils.common import _format_additional_forward_args
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from captum_extract_aggregate.claims import claim
-from captum_extract_aggregate.input_positions import InputLayout, Size, check_input_layout, check_size
-from captum_extract_aggregate.layers import checked_inputs, find_layer
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.seeding import keep_generators, random_state
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.claims import claim
+from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
+from captum_extract_aggregate._engine.layers import checked_inputs, find_layer
+from captum_extract_aggregate._engine.model_state import (
+    exchange,
+    keep_modes,
+    set_grad_mode,
+    unchanged,
+)
 from captum_extract_aggregate.metrics.explanations import Explanation, MapReader, check_mode, explainer_of, progress
 from captum_extract_aggregate.metrics.similarity import Similarity, find_similarity
-from captum_extract_aggregate.state import exchange, keep_generators, keep_modes, random_state, set_grad_mode, unchanged
-from captum_extract_aggregate.undo import Undo
 
 Initializer = Callable[[nn.Module], None]
 Stage = tuple[str, nn.Module]

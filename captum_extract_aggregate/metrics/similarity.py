@@ -20,8 +20,8 @@ from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from captum_extract_aggregate.maps import at_least_float32, min_max, on_cpu, upsample
-from captum_extract_aggregate.messages import unknown_name
+from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.tensors import at_least_float32, min_max, on_cpu, upsample
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 _HOG = {"orientations": 9, "pixels_per_cell": (16, 16), "cells_per_block": (3, 3), "block_norm": "L2-Hys"}

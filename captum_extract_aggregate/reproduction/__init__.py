@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from captum_extract_aggregate._common.errors import make_folder, unknown_name
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
-from captum_extract_aggregate.messages import make_folder, unknown_name
 from captum_extract_aggregate.reproduction import main_findings
 from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
 from captum_extract_aggregate.reproduction.findings import Finding, Outcome, findings_table

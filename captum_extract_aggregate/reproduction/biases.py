@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from captum_extract_aggregate._common.errors import make_folder
 from captum_extract_aggregate.attr import ActivityAttribution
 from captum_extract_aggregate.bias_study import (
     BiasReport,
@@ -23,7 +24,6 @@ from captum_extract_aggregate.bias_study import (
 )
 from captum_extract_aggregate.bias_study.robustness import plot_robustness
 from captum_extract_aggregate.data.train_scenes import load_scenes
-from captum_extract_aggregate.messages import make_folder
 from captum_extract_aggregate.metrics import removal_contrast
 from captum_extract_aggregate.reproduction.charts import boxes
 from captum_extract_aggregate.reproduction.findings import Finding, Key, Outcome, markdown, mean_sd, smaller

@@ -11,8 +11,8 @@ import torch
 
 from captum_extract_aggregate.evaluation import MeasurePlan, MethodPlan, Plan, RunPlan
 from captum_extract_aggregate.evaluation.prepare import prepare
-from captum_extract_aggregate.evaluation.run import maps_of
-from captum_extract_aggregate.visualization import grid
+from captum_extract_aggregate.evaluation.runner import maps_of
+from captum_extract_aggregate.visualization.figures import grid
 
 if TYPE_CHECKING:
     from captum_extract_aggregate.reproduction.setting import Setting
@@ -82,7 +82,7 @@ def boxes(path: Path, groups: Mapping[str, Sequence[float]], title: str) -> None
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:
-    from captum_extract_aggregate.notebook_figure import NotebookFigure
+    from captum_extract_aggregate._common.notebook_figure import NotebookFigure
 
     figure = NotebookFigure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()

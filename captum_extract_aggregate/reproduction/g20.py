@@ -7,7 +7,7 @@ import math
 import numpy as np
 from torch import nn
 
-from captum_extract_aggregate.biases import bias_layers
+from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.evaluation import MeasurePlan, MethodPlan, Results
 from captum_extract_aggregate.reproduction.charts import boxes, curves
 from captum_extract_aggregate.reproduction.findings import Finding, Key, Outcome, markdown, mean_sd, smaller, values_of

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from captum_extract_aggregate.agreement import virtual_identity_agreement
+from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.evaluation import MeasurePlan, MetaPlan, MethodPlan, Results
 from captum_extract_aggregate.reproduction.charts import bars, curves, picture_grid
 from captum_extract_aggregate.reproduction.findings import (

@@ -11,6 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._engine.default_layers import default_layers
+from captum_extract_aggregate.attr.by_name import make_method
+from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
+from captum_extract_aggregate.data.models_by_name import load_subject, replace_head
 from captum_extract_aggregate.evaluation import (
     DataPlan,
     MeasurePlan,
@@ -21,12 +25,8 @@ from captum_extract_aggregate.evaluation import (
     RunPlan,
     run,
 )
-from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError, open_images
+from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
 from captum_extract_aggregate.evaluation.prepare import first_readable
-from captum_extract_aggregate.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
-from captum_extract_aggregate.methods import make_method
-from captum_extract_aggregate.stages import default_layers
-from captum_extract_aggregate.subjects import load_subject, replace_head
 
 # Images for each kind of experiment: explained once; explained at every stage of a randomised network or a step of
 # training; pixels removed.
@@ -88,7 +88,7 @@ class Setting:
     def stages(self) -> tuple[str, ...]:
         """Blocks that are randomised one after the other: the parts of the network that hold parameters."""
         names = {module: name for name, module in self.network.named_modules()}
-        return tuple(names[block] for block in _blocks(self.network))
+        return tuple(names[block] for block in blocks(self.network))
 
     def supports(self, method: MethodPlan) -> str:
         """Empty if a method runs on this network, else why it does not."""
@@ -168,9 +168,9 @@ class Setting:
             return int(self.network(self.first.x[None]).shape[1])
 
 
-def _blocks(module: nn.Module) -> list[nn.Module]:
+def blocks(module: nn.Module) -> list[nn.Module]:
     """The parts that hold parameters; sequences are taken apart."""
-    parts = [_blocks(m) if isinstance(m, nn.Sequential) else [m] for m in module.children()]
+    parts = [blocks(m) if isinstance(m, nn.Sequential) else [m] for m in module.children()]
     return [m for part in parts for m in part if any(True for _ in m.parameters())]
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.tensors import upsample
 from captum_extract_aggregate.attr import MetaSaliency, NormGrad
 from captum_extract_aggregate.data.scene_models import build_scene_model
 from captum_extract_aggregate.data.train_scenes import load_scenes, train
-from captum_extract_aggregate.maps import upsample
 from captum_extract_aggregate.metrics import spearman
 from captum_extract_aggregate.reproduction.charts import curves
 from captum_extract_aggregate.reproduction.findings import Finding, Outcome, markdown, mean_sd, smaller

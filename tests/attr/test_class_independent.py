@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.maps import same_everywhere
+from captum_extract_aggregate._common.tensors import same_everywhere
 from tests.conftest import relative_error
 
 

@@ -11,8 +11,8 @@ from captum.attr import NoiseTunnel
 from torch.utils.data import DataLoader, TensorDataset
 
 import captum_extract_aggregate as cea
+from captum_extract_aggregate._common.tensors import is_constant, min_max
 from captum_extract_aggregate.attr.combination import combine_maps
-from captum_extract_aggregate.maps import is_constant, min_max
 from tests.conftest import relative_error
 
 LAYERS = ["conv1", "relu2", "conv3"]

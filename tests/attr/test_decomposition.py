@@ -9,7 +9,7 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.biases import bias_of
+from captum_extract_aggregate.attr.biases import bias_of
 from tests.conftest import REAL_DATA, needs_real_data, relative_error
 from tests.networks import CifarResNet20, lively
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
 from tests.conftest import SmallNet, relative_error
 from tests.reference import extract_aggregate as reference
 

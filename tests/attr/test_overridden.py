@@ -10,9 +10,9 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.map_rows import maps_by_class, maps_by_layer, maps_by_target
 from captum_extract_aggregate.metrics import as_input_attribution, class_sensitivity
 from captum_extract_aggregate.metrics.explanations import per_target_of
+from captum_extract_aggregate.visualization.rows import maps_by_class, maps_by_layer, maps_by_target
 
 
 class Minus(cea.NormGrad):

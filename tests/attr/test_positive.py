@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.maps import min_max, upsample
+from captum_extract_aggregate._common.tensors import min_max, upsample
 from captum_extract_aggregate.metrics import class_sensitivity
 from tests.conftest import relative_error
 from tests.reference import positive as reference

@@ -14,9 +14,7 @@ from PIL import Image
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.data.scene_models import build_scene_model
-from captum_extract_aggregate.relevance import _finite
-from captum_extract_aggregate.rules import (
+from captum_extract_aggregate.attr.propagation.lrp_rules import (
     AlphaBeta,
     Epsilon,
     Flat,
@@ -27,6 +25,8 @@ from captum_extract_aggregate.rules import (
     part_shares,
     parts_of_sums,
 )
+from captum_extract_aggregate.attr.propagation.relevance_interception import finite
+from captum_extract_aggregate.data.scene_models import build_scene_model
 from tests.conftest import REAL_DATA, SmallNet, needs_real_data, relative_error
 from tests.networks import CifarResNet20, lively
 from tests.reference import propagation as reference
@@ -1027,10 +1027,10 @@ def test_operations_on_nothing(gamma):
 def test_infinite_addends_take_nothing():
     """Padding with minus infinity, in front of a maximum say."""
     addends = [torch.tensor([1.0, 2, 0, -1]), torch.tensor([-torch.inf, 1, 0, -3])]
-    spread = part_shares([_finite(t) for t in addends], [None, None], parts_of_sums("positive", "spread"))
+    spread = part_shares([finite(t) for t in addends], [None, None], parts_of_sums("positive", "spread"))
     assert torch.allclose(spread[0], torch.tensor([1, 2 / 3, 0.5, 0.25]))
     assert torch.allclose(spread[1], torch.tensor([0, 1 / 3, 0.5, 0.75]))
-    signed = part_shares([_finite(t) for t in addends], [None, None], parts_of_sums("signed", "drop"))
+    signed = part_shares([finite(t) for t in addends], [None, None], parts_of_sums("signed", "drop"))
     assert torch.allclose(signed[0], torch.tensor([0, 2 / 3, 0, 0.25]))
 
 
@@ -1038,10 +1038,10 @@ def test_nothing_stays_in_memory():
     import gc
     import weakref
 
-    from captum_extract_aggregate import relevance
+    from captum_extract_aggregate.attr.propagation import relevance_interception
 
     made = []
-    original = relevance.RelevanceInterception.__init__
+    original = relevance_interception.RelevanceInterception.__init__
 
     def spy(self, *args, **kwargs):
         original(self, *args, **kwargs)
@@ -1051,12 +1051,12 @@ def test_nothing_stays_in_memory():
     gc.collect()
     gc.disable()
     try:
-        relevance.RelevanceInterception.__init__ = spy
+        relevance_interception.RelevanceInterception.__init__ = spy
         for method in (cea.LRP(net), cea.ContrastiveExcitationBackprop(net, contrast_layer="relu2")):
             method.attribute(torch.randn(1, 3, 12, 12), target=1)
         assert [ref() for ref in made] == [None, None]
     finally:
-        relevance.RelevanceInterception.__init__ = original
+        relevance_interception.RelevanceInterception.__init__ = original
         gc.enable()
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captum_extract_aggregate.data.images import load_image
+from captum_extract_aggregate.data.image_files import load_image
 
 GRADIENT = np.linspace(0, 1, 20 * 30).reshape(20, 30)
 

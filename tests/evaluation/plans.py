@@ -229,7 +229,7 @@ class WithPairs(Tensors):
     as_pictures = False
 
     def __getitem__(self, i):
-        from captum_extract_aggregate.data.pointing import mask_from_boxes, pairs_of
+        from captum_extract_aggregate.data.pointing_pairs import mask_from_boxes, pairs_of
 
         width, height = 60, 30
         masks = {c: mask_from_boxes([[3 + 20 * c, 5, 18 + 20 * c, 25]], (height, width)) for c in (0, 2)}

@@ -12,7 +12,7 @@ from captum_extract_aggregate.evaluation.sources import sources
 from captum_extract_aggregate.evaluation.store import ResultsError
 from tests.evaluation.plans import HERE, SIZES, coco_tree, content, dump, evaluated, picture, picture_folder, voc_tree
 
-run_module = sys.modules["captum_extract_aggregate.evaluation.run"]
+run_module = sys.modules["captum_extract_aggregate.evaluation.runner"]
 NET = {"name": f"{HERE}:tiny_net"}
 TENSORS = {"kind": "custom", "dataset": f"{HERE}:tensors", "arguments": {"count": 5}}
 SMALL = {"model": NET, "layers": ["conv1"], "data": TENSORS}

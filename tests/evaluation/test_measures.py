@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from captum_extract_aggregate.data.pointing import PointingPairs
-from captum_extract_aggregate.evaluation.images import Sample
+from captum_extract_aggregate.data.pointing_pairs import PointingPairs
+from captum_extract_aggregate.evaluation.datasets import Sample
 from captum_extract_aggregate.evaluation.measures import Batch, Column, contrast, pointing
-from captum_extract_aggregate.evaluation.prepare import _levelled
+from captum_extract_aggregate.evaluation.prepare import levelled
 from captum_extract_aggregate.metrics import removal_contrast, spearman
 
 
@@ -36,17 +36,17 @@ def by_detail(values, n):
 
 def test_rounding_is_no_map():
     noise = 0.3 * (1 + 1e-7 * torch.rand(2, 1, 9, 9))
-    level = _levelled(noise)
+    level = levelled(noise)
     assert spearman(level, level).isnan().all()
     real = torch.rand(2, 1, 9, 9)
-    assert torch.equal(_levelled(real), real)
+    assert torch.equal(levelled(real), real)
     mixed = torch.cat([noise[:1], real[:1], torch.zeros(1, 1, 9, 9)])
-    assert torch.equal(_levelled(mixed)[1], real[0])
-    assert _levelled(mixed)[0].unique().numel() == 1
-    assert torch.equal(_levelled(mixed)[2], mixed[2])
+    assert torch.equal(levelled(mixed)[1], real[0])
+    assert levelled(mixed)[0].unique().numel() == 1
+    assert torch.equal(levelled(mixed)[2], mixed[2])
     faint = torch.ones(1, 1, 9, 9)
     faint[0, 0, 4, 4] = 1.001
-    assert torch.equal(_levelled(faint), faint)
+    assert torch.equal(levelled(faint), faint)
 
 
 def test_undefined_maps_are_not_drawn():

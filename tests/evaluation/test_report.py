@@ -10,12 +10,13 @@ import pytest
 import torch
 from scipy.stats import wilcoxon
 
-from captum_extract_aggregate.evaluation import report, tables
-from captum_extract_aggregate.evaluation.page import Entry, write_page
+from captum_extract_aggregate.evaluation import statistics
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MethodPlan, Plan
-from captum_extract_aggregate.evaluation.report import escaped, number, write_report
+from captum_extract_aggregate.evaluation.reporting import results
+from captum_extract_aggregate.evaluation.reporting.maps_page import Entry, write_page
+from captum_extract_aggregate.evaluation.reporting.results import escaped, number, write_report
+from captum_extract_aggregate.evaluation.statistics import Place, comparisons, summarize
 from captum_extract_aggregate.evaluation.store import BatchRows, ImageRow, MapRow, Results, Row, TargetRow, Writer
-from captum_extract_aggregate.evaluation.tables import Place, comparisons, summarize
 from captum_extract_aggregate.metrics import holm, null_baseline
 
 HOSTILE = '<script>alert(1)</script>|"`$x$_\n# [a](b)'
@@ -129,7 +130,7 @@ def test_the_bootstrap_draws_images(tmp_path):
     hits = {("A", "l1"): [1, 0, 1, 1, 0]}
     results = write(tmp_path, [MeasurePlan("pointing_game")], pointing_rows(hits))
     generator, drawn_means = np.random.default_rng(0), []
-    for _ in range(tables.DRAWS):
+    for _ in range(statistics.DRAWS):
         images = generator.integers(4, size=4)
         first = [[1, 1, 1, 0][i] for i in images]
         second = [0 for i in images if i == 0]
@@ -296,7 +297,7 @@ def test_combinations_of_layers_belong_to_no_curve(tmp_path):
     maps.append(MapRow("B", "l3", 3, 6, 6, 24, 24))
     with Writer(tmp_path, 0, plan, 0) as writer:
         writer.add(0, BatchRows([], [], maps, []))
-    assert report._combined(Results(tmp_path)) == {("A", "product")}
+    assert results.combined(Results(tmp_path)) == {("A", "product")}
 
 
 def test_csv_holds_every_digit(tmp_path):

@@ -416,7 +416,7 @@ def test_voc(resize, tmp_path):
 
 
 def plans_class(name):
-    from captum_extract_aggregate.data.pointing import VOC_CLASSES
+    from captum_extract_aggregate.data.pointing_pairs import VOC_CLASSES
 
     return VOC_CLASSES.index(name)
 

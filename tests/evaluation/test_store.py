@@ -21,7 +21,7 @@ from captum_extract_aggregate.evaluation import run as run_function
 from captum_extract_aggregate.evaluation.store import ResultsError
 from tests.evaluation.plans import HERE, content, dump, evaluated
 
-run_module = sys.modules["captum_extract_aggregate.evaluation.run"]
+run_module = sys.modules["captum_extract_aggregate.evaluation.runner"]
 ROOT = Path(__file__).parent.parent.parent
 NET = {"model": {"name": f"{HERE}:tiny_net"}, "layers": ["conv1", "conv2"]}
 QUICK = NET | {

@@ -1,0 +1,94 @@
+"""The words of errors that several modules share."""
+
+from __future__ import annotations
+
+import difflib
+import tempfile
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -> str:
+    """`what is 'got', which ...; did you mean ...?` with the close matches, or all names where none is close."""
+    names = list(known)
+    folded = {_folded(name): name for name in reversed(names)}
+    close = [folded[n] for n in difflib.get_close_matches(_folded(str(got)), folded, n=3, cutoff=0.5)]
+    choice = f"did you mean {_listed(close)}?" if close else f"expected one of {_listed(names[:40])}"
+    return f"{what} is {got!r}, which is unknown; {choice}{hint}"
+
+
+def taken_name(what: str, got: object, cure: str) -> str:
+    """`what is 'got', which is taken ...`; `cure` is the call that undoes an exchange."""
+    return (
+        f"{what} is {got!r}, which is taken; expected another, or overwrite=True, which exchanges it for the whole "
+        f"process ({cure} then brings the package's own back)"
+    )
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(repr(name) for name in names)
+
+
+def index_of_name(what: str, text: str, names: Sequence[str]) -> int | None:
+    """The place of a name in a list: spelled exactly so, else without regard to case; None where it is not there.
+
+    Raises:
+        ValueError: for a name that is there several times, with the index of each.
+
+    Example:
+        >>> from captum_extract_aggregate._common.errors import index_of_name
+        >>> names = ["Cardigan", "cardigan", "crane", "crane", "Boxer"]
+        >>> [index_of_name("target", text, names) for text in ("cardigan", "boxer", "dog")]
+        [1, 4, None]
+    """
+    exact = [i for i, name in enumerate(names) if name == text]
+    found = exact or [i for i, name in enumerate(names) if _folded(name) == _folded(text)]
+    if len(found) > 1:
+        listed = ", ".join(f"{i} ({names[i]!r})" for i in found)
+        raise ValueError(f"{what} is {text!r}, which is the name of {len(found)} classes; expected an index: {listed}")
+    return found[0] if found else None
+
+
+def _folded(name: str) -> str:
+    """A name without regard to case, spaces around it and the ways to write an accent."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out: Python's, CUDA's, or that of torch's allocator on the CPU."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in told for words in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def said(error: BaseException) -> str:
+    """An exception in one line: its type and its words."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file of this name, on a disk; not so for a name that no file can have."""
+    try:
+        return Path(path).is_file() and not is_virtual(Path(path))
+    except (OSError, ValueError):  # too long, in a folder that may not be read, with a NUL
+        return False
+
+
+def is_virtual(path: Path) -> bool:
+    """Whether a path lies in /proc, /sys or /dev, where reading may wait, and walking go round, for ever."""
+    real = path.resolve()
+    return any(map(real.is_relative_to, ("/proc", "/sys", "/dev"))) and not real.is_relative_to("/dev/shm")
+
+
+def make_folder(what: str, folder: Path) -> None:
+    """Makes a folder, if it is not there; our error where that cannot be, or nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", "") or str(error)
+        raise ValueError(f"{what} is {str(folder)!r}; expected a folder that can be written ({why})") from None

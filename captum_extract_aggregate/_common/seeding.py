@@ -1,0 +1,54 @@
+"""Whatever is drawn comes from a seed, and leaves the user's own random state as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from captum_extract_aggregate._common.undo import ProcessWide, Undo
+
+_PYTHON = ProcessWide(random.getstate, random.setstate)
+_NUMPY = ProcessWide(np.random.get_state, np.random.set_state)  # type: ignore[arg-type]
+_TORCH = ProcessWide(torch.get_rng_state, torch.set_rng_state)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Python's, NumPy's and torch's global generators begin with a seed, and come back as they were."""
+    with Undo() as undo, undo:
+        _PYTHON.keep(undo)
+        _NUMPY.keep(undo)
+        keep_generators(undo, range(torch.cuda.device_count()))
+        seed_all(seed)
+        yield
+
+
+def seed_all(seed: int) -> None:
+    """Python's, NumPy's and torch's global generators begin with a seed."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@functools.cache
+def generator_of_gpu(index: int) -> ProcessWide:
+    read = functools.partial(torch.cuda.get_rng_state, index)
+    return ProcessWide(read, lambda state: torch.cuda.set_rng_state(state, index))
+
+
+def random_state(undo: Undo, tensors: Iterable[Tensor]) -> None:
+    """A pass that draws random numbers (dropout in train mode) leaves the generators as they were."""
+    keep_generators(undo, {t.device.index for t in tensors if t.device.type == "cuda"})
+
+
+def keep_generators(undo: Undo, gpus: Iterable[int]) -> None:
+    """Those of the CPU and of some GPUs."""
+    _TORCH.keep(undo)
+    for index in gpus:
+        generator_of_gpu(index).keep(undo)

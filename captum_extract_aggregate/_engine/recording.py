@@ -1,0 +1,369 @@
+"""One forward and one backward: activations and gradients at many places, for many targets.
+
+`record` runs the forward once, with every parameter frozen and every place tapped. The first tensor of each path that
+is asked for becomes a leaf of the autograd graph, so nothing below it is recorded, and no layer saves anything for the
+gradient of its weights. When `record` returns, the model already is as it was; `Recording.evidence` then runs one
+backward per target from the recorded output down to the taps and no further.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import math
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from captum._utils.common import _format_additional_forward_args
+from torch import Tensor, nn
+
+from captum_extract_aggregate._common.seeding import random_state
+from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu, plain
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.autograd_graph import nodes_below
+from captum_extract_aggregate._engine.dimensions import Dims, Watch
+from captum_extract_aggregate._engine.layers import checked_inputs, describe
+from captum_extract_aggregate._engine.layout import Facts, Surroundings, image_size, views_unfolded
+from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled, without_autocast
+from captum_extract_aggregate._engine.taps import (
+    CAREFUL,
+    OverwrittenError,
+    Place,
+    Tapped,
+    Taps,
+    UsedBeforeError,
+    gradient_edge,
+    input_values,
+    output_values,
+    tappable,
+)
+from captum_extract_aggregate._engine.targets import Target, select_scores
+
+Tensors = tuple[Tensor, ...]
+Found = TypeVar("Found")
+Seed = Callable[[Tensor], Tensor]
+Within = Callable[[Undo], object]
+Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
+Looks = dict[Place, list[Dims | None]]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one forward and one target's backward showed: per place, the detached activations and gradients.
+
+    `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
+    to be neither tiny nor huge for any example. Where several methods make their maps of it, `shared` is where they
+    keep what they have in common; `lasting` is where the targets do. `look` runs the forward once more, to see of what
+    the dimensions at each place are made (the first time it is called), `facts` are of the models.
+    """
+
+    scores: Tensor
+    activations: dict[Place, Tensors]
+    gradients: dict[Place, Tensors]
+    order: dict[Place, tuple[int, ...]]
+    inputs: Tensors
+    models: tuple[nn.Module, ...]
+    tame: dict[Place, tuple[bool, ...]] = field(default_factory=dict)
+    lasting: dict[Hashable, Any] = field(default_factory=dict)
+    shared: dict[Hashable, Any] | None = None
+    look: Callable[[], Looks] | None = None
+    facts: Facts | None = None
+
+    def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+        """`compute()`, or what it gave another method of the same pass."""
+        if self.shared is None:
+            return compute()
+        if key not in self.shared:
+            self.shared[key] = compute()
+        return self.shared[key]  # type: ignore[no-any-return]
+
+    def once_for_all_targets(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+        """`compute()`, or what it gave another target of the same forward; of activations alone, therefore."""
+        if key not in self.lasting:
+            self.lasting[key] = compute()
+        return self.lasting[key]  # type: ignore[no-any-return]
+
+    def surroundings(self, place: Place) -> Surroundings:
+        """What is known about a place, for telling its layout."""
+        look = None if self.look is None else functools.partial(_seen_at, place, self.look)
+        image = image_size(self.inputs)
+        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=self.facts)
+
+
+def _of_final_states(place: Place) -> str:
+    """What is likely where a score does not depend on a recurrent layer's steps."""
+    if not isinstance(place.layer, nn.RNNBase) or place.side == "input":
+        return ""
+    return " but by its final states, which have no positions (attribute_to_layer_input=True gives a map of the steps)"
+
+
+def _cure_of_scores(scores: int, batch: int) -> str:
+    """What to do where several inputs (patches of a slide, views of an object) share a score."""
+    if not scores or batch % scores:
+        return ""
+    parts = batch // scores
+    return (
+        f". If each score is of {parts} inputs together (patches, views, frames), make them one example: inputs "
+        f"x.unflatten(0, (-1, {parts})), forward_func=lambda x: model(x.flatten(0, 1)), "
+        f"layout={views_unfolded(scores, parts)}"
+    )
+
+
+class Recording:
+    """A finished forward: its output, still attached to the tapped tensors, and nothing of the model."""
+
+    def __init__(
+        self,
+        output: Any,
+        taps: dict[Place, list[list[Tapped]]],
+        inputs: Tensors,
+        models: tuple[nn.Module, ...],
+        look: Callable[[], Looks] | None = None,
+    ) -> None:
+        self.output = output
+        self.inputs = inputs
+        self.models = models
+        self._look = None if look is None else functools.cache(look)
+        self._facts = Facts(models)
+        self._taps = taps  # per place, per tensor it holds, the parts from each device
+        self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
+        self._activations = {
+            place: tuple(joined([part.value for part in parts]) for parts in tensors) for place, tensors in taps.items()
+        }
+        self._lasting: dict[Hashable, Any] = {}
+
+    def activity(self) -> Evidence:
+        """What the forward alone showed: no score is selected and nothing differentiated."""
+        none = torch.empty(0)
+        seen = (self.inputs, self.models)
+        return Evidence(none, self._activations, {}, self._order, *seen, look=self._look, facts=self._facts)
+
+    def evidence(
+        self, targets: Sequence[Target], seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
+    ) -> Iterator[Evidence]:
+        """For each target one backward; the graph is freed with the last.
+
+        What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
+        may run backward passes of its own.
+        """
+        for i, target in enumerate(targets):  # nothing of a target is held here while the next one's backward runs
+            yield self._for_target(target, seed, around, retain=i + 1 < len(targets))
+
+    def _for_target(self, target: Target, seed: Seed, around: Around, retain: bool) -> Evidence:
+        with Undo() as undo, undo:
+            set_modes(undo, grad=True)
+            without_autocast(undo)
+            random_state(undo, self.inputs)
+            scores = select_scores(self.output, target)
+            self._check_scores(scores)
+            with around(scores):
+                gradients = self._backward(scores, seed(scores.detach()), retain)
+            tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
+        shown = (scores.detach(), self._activations, gradients, self._order)
+        return Evidence(*shown, self.inputs, self.models, tame, self._lasting, None, self._look, self._facts)
+
+    def leads_to(self, tensor: Tensor) -> bool:
+        """Whether a tensor of the graph was computed from every place (or is tapped there)."""
+        below = set(nodes_below([gradient_edge(tensor).node]))
+        return all(
+            any(part.edge is not None and part.edge.node in below for parts in tensors for part in parts)
+            for place, tensors in self._taps.items()
+            if place.differentiate
+        )
+
+    def _check_scores(self, scores: Tensor) -> None:
+        batch = self.inputs[0].shape[0]
+        if len(scores) != batch:
+            raise ValueError(
+                f"forward_func gives {len(scores)} score(s) for a batch of {batch}; expected one per example, shape "
+                f"({batch},) or ({batch}, classes), so that each example's map is its own"
+                + _cure_of_scores(len(scores), batch)
+            )
+        # Elsewhere a check would make the host wait for the device: there the maps say NaN (see attr/base.py).
+        bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if on_cpu(scores) else []
+        if bad:
+            raise ValueError(
+                f"the explained score is NaN or infinite for example {', '.join(map(str, bad[:10]))}; expected finite "
+                "numbers: check the inputs (torch.isfinite(x).all()), the weights, and the range of half precision; of "
+                "actions that a mask rules out (-inf) take another target"
+            )
+
+    def _backward(self, scores: Tensor, seed: Tensor, retain: bool) -> dict[Place, Tensors]:
+        wanted = [place for place in self._taps if place.differentiate]
+        edges = [part.edge for place in wanted for parts in self._taps[place] for part in parts]
+        found: Iterator[Tensor | None] = iter([None] * len(edges))
+        if scores.requires_grad and edges:
+            with _explained_failure():
+                found = iter(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))  # type: ignore[arg-type]
+        return {place: self._gradients(place, found) for place in wanted}
+
+    def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
+        """The next gradients for a place's tensors; zeros for those that the score does not use, our error if all."""
+        tensors = [[(part.value, next(found)) for part in parts] for parts in self._taps[place]]
+        if not place.optional and all(gradient is None for parts in tensors for _, gradient in parts):
+            raise ValueError(
+                f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way"
+                f"{_of_final_states(place)}; expected a layer between the input and the output (not an auxiliary "
+                "head), and a forward_func that neither detaches, nor runs under torch.no_grad, nor takes an argmax, "
+                "nor checkpoints the layer"
+            )
+        return tuple(joined([torch.zeros_like(x) if g is None else plain(g) for x, g in parts]) for parts in tensors)
+
+    def _is_tame(self, g: Tensor, place: Place) -> bool:
+        """Our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
+        if not on_cpu(g) or not g.numel():
+            return False
+        found = magnitudes(g).tolist()
+        if not all(map(math.isfinite, found)):
+            raise ValueError(
+                f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
+                "expected a score that is differentiable there (no square root or logarithm of 0)"
+            )
+        return are_tame(found)
+
+
+def record(
+    forward_func: Callable[..., Any],
+    inputs: Tensor | Tensors,
+    places: Iterable[Place],
+    additional_forward_args: Any = None,
+    device_ids: list[int] | None = None,
+    within: Within | None = None,
+    from_the_start: bool = False,
+) -> Recording:
+    """One forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were.
+
+    The forward runs within what `within` begins (afresh if it has to run a second time), until that is undone. With
+    `from_the_start` everything is recorded, not only what lies above the first place.
+    """
+    places = list(dict.fromkeys(places))
+    tensors = checked_inputs(inputs)
+    if any(place.layer is None for place in places) and not all(t.is_floating_point() for t in tensors):
+        raise TypeError(
+            f"layer=None asks for maps at the input, but inputs hold {[str(t.dtype) for t in tensors]}; expected "
+            "floating point tensors (for token indices choose the embedding layer)"
+        )
+    extra = _format_additional_forward_args(additional_forward_args) or ()
+    extra = tuple(t.clone() if isinstance(t, Tensor) and t.is_inference() else t for t in extra)
+    forward_func = uncompiled(forward_func)
+    device_ids = device_ids or getattr(forward_func, "device_ids", None)
+    # A layer's input may have been used by other layers before this one ran. Its derivative runs through them too, so
+    # for that side the graph has to begin at the network's input.
+    from_the_start |= any(place.side == "input" and place.differentiate for place in places)
+    layers = {place.layer for place in places if place.layer is not None and place.differentiate}
+    while True:  # every turn knows one more layer
+        start = from_the_start or any(layer in CAREFUL for layer in layers)
+        try:
+            return _forward(forward_func, tensors, places, extra, device_ids, within, start)
+        except UsedBeforeError as error:
+            CAREFUL.update(error.layers)
+        except OverwrittenError as error:
+            if all(layer in CAREFUL for layer in layers):
+                raise ValueError(
+                    "the model works in place on a tensor that does not come from its inputs, or on a view of another, "
+                    "at one of the layers; expected other layers, or a model that leaves such tensors as they are"
+                ) from error
+            CAREFUL.update(layers)
+
+
+def _forward(
+    forward_func: Callable[..., Any],
+    tensors: Tensors,
+    places: list[Place],
+    extra: tuple[Any, ...],
+    device_ids: list[int] | None,
+    within: Within | None,
+    from_the_start: bool,
+) -> Recording:
+    # Of integer inputs (token indices) the graph can only begin at the weights.
+    freeze = None if from_the_start and not any(t.is_floating_point() for t in tensors) else True
+    with Undo() as modes, modes:
+        set_modes(modes, grad=True)
+        leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
+        taps = Taps(places, from_the_start)
+        layers = {place.layer for place in places} - {None}
+        with _explained_failure(), Undo() as undo, undo:
+            claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
+            taps.begin(undo, claim)
+            if within is not None:
+                within(undo)
+            output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
+            if isinstance(output, Tensor):
+                with torch._C.DisableTorchFunctionSubclass():
+                    output = plain(output).view_as(output)  # a tapped tensor itself stops requiring a gradient soon
+        found = taps.collect(leaves, tuple(claim.models), device_ids)
+    look = functools.partial(_look, forward_func, tensors, places, extra)
+    return Recording(output, found, tuple(map(plain, tensors)), tuple(claim.models), look)
+
+
+def _seen_at(place: Place, look: Callable[[], Looks]) -> list[Dims | None]:
+    return look().get(place, [])
+
+
+def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Looks:
+    """One more forward, which shows of what the dimensions of every tensor at each place are made."""
+    leaves = [t.detach().clone() for t in tensors]
+    watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
+    calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
+
+    def see(place: Place, values: Sequence[Any]) -> None:
+        calls[place].append([watch.dims(values[i]) for i in tappable(place, values)])
+
+    def after(place: Place, module: nn.Module, args: Any, output: Any) -> None:
+        see(place, output_values(output))
+
+    def before(place: Place, module: nn.Module, args: Any, kwargs: Any) -> None:
+        see(place, input_values(args, kwargs))
+
+    layers = {place.layer for place in places}
+    with Undo() as undo, undo:
+        set_modes(undo, grad=False)
+        prepared(undo, forward_func, tensors, False, layers, layers - {None})
+        for place in places:
+            if place.layer is not None and place.side == "output":
+                undo.hook(place.layer, "register_forward_hook", functools.partial(after, place))
+            elif place.layer is not None:
+                hook = functools.partial(before, place)
+                undo.hook(place.layer, "register_forward_pre_hook", hook, with_kwargs=True)
+        watch.__enter__()  # left with this thread's other function modes
+        forward_func(*leaves, *extra)
+    seen: Looks = {}
+    for place, of_place in calls.items():
+        if place.layer is None:
+            seen[place] = [watch.dims(t) for t in leaves]
+        elif of_place and (place.call is None or -len(of_place) <= place.call < len(of_place)):
+            chosen = itertools.chain(*of_place) if place.optional else of_place[place.call or 0]
+            seen[place] = [None if dims is None else watch.told(dims) for dims in chosen]
+    return seen
+
+
+@contextlib.contextmanager
+def _explained_failure() -> Iterator[None]:
+    """PyTorch's errors about what cannot be differentiated, with their cure."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "leaf Variable that requires grad" in text or "is being modified inplace" in text:
+            raise OverwrittenError from error
+        if "checkpoint" in text.lower() or "incompatible with .grad()" in text:
+            raise ValueError(
+                "gradient checkpointing runs parts of the forward again, without hooks, during the backward; expected "
+                "a model with checkpointing switched off (gradient_checkpointing_disable(), "
+                "set_grad_checkpointing(False), memory_efficient=False, or whatever its own switch is called): "
+                f"{text.splitlines()[0]}"
+            ) from error
+        if "modified by an inplace operation" in text:
+            raise ValueError(
+                "the model overwrites a tensor in place that its own gradient needs, so it cannot be differentiated; "
+                f"expected a model that could be trained ({text.splitlines()[0]})"
+            ) from error
+        raise
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    """The parts of a batch from several devices, on the first."""
+    return parts[0] if len(parts) == 1 else torch.cat([t.to(parts[0].device) for t in parts])

@@ -1,0 +1,75 @@
+"""The bias that a layer adds, whatever it is called: a parameter, or implied by running statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from captum_extract_aggregate._engine.layout import is_layer_norm_2d
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def bias_of(module: nn.Module) -> Tensor | None:
+    """What the layer adds, detached: one number per channel (or the shape of a LayerNorm); None if it adds nothing.
+
+    A convolution's, linear layer's or normalisation's `bias`; for a normalisation with running statistics (BatchNorm
+    in eval mode, torchvision's FrozenBatchNorm2d) `beta - gamma * mean / sqrt(variance + eps)`, which it adds even
+    without a `bias`. None also for normalisations that hold further layers (see `fused_norms`).
+    """
+    return _bias(module) if adds_bias(module) else None
+
+
+def _bias(module: nn.Module) -> Tensor:
+    bias = getattr(module, "bias", None)
+    if not _has_running_statistics(module):
+        return bias.detach()  # type: ignore[union-attr]
+    with torch.no_grad():
+        shift = -module.running_mean * (module.running_var + module.eps).rsqrt()  # type: ignore[operator]
+        weight = getattr(module, "weight", None)
+        shift = shift if weight is None else shift * weight
+        return (shift if bias is None else shift + bias).detach()
+
+
+def adds_bias(module: nn.Module) -> bool:
+    """Whether `bias_of` gives something."""
+    if _has_running_statistics(module):
+        return not _is_fused(module)
+    if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)) or _is_fused(module):
+        return False
+    return isinstance(getattr(module, "bias", None), Tensor)
+
+
+def biased(module: nn.Module, g: Tensor) -> Tensor:
+    """`b * g` element by element, for a gradient `g` at the output of a layer that adds a bias, in its own layout."""
+    bias = _bias(module).to(g.dtype)
+    channels_last = bias.ndim > 1 or (isinstance(module, (nn.Linear, nn.LayerNorm)) and not is_layer_norm_2d(module))
+    return g * (bias if channels_last else bias.reshape(-1, *(1,) * (g.ndim - 2)))
+
+
+def bias_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Every layer of the model that adds a bias, by name, in the order in which they were defined.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> list(cea.bias_layers(cea.load_scene_model("resnet")))[:2]  # convolutions without biases, then BatchNorm
+        ['bn1', 'layer1.bn1']
+    """
+    return {name: module for name, module in model.named_modules() if adds_bias(module)}
+
+
+def fused_norms(model: nn.Module) -> list[str]:
+    """Names of normalisations that hold further layers, such as timm's BatchNormAct2d with its activation.
+
+    At their output the bias can no longer be told, so they are left out of `bias_layers`.
+    """
+    return [name for name, module in model.named_modules() if _is_fused(module)]
+
+
+def _is_fused(module: nn.Module) -> bool:
+    return isinstance(module, _NORMS) and any(not isinstance(child, nn.Identity) for child in module.children())
+
+
+def _has_running_statistics(module: nn.Module) -> bool:
+    names = ("running_mean", "running_var", "eps")
+    return all(getattr(module, name, None) is not None for name in names)

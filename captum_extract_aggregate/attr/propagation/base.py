@@ -1,0 +1,95 @@
+"""What methods that give the operations of a network another backward pass share.
+
+A quantity R goes from the explained score down to the input or a layer; at each operation a rule says how
+(`captum_extract_aggregate.rules`). The operations are intercepted where they are called, so functional ReLUs, sums and
+in-place operations of an unmodified network are seen, and whatever no rule is known for is an error, never skipped
+(`captum_extract_aggregate.register_operation`).
+
+At the input (`layer=None`, the default) the result has the inputs' shapes, as Captum's methods for inputs; at a layer
+it is a map `N x 1 x *S`. Memory: guided backprop, deconvolution and RectGrad hold what a gradient holds; the relevance
+methods hold the input of each linear operation and each average, and a share for each term of a sum: about what
+training the network holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.layers import Layer, checked_inputs
+from captum_extract_aggregate._engine.layout import Layout
+from captum_extract_aggregate._engine.recording import Around, Evidence, Recording, record
+from captum_extract_aggregate._engine.taps import Place
+from captum_extract_aggregate._engine.targets import Target
+from captum_extract_aggregate.attr.base import CaptureAttribution
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import aggregate as aggregate_entries
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import check_aggregate
+from captum_extract_aggregate.attr.extract_aggregate.extract import Pair
+from captum_extract_aggregate.attr.propagation.interception import Interception
+
+
+class PropagationAttribution(CaptureAttribution):
+    """A map of what arrives at the input or a layer; subclasses say by which rules (`_interception`)."""
+
+    _extract = "bias"  # of the arriving quantity alone; "scaling": times the activation
+    _aggregate = "sum"
+    _from_the_start = False  # whether rules have to see what happens below the layer
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        aggregate: str | None = None,
+        device_ids: list[int] | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, layout, call)
+        self.aggregate = self._aggregate if aggregate is None else check_aggregate(aggregate)
+
+    def _interception(self, batch: int) -> Interception:
+        raise NotImplementedError
+
+    def _seed(self, scores: Tensor) -> Tensor:
+        """The quantity at the scores."""
+        return torch.ones_like(scores)
+
+    def _around(self, interception: Interception, recording: Recording) -> Around:
+        """What the backward pass runs within."""
+        return contextlib.nullcontext
+
+    def _evidence(
+        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
+    ) -> Iterator[Evidence]:
+        made: list[Interception] = []
+
+        def within(undo: Undo) -> None:
+            made.append(self._interception(len(checked_inputs(inputs)[0])))
+            made[-1].begin(undo)
+
+        extra, devices = additional_forward_args, self.device_ids
+        recording = record(self.forward_func, inputs, places, extra, devices, within, self._from_the_start)
+        made[-1].check(recording.output)
+        return recording.evidence(targets, self._seed, self._around(made[-1], recording))
+
+    def _pass_key(self) -> int:
+        return id(self)  # no other method has these rules
+
+    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        pair = Pair.scaled(x, g)
+        return pair.unscaled(aggregate_entries(pair.summand(self._extract), self.aggregate))
+
+    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+        at = places[0]
+        if at.layer is not None:
+            return super()._layer_map(places, evidence)
+        return tuple(self._at_input(x, R) for x, R in zip(evidence.activations[at], evidence.gradients[at]))
+
+    def _at_input(self, x: Tensor, R: Tensor) -> Tensor:
+        """The attribution of an input, in its shape."""
+        return x * R if self._extract == "scaling" else R

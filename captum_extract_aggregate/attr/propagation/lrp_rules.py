@@ -1,0 +1,378 @@
+"""How one operation passes a quantity R from its output down to its inputs.
+
+For a linear operation :math:`z_k = \\sum_j a_j w_{jk} + b_k`, with contributions :math:`z_{jk} = a_j w_{jk}`, a rule
+takes some numbers :math:`c_{jk}` made from them and shares R out in proportion::
+
+    R_j = sum_k  c_jk / (sum_i c_ik [+ bias_k])  R_k                (0 where the denominator is 0)
+
+    Epsilon     c = z_jk                                             LRP-0, LRP-epsilon
+    Gamma       c = z_jk + gamma (z_jk)+                             LRP-gamma; for a >= 0: a_j (w_jk + gamma (w_jk)+)
+                (below z_k < 0 with negative parts in place of positive ones, so that no denominator vanishes)
+    AlphaBeta   alpha times c = (z_jk)+  minus  beta times c = (z_jk)-
+    ZPlus       c = (z_jk)+                                          the z+ rule, excitation backprop, gamma = infinity
+    Flat        c = 1                 WSquare   c = w_jk^2           for a first layer
+    ZBox        c = z_jk - low_j (w_jk)+ + high_j (w_jk)-            for pixels between low and high
+
+No contribution is ever held: each rule is one or two more calls of the operation itself, with other weights, and
+their gradients. With a bias, the bias is one more input of activity 1, which takes its share of R with it. Constants
+among the inputs, such as padding, are what a bias is: where biases play no part, neither do they.
+
+A unit whose denominator is 0 passes nothing on: under the z+ rule one without any positive contribution, which lives
+from its bias (Zhang et al. set Z to 0 there). `lost="spread"` hands its R on in other shares instead.
+
+Sources: Bach et al., On Pixel-Wise Explanations... by Layer-Wise Relevance Propagation (PLoS ONE 2015); Montavon et
+al., Layer-Wise Relevance Propagation: An Overview (2019); Zhang et al., Top-down Neural Attention by Excitation
+Backprop (ECCV 2016); Springenberg et al., Striving for Simplicity (ICLR workshop 2015); Kim et al., Why are Saliency
+Maps Noisy? (RectGrad, 2019); Khakzar et al., Rethinking Positive Aggregation and Propagation (2020), section 4.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import numbers
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.tensors import where_positive
+
+LOST = ("drop", "spread")
+Constant = Tensor | None
+Part = Callable[[Tensor], Tensor]
+Term = tuple[Tensor, Constant]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear operation `function(activity, weight, bias)` and its constants.
+
+    `varying` is False at the inputs that are constants themselves: padding. None: at none.
+    """
+
+    function: Callable[[Tensor, Constant, Constant], Tensor]
+    weight: Constant = None
+    bias: Constant = None
+    varying: Constant = None
+
+    def counted(self, a: Tensor) -> Tensor:
+        """1 for each input, 0 for padding."""
+        return torch.ones_like(a) if self.varying is None else self.varying.to(a.dtype)
+
+
+def without_constants(t: Tensor, varying: Constant) -> Tensor:
+    """`t` with 0 at constants."""
+    return t if varying is None else t.masked_fill(~varying, 0)
+
+
+def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
+    """`numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
+    away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
+    return where_positive(numerator / away, denominator.abs())
+
+
+def share_out(
+    R: Tensor, linear: Linear, terms: Sequence[Term], bias: Constant = None, epsilon: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """R in proportion to contributions, each a sum over terms (activity, weight) of their products.
+
+    Returns what the inputs receive, and the denominators; a unit whose denominator is 0 passes nothing on.
+    """
+    with torch.enable_grad():
+        activities = [a.detach().requires_grad_() for a, _ in terms]
+        biases = [bias] + [None] * (len(terms) - 1)
+        z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
+        slopes = torch.autograd.grad(z, activities, ratio(R, z.detach(), epsilon))
+    return reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)]), z.detach()
+
+
+def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[], list[Term]]]) -> Tensor:
+    """R by the first alternative; what nobody can receive by it, by the next."""
+    first, *others = alternatives
+    received, z = share_out(R, linear, first())
+    for terms in others:
+        R = where_positive(R, 1 - z.abs().sign())
+        if _is_zero(R):
+            break
+        more, z = share_out(R, linear, terms())
+        received = received + more
+    return received
+
+
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Whether one shape broadcasts to another."""
+    pairs = zip(reversed(shape), reversed(to))
+    return len(shape) <= len(to) and all(n in (1, m) for n, m in pairs)
+
+
+def positive(t: Tensor) -> Tensor:
+    """The positive part: `max(t, 0)`."""
+    return t.clamp(min=0)
+
+
+def negative(t: Tensor) -> Tensor:
+    """The negative part with its sign: `min(t, 0)`."""
+    return t.clamp(max=0)
+
+
+def _has_negative(t: Tensor) -> bool:
+    return t.numel() > 0 and bool(t.amin() < 0)
+
+
+def _is_zero(t: Tensor) -> bool:
+    return t.numel() == 0 or not bool(t.abs().amax())
+
+
+class LinearRule:
+    """How a convolution, linear layer or matrix product passes R down; subclasses define `relevance`."""
+
+    shares_bias = False
+    """Whether the bias takes a share; a BatchNorm behind the operation is then part of it, else R passes it.
+
+    Where it takes none, neither does padding: `a` is 0 there, and `linear.varying` says where.
+    """
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        """What the input `a` receives of R at the output; all in at least float32."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Epsilon(LinearRule):
+    """LRP-epsilon: in proportion to `z_jk`; with epsilon = 0, LRP-0."""
+
+    epsilon: float = 1e-9
+
+    shares_bias = True
+
+    def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon)
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        return share_out(R, linear, [(a, linear.weight)], linear.bias, self.epsilon)[0]
+
+
+@dataclass(frozen=True)
+class Gamma(LinearRule):
+    """LRP-gamma: in proportion to `z_jk + gamma (z_jk)+`, below a negative output to `z_jk + gamma (z_jk)-`."""
+
+    gamma: float = 0.25
+    epsilon: float = 1e-9
+
+    shares_bias = True
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma, hint=", or the rule ZPlus() for an infinite one")
+        check_number("epsilon", self.epsilon)
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        z = linear.function(a, linear.weight, linear.bias)
+        below = where_positive(R, -z)
+        received = self._below(R - below, a, linear, positive, negative)
+        return received if _is_zero(below) else received + self._below(below, a, linear, negative, positive)
+
+    def _below(self, R: Tensor, a: Tensor, linear: Linear, same: Part, other: Part) -> Tensor:
+        """The share of outputs of one sign; `same` and `other` take the parts of weights of that sign and the other."""
+        w, b = _weight(linear), linear.bias
+        terms = [(positive(a), w + self.gamma * same(w))]
+        if _has_negative(a):
+            terms.append((negative(a), w + self.gamma * other(w)))
+        return share_out(R, linear, terms, None if b is None else b + self.gamma * same(b), self.epsilon)[0]
+
+
+@dataclass(frozen=True)
+class AlphaBeta(LinearRule):
+    """LRP-alpha-beta: alpha times in proportion to `(z_jk)+`, minus beta times in proportion to `(z_jk)-`."""
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    epsilon: float = 1e-9
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "epsilon"):
+            check_number(name, getattr(self, name))
+        if not math.isclose(self.alpha - self.beta, 1):
+            raise ValueError(f"alpha - beta is {self.alpha - self.beta}; expected 1, so that relevance is kept")
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        received = self.alpha * share_out(R, linear, _excitation(a, linear), None, self.epsilon)[0]
+        if self.beta:
+            received = received - self.beta * share_out(R, linear, _inhibition(a, linear), None, self.epsilon)[0]
+        return received
+
+
+@dataclass(frozen=True)
+class ZPlus(LinearRule):
+    """The z+ rule: in proportion to `(z_jk)+`. Biases, padding and BatchNorm play no part.
+
+    A unit without any positive contribution (a bias keeps it alive, or its relevance is due to its being negative)
+    passes nothing on. With `lost="spread"` it shares in proportion to the magnitudes of its contributions, and one with
+    none at all in equal shares: then nothing is lost, but an input that only inhibits may receive most of it.
+    """
+
+    lost: str = "drop"
+
+    def __post_init__(self) -> None:
+        check_lost(self.lost)
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        kinds = (_excitation, _inhibition, _equal) if self.lost == "spread" else (_excitation,)
+        return share_out_all(R, linear, [functools.partial(terms, a, linear) for terms in kinds])
+
+
+@dataclass(frozen=True)
+class Flat(LinearRule):
+    """In equal shares to all inputs that a unit sees."""
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        return share_out(R, linear, _equal(a, linear))[0]
+
+
+@dataclass(frozen=True)
+class WSquare(LinearRule):
+    """In proportion to the squared weights, whatever the inputs are."""
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        return share_out(R, linear, [(linear.counted(a), _weight(linear).square())])[0]
+
+
+@dataclass(frozen=True)
+class ZBox(LinearRule):
+    """For the first layer: inputs between `low` and `high` (numbers, or tensors that broadcast to the input).
+
+    For pixels in [0, 1] normalised by mean and std: `low = -mean / std`, `high = (1 - mean) / std`, as `C x 1 x 1`.
+    """
+
+    low: float | Tensor
+    high: float | Tensor
+    epsilon: float = 1e-9
+
+    def __post_init__(self) -> None:
+        check_number("epsilon", self.epsilon)
+        for name in ("low", "high"):
+            bound = getattr(self, name)
+            if isinstance(bound, bool) or not isinstance(bound, (numbers.Real, Tensor)):
+                raise TypeError(f"{name} is a {type(bound).__name__}; expected a number or a tensor")
+            if not bool(torch.as_tensor(bound).isfinite().all()):
+                raise ValueError(f"{name} is not finite; expected the smallest and the largest value of the inputs")
+        if not bool((torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all()):
+            raise ValueError("low is above high; expected the smallest and the largest value of the inputs")
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        w = _weight(linear)
+        low, high = (without_constants(self._bound(b, a), linear.varying) for b in (self.low, self.high))
+        terms = [(a, w), (low, -positive(w)), (high, -negative(w))]
+        return share_out(R, linear, terms, None, self.epsilon)[0]
+
+    def _bound(self, bound: float | Tensor, a: Tensor) -> Tensor:
+        values = torch.as_tensor(bound, dtype=a.dtype, device=a.device)
+        if not broadcasts(values.shape, a.shape):
+            raise ValueError(
+                f"a bound of ZBox has shape {tuple(values.shape)} for inputs of shape {tuple(a.shape)}; expected one "
+                "that broadcasts to them: C x 1 x 1"
+            )
+        return values.expand_as(a)
+
+
+def _excitation(a: Tensor, linear: Linear) -> list[Term]:
+    """Terms whose sum is that of the positive contributions."""
+    w = _weight(linear)
+    if not _has_negative(a):
+        return [(a, positive(w))]
+    return [(positive(a), positive(w)), (negative(a), negative(w))]
+
+
+def _inhibition(a: Tensor, linear: Linear) -> list[Term]:
+    """Terms whose sum is that of the negative contributions."""
+    w = _weight(linear)
+    if not _has_negative(a):
+        return [(a, negative(w))]
+    return [(positive(a), negative(w)), (negative(a), positive(w))]
+
+
+def _equal(a: Tensor, linear: Linear) -> list[Term]:
+    return [(linear.counted(a), torch.ones_like(_weight(linear)))]
+
+
+def _weight(linear: Linear) -> Tensor:
+    assert linear.weight is not None
+    return linear.weight
+
+
+def check_number(name: str, value: Any, may_be_infinite: bool = False, hint: str = "") -> None:
+    """Our error for what is no non-negative number."""
+    a_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not a_number or not float(value) >= 0 or (math.isinf(value) and not may_be_infinite):
+        finite = "" if may_be_infinite else "finite "
+        raise ValueError(f"{name} is {value!r}; expected a {finite}number that is not negative{hint}")
+
+
+def check_lost(lost: str) -> None:
+    """Our error for an unknown fate of what no input contributes to."""
+    if lost not in LOST:
+        raise ValueError(unknown_name("lost", lost, LOST))
+
+
+def parts_of_sums(sums: str, lost: str) -> tuple[Part, ...]:
+    """What addends share R by; where the first of these is 0 for all of them together, by the next."""
+    if sums not in _PARTS:
+        raise ValueError(unknown_name("sums", sums, _PARTS))
+    check_lost(lost)
+    return (_PARTS[sums], torch.abs, torch.ones_like) if lost == "spread" else (_PARTS[sums],)
+
+
+def part_average(R: Tensor, a: Tensor, linear: Linear, parts: Sequence[Part]) -> Tensor:
+    """R through a sum with fixed, non-negative weights, in proportion to a part of the inputs (`parts_of_sums`)."""
+
+    def terms(part: Part) -> list[Term]:
+        return [(without_constants(part(a), linear.varying), None)]
+
+    return share_out_all(R, linear, [functools.partial(terms, part) for part in parts])
+
+
+def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
+    """The same by LRP-gamma: in proportion to `a + gamma (a)+`, below a negative output to `a + gamma (a)-`."""
+    below = where_positive(R, -linear.function(a, None, None))
+    received, _ = share_out(R - below, linear, [(a + gamma * positive(a), None)], None, epsilon)
+    if not _is_zero(below):
+        received = received + share_out(below, linear, [(a + gamma * negative(a), None)], None, epsilon)[0]
+    return received
+
+
+def part_shares(addends: Sequence[Tensor], varying: Sequence[Constant], parts: Sequence[Part]) -> list[Tensor]:
+    """The shares of addends of one shape in R: as `part_average`."""
+    first, *others = parts
+    values = [without_constants(first(t), where) for t, where in zip(addends, varying)]
+    total = reduce(operator.add, values)
+    shares = [ratio(v, total, 0) for v in values]
+    if others:
+        is_zero = 1 - total.abs().sign()
+        by_others = part_shares(addends, varying, others)
+        shares = [share + where_positive(other, is_zero) for share, other in zip(shares, by_others)]
+    return shares
+
+
+def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> list[Tensor]:
+    """The shares of addends of one shape in R: as `gamma_average`."""
+    total = reduce(operator.add, addends)
+
+    def of_that_sign(t: Tensor) -> Tensor:
+        above = positive(t)
+        return above - where_positive(above, -total) + where_positive(negative(t), -total)
+
+    parts = [t + gamma * of_that_sign(t) for t in addends] if gamma else addends
+    total = reduce(operator.add, parts)
+    return [ratio(p, total, epsilon) for p in parts]
+
+
+def _itself(t: Tensor) -> Tensor:
+    return t
+
+
+_PARTS: dict[str, Part] = {"signed": _itself, "positive": positive}

@@ -1,0 +1,179 @@
+"""Methods that change the gradient at rectifiers alone: guided backprop, deconvolution, RectGrad."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import nn
+
+from captum_extract_aggregate._engine.layers import Layer
+from captum_extract_aggregate._engine.layout import Layout
+from captum_extract_aggregate.attr.propagation.base import PropagationAttribution
+from captum_extract_aggregate.attr.propagation.interception import Interception
+from captum_extract_aggregate.attr.propagation.lrp_rules import (
+    check_number,
+)
+from captum_extract_aggregate.attr.propagation.relu_interception import GatedInterception
+from captum_extract_aggregate.attr.propagation.relu_rules import Gate, RectifiedGate, deconvolution_gate, guided_gate
+
+
+class GuidedBackprop(PropagationAttribution):
+    r"""Guided backprop: at every ReLU with output a, R passes where :math:`a > 0` and :math:`R > 0`.
+
+    Everything else passes its gradient, smooth activations (GELU, SiLU, ELU, ...) and LSTMs included. Captum's class of
+    this name sees `nn.ReLU` modules only and returns the plain gradient for the others; this one sees every ReLU, ReLU6
+    (which passes nothing where it saturates), leaky ReLU, PReLU and `clamp(min=0)`, however they are called. A boolean
+    mask that may be a rectifier written out is an error; one that puts very low numbers (masked actions) is not.
+
+    At the input: its shape, signed (below the first ReLU all weights act). At a layer: `N x 1 x *S`,
+    :math:`\max_k |R_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k R_{u,k}`. In units of score per activation.
+
+    Args:
+        forward_func: the model, or any callable that returns a score per example and class.
+        layer: None for the input; a module or its dotted name, or a list of those.
+        aggregate: of the channels at a layer, as for `ExtractAggregate`.
+        device_ids, layout, call: as for `ExtractAggregate`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected; for functions that are not
+            known, or hide their ReLUs (`nn.RNN` with `nonlinearity="relu"`).
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.GuidedBackprop(model).attribute(image[None], target=7).shape
+        torch.Size([1, 3, 96, 96])
+        >>> cea.GuidedBackprop(model, "layer3").attribute(image[None], target=7).shape
+        torch.Size([1, 1, 24, 24])
+
+    Source: Springenberg et al., Striving for Simplicity (ICLR workshop 2015); Rebuffi et al., CVPR 2020, section 4.2.
+    """
+
+    _aggregate = "max_abs"
+
+    def _is_blind(self, layer: nn.Module | None) -> bool:
+        return self._extract == "bias"
+
+    _gate: Gate = staticmethod(guided_gate)
+
+    def _interception(self, batch: int) -> Interception:
+        return GatedInterception(type(self).__name__, self._gate)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Guided Backprop"
+
+
+class Deconvolution(GuidedBackprop):
+    r"""Deconvolution: at every ReLU, :math:`(R)_+` passes, whether the unit was active or not.
+
+    Otherwise as `GuidedBackprop`, in shapes, units, arguments and errors.
+
+    Args:
+        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+
+    Raises:
+        TypeError, ValueError: as `GuidedBackprop`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("vgg")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.Deconvolution(model).attribute(image[None], target=7).shape
+        torch.Size([1, 3, 96, 96])
+
+    Source: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014).
+    """
+
+    _gate: Gate = staticmethod(deconvolution_gate)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "Deconvolution"
+
+
+class RectGrad(GuidedBackprop):
+    r"""RectGrad: at every ReLU with output a, R passes where :math:`a R > \tau`.
+
+    :math:`\tau` is the `percentile`-th percentile of :math:`a R` over the channels and positions of that ReLU, for each
+    example (which has to lie in dimension 0 there). The attribution is the arriving quantity times the activation:
+    :math:`R \odot x` at the input, in its shape; :math:`\sum_k R_{u,k} x_{u,k}` at a layer, `N x 1 x *S`. Signed, in
+    units of the score.
+
+    Args:
+        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+        percentile: between 0 and 100; 98 is the authors' choice.
+
+    Raises:
+        TypeError, ValueError: as `GuidedBackprop`; for a percentile out of range.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.RectGrad(model, percentile=90).attribute(image[None], target=7).shape
+        torch.Size([1, 3, 96, 96])
+
+    Source: Kim et al., Why are Saliency Maps Noisy? Cause of and Solution to Noisy Saliency Maps (2019); Khakzar et
+    al., 2020, section 4.
+    """
+
+    _extract, _aggregate = "scaling", "sum"
+    _magnitude = False
+
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: Layer | Sequence[Layer] = None,
+        percentile: float = 98,
+        aggregate: str | None = None,
+        device_ids: list[int] | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        check_number("percentile", percentile)
+        if percentile > 100:
+            raise ValueError(f"percentile is {percentile}; expected a number between 0 and 100")
+        self.percentile = percentile
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    def _interception(self, batch: int) -> Interception:
+        return GatedInterception(type(self).__name__, RectifiedGate(self.percentile, self._magnitude), batch)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "RectGrad"
+
+
+class RectGradMod(RectGrad):
+    r"""Modified RectGrad: at every ReLU with output a, R passes where :math:`|a R| > \tau`: negative evidence too.
+
+    :math:`\tau` is the percentile of :math:`a R`, as for `RectGrad`, which this is otherwise.
+
+    Args:
+        forward_func, layer, percentile, aggregate, device_ids, layout, call: as for `RectGrad`.
+
+    Raises:
+        TypeError, ValueError: as `RectGrad`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.RectGradMod(model, "layer2").attribute(image[None], target=7).shape
+        torch.Size([1, 1, 48, 48])
+
+    Source: Khakzar et al., Rethinking Positive Aggregation and Propagation (2020), section 4.
+    """
+
+    _magnitude = True
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "RectGrad Mod"

@@ -1,0 +1,69 @@
+"""Pictures from files, whatever their format, as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from captum_extract_aggregate._common.errors import is_virtual
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """The picture in a file: turned upright by its EXIF tag, in 8-bit RGB, transparent parts white.
+
+    Raises ValueError with the cause if there is no such file, it is no picture, or it is damaged or too large.
+    """
+    path = Path(path)
+    try:
+        refuse_virtual(path)
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{str(path)!r} cannot be read: it is a folder or a device, not a file")
+    except OSError as error:  # a name that no file can have
+        raise ValueError(f"picture {str(path)!r} cannot be read: {error.strerror}") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
+            with Image.open(path) as picture:
+                picture.load()
+                return to_rgb(ImageOps.exif_transpose(picture))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"there is no file {str(path)!r}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads") from None
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ValueError(f"{str(path)!r} has more than {limit:,} pixels; scale it down first") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(f"{str(path)!r} cannot be read: {error}") from None
+
+
+def refuse_virtual(path: Path) -> None:
+    """Our error for what lies on no disk."""
+    if is_virtual(path):
+        raise ValueError(f"{str(path)!r} lies in /{path.resolve().parts[1]}, which holds no pictures")
+
+
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """A picture of any mode in 8-bit RGB, transparent parts white."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return Image.fromarray(_to_8_bit(np.asarray(picture))).convert("RGB")
+    if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        picture = Image.alpha_composite(white, picture)
+    return picture.convert("RGB")
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """16-bit integers by their range; anything else that does not fit, from its smallest to its largest value."""
+    fractional = values.dtype.kind == "f"
+    values = np.nan_to_num(values.astype(np.float64))
+    low, high = values.min(), values.max()
+    if low < 0 or high > 65535 or (fractional and high <= 1):
+        values = (values - low) / max(high - low, 1e-12) * 255
+    elif high > 255:
+        values = values / 257
+    return values.round().clip(0, 255).astype(np.uint8)

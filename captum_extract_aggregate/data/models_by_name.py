@@ -1,0 +1,256 @@
+"""Models by name: embedded, torchvision's, timm's, a file's or a package's, with weights and another head."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from captum_extract_aggregate._common.errors import is_file, said, unknown_name
+from captum_extract_aggregate.data.scene_models import load_scene_model
+from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
+
+SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet", "scene-vit": "vit"}
+_MOST_CLASSES = 1_000_000
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass
+class Subject:
+    """A model, what it takes, and what its outputs are called."""
+
+    model: nn.Module
+    size: int
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    classes: list[str] = field(default_factory=list)
+
+
+def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
+    """The model `name` in eval mode: `scene-vgg`, `scene-resnet`, `scene-vit`, a torchvision model, `timm:NAME`, or the
+    result of `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line."""
+    if not 0 <= num_classes <= _MOST_CLASSES:
+        raise ValueError(f"num_classes is {num_classes}; expected 0 (the usual) to {_MOST_CLASSES:,}")
+    if name in SCENES:
+        if weights:
+            raise ValueError(f"weights is {weights!r}, but {name} brings its own; expected none")
+        model = load_scene_model(SCENES[name])
+        subject = Subject(model, SCENE_SIZE, SCENE_SIZE, (SCENE_MEAN,), (SCENE_STD,), [str(i) for i in range(10)])
+    elif name.startswith("timm:"):
+        subject = _timm_subject(name.removeprefix("timm:"), weights, num_classes)
+    elif ":" in name:
+        model = build_from("model", name)
+        if not isinstance(model, nn.Module):
+            raise ValueError(f"model is {name!r}, which returned a {type(model).__name__}; expected a torch.nn.Module")
+        if weights:
+            _load_weights(model, weights)
+        subject = Subject(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
+    else:
+        subject = _torchvision_subject(name, weights, num_classes)
+    subject.model.eval()
+    return subject
+
+
+def _torchvision_subject(name: str, weights: str, num_classes: int) -> Subject:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise ValueError(
+            unknown_name("model", name, [*SCENES, *known], "; timm's: timm:NAME; your own: FILE.py:FUNCTION")
+        )
+    if not weights:
+        raise ValueError(
+            f"model {name!r} has no weights; expected --weights DEFAULT (torchvision downloads them), a state dict "
+            "file, or 'random'"
+        )
+    enum = models.get_model_weights(name)
+    preset: Any = enum.DEFAULT.transforms()
+    classes = list(enum.DEFAULT.meta["categories"])
+    options: dict[str, Any] = {}
+    if num_classes:
+        options["num_classes"] = num_classes
+    known_weights = _known_weights(weights, ("DEFAULT", *enum.__members__))
+    if name in ("googlenet", "inception_v3") and not known_weights:
+        options["init_weights"] = weights == "random"
+    if known_weights:
+        _check_usual(name, weights, num_classes, len(classes))
+        model = _download(lambda: models.get_model(name, weights=known_weights))
+    else:
+        model = _build(name, num_classes, lambda: models.get_model(name, weights=None, **options))
+        if weights != "random":
+            _load_weights(model, weights)
+    return Subject(model, preset.crop_size[0], preset.resize_size[0], preset.mean, preset.std, classes)
+
+
+def _timm_subject(name: str, weights: str, num_classes: int) -> Subject:
+    try:
+        import timm
+    except ImportError:
+        raise ValueError(f"model is 'timm:{name}', but timm is not installed; expected it: pip install timm") from None
+    if name not in timm.list_models():
+        raise ValueError(unknown_name("model", name, timm.list_models(), "; these are timm's"))
+    if not weights:
+        raise ValueError(
+            f"model 'timm:{name}' has no weights; expected DEFAULT (timm downloads them), a state dict file, or "
+            "'random'"
+        )
+    options: dict[str, Any] = {"num_classes": num_classes} if num_classes else {}
+    if _known_weights(weights, ("DEFAULT",)):
+        model = _download(lambda: timm.create_model(name, pretrained=True))
+        _check_usual(f"timm:{name}", weights, num_classes, int(model.num_classes))  # type: ignore[arg-type]
+    else:
+        model = _build(name, num_classes, lambda: timm.create_model(name, pretrained=False, **options))
+        if weights != "random":
+            _load_weights(model, weights)
+    config: Any = model.default_cfg
+    size = config["input_size"][-1]
+    resize = round(size / (config.get("crop_pct") or 1))
+    return Subject(model, size, resize, tuple(config["mean"]), tuple(config["std"]))
+
+
+def _known_weights(weights: str, names: Sequence[str]) -> str:
+    """The name of weights to download: spelled exactly so, else, where no file is called so, in any case; else ""."""
+    if weights in names or is_file(weights):
+        return weights if weights in names else ""
+    return weights.upper() if weights.upper() in names else ""
+
+
+def _check_usual(name: str, weights: str, num_classes: int, usual: int) -> None:
+    if num_classes not in (0, usual):
+        raise ValueError(
+            f"num_classes is {num_classes}, but weights {weights!r} of {name!r} are for {usual} classes; expected "
+            "weights for as many (a file, with --class-names or model.num_classes), or a head"
+        )
+
+
+def _build(name: str, num_classes: int, build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return build()
+    except Exception as error:  # whatever a constructor refuses, and memory that is not there
+        raise ValueError(f"model {name!r} with num_classes {num_classes} cannot be built: {said(error)}") from error
+
+
+def _download(build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return build()
+    except OSError as error:
+        raise ValueError(f"the weights could not be downloaded ({error}); expected a connection, or a file") from None
+
+
+def build_from(what: str, spec: str, **arguments: Any) -> Any:
+    """What the function in `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
+    function = import_from(what, spec)
+    try:
+        return function(**arguments)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{what} is {spec!r}, which failed: {error!r}") from error
+
+
+def import_from(what: str, spec: str) -> Callable[..., Any]:
+    """The function (or class) that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names."""
+    where, _, name = spec.rpartition(":")
+    if where.endswith(".py"):
+        path = Path(where)
+        if not is_file(path):
+            raise ValueError(f"{what} is {spec!r}, but there is no file {where!r}")
+        module_spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert module_spec is not None
+        assert module_spec.loader is not None
+        module, execute = importlib.util.module_from_spec(module_spec), module_spec.loader.exec_module
+    try:
+        if where.endswith(".py"):
+            execute(module)
+        else:
+            module = importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(unknown_name(what, name, [n for n in vars(module) if callable(vars(module)[n])]))
+    return function
+
+
+def _load_weights(model: nn.Module, path: str) -> None:
+    state = _read_state_dict("weights", path)
+    for key in ("state_dict", "model", "model_state_dict"):
+        state = state[key] if isinstance(state.get(key), dict) else state
+    _check_state_dict("weights", path, state)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    try:
+        model.load_state_dict(state)
+    except Exception as error:  # a RuntimeError for shapes and names, anything for what is no tensor
+        reasons = [line.strip() for line in str(error).splitlines()[1:]]
+        raise ValueError(
+            f"weights {path!r} do not fit {type(model).__name__}: {reasons[0] if reasons else error} (for another "
+            "number of classes give --class-names)"
+        ) from None
+
+
+def _read_state_dict(what: str, path: str) -> dict[str, Any]:
+    if not is_file(path):
+        known = "DEFAULT, 'random', or a file" if what == "weights" else "a file"
+        raise ValueError(f"{what} is {path!r}; expected {known}, and there is no such file")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            return dict(load_file(path))
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise ValueError(f"{what} {path!r} are no state dict that can be read safely: {reason}") from None
+    _check_state_dict(what, path, state)
+    return state  # type: ignore[no-any-return]
+
+
+def _check_state_dict(what: str, path: str, state: Any) -> None:
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise ValueError(f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names")
+
+
+def replace_head(model: nn.Module, path: str) -> None:
+    """Puts a linear head from a file (`weight`, classes x K, and `bias`) in place of the model's classifier.
+
+    It takes the place of the last linear layer where that has K inputs; otherwise, in a model with `features` of K
+    channels and a `classifier` (SqueezeNet), of the classifier, on the spatial mean of the features.
+    """
+    state = _read_state_dict("head", path)
+    weight, bias = state.get("weight"), state.get("bias")
+    if (
+        not isinstance(weight, Tensor)
+        or not isinstance(bias, Tensor)
+        or weight.ndim != 2
+        or bias.shape != weight.shape[:1]
+    ):
+        told = {
+            key: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in list(state.items())[:5]
+        }
+        raise ValueError(f"head {path!r} holds {told}; expected a weight, classes x channels, and a bias, classes")
+    if not weight.is_floating_point() or not bool(weight.isfinite().all() and bias.isfinite().all()) or not len(weight):
+        raise ValueError(
+            f"head {path!r} holds a weight of {weight.dtype} {tuple(weight.shape)}; expected finite numbers"
+        )
+    classes, channels = weight.shape
+    head = nn.Linear(channels, classes)
+    head.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if linears and model.get_submodule(linears[-1]).in_features == channels:
+        parent, _, name = linears[-1].rpartition(".")
+        setattr(model.get_submodule(parent), name, head)
+    elif not linears and isinstance(getattr(model, "classifier", None), nn.Module) and hasattr(model, "features"):
+        model.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    else:
+        raise ValueError(
+            f"head {path!r} takes {channels} features, and the last linear layer of {type(model).__name__} takes "
+            f"{model.get_submodule(linears[-1]).in_features if linears else 'none'}; expected a head that fits, or a "
+            "model of your own (FILE.py:FUNCTION)"
+        )
+    model.eval()

@@ -1,0 +1,1 @@
+"""Reports of an evaluation: Markdown, CSV, charts, and a page of maps."""

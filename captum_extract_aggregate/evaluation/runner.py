@@ -1,0 +1,254 @@
+"""Carrying out a plan: resumable at any instant, on one process or on many."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from captum_extract_aggregate._common.errors import is_out_of_memory, make_folder, said
+from captum_extract_aggregate._common.seeding import seeded
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.model_state import keep_modes, without_fused_attention
+from captum_extract_aggregate.evaluation.changes import check_images
+from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError, content_of, storable
+from captum_extract_aggregate.evaluation.guard import undisturbed
+from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, randomization
+from captum_extract_aggregate.evaluation.plan import Plan
+from captum_extract_aggregate.evaluation.prepare import (
+    CENTRE,
+    WHOLE_IMAGE,
+    Cell,
+    Measurement,
+    Prepared,
+    batch_of,
+    prepare,
+)
+from captum_extract_aggregate.evaluation.processes import Team, set_threads
+from captum_extract_aggregate.evaluation.store import (
+    BatchRows,
+    ContentRow,
+    ImageRow,
+    MapRow,
+    Record,
+    Results,
+    Row,
+    TargetRow,
+    Writer,
+    done_batches,
+)
+from captum_extract_aggregate.metrics.pointing_game import centre_map
+from captum_extract_aggregate.metrics.randomization import find_stages, randomized
+from captum_extract_aggregate.metrics.similarity import find_similarity
+
+
+def run(plan: Plan, results: str | Path | None = None, show_progress: bool = True) -> Results:
+    """Evaluates what is not yet in the folder `results`, and returns all of it.
+
+    Killed and started again it continues, and gives what an uninterrupted run gives. With more methods, layers,
+    measures or images it goes on with what is there, and gives what a run from scratch gives. Under torchrun the
+    processes share the images, each writing a file of its own, and give what one process gives, to the last digit.
+
+    Args:
+        plan: what to evaluate; see `load_plan`.
+        results: a folder, made if it is not there; on several machines one that all of them see. None: one in the
+            current folder, named by the plan's hash.
+        show_progress: a bar with rate and remaining time.
+
+    Raises:
+        ValueError: for a plan that cannot be carried out, an image that cannot be read (unless the plan says to skip
+            it), a measure that fails, or a folder with damaged or foreign results: those of a plan that differs
+            otherwise, or of weights, code or images that are not what they were.
+    """
+    folder = Path(f"results-{plan.hash()}" if results is None else results)
+    with Undo() as undo, undo:
+        keep_modes(undo)
+        undo.callback(torch.set_num_threads, torch.get_num_threads())
+        set_threads(plan.run.threads)
+        with Team(plan.run.device) as team, undisturbed():
+            # Fused attention rounds differently from the parts that maps are made of, so that a number would depend on
+            # which other layers are explained.
+            without_fused_attention(undo)
+            with seeded(plan.run.seed):
+                prepared = prepare(plan, team.device)
+            make_folder("results", folder)
+            wanted, keys = prepared.cells(), prepared.keys()
+            record = Record(plan, prepared.images.count, prepared.inputs(), wanted, keys)
+            with Writer(folder, team.rank) as writer:
+                team.wait()  # every file is there, and locked against other runs
+                done = done_batches(folder, plan)
+                done.check_inputs(record.inputs)
+                check_images(prepared, keys, done, range(team.rank, len(keys), team.world))
+                team.wait()  # nobody writes before everybody has read what is done
+                missing = [(i, cells) for i, key in enumerate(keys) if (cells := done.missing(key, wanted))]
+                writer.begin(done.next(record))
+                _work(prepared, keys, missing[team.rank :: team.world], team, writer, show_progress)
+            team.wait()
+    found = Results(folder)
+    if show_progress and team.leads and not missing:
+        tqdm.write(f"nothing to do: {found.count()} results of {found.date}")
+    return found
+
+
+def _work(
+    prepared: Prepared,
+    keys: Sequence[str],
+    mine: Sequence[tuple[int, Mapping[Cell, str]]],
+    team: Team,
+    writer: Writer,
+    show: bool,
+) -> None:
+    batches = prepared.batches()
+    parts: dict[frozenset[Cell], Prepared] = {}
+    total = sum(len(batches[i]) for i, _ in mine)
+    with tqdm(total=total, unit="image", desc="Evaluation", disable=None if show and team.leads else True) as bar:
+        for i, cells in mine:
+            if frozenset(cells) not in parts:
+                parts[frozenset(cells)] = prepared.only(cells)
+            with seeded(prepared.plan.run.seed + batches[i].start):  # whoever computes it, and whatever came before
+                found = _found(parts[frozenset(cells)], batches[i], team.device)
+            writer.add(i, found._replace(key=keys[i], cells=cells))
+            bar.update(len(batches[i]))
+
+
+class OutOfMemoryError(ValueError, MemoryError):
+    """A batch that does not fit."""
+
+
+def _found(prepared: Prepared, images: range, device: torch.device) -> BatchRows:
+    try:
+        return evaluate_batch(prepared, images, device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            f"memory ran out at images {images.start} to {images.stop - 1} ({said(error)}): run.batch_size is "
+            f"{prepared.plan.run.batch_size}; expected fewer, later layers, or a smaller data.size"
+        ) from error
+
+
+def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> BatchRows:
+    """All rows of one batch of images."""
+    found = BatchRows([], [], [], [], contents := [])
+    by_size: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
+    for i in images:
+        try:
+            sample = prepared.images.read(i)
+        except UnreadableError as error:
+            if prepared.plan.run.on_error == "stop":
+                raise ValueError(f'{error}; with on_error = "skip" it is left out and counted') from None
+            found.images.append(ImageRow(i, "", -1, storable(str(error))))
+            contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, None)))
+            continue
+        found.images.append(ImageRow(i, storable(sample.name), sample.label, ""))
+        contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, sample)))
+        by_size[tuple(sample.x.shape)].append(sample)
+    for samples in by_size.values():
+        _evaluate(prepared, batch_of(prepared, samples, device), found)
+    return found
+
+
+def _evaluate(prepared: Prepared, batch: Batch, found: BatchRows) -> None:
+    found.targets.extend(_targets(batch))
+    columns = prepared.columns(batch.x, batch.targets) if prepared.methods else []
+    shown = [c for c in columns if any(prepared.wants((c.method, c.layer, m.label)) for m in prepared.measures)]
+    found.maps.extend(_maps(batch, shown))
+    for measure in prepared.measures:
+        own = [c for c in columns if prepared.wants((c.method, c.layer, measure.label))]
+        if measure.function is randomization:
+            found.rows.extend(_randomized(prepared, batch, own, measure) if own else ())
+            continue
+        if measure.plan.measure in POINTING and prepared.wants((CENTRE, WHOLE_IMAGE, measure.label)):
+            own.append(_centre(batch))
+        for column in own:
+            found.rows.extend(_rows(prepared, batch, column, measure))
+
+
+def _rows(prepared: Prepared, batch: Batch, column: Column, measure: Measurement) -> list[Row]:
+    """What a measure says of one column. It draws from the batch's seed anew, and can change nothing for the next."""
+    try:
+        with seeded(batch.seed), undisturbed():
+            values = list(measure.function(batch, column, **copy.deepcopy(measure.plan.arguments)))
+    except (Exception, SystemExit) as error:  # whatever a measure of one's own raises
+        if is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"measure {measure.label!r} failed on the maps of {column.method} at {column.layer} of image "
+            f"{batch.samples[0].name!r} and its neighbours: {error if isinstance(error, ValueError) else said(error)}"
+        ) from error
+    finally:
+        if prepared.keeper is not None and measure.is_users:
+            prepared.keeper.restore()
+    return [
+        Row(batch.samples[example].image, target, column.method, column.layer, measure.label, detail, value)
+        for example, target, detail, value in values
+    ]
+
+
+def _centre(batch: Batch) -> Column:
+    """The baseline of the pointing game; of odd sizes, so that resizing keeps the maximum in the middle."""
+    m = centre_map((batch.x.shape[2], batch.x.shape[3])).expand(len(batch.samples), -1, -1, -1)
+    return Column(CENTRE, WHOLE_IMAGE, [m] * batch.targets.shape[1])
+
+
+def _randomized(prepared: Prepared, batch: Batch, columns: Sequence[Column], measure: Measurement) -> Iterator[Row]:
+    """Every stage of the randomised network explained once, by all methods together."""
+    given: dict[str, Any] = {
+        "order": "cascading",
+        "init": "normal",
+        "similarity": "spearman",
+        "n_seeds": 1,
+        "layers": (),
+    }
+    given |= measure.plan.arguments
+    compare = find_similarity(given["similarity"])
+    stages = find_stages(batch.model, given["layers"] or None, (batch.x,), ())
+    best = batch.targets[:, :1]
+    values = torch.full(
+        (given["n_seeds"], len(stages), len(columns), len(batch.samples)), torch.nan, dtype=torch.float64
+    )
+    states = randomized(batch.model, stages, given["order"], given["init"], given["n_seeds"], prepared.plan.run.seed)
+    with contextlib.closing(states):
+        for s, i in states:
+            explained = {(now.method, now.layer): now for now in prepared.columns(batch.x, best)}
+            for c, column in enumerate(columns):
+                now = explained[column.method, column.layer]
+                values[s, i, c] = compare(column.at_image_size(0, batch), now.at_image_size(0, batch)).double().cpu()
+    means = values.nanmean(0)
+    for i, (name, _) in enumerate(stages):
+        for c, column in enumerate(columns):
+            for example, sample in enumerate(batch.samples):
+                value, target = float(means[i, c, example]), int(batch.best[example])
+                yield Row(sample.image, target, column.method, column.layer, measure.label, f"{i:03d} {name}", value)
+
+
+def _targets(batch: Batch) -> Iterator[TargetRow]:
+    for i, sample in enumerate(batch.samples):
+        present = {} if sample.pairs is None else dict(zip(sample.pairs.classes, sample.pairs.difficult))
+        best, worst = batch.targets[i, :2].tolist()
+        for target in sorted(set(batch.targets[i].tolist())):
+            role = "best" if target == best else "worst" if target == worst else ""
+            score = float(batch.scores[i, target])
+            is_there, is_difficult = target in present, present.get(target, False)
+            yield TargetRow(sample.image, target, score, is_there, is_difficult, len(present), role)
+
+
+def _maps(batch: Batch, columns: Sequence[Column]) -> Iterator[MapRow]:
+    for position, column in enumerate(columns):
+        height, width = column.maps[0].shape[2:]
+        size = batch.x.shape[2], batch.x.shape[3]
+        yield MapRow(column.method, column.layer, position, height, width, *size, batch.samples[0].image)
+
+
+def maps_of(prepared: Prepared, image: int, device: torch.device) -> tuple[Sample, Tensor, list[Column], Batch]:
+    """One image of a plan explained again, for pictures: the image, its picture in [0, 1], all maps, and its batch."""
+    sample = prepared.images.read(image)
+    batch = batch_of(prepared, [sample], device)
+    return sample, prepared.images.picture(sample.x), prepared.columns(batch.x, batch.targets), batch
