@@ -222,7 +222,15 @@ def keep_modes(undo: Undo) -> None:
     """This thread's grad mode and function modes come back, whatever is left of ours or (where an interrupt cuts short
     its contexts) of the model's."""
     undo.callback(torch.set_grad_enabled, torch.is_grad_enabled())
+    if torch._C._is_torch_function_enabled():
+        undo.callback(_see_functions)
     undo.callback(leave_function_modes, function_modes())
+
+
+def _see_functions() -> None:
+    """Function modes and tensor subclasses see what is called."""
+    if not torch._C._is_torch_function_enabled():
+        torch._C.DisableTorchFunctionSubclass().__exit__(None, None, None)  # of one that began when they did
 
 
 def set_grad_mode(undo: Undo, enabled: bool) -> None:

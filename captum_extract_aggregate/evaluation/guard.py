@@ -25,11 +25,17 @@ def _set_hooks(hooks: list[list[Any]]) -> None:
         held.update(items)
 
 
+def _set_default_device(device: torch.device) -> None:
+    torch.set_default_device(None if device.type == "cpu" else device)
+    if torch._GLOBAL_DEVICE_CONTEXT.device_context is None:
+        del torch._GLOBAL_DEVICE_CONTEXT.device_context  # None is more than PyTorch 2.3 can read
+
+
 # How to read and how to set what a process has only one of.
 _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
     (torch.is_grad_enabled, torch.set_grad_enabled),
     (torch.get_default_dtype, torch.set_default_dtype),
-    (lambda: torch.empty(0).device, lambda device: torch.set_default_device(None if device.type == "cpu" else device)),
+    (lambda: torch.empty(0).device, _set_default_device),
     (torch.get_num_threads, torch.set_num_threads),
     (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
