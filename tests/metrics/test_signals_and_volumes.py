@@ -10,8 +10,8 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
 from captum_extract_aggregate.visualization.figures import overlay
+from tests.engine.test_input_positions import Net
 from tests.reference import metrics as reference
-from tests.test_input_positions import Net
 
 
 class Rows(nn.Module):
