@@ -1377,7 +1377,7 @@ WITHOUT_RELUS = {
 
 @pytest.mark.parametrize("name", WITHOUT_RELUS)
 def test_gated_methods_are_the_gradient_without_relus(name):
-    net, x = WITHOUT_RELUS[name].eval(), torch.randn(2, 3, 8, 8)
+    net, x = WITHOUT_RELUS[name].double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     gradient = captum.attr.Saliency(net).attribute(x, target=0, abs=False)
     for method in (cea.GuidedBackprop, cea.Deconvolution):
         assert relative_error(method(net).attribute(x, target=0), gradient) < 1e-6
