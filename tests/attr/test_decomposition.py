@@ -11,11 +11,11 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.biases import bias_of
 from tests.conftest import REAL_DATA, needs_real_data, relative_error
-from tests.networks import CifarResNet20, lively
+from tests.networks import CifarResNet20, lively, vgg11
 
 NETWORKS = {
-    "vgg11": (torchvision.models.vgg11, 64),
-    "vgg11_bn": (torchvision.models.vgg11_bn, 64),
+    "vgg11": (vgg11, 64),
+    "vgg11_bn": (lambda: vgg11(batch_norm=True), 64),
     "resnet18": (torchvision.models.resnet18, 64),
     "resnet50": (torchvision.models.resnet50, 64),
     "squeezenet1_1": (torchvision.models.squeezenet1_1, 96),
