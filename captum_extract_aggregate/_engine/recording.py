@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from captum._utils.common import _format_additional_forward_args
@@ -48,7 +48,13 @@ Context = Any  # what a forward runs within
 Seed = Callable[[Tensor], Tensor]
 Within = Callable[[Undo], Context]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
-Looks = dict[Place, list[Dims | None]]
+
+
+class Look(NamedTuple):
+    """What one more forward shows: of what the dimensions at each place are made, and which parameters are used."""
+
+    dims: dict[Place, list[Dims | None]]
+    parameters: set[int]
 
 
 class Cache:
@@ -92,8 +98,13 @@ class Evidence:
     pairs: Cache = field(default_factory=Cache)
     scaled: Cache = field(default_factory=Cache)
     channels: Cache = field(default_factory=Cache)
-    look: Callable[[], Looks] | None = None
+    look: Callable[[], Look] | None = None
     facts: Facts | None = None
+
+    def uses(self, layer: nn.Module) -> bool:
+        """Whether the forward used a parameter of the layer, be it without calling the layer."""
+        used = set() if self.look is None else self.look().parameters
+        return any(id(p) in used for p in layer.parameters(recurse=False))
 
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
@@ -133,7 +144,7 @@ class Recording:
         taps: dict[Place, list[list[Tapped]]],
         inputs: Tensors,
         models: tuple[nn.Module, ...],
-        look: Callable[[], Looks],
+        look: Callable[[], Look],
         context: Context,
         is_shared: bool,
     ) -> None:
@@ -318,12 +329,12 @@ def _forward(
         return output, taps.collect(leaves, models, device_ids), models, context
 
 
-def _seen_at(place: Place, look: Callable[[], Looks]) -> list[Dims | None]:
-    return look().get(place, [])
+def _seen_at(place: Place, look: Callable[[], Look]) -> list[Dims | None]:
+    return look().dims.get(place, [])
 
 
-def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Looks:
-    """One more forward, which shows of what the dimensions of every tensor at each place are made."""
+def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Look:
+    """One more forward of the same."""
     leaves = [t.detach().clone() for t in tensors]
     watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
     calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
@@ -349,14 +360,14 @@ def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place
                 undo.hook(place.layer, "register_forward_pre_hook", hook, with_kwargs=True)
         watch.__enter__()  # left with this thread's other function modes
         forward_func(*leaves, *extra)
-    seen: Looks = {}
+    seen: dict[Place, list[Dims | None]] = {}
     for place, of_place in calls.items():
         if place.layer is None:
             seen[place] = [watch.dims(t) for t in leaves]
         elif of_place and (place.call is None or -len(of_place) <= place.call < len(of_place)):
             chosen = itertools.chain(*of_place) if place.optional else of_place[place.call or 0]
             seen[place] = [None if dims is None else watch.told(dims) for dims in chosen]
-    return seen
+    return Look(seen, watch.parameters)
 
 
 @contextlib.contextmanager
