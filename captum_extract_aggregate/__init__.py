@@ -1,6 +1,7 @@
 """Saliency maps for Captum's users: Extract & Aggregate from one forward and one backward."""
 
 from captum_extract_aggregate import bias_study, rules
+from captum_extract_aggregate._common.errors import CaptumExtractAggregateError, InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.operations import register_operation, unregister_operation
 from captum_extract_aggregate.attr import (
@@ -43,6 +44,7 @@ __all__ = [
     "ActivityAttribution",
     "AggregatedActivity",
     "BiasAttribution",
+    "CaptumExtractAggregateError",
     "ContrastiveExcitationBackprop",
     "CumulativeGradCAM",
     "CumulativeGradMid",
@@ -56,6 +58,8 @@ __all__ = [
     "GradCAMPos",
     "GradMid",
     "GuidedBackprop",
+    "InvalidTypeError",
+    "InvalidValueError",
     "LayerCombination",
     "LayerGradient",
     "LayerWeights",

@@ -110,7 +110,9 @@ def test_a_map_adds_a_few_operations_to_the_floor(label, resnet, x):
 
 
 def test_the_whole_grid_shares_its_pass(resnet, x, passes):
-    cells = {f"{e}:{a}": cea.ExtractAggregate(resnet, LAYERS, e, a) for e in EXTRACTS for a in AGGREGATES}
+    cells = {
+        f"{e}:{a}": cea.ExtractAggregate(resnet, LAYERS, extract=e, aggregate=a) for e in EXTRACTS for a in AGGREGATES
+    }
     cea.attribute_together(cells, x, 3)
     assert (len(passes.forwards), len(passes.backwards)) == (1, 1)
 
@@ -157,7 +159,7 @@ NO_WAIT = {
     "guided": lambda m, layers: cea.GuidedBackprop(m, layers),
     "deconvolution": lambda m, layers: cea.Deconvolution(m, layers),
     "RectGrad": lambda m, layers: cea.RectGrad(m, layers),
-    "depthwise": lambda m, layers: cea.ExtractAggregate(m, layers, "depthwise3x3", "max_abs"),
+    "depthwise": lambda m, layers: cea.ExtractAggregate(m, layers, extract="depthwise3x3", aggregate="max_abs"),
     "layer's own": lambda m, layers: cea.NormGrad(m, ["layer2.0.conv1", "layer4.1.conv2"], virtual_identity=False),
 }
 
@@ -204,7 +206,7 @@ def test_nothing_waits_for_the_garbage_collector(label, resnet, x):
     elif label in WHOLE:
         method = WHOLE[label](resnet)
     else:
-        method = cea.ExtractAggregate(resnet, LAYERS, *label.split(":"))
+        method = cea.ExtractAggregate(resnet, LAYERS, **dict(zip(("extract", "aggregate"), label.split(":"))))
     method.attribute(x, target=3)
     gc.freeze()  # what is there already is not looked at
     gc.disable()

@@ -113,7 +113,7 @@ def test_faults_in_a_user_s_layout_or_aggregate(layout):
         cea.NormGrad(net, net.conv3, layout=layout).attribute(x, 1)
     assert snapshot(net, x) == before
     with pytest.raises(ZeroDivisionError):
-        cea.ExtractAggregate(net, net.conv3, "conv1x1", lambda rows: 1 / 0).attribute(x, 1)
+        cea.ExtractAggregate(net, net.conv3, extract="conv1x1", aggregate=lambda rows: 1 / 0).attribute(x, 1)
     assert snapshot(net, x) == before
 
 

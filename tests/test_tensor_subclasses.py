@@ -64,7 +64,7 @@ class Inside(nn.Module):
 
 METHODS = {
     "NormGrad": lambda net, layer: cea.NormGrad(net, layer),
-    "conv3x3": lambda net, layer: cea.ExtractAggregate(net, layer, "conv3x3", "filter_norm"),
+    "conv3x3": lambda net, layer: cea.ExtractAggregate(net, layer, extract="conv3x3", aggregate="filter_norm"),
     "real layer": lambda net, layer: cea.NormGrad(net, net.get_submodule(layer), virtual_identity=False),
     "GradCAM": lambda net, layer: cea.GradCAM(net, layer),
     "GradCAM++": lambda net, layer: cea.GradCAMPlusPlus(net, layer),

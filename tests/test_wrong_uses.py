@@ -16,8 +16,8 @@ def norm_grad(model=NET, layer="conv3", inputs=X, target=1, **attribute):
     return lambda: cea.NormGrad(model, layer).attribute(inputs, target, **attribute)
 
 
-def extract_aggregate(*args, **kwargs):
-    return lambda: cea.ExtractAggregate(NET, "conv3", *args, **kwargs)
+def extract_aggregate(extract="conv1x1", aggregate="norm", **kwargs):
+    return lambda: cea.ExtractAggregate(NET, "conv3", extract=extract, aggregate=aggregate, **kwargs)
 
 
 class Detached(SmallNet):
@@ -85,7 +85,11 @@ WRONG_USES = {
     "unknown aggregate": (extract_aggregate("conv1x1", "nrom"), ValueError, "did you mean 'norm'"),
     "unknown layout": (extract_aggregate(layout="NHWC"), ValueError, "expected one of 'auto'"),
     "call is no index": (extract_aggregate(call="last"), TypeError, "call is 'last'"),
-    "virtual_identity is a list": (lambda: cea.NormGrad(NET, "conv3", [0]), TypeError, "virtual_identity is"),
+    "virtual_identity is a list": (
+        lambda: cea.NormGrad(NET, "conv3", virtual_identity=[0]),
+        TypeError,
+        "virtual_identity is",
+    ),
     "real layer without parameters": (
         lambda: cea.NormGrad(NET, "relu1", virtual_identity=False),
         ValueError,
@@ -102,7 +106,7 @@ WRONG_USES = {
         "the input has no parameters",
     ),
     "bias of a layer without one": (
-        lambda: cea.ExtractAggregate(NO_BIAS, "0", "layer_bias"),
+        lambda: cea.ExtractAggregate(NO_BIAS, "0", extract="layer_bias"),
         ValueError,
         "no bias of its own",
     ),
@@ -226,7 +230,7 @@ WRONG_USES = {
         "2 x T",
     ),
     "the input of a real layer": (
-        lambda: cea.NormGrad(NET, "conv3", False).attribute(X, 1, attribute_to_layer_input=True),
+        lambda: cea.NormGrad(NET, "conv3", virtual_identity=False).attribute(X, 1, attribute_to_layer_input=True),
         ValueError,
         "by definition",
     ),
@@ -240,12 +244,12 @@ WRONG_USES = {
     "a model that detaches": (norm_grad(Detached().eval()), ValueError, "neither detaches"),
     "a model under no_grad": (norm_grad(Undifferentiated().eval()), ValueError, "no_grad"),
     "BatchNorm without statistics": (
-        lambda: cea.NormGrad(BATCH_STATISTICS, "0", False).attribute(X, 0),
+        lambda: cea.NormGrad(BATCH_STATISTICS, "0", virtual_identity=False).attribute(X, 0),
         ValueError,
         "track_running_stats",
     ),
     "LayerNorm over the positions": (
-        lambda: cea.NormGrad(OVER_POSITIONS, "0", False).attribute(X, 0),
+        lambda: cea.NormGrad(OVER_POSITIONS, "0", virtual_identity=False).attribute(X, 0),
         ValueError,
         "not shared between",
     ),

@@ -19,7 +19,9 @@ from captum_extract_aggregate.attr.extract_aggregate.extract import Pair, virtua
 
 METHODS: dict[str, Callable[[nn.Module, list[str]], cea.NormGrad]] = {
     "NormGrad": cea.NormGrad,
-    "conv3x3, filter_norm": lambda m, layers: cea.ExtractAggregate(m, layers, "conv3x3", "filter_norm"),
+    "conv3x3, filter_norm": lambda m, layers: cea.ExtractAggregate(
+        m, layers, extract="conv3x3", aggregate="filter_norm"
+    ),
     "selective NormGrad": cea.SelectiveNormGrad,
     "linear approximation": cea.LinearApproximation,
     "GradCAM++": cea.GradCAMPlusPlus,
@@ -111,7 +113,11 @@ def grid() -> Iterator[Row]:
     for name in ("resnet50", "vgg16"):
         model, x = network(name), images(1)
         layers = stages(model, 4)
-        cells = {f"{e}:{a}": cea.ExtractAggregate(model, layers, e, a) for e in EXTRACTS for a in AGGREGATES}
+        cells = {
+            f"{e}:{a}": cea.ExtractAggregate(model, layers, extract=e, aggregate=a)
+            for e in EXTRACTS
+            for a in AGGREGATES
+        }
         one = cea.NormGrad(model, layers)
         found = ratios(lambda: cea.attribute_together(cells, x, 3), lambda: one.attribute(x, target=3))  # noqa: B023
         yield row("whole grid", f"{len(cells)} cells over one NormGrad, {name}, 4 layers", found, limit=1.3)

@@ -1,4 +1,4 @@
-"""The words of errors that several modules share."""
+"""The errors that this package raises for a user's mistake, and the words that several modules share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,27 @@ import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+
+class CaptumExtractAggregateError(Exception):
+    """The base of every error that this package raises for a user's mistake.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> try:
+        ...     cea.NormGrad(cea.load_scene_model("vgg"), "features.99")
+        ... except cea.CaptumExtractAggregateError as error:
+        ...     print(type(error).__name__, isinstance(error, ValueError))
+        InvalidValueError True
+    """
+
+
+class InvalidValueError(CaptumExtractAggregateError, ValueError):
+    """An argument has a value that cannot be used; the text says which, what was got and what was expected."""
+
+
+class InvalidTypeError(CaptumExtractAggregateError, TypeError):
+    """An argument is of a type that cannot be used, or is not taken; the text says which, and what to do instead."""
 
 
 def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,9 @@ from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.layout import LayoutFunction
 
 Size = Sequence[int]
-InputLayout = str | LayoutFunction
-INPUT_LAYOUTS = ("auto", "channels_first", "channels_last")
+InputLayoutName = Literal["auto", "channels_first", "channels_last"]
+InputLayout = InputLayoutName | LayoutFunction
+INPUT_LAYOUTS = get_args(InputLayoutName)
 _FEW = 4  # channels: grey, stereo, colours, colours with opacity
 
 

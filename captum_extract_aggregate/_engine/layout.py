@@ -13,7 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,11 @@ from captum_extract_aggregate._engine.dimensions import CHANNELS, FRESH, Dim, Di
 from captum_extract_aggregate._engine.layers import describe
 
 LayoutFunction = Callable[[Tensor], Tensor]
-Layout = str | LayoutFunction
+LayoutName = Literal["auto", "channels_first", "channels_last", "tokens"]
+Layout = LayoutName | LayoutFunction
 Look = Callable[[], Sequence[Dims | None]]
 
-LAYOUTS = ("auto", "channels_first", "channels_last", "tokens")
+LAYOUTS = get_args(LayoutName)
 # Class token; class and distillation token; class and four register tokens. No prefix is tried first.
 _PREFIXES = (0, 1, 2, 5)
 _CHANNELS_FIRST = (

@@ -16,52 +16,28 @@ that emits several tensors gives a tuple.
 
 from __future__ import annotations
 
-import functools
-import sys
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
-from captum.attr import Attribution, GradientAttribution, LayerAttribution
-from captum.log import log_usage
+from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu, same_everywhere
 from captum_extract_aggregate._common.undo import Undo
-from captum_extract_aggregate._engine.layers import Layer, checked_inputs, describe, find_layer
+from captum_extract_aggregate._engine.layers import checked_inputs, describe, find_layer
 from captum_extract_aggregate._engine.layout import Layout, check_layout, is_final_state, to_channels_first
 from captum_extract_aggregate._engine.model_state import set_modes, without_autocast
 from captum_extract_aggregate._engine.recording import Evidence, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target, per_target
+from captum_extract_aggregate.attr.entry import captum_entry, check_grad_kwargs, named_arguments
+from captum_extract_aggregate.attr.layer_types import GradientAttribution, L, LayerAttribution, Layers, OneLayer
 
 Map = Tensor | tuple[Tensor, ...]
 Maps = Map | list[Map]
-
-
-def captum_entry(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks `attribute` as Captum does. NoiseTunnel and others call `__wrapped__`, and cannot take a list of maps."""
-
-    @functools.wraps(function)
-    def for_captum(self: CaptureAttribution, *args: Any, **kwargs: Any) -> Any:
-        if sys._getframe(1).f_globals.get("__name__", "").startswith("captum.concept"):
-            raise ValueError(
-                f"layer_attr_method is a {type(self).__name__}, which gives one number per position, but TCAV compares "
-                "a concept's direction with one number per activation; expected None (the gradient), or Captum's "
-                "LayerGradientXActivation(model, None)"
-            )
-        if isinstance(self.layer, (list, tuple)) and not self.joins_layers:
-            raise ValueError(
-                f"layer is a list of {len(self.layer)} layers, but Captum's NoiseTunnel (and whatever else calls "
-                "attribute.__wrapped__) takes one map; expected one layer: build one method and tunnel per layer"
-            )
-        return function(self, *args, **kwargs)
-
-    entry = log_usage(part_of_slo=True)(function)
-    entry.__wrapped__ = for_captum  # type: ignore[attr-defined]
-    return entry  # type: ignore[no-any-return]
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -91,7 +67,7 @@ _WARNED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDiction
 _VARYING: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose gradients were seen to differ from place to place
 
 
-class CaptureAttribution(LayerAttribution, GradientAttribution):
+class CaptureAttribution(LayerAttribution, GradientAttribution, Generic[L]):
     """A Captum layer method whose map at each layer follows from activations and gradients of one pass.
 
     Subclasses say what their map is (`_map`), and which places it needs (`_places`).
@@ -107,11 +83,13 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         if "_evidence" in vars(cls):
             cls.has_plain_pass = bool(vars(cls).get("has_plain_pass", False))
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer],
+        layer: L,
         device_ids: list[int] | None = None,
+        *,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
@@ -124,6 +102,11 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
             raise ValueError("layer is an empty list; expected at least one layer (default_layers(model) lists some)")
         if call is not None and (isinstance(call, bool) or not isinstance(call, int)):
             raise TypeError(f"call is {call!r}; expected None or the index of one of a shared layer's calls")
+        if device_ids is not None and not (isinstance(device_ids, list) and all(type(d) is int for d in device_ids)):
+            raise TypeError(
+                f"device_ids is {device_ids!r}; expected None or a list of a DataParallel model's device numbers (all "
+                "other arguments go by name)"
+            )
         LayerAttribution.__init__(self, forward_func, self._find(layer, forward_func), device_ids)
         GradientAttribution.__init__(self, forward_func)
         self.layout = check_layout(layout)
@@ -203,6 +186,36 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         elif all(on_cpu(g) and g.shape[2:].numel() > 1 and g.any() for g in gradients):
             _VARYING.add(owner)  # nobody needs to look again
 
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: CaptureAttribution[None],
+        inputs: tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: CaptureAttribution[OneLayer],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: CaptureAttribution[Layers],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Tensor]: ...
+
     @own
     @captum_entry
     def attribute(
@@ -211,8 +224,10 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         target: Target = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
-    ) -> Maps:
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
         """The map of one target per example; see this module's text for the arguments and the result."""
+        check_grad_kwargs(grad_kwargs)
         (maps,) = _maps_per_target({"": self}, inputs, [target], additional_forward_args, attribute_to_layer_input)
         return maps[""]
 
@@ -331,8 +346,52 @@ class CaptureAttribution(LayerAttribution, GradientAttribution):
         return canonical
 
 
-class WithDelta(CaptureAttribution):
+class WithDelta(CaptureAttribution[L]):
     """A method whose `attribute` can give its convergence delta too, as Captum's integrated gradients can."""
+
+    @overload  # type: ignore[override]
+    def attribute(  # type: ignore[overload-overlap]
+        self: WithDelta[None],
+        inputs: tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+        return_convergence_delta: Literal[False] = False,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: WithDelta[OneLayer],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+        return_convergence_delta: Literal[False] = False,
+    ) -> Tensor: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: WithDelta[Layers],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+        return_convergence_delta: Literal[False] = False,
+    ) -> list[Tensor]: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+        return_convergence_delta: bool = False,
+    ) -> Any: ...
 
     @own
     @captum_entry
@@ -342,10 +401,13 @@ class WithDelta(CaptureAttribution):
         target: Target = None,
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
         return_convergence_delta: bool = False,
     ) -> Any:
         """The maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
-        maps = super().attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
+        check_grad_kwargs(grad_kwargs)
+        plain: Any = super()
+        maps = plain.attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
         if not return_convergence_delta:
             return maps
         if not self.has_convergence_delta():

@@ -82,7 +82,8 @@ def make_method(name: str, model: nn.Module, layers: Sequence[nn.Module | None],
     if name.startswith("captum:"):
         return _captums(name.removeprefix("captum:"), model, layers, **arguments)
     extract, _, how = name.partition(":")
-    return ExtractAggregate(model, list(layers), extract, how, **arguments)
+    cell: dict[str, Any] = {"extract": extract, "aggregate": how}
+    return ExtractAggregate(model, list(layers), **cell, **arguments)
 
 
 def _captums(name: str, model: nn.Module, layers: Sequence[nn.Module | None], **arguments: Any) -> Attribution:

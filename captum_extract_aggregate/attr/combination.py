@@ -8,10 +8,9 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
-from captum.attr import LayerAttribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import unknown_name
@@ -28,11 +27,15 @@ from captum_extract_aggregate._engine.input_positions import (
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, find_layer, model_of
 from captum_extract_aggregate._engine.model_state import without_traces
 from captum_extract_aggregate._engine.targets import Target, per_target
-from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, captum_entry, is_own, own
+from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, is_own, own
+from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.layer_types import LayerAttribution
 
-Weights = str | Sequence[float] | Mapping[Any, float]
-_WEIGHTS = ("uniform", "linear")
-_MODES = ("product", "sum")
+WeightsName = Literal["uniform", "linear"]
+Weights = WeightsName | Sequence[float] | Mapping[Any, float]
+Mode = Literal["product", "sum"]
+_WEIGHTS = get_args(WeightsName)
+_MODES = get_args(Mode)
 
 
 class LayerCombination(LayerAttribution):
@@ -73,11 +76,13 @@ class LayerCombination(LayerAttribution):
 
     joins_layers = True
 
+    @named_arguments
     def __init__(
         self,
         attribution_method: LayerAttribution,
+        *,
         weights: Weights = "uniform",
-        mode: str = "product",
+        mode: Mode = "product",
         size: Size | None = None,
         layout: InputLayout = "auto",
     ) -> None:

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from captum_extract_aggregate._common.chunks import over_channels
 from captum_extract_aggregate._common.errors import unknown_name
 from captum_extract_aggregate._common.tensors import at_least_float32, low_and_spread, upsample
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
-from captum_extract_aggregate._engine.layers import Layer, describe
+from captum_extract_aggregate._engine.layers import describe
 from captum_extract_aggregate._engine.layout import Layout, to_channels_first
 from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
@@ -36,15 +36,18 @@ from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDelta, finished
 from captum_extract_aggregate.attr.biases import adds_bias, bias_layers, biased, fused_norms
 from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, the_model, with_biases
+from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.attribution import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
+from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
 
 _LOOKED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # layers that did not run, of which it is known why
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
-_RESCALE = ("channel_joint", "layer_map")
+Rescale = Literal["channel_joint", "layer_map"]
+_RESCALE = get_args(Rescale)
 
 
-class ActivityAttribution(WithDelta, LinearApproximation):
+class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
     r"""Activity attribution: :math:`a^{h}_u = \sum_k h_{u,k} \, \partial f / \partial h_{u,k}`; `N x 1 x *S`, signed.
 
     The linear approximation seen as a decomposition, in units of the score: `compute_convergence_delta` tells what is
@@ -68,6 +71,18 @@ class ActivityAttribution(WithDelta, LinearApproximation):
 
     Source: Grabska-Barwinska 2020, equation 11.
     """
+
+    @named_arguments
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: L,
+        device_ids: list[int] | None = None,
+        *,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(forward_func, layer, device_ids, layout=layout, call=call)
 
     def compute_convergence_delta(  # type: ignore[override]
         self,
@@ -116,7 +131,7 @@ def _check_bias(layer: nn.Module | None, to_input: bool) -> None:
         )
 
 
-class BiasAttribution(CaptureAttribution):
+class BiasAttribution(CaptureAttribution[L]):
     r"""Bias attribution: :math:`a^{b}_u = \sum_k b_k \, \partial f / \partial z_{u,k}`; `N x 1 x *S`, signed.
 
     At the output z of a layer that adds a bias b: convolution, linear layer over positions, or normalisation
@@ -162,7 +177,7 @@ class BiasAttribution(CaptureAttribution):
         return "Bias Attribution"
 
 
-class FullGrad(WithDelta):
+class FullGrad(WithDelta[nn.Module]):
     r"""FullGrad: :math:`\psi(x \odot \nabla_x f) + \sum_l \sum_k \psi(b^l \odot \partial f / \partial z^l)_k`.
 
     One map of the input's size, `N x 1 x H x W`, non-negative, without unit. :math:`\psi` takes magnitudes, scales
@@ -196,12 +211,14 @@ class FullGrad(WithDelta):
 
     joins_layers = True
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
+        layer: OneLayer | Layers = None,
         device_ids: list[int] | None = None,
-        rescale: str = "channel_joint",
+        *,
+        rescale: Rescale = "channel_joint",
         include_input: bool = True,
         align_corners: bool = True,
         layout: Layout = "auto",
@@ -214,7 +231,8 @@ class FullGrad(WithDelta):
             self._fused = fused_norms(the_model(forward_func))
             if not layer:
                 raise ValueError("the model adds no bias anywhere; expected layers with biases, or another method")
-        super().__init__(forward_func, layer, device_ids, layout)
+        given: Any = layer
+        super().__init__(forward_func, given, device_ids, layout=layout)
         if not isinstance(rescale, str) or rescale not in _RESCALE:
             raise ValueError(unknown_name("rescale", rescale, _RESCALE))
         self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
@@ -354,18 +372,20 @@ class AggregatedActivity(InputSizedAttribution):
     Source: Grabska-Barwinska 2020, equation 16.
     """
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
+        layer: OneLayer | Layers = None,
         device_ids: list[int] | None = None,
+        *,
         l0: int = 0,
         include_input: bool = False,
         layout: Layout = "auto",
         call: int | None = None,
         size: Size | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call, size)
+        super().__init__(forward_func, layer, device_ids, layout=layout, call=call, size=size)
         count = len(super()._layers())
         if isinstance(l0, bool) or not isinstance(l0, int) or not -count <= l0 < count:
             raise ValueError(f"l0 is {l0!r}; expected {-count} to {count - 1}, one of the {count} layers")

@@ -9,9 +9,10 @@ section 3.
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,14 @@ from captum_extract_aggregate._common.chunks import over_channels
 from captum_extract_aggregate._common.errors import unknown_name
 from captum_extract_aggregate._common.tensors import where_positive
 from captum_extract_aggregate._engine.input_positions import Size
-from captum_extract_aggregate._engine.layers import Layer
 from captum_extract_aggregate._engine.layout import Layout
-from captum_extract_aggregate.attr.base import CaptureAttribution
+from captum_extract_aggregate._engine.targets import Target
+from captum_extract_aggregate.attr.base import CaptureAttribution, own
+from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
+from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
 
+Positive = Literal["abs", "relu"]
 _POSITIVE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs, "relu": torch.relu}
 _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs_, "relu": torch.relu_}
 
@@ -39,10 +43,6 @@ def _channel_weights(g: Tensor) -> Tensor:
     return g.flatten(2).mean(2).reshape(*g.shape[:2], *(1,) * (g.ndim - 2))
 
 
-def _gradcam(x: Tensor, g: Tensor) -> Tensor:
-    return over_channels(lambda x, g: (_channel_weights(g) * x).sum(1, keepdim=True), x, g).relu()
-
-
 def _gradcam_pos(x: Tensor, g: Tensor, positive: str) -> Tensor:
     made = _IN_PLACE[positive]
     return over_channels(lambda x, g: made(_channel_weights(g) * x).sum(1, keepdim=True), x, g)
@@ -52,11 +52,76 @@ def _gradmid(g: Tensor, positive: str) -> Tensor:
     return over_channels(lambda g: _POSITIVE[positive](g).sum(1, keepdim=True), g)
 
 
-class GradCAM(CaptureAttribution):
+class WeightedChannels(CaptureAttribution[L]):
+    """Channels weighed by what their gradients say, summed and rectified, which Captum lets a call leave out."""
+
+    _relu_attributions = True
+    _attr_dim_summation = True
+
+    def _weighted(self, x: Tensor, g: Tensor) -> Tensor:
+        """The activations of some channels times their weights, in memory of its own."""
+        raise NotImplementedError
+
+    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        if self._attr_dim_summation:
+            map_ = over_channels(lambda x, g: self._weighted(x, g).sum(1, keepdim=True), x, g)
+        else:
+            map_ = self._weighted(x, g)
+        return map_.relu() if self._relu_attributions else map_
+
+    @overload  # type: ignore[override]
+    def attribute(  # type: ignore[overload-overlap]
+        self: WeightedChannels[OneLayer],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool = True,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: WeightedChannels[Layers],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool = True,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Tensor]: ...
+
+    @own
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+        relu_attributions: bool = True,
+        attr_dim_summation: bool = True,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The map of one target per example."""
+        for name, value in (("relu_attributions", relu_attributions), ("attr_dim_summation", attr_dim_summation)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} is {value!r}; expected True or False")
+        asked = copy.copy(self)  # other threads may use this object
+        asked._relu_attributions, asked._attr_dim_summation = relu_attributions, attr_dim_summation
+        plain: Any = super(WeightedChannels, asked)
+        return plain.attribute(inputs, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
+
+
+class GradCAM(WeightedChannels[L]):
     r"""GradCAM: :math:`(\sum_k w_k A^k)_+`; `N x 1 x *S`, non-negative, in units of the score.
 
     Equal to Captum's `LayerGradCam` with `relu_attributions=True`, and right on tokens and channels-last activations,
-    where Captum's averages over channels.
+    where Captum's averages over channels. The published map is rectified, and so is this one unless a call says
+    `attribute(..., relu_attributions=False)`, which is Captum's default; with `attr_dim_summation=False` the channels'
+    terms are returned unsummed, `N x K x *S`.
 
     Args:
         forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.
@@ -74,31 +139,33 @@ class GradCAM(CaptureAttribution):
     Source: Selvaraju et al., ICCV 2017.
     """
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return _gradcam(x, g)
+    def _weighted(self, x: Tensor, g: Tensor) -> Tensor:
+        return _channel_weights(g) * x
 
     @classmethod
     def get_name(cls) -> str:
         return "GradCAM"
 
 
-class _Positive(CaptureAttribution):
+class _Positive(CaptureAttribution[L]):
     """With a choice of what makes each channel's share positive."""
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer],
+        layer: L,
         device_ids: list[int] | None = None,
-        positive: str = "abs",
+        *,
+        positive: Positive = "abs",
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call)
+        super().__init__(forward_func, layer, device_ids, layout=layout, call=call)
         self.positive = _check_positive(positive)
 
 
-class GradCAMPos(_Positive):
+class GradCAMPos(_Positive[L]):
     r"""GradCAM_Pos: :math:`\sum_k |w_k A^k|`; `N x 1 x *S`, non-negative, in units of the score.
 
     Channels that speak against the class count like those that speak for it, which costs sensitivity to the class.
@@ -128,7 +195,7 @@ class GradCAMPos(_Positive):
         return "GradCAM Pos"
 
 
-class GradMid(_Positive):
+class GradMid(_Positive[L]):
     r"""GradMid: :math:`\sum_k |g_{u,k}|`, gradients alone; `N x 1 x *S`, non-negative, in score per activation.
 
     Args:
@@ -159,7 +226,7 @@ class GradMid(_Positive):
         return "GradMid"
 
 
-class GradCAMPlusPlus(CaptureAttribution):
+class GradCAMPlusPlus(WeightedChannels[L]):
     r"""GradCAM++: :math:`(\sum_k w_k A^k)_+` with :math:`w_k = \sum_u \alpha_{u,k} (g_{u,k})_+`; `N x 1 x *S`.
 
     :math:`\alpha = g^2 / (2 g^2 + \sum_v A_v \, g^3)`, from the derivatives of exp(score), where the sum runs over the
@@ -185,20 +252,19 @@ class GradCAMPlusPlus(CaptureAttribution):
     Source: Chattopadhay et al., WACV 2018, equations 10-13 and 19.
     """
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer],
+        layer: L,
         device_ids: list[int] | None = None,
+        *,
         normalize_alpha: bool = False,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call)
+        super().__init__(forward_func, layer, device_ids, layout=layout, call=call)
         self.normalize_alpha = normalize_alpha
-
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return over_channels(self._weighted, x, g).relu()
 
     def _weighted(self, x: Tensor, g: Tensor) -> Tensor:
         positions = tuple(range(2, x.ndim))
@@ -211,7 +277,7 @@ class GradCAMPlusPlus(CaptureAttribution):
         if self.normalize_alpha:
             total = where_positive(alpha, g).sum(positions, keepdim=True)
             weights = weights / torch.where(total != 0, total, 1)
-        return (weights * x).sum(1, keepdim=True)
+        return weights * x
 
     @classmethod
     def get_name(cls) -> str:
@@ -221,17 +287,19 @@ class GradCAMPlusPlus(CaptureAttribution):
 class _Cumulative(InputSizedAttribution):
     """The sum over layers of maps with a choice of what makes each channel's share positive."""
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
+        layer: OneLayer | Layers = None,
         device_ids: list[int] | None = None,
-        positive: str = "abs",
+        *,
+        positive: Positive = "abs",
         layout: Layout = "auto",
         call: int | None = None,
         size: Size | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call, size)
+        super().__init__(forward_func, layer, device_ids, layout=layout, call=call, size=size)
         self.positive = _check_positive(positive)
 
 

@@ -5,28 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_extract_aggregate._common.tensors import at_least_float32, min_max, upsample
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
-from captum_extract_aggregate._engine.layers import Layer, model_of
+from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate.attr.base import CaptureAttribution, Map, finished
+from captum_extract_aggregate.attr.entry import named_arguments
+from captum_extract_aggregate.attr.layer_types import Layers, OneLayer
 
 
-class InputSizedAttribution(CaptureAttribution):
+class InputSizedAttribution(CaptureAttribution[nn.Module]):
     """Sums its layers' maps after taking magnitudes, scaling each to [0, 1] per example and upsampling it."""
 
     joins_layers = True
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
+        layer: OneLayer | Layers = None,
         device_ids: list[int] | None = None,
+        *,
         layout: Layout = "auto",
         call: int | None = None,
         size: Size | None = None,
@@ -39,7 +43,8 @@ class InputSizedAttribution(CaptureAttribution):
                     "or a list of layers"
                 )
             layer = list(default_layers(model).values())
-        super().__init__(forward_func, layer, device_ids, layout, call)
+        given: Any = layer  # whose maps become one, whether it is a list or not
+        super().__init__(forward_func, given, device_ids, layout=layout, call=call)
         self.size = check_size(size)
 
     def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Map:

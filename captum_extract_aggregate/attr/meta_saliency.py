@@ -9,7 +9,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +41,11 @@ from captum_extract_aggregate._engine.model_state import (
 )
 from captum_extract_aggregate._engine.one_output import is_probability, no_logit, with_wrapped
 from captum_extract_aggregate._engine.targets import Target, plain_target, select_scores
-from captum_extract_aggregate.attr.base import captum_entry
+from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.meta_saliency_vmap import NotVectorizedError, pays, vectorized_maps
 
 Loss = Callable[[Tensor, Any], Tensor]
+LossName = Literal["cross_entropy", "binary_cross_entropy"]
 
 
 def _cross_entropy(output: Tensor, target: Any) -> Tensor:
@@ -134,12 +135,14 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
     Source: Rebuffi et al., CVPR 2020, section 4.4 (whose :math:`2\epsilon` is `lr`).
     """
 
+    @named_arguments
     def __init__(
         self,
         attribution_method: Attribution,
+        *,
         lr: float = 1e-3,
         ascent: bool = False,
-        loss_func: str | Loss | None = None,
+        loss_func: LossName | Loss | None = None,
         parameters: Sequence[str | Tensor] | None = None,
         steps: int = 1,
         model: nn.Module | None = None,

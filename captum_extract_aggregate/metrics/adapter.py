@@ -10,7 +10,7 @@ from torch import Tensor
 
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.layers import checked_inputs
-from captum_extract_aggregate.attr.base import captum_entry
+from captum_extract_aggregate.attr.entry import captum_entry
 from captum_extract_aggregate.metrics.explanations import MapReader
 
 

@@ -50,9 +50,9 @@ BLIND = {
     "NormGrad": cea.NormGrad,
     "gradient": cea.LayerGradient,
     "gradient, sum": lambda net, layer: cea.LayerGradient(net, layer, aggregate="sum"),
-    "filter_norm": lambda net, layer: cea.ExtractAggregate(net, layer, "conv1x1", "filter_norm"),
-    "conv3x3": lambda net, layer: cea.ExtractAggregate(net, layer, "conv3x3", "norm"),
-    "abs_sum": lambda net, layer: cea.ExtractAggregate(net, layer, "conv1x1", "abs_sum"),
+    "filter_norm": lambda net, layer: cea.ExtractAggregate(net, layer, extract="conv1x1", aggregate="filter_norm"),
+    "conv3x3": lambda net, layer: cea.ExtractAggregate(net, layer, extract="conv3x3", aggregate="norm"),
+    "abs_sum": lambda net, layer: cea.ExtractAggregate(net, layer, extract="conv1x1", aggregate="abs_sum"),
     "GradMid": cea.GradMid,
     "guided": cea.GuidedBackprop,
     "deconvolution": cea.Deconvolution,
@@ -67,7 +67,7 @@ SEEING = {
     "linear": cea.LinearApproximation,
     "selective": cea.SelectiveNormGrad,
     "activity": cea.ActivityAttribution,
-    "depthwise": lambda net, layer: cea.ExtractAggregate(net, layer, "depthwise3x3", "norm"),
+    "depthwise": lambda net, layer: cea.ExtractAggregate(net, layer, extract="depthwise3x3", aggregate="norm"),
     "RectGrad": lambda net, layer: cea.RectGrad(net, layer, percentile=10),
     "LRP": cea.LRP,
     "FullGrad": lambda net, layer: cea.FullGrad(net),
@@ -113,7 +113,7 @@ def test_real_layers(x):
     net = Pooled(norm=True).eval()
     net.last[1].bias.data.normal_()
     assert told(cea.BiasAttribution(net, net.last[1]), x, target=1)
-    assert told(cea.ExtractAggregate(net, net.last[1], "layer_bias"), x, target=1)
+    assert told(cea.ExtractAggregate(net, net.last[1], extract="layer_bias"), x, target=1)
     assert told(cea.NormGrad(net, net.last[0], virtual_identity=False), x, target=1)
     assert not told(cea.NormGrad(net, net.last[1], virtual_identity=False), x, target=1)  # by channel
     net.last[0] = nn.Conv2d(4, 6, 3, padding=1, groups=2)

@@ -48,7 +48,7 @@ def test_combination_equals_the_definition(small_net, images, mode, weights, gam
             expected = torch.ones_like(maps[0])
             for g, m in zip(gamma, maps):
                 expected = expected * m**g
-        combination = cea.LayerCombination(method, weights, mode)
+        combination = cea.LayerCombination(method, weights=weights, mode=mode)
         got = combination.attribute(images, [0, 1, 2])
         assert got.shape == (3, 1, 12, 12)
         assert relative_error(got, expected) < 1e-10
@@ -60,7 +60,7 @@ def test_combination_equals_the_definition(small_net, images, mode, weights, gam
 def test_captum_s_layer_methods_are_looped_over(small_net, images):
     layers = [small_net.get_submodule(name) for name in LAYERS]
     method = captum_attr.LayerGradCam(small_net, layers)
-    combination = cea.LayerCombination(method, "linear", "sum")
+    combination = cea.LayerCombination(method, weights="linear", mode="sum")
     got = combination.attribute(images, 1, relu_attributions=True)
     maps = [
         scaled(captum_attr.LayerGradCam(small_net, la).attribute(images, 1, relu_attributions=True)) for la in layers
@@ -116,7 +116,7 @@ def test_a_constant_layer_is_the_factor_1_and_adds_0(name, weights):
     assert second.flatten(1).std(1).max() < 1e-6 * second.abs().max()  # constant but for rounding
     gamma = 1 / 2 if weights == "uniform" else 1 / 4
     for mode, expected in (("product", scaled(first, (17, 17)) ** gamma), ("sum", gamma * scaled(first, (17, 17)))):
-        combination = cea.LayerCombination(method, weights, mode)
+        combination = cea.LayerCombination(method, weights=weights, mode=mode)
         with pytest.warns(UserWarning, match=r"the map of 'b' \(for 2 of 2 examples\) has one value all over"):
             got = combination.attribute(x, 1)
         torch.testing.assert_close(got, expected)
@@ -181,7 +181,7 @@ def test_where_all_maps_are_constant_the_product_is_1_and_the_sum_0(small_net, i
 )
 def test_mistakes(small_net, arguments, error, match):
     with pytest.raises(error, match=match):
-        cea.LayerCombination(arguments[0](small_net), *arguments[1:])
+        cea.LayerCombination(arguments[0](small_net), **dict(zip(("weights", "mode"), arguments[1:])))
 
 
 def batches(n=24, size=5):
@@ -228,7 +228,7 @@ def test_weights_print_save_load_and_combine(small_net, images, tmp_path):
     loaded = cea.LayerWeights.load(tmp_path / "weights.json")
     assert loaded == weights
     assert str(loaded) == str(weights)
-    combination = cea.LayerCombination(cea.NormGrad(small_net, LAYERS), loaded)
+    combination = cea.LayerCombination(cea.NormGrad(small_net, LAYERS), weights=loaded)
     assert combination.weights == pytest.approx(tuple(weights.values()))
     assert combination.attribute(images, 1).shape == (3, 1, 12, 12)
 
@@ -316,7 +316,7 @@ def test_combinations_share_the_pass_of_their_methods(small_net, images):
     methods = {
         "plain": normgrad,
         "product": cea.LayerCombination(normgrad),
-        "sum": cea.LayerCombination(cea.LinearApproximation(small_net, LAYERS), "linear", "sum"),
+        "sum": cea.LayerCombination(cea.LinearApproximation(small_net, LAYERS), weights="linear", mode="sum"),
     }
     found = cea.attribute_together_per_target(methods, images, [0, 1])
     assert len(forwards) == 1

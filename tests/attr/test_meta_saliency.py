@@ -239,7 +239,7 @@ def test_the_fast_path_is_taken_and_where_not(monkeypatch):
         "input": (cea.MetaSaliency(cea.LayerGradient(net)), x, True),
         "cumulative": (cea.MetaSaliency(cea.CumulativeGradCAM(net, ["layer1", "layer3"])), x, True),
         "subset": (cea.MetaSaliency(cea.NormGrad(net, "layer3"), parameters=parameters), x, True),
-        "real layer": (cea.MetaSaliency(cea.NormGrad(net, "layer3.0.conv1", False)), x, False),
+        "real layer": (cea.MetaSaliency(cea.NormGrad(net, "layer3.0.conv1", virtual_identity=False)), x, False),
         "rules": (cea.MetaSaliency(cea.GuidedBackprop(net)), x, False),
         "few examples": (cea.MetaSaliency(cea.NormGrad(net, "layer3")), x[:2], None),
         "large pictures": (cea.MetaSaliency(cea.NormGrad(net, "layer3")), torch.randn(4, 3, 72, 72), None),

@@ -21,10 +21,16 @@ WITH_GRAPH = {
     "activity": cea.ActivityAttribution,
     "gradient": cea.LayerGradient,
     "gradient, sum": lambda net, layer: cea.LayerGradient(net, layer, aggregate="sum"),
-    "conv3x3, filter_norm": lambda net, layer: cea.ExtractAggregate(net, layer, "conv3x3", "filter_norm"),
-    "conv3x3, max": lambda net, layer: cea.ExtractAggregate(net, layer, "conv3x3", "max"),
-    "depthwise3x3, abs_sum": lambda net, layer: cea.ExtractAggregate(net, layer, "depthwise3x3", "abs_sum"),
-    "conv1x1, sum_filter": lambda net, layer: cea.ExtractAggregate(net, layer, "conv1x1", "sum_filter"),
+    "conv3x3, filter_norm": lambda net, layer: cea.ExtractAggregate(
+        net, layer, extract="conv3x3", aggregate="filter_norm"
+    ),
+    "conv3x3, max": lambda net, layer: cea.ExtractAggregate(net, layer, extract="conv3x3", aggregate="max"),
+    "depthwise3x3, abs_sum": lambda net, layer: cea.ExtractAggregate(
+        net, layer, extract="depthwise3x3", aggregate="abs_sum"
+    ),
+    "conv1x1, sum_filter": lambda net, layer: cea.ExtractAggregate(
+        net, layer, extract="conv1x1", aggregate="sum_filter"
+    ),
     "cumulative": cea.CumulativeGradCAM,
 }
 

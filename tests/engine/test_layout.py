@@ -442,8 +442,8 @@ def test_views_are_each_a_picture_to_every_extract(extract, layer):
     net, x = Views().double().eval(), torch.randn(2, 5, 3, 16, 16, dtype=torch.float64)
     layout = named_layout(net, layer, x)
     alone = lambda pictures: net.fc(net.last(net.norm(net.conv(pictures)).relu()).relu().mean((2, 3))) / 5  # noqa: E731
-    got = cea.ExtractAggregate(net, layer, extract, layout=layout).attribute(x, 1)
-    expected = cea.ExtractAggregate(alone, net.get_submodule(layer), extract).attribute(x.flatten(0, 1), 1)
+    got = cea.ExtractAggregate(net, layer, extract=extract, layout=layout).attribute(x, 1)
+    expected = cea.ExtractAggregate(alone, net.get_submodule(layer), extract=extract).attribute(x.flatten(0, 1), 1)
     torch.testing.assert_close(got, expected.unflatten(0, (2, 5)).transpose(1, 2), rtol=1e-9, atol=1e-12)
 
 

@@ -337,7 +337,7 @@ def test_a_layer_that_runs_several_times():
     assert torch.allclose(maps[1], last, rtol=1e-4, atol=1e-7)  # Captum gives the last call, without a word
     with pytest.raises(ValueError, match="call is 2"):
         cea.NormGrad(net, net.conv, call=2).attribute(x, 1)
-    real = cea.ExtractAggregate(net, net.conv, "layer", "sum", call=0).attribute(x, 1)
+    real = cea.ExtractAggregate(net, net.conv, extract="layer", aggregate="sum", call=0).attribute(x, 1)
     assert real.shape == (2, 1, 6, 6)
 
 

@@ -123,7 +123,7 @@ def explainers(model, layers):
         ("nearest", last): Summed(cea.LinearApproximation(model, last), mode="nearest"),
         ("rectgrad", last): Summed(cea.RectGrad(model, last, percentile=90)),
         ("gradient", "input"): Summed(cea.LayerGradient(model, None)),
-        ("conv3x3:norm", last): Summed(cea.ExtractAggregate(model, last, "conv3x3", "norm")),
+        ("conv3x3:norm", last): Summed(cea.ExtractAggregate(model, last, extract="conv3x3", aggregate="norm")),
     }
 
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from captum_extract_aggregate.attr.extract_aggregate.contribution import Element
 
 Aggregate = Callable[[Summand], Tensor]
 Materialized = Callable[[Tensor], Tensor]
+# The package's own; a registered one is told to checkers by a cast.
+AggregateName = Literal["norm", "filter_norm", "sum", "abs_sum", "filter_sum", "sum_filter", "max", "max_abs"]
 
 AGGREGATES: dict[str, Aggregate] = {}
 _CHUNK = 2**24  # entries multiplied out at once for a user's own aggregate

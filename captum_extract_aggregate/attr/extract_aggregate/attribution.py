@@ -7,20 +7,27 @@ section 3.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from captum_extract_aggregate._engine.layers import Layer, describe, model_of
+from captum_extract_aggregate._engine.layers import describe, model_of
 from captum_extract_aggregate._engine.layout import Layout, view_axis
 from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.attr.extract_aggregate.aggregate import Materialized, aggregate, check_aggregate
+from captum_extract_aggregate.attr.entry import named_arguments
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import (
+    AggregateName,
+    Materialized,
+    aggregate,
+    check_aggregate,
+)
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Summand
 from captum_extract_aggregate.attr.extract_aggregate.extract import (
     REAL_LAYER_EXTRACTS,
+    Extract,
     Pair,
     all_channels,
     check_parameter,
@@ -28,9 +35,10 @@ from captum_extract_aggregate.attr.extract_aggregate.extract import (
     layer_extract,
     virtual_extract,
 )
+from captum_extract_aggregate.attr.layer_types import L
 
 
-class ExtractAggregate(CaptureAttribution):
+class ExtractAggregate(CaptureAttribution[L]):
     r"""Any extract with any aggregate: `map_u = aggregate(extract_u)`, `N x 1 x *S`.
 
     With activation :math:`x_u` and gradient :math:`g_u = \partial f / \partial x_u` at position u (K channels), the
@@ -66,17 +74,19 @@ class ExtractAggregate(CaptureAttribution):
     Source: Rebuffi et al., CVPR 2020, sections 3.1.1-3.1.3.
     """
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer],
-        extract: str = "conv1x1",
-        aggregate: str | Materialized = "norm",
+        layer: L,
         device_ids: list[int] | None = None,
+        *,
+        extract: Extract = "conv1x1",
+        aggregate: AggregateName | Materialized = "norm",
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call)
+        super().__init__(forward_func, layer, device_ids, layout=layout, call=call)
         self.extract = extract
         self.aggregate = aggregate
         if not callable(aggregate):
@@ -181,24 +191,27 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-class _Named(ExtractAggregate):
+class _Named(ExtractAggregate[L]):
     """A member of the grid under its own name."""
 
     _extract: str
     _aggregate: str
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer],
+        layer: L,
         device_ids: list[int] | None = None,
+        *,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, self._extract, self._aggregate, device_ids, layout, call)
+        grid: Any = {"extract": self._extract, "aggregate": self._aggregate}
+        super().__init__(forward_func, layer, device_ids, **grid, layout=layout, call=call)
 
 
-class NormGrad(ExtractAggregate):
+class NormGrad(ExtractAggregate[L]):
     r"""NormGrad: :math:`\|g_u\| \, \|x_u\|`, the Frobenius norm of :math:`g_u x_u^T`.
 
     `N x 1 x *S`, non-negative, in units of the score.
@@ -223,26 +236,29 @@ class NormGrad(ExtractAggregate):
     Source: Rebuffi et al., CVPR 2020, section 3.2, Table 2 (rows 4 and 5).
     """
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer],
-        virtual_identity: bool = True,
+        layer: L,
         device_ids: list[int] | None = None,
+        *,
+        virtual_identity: bool = True,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
         if not isinstance(virtual_identity, bool):
             raise TypeError(f"virtual_identity is {virtual_identity!r}; expected True or False")
-        extract = "conv1x1" if virtual_identity else "layer"
-        super().__init__(forward_func, layer, extract, "norm", device_ids, layout, call)
+        extract: Extract = "conv1x1" if virtual_identity else "layer"
+        super().__init__(forward_func, layer, device_ids, extract=extract, aggregate="norm", layout=layout, call=call)
+        self.virtual_identity = virtual_identity
 
     @classmethod
     def get_name(cls) -> str:
         return "NormGrad"
 
 
-class SelectiveNormGrad(_Named):
+class SelectiveNormGrad(_Named[L]):
     r"""Selective NormGrad: :math:`\|(g_u \odot x_u)_+\|`; `N x 1 x *S`, non-negative, in units of the score.
 
     Only the channels that raise the score count, which makes it more class-selective than NormGrad.
@@ -270,13 +286,15 @@ class SelectiveNormGrad(_Named):
         return "Selective NormGrad"
 
 
-class LinearApproximation(_Named):
+class LinearApproximation(ExtractAggregate[L]):
     r"""Linear approximation: :math:`\sum_k g_{u,k} x_{u,k}`; `N x 1 x *S`, signed, in units of the score.
 
     Captum's `LayerGradientXActivation` summed over the channels.
 
     Args:
         forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.
+        multiply_by_inputs: False leaves the activation out, as in Captum's class: :math:`\sum_k g_{u,k}`.
+        memory_efficient: taken as Captum 0.9 takes it; every method here holds one pass alone, so nothing changes.
 
     Raises:
         TypeError, ValueError: as `ExtractAggregate`.
@@ -292,14 +310,31 @@ class LinearApproximation(_Named):
     Source: Rebuffi et al., CVPR 2020, section 3.2, Table 2 (row 2).
     """
 
-    _extract, _aggregate = "scaling", "sum"
+    @named_arguments
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: L,
+        device_ids: list[int] | None = None,
+        *,
+        multiply_by_inputs: bool = True,
+        memory_efficient: bool = False,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        for name, value in (("multiply_by_inputs", multiply_by_inputs), ("memory_efficient", memory_efficient)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name} is {value!r}; expected True or False")
+        extract: Extract = "scaling" if multiply_by_inputs else "bias"
+        super().__init__(forward_func, layer, device_ids, extract=extract, aggregate="sum", layout=layout, call=call)
+        self.multiply_by_inputs = multiply_by_inputs
 
     @property
     def multiplies_by_inputs(self) -> bool:
-        return True
+        return self.multiply_by_inputs
 
 
-class LayerGradient(ExtractAggregate):
+class LayerGradient(ExtractAggregate[L]):
     r"""Gradient: :math:`\max_k |g_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k g_{u,k}`; `N x 1 x *S`.
 
     Non-negative (the sum is signed), in units of score per unit of activation.
@@ -310,6 +345,7 @@ class LayerGradient(ExtractAggregate):
     Args:
         forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.
         aggregate: `"max_abs"` or `"sum"` (any other aggregate of `ExtractAggregate` works too).
+        multiply_by_inputs: False, as Captum's `LayerGradientXActivation` has to be called for the gradient alone.
 
     Raises:
         TypeError, ValueError: as `ExtractAggregate`.
@@ -324,13 +360,21 @@ class LayerGradient(ExtractAggregate):
     Source: Rebuffi et al., CVPR 2020, section 3.2, Table 2 (row 1); Simonyan et al., ICLR workshop 2014.
     """
 
+    @named_arguments
     def __init__(
         self,
         forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
-        aggregate: str = "max_abs",
+        layer: L = None,  # type: ignore[assignment]
         device_ids: list[int] | None = None,
+        *,
+        aggregate: AggregateName | Materialized = "max_abs",
+        multiply_by_inputs: Literal[False] = False,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, "bias", aggregate, device_ids, layout, call)
+        if multiply_by_inputs is not False:
+            raise ValueError(
+                f"multiply_by_inputs is {multiply_by_inputs!r}, but this is the gradient alone; expected False, or "
+                "LinearApproximation, which multiplies by the activation"
+            )
+        super().__init__(forward_func, layer, device_ids, extract="bias", aggregate=aggregate, layout=layout, call=call)

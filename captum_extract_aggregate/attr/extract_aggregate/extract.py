@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,25 @@ from captum_extract_aggregate.attr.extract_aggregate.contribution import Factor,
 LayerExtract = Callable[[Any, Tensor, Tensor], Summand]
 
 REAL_LAYER_EXTRACTS = ("layer", "layer_bias")
+# The usual ones; windows up to 99 x 99 work too, and are told to checkers by a cast.
+Extract = Literal[
+    "bias",
+    "scaling",
+    "conv1x1",
+    "conv3x3",
+    "conv5x5",
+    "conv7x7",
+    "conv9x9",
+    "conv11x11",
+    "depthwise1x1",
+    "depthwise3x3",
+    "depthwise5x5",
+    "depthwise7x7",
+    "depthwise9x9",
+    "depthwise11x11",
+    "layer",
+    "layer_bias",
+]
 _WINDOWED = re.compile(r"(conv|depthwise)(\d{1,2})x(\d{1,2})")
 
 

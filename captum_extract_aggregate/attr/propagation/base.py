@@ -21,35 +21,39 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.undo import Undo
-from captum_extract_aggregate._engine.layers import Layer, checked_inputs
+from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.recording import Around, Evidence, Recording, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution
+from captum_extract_aggregate.attr.entry import named_arguments
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName, check_aggregate
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import aggregate as aggregate_entries
-from captum_extract_aggregate.attr.extract_aggregate.aggregate import check_aggregate
 from captum_extract_aggregate.attr.extract_aggregate.extract import Pair
+from captum_extract_aggregate.attr.layer_types import L
 from captum_extract_aggregate.attr.propagation.interception import Interception
 
 
-class PropagationAttribution(CaptureAttribution):
+class PropagationAttribution(CaptureAttribution[L]):
     """A map of what arrives at the input or a layer; subclasses say by which rules (`_interception`)."""
 
     _extract = "bias"  # of the arriving quantity alone; "scaling": times the activation
     _aggregate = "sum"
     _from_the_start = False  # whether rules have to see what happens below the layer
 
+    @named_arguments
     def __init__(
         self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
-        aggregate: str | None = None,
+        model: Callable[..., Any],
+        layer: L = None,  # type: ignore[assignment]
         device_ids: list[int] | None = None,
+        *,
+        aggregate: AggregateName | None = None,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, device_ids, layout, call)
+        super().__init__(model, layer, device_ids, layout=layout, call=call)
         self.aggregate = self._aggregate if aggregate is None else check_aggregate(aggregate)
 
     def _interception(self, batch: int) -> Interception:

@@ -35,7 +35,7 @@ import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -43,7 +43,9 @@ from torch import Tensor
 from captum_extract_aggregate._common.errors import unknown_name
 from captum_extract_aggregate._common.tensors import where_positive
 
-LOST = ("drop", "spread")
+Sums = Literal["signed", "positive"]
+Lost = Literal["drop", "spread"]
+LOST = get_args(Lost)
 Constant = Tensor | None
 Part = Callable[[Tensor], Tensor]
 Term = tuple[Tensor, Constant]

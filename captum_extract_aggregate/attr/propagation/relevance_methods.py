@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +13,22 @@ from torch.autograd.graph import GradientEdge
 
 from captum_extract_aggregate._common.errors import unknown_name
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
-from captum_extract_aggregate._engine.layers import Layer, find_layer
+from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.recording import Around, Recording
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.base import WithDelta
+from captum_extract_aggregate.attr.base import WithDelta, own
+from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
+from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
 from captum_extract_aggregate.attr.propagation.base import PropagationAttribution
 from captum_extract_aggregate.attr.propagation.interception import Interception
 from captum_extract_aggregate.attr.propagation.lrp_rules import (
     Epsilon,
     Gamma,
     LinearRule,
+    Lost,
+    Sums,
     ZPlus,
     check_number,
     parts_of_sums,
@@ -31,9 +36,10 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
 from captum_extract_aggregate.attr.propagation.relevance_interception import LinearStep, RelevanceInterception
 
 Rules = Mapping[Any, LinearRule]
+Clamp = Literal["map", "contrast"]
 
 
-class RelevanceAttribution(WithDelta, PropagationAttribution):
+class RelevanceAttribution(WithDelta[L], PropagationAttribution[L]):
     """Methods that share a quantity out, so that one can ask whether all of it arrived."""
 
     # A sum has to know all its addends, also those that come past the layer, from constants.
@@ -62,7 +68,7 @@ class RelevanceAttribution(WithDelta, PropagationAttribution):
         return deltas if isinstance(self.layer, (list, tuple)) else deltas[0]
 
 
-class LRP(RelevanceAttribution):
+class LRP(RelevanceAttribution[L]):
     r"""Layer-wise relevance propagation, LRP-:math:`\gamma`, from the explained logit; `gamma=0` is LRP-0.
 
     With contributions :math:`z_{jk} = a_j w_{jk}`, at every convolution, linear layer and matrix product
@@ -86,7 +92,7 @@ class LRP(RelevanceAttribution):
     At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Signed, in units of the score.
 
     Args:
-        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+        model, layer, device_ids, aggregate, layout, call: as for `GuidedBackprop`.
         gamma: from 0 to `math.inf`; values around 0.25 favour positive contributions and calm deep networks.
         epsilon: moves denominators away from 0.
         rules: other rules for some layers, a composite: a mapping from layer types, dotted names or modules to rules of
@@ -115,21 +121,23 @@ class LRP(RelevanceAttribution):
     Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019); Khakzar et al., 2020, section 4.
     """
 
+    @named_arguments
     def __init__(
         self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
+        model: Callable[..., Any],
+        layer: L = None,  # type: ignore[assignment]
+        device_ids: list[int] | None = None,
+        *,
         gamma: float = 0.0,
         epsilon: float = 1e-9,
         rules: Rules | None = None,
-        aggregate: str | None = None,
-        device_ids: list[int] | None = None,
+        sums: Sums = "signed",
+        lost: Lost = "drop",
+        aggregate: AggregateName | None = None,
         layout: Layout = "auto",
         call: int | None = None,
-        sums: str = "signed",
-        lost: str = "drop",
     ) -> None:
-        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
         check_number("gamma", gamma, may_be_infinite=True)
         check_number("epsilon", epsilon)
         parts_of_sums(sums, lost)
@@ -147,6 +155,72 @@ class LRP(RelevanceAttribution):
     @property
     def multiplies_by_inputs(self) -> bool:
         return True
+
+    @overload  # type: ignore[override]
+    def attribute(  # type: ignore[overload-overlap]
+        self: LRP[None],
+        inputs: tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: LRP[OneLayer],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: LRP[Layers],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Tensor]: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any: ...
+
+    @own
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """The relevance; with `return_convergence_delta` the pair of it and `compute_convergence_delta`."""
+        if verbose is not False:
+            raise ValueError(f"verbose is {verbose!r}; expected False: print(method) shows which rules it applies")
+        to_input, deltas = attribute_to_layer_input, return_convergence_delta
+        return super().attribute(inputs, target, additional_forward_args, to_input, grad_kwargs, deltas)
 
     def _seed(self, scores: Tensor) -> Tensor:
         return scores
@@ -188,7 +262,7 @@ def _check_rule(key: Any, rule: Any) -> None:
         )
 
 
-class ExcitationBackprop(RelevanceAttribution):
+class ExcitationBackprop(RelevanceAttribution[L]):
     r"""Excitation backprop: the probability that a winner-take-all walk down the network meets each unit.
 
     From 1 at the explained score, at every convolution, linear layer and matrix product
@@ -208,7 +282,7 @@ class ExcitationBackprop(RelevanceAttribution):
     signs, 100 and -99: spikes.
 
     Args:
-        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+        model, layer, device_ids, aggregate, layout, call: as for `GuidedBackprop`.
         sums: `"signed"`, as published, or `"positive"`: shares of the positive parts, so that no map has spikes or
             negative values, but what an addend inhibits is not seen.
         lost: `"drop"`, as published, or `"spread"`: a unit without any positive contribution shares by magnitude
@@ -234,18 +308,20 @@ class ExcitationBackprop(RelevanceAttribution):
     are those of its authors' code.
     """
 
+    @named_arguments
     def __init__(
         self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
-        aggregate: str | None = None,
+        model: Callable[..., Any],
+        layer: L = None,  # type: ignore[assignment]
         device_ids: list[int] | None = None,
+        *,
+        sums: Sums = "signed",
+        lost: Lost = "drop",
+        aggregate: AggregateName | None = None,
         layout: Layout = "auto",
         call: int | None = None,
-        sums: str = "signed",
-        lost: str = "drop",
     ) -> None:
-        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
         parts_of_sums(sums, lost)
         self.sums, self.lost = sums, lost
 
@@ -261,7 +337,7 @@ class ExcitationBackprop(RelevanceAttribution):
         return "Excitation Backprop"
 
 
-class ContrastiveExcitationBackprop(ExcitationBackprop):
+class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
     r"""Contrastive excitation backprop: what speaks for the class more than against it.
 
     At the contrast layer (the input of the classifier), P is what excitation backprop sends there, and
@@ -273,7 +349,7 @@ class ContrastiveExcitationBackprop(ExcitationBackprop):
     a 1 x 1 convolution, no input both excites a class and its dual, so that this is excitation backprop again.
 
     Args:
-        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`. The layer lies in front of
+        model, layer, device_ids, aggregate, layout, call: as for `GuidedBackprop`. The layer lies in front of
             the contrast layer.
         contrast_layer: a module or its dotted name, at whose output the contrast is taken; None for the input of the
             last linear layer or convolution (the classifier, whose weights are negated in any case).
@@ -293,23 +369,25 @@ class ContrastiveExcitationBackprop(ExcitationBackprop):
     Source: Zhang et al., Top-down Neural Attention by Excitation Backprop (ECCV 2016), section 3.3.
     """
 
+    @named_arguments
     def __init__(
         self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
-        contrast_layer: Layer = None,
-        clamp: str = "map",
-        aggregate: str | None = None,
+        model: Callable[..., Any],
+        layer: L = None,  # type: ignore[assignment]
         device_ids: list[int] | None = None,
+        *,
+        contrast_layer: OneLayer = None,
+        clamp: Clamp = "map",
+        sums: Sums = "signed",
+        lost: Lost = "drop",
+        aggregate: AggregateName | None = None,
         layout: Layout = "auto",
         call: int | None = None,
-        sums: str = "signed",
-        lost: str = "drop",
     ) -> None:
-        super().__init__(forward_func, layer, aggregate, device_ids, layout, call, sums, lost)
-        if clamp not in ("map", "contrast"):
-            raise ValueError(unknown_name("clamp", clamp, ("map", "contrast")))
-        self.contrast_layer = find_layer(contrast_layer, forward_func)
+        super().__init__(model, layer, device_ids, sums=sums, lost=lost, aggregate=aggregate, layout=layout, call=call)
+        if clamp not in get_args(Clamp):
+            raise ValueError(unknown_name("clamp", clamp, get_args(Clamp)))
+        self.contrast_layer = find_layer(contrast_layer, model)  # type: ignore[arg-type]
         self.clamp = clamp
 
     def _interception(self, batch: int) -> Interception:

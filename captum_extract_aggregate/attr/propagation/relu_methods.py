@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
-from captum_extract_aggregate._engine.layers import Layer
 from captum_extract_aggregate._engine.layout import Layout
+from captum_extract_aggregate.attr.entry import named_arguments
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
+from captum_extract_aggregate.attr.layer_types import L
 from captum_extract_aggregate.attr.propagation.base import PropagationAttribution
 from captum_extract_aggregate.attr.propagation.interception import Interception
 from captum_extract_aggregate.attr.propagation.lrp_rules import (
@@ -18,7 +20,7 @@ from captum_extract_aggregate.attr.propagation.relu_interception import GatedInt
 from captum_extract_aggregate.attr.propagation.relu_rules import Gate, RectifiedGate, deconvolution_gate, guided_gate
 
 
-class GuidedBackprop(PropagationAttribution):
+class GuidedBackprop(PropagationAttribution[L]):
     r"""Guided backprop: at every ReLU with output a, R passes where :math:`a > 0` and :math:`R > 0`.
 
     Everything else passes its gradient, smooth activations (GELU, SiLU, ELU, ...) and LSTMs included. Captum's class of
@@ -30,7 +32,8 @@ class GuidedBackprop(PropagationAttribution):
     :math:`\max_k |R_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k R_{u,k}`. In units of score per activation.
 
     Args:
-        forward_func: the model, or any callable that returns a score per example and class.
+        model: the model, or any callable that returns a score per example and class. It is called as Captum's class
+            calls it; `forward_func=` is taken too.
         layer: None for the input; a module or its dotted name, or a list of those.
         aggregate: of the channels at a layer, as for `ExtractAggregate`.
         device_ids, layout, call: as for `ExtractAggregate`.
@@ -66,13 +69,13 @@ class GuidedBackprop(PropagationAttribution):
         return "Guided Backprop"
 
 
-class Deconvolution(GuidedBackprop):
+class Deconvolution(GuidedBackprop[L]):
     r"""Deconvolution: at every ReLU, :math:`(R)_+` passes, whether the unit was active or not.
 
     Otherwise as `GuidedBackprop`, in shapes, units, arguments and errors.
 
     Args:
-        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+        model, layer, device_ids, aggregate, layout, call: as for `GuidedBackprop`.
 
     Raises:
         TypeError, ValueError: as `GuidedBackprop`.
@@ -94,7 +97,7 @@ class Deconvolution(GuidedBackprop):
         return "Deconvolution"
 
 
-class RectGrad(GuidedBackprop):
+class RectGrad(GuidedBackprop[L]):
     r"""RectGrad: at every ReLU with output a, R passes where :math:`a R > \tau`.
 
     :math:`\tau` is the `percentile`-th percentile of :math:`a R` over the channels and positions of that ReLU, for each
@@ -103,7 +106,7 @@ class RectGrad(GuidedBackprop):
     units of the score.
 
     Args:
-        forward_func, layer, aggregate, device_ids, layout, call: as for `GuidedBackprop`.
+        model, layer, device_ids, aggregate, layout, call: as for `GuidedBackprop`.
         percentile: between 0 and 100; 98 is the authors' choice.
 
     Raises:
@@ -123,17 +126,19 @@ class RectGrad(GuidedBackprop):
     _extract, _aggregate = "scaling", "sum"
     _magnitude = False
 
+    @named_arguments
     def __init__(
         self,
-        forward_func: Callable[..., Any],
-        layer: Layer | Sequence[Layer] = None,
-        percentile: float = 98,
-        aggregate: str | None = None,
+        model: Callable[..., Any],
+        layer: L = None,  # type: ignore[assignment]
         device_ids: list[int] | None = None,
+        *,
+        percentile: float = 98,
+        aggregate: AggregateName | None = None,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        super().__init__(forward_func, layer, aggregate, device_ids, layout, call)
+        super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
         check_number("percentile", percentile)
         if percentile > 100:
             raise ValueError(f"percentile is {percentile}; expected a number between 0 and 100")
@@ -151,13 +156,13 @@ class RectGrad(GuidedBackprop):
         return "RectGrad"
 
 
-class RectGradMod(RectGrad):
+class RectGradMod(RectGrad[L]):
     r"""Modified RectGrad: at every ReLU with output a, R passes where :math:`|a R| > \tau`: negative evidence too.
 
     :math:`\tau` is the percentile of :math:`a R`, as for `RectGrad`, which this is otherwise.
 
     Args:
-        forward_func, layer, percentile, aggregate, device_ids, layout, call: as for `RectGrad`.
+        model, layer, device_ids, percentile, aggregate, layout, call: as for `RectGrad`.
 
     Raises:
         TypeError, ValueError: as `RectGrad`.

@@ -45,8 +45,9 @@ def test_captum_s_conventions(method, small_net, images):
     assert made.layer is small_net.conv3
     assert callable(made.attribute.__wrapped__)
     keywords = list(inspect.signature(made.attribute).parameters)
-    assert keywords[:4] == ["inputs", "target", "additional_forward_args", "attribute_to_layer_input"]
-    assert keywords[4:] == ["return_convergence_delta"] * issubclass(method, WITH_DELTA)
+    assert keywords[:3] == ["inputs", "target", "additional_forward_args"]
+    assert {"attribute_to_layer_input", "grad_kwargs"} <= set(keywords)
+    assert ("return_convergence_delta" in keywords) == issubclass(method, WITH_DELTA)
     assert made.has_convergence_delta() == (method in WITH_DELTA)
     with pytest.raises(NotImplementedError):
         made.attribute_future()
@@ -151,7 +152,7 @@ def test_grid_at_a_layer_equals_reference(small_net, images):
     g = gradient_x.attribute(images, 2)
     x = captum_attr.LayerActivation(small_net, small_net.conv3).attribute(images).detach()
     for extract, how in itertools.product(["bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3"], AGGREGATES):
-        got = cea.ExtractAggregate(small_net, small_net.conv3, extract, how).attribute(images, 2)
+        got = cea.ExtractAggregate(small_net, small_net.conv3, extract=extract, aggregate=how).attribute(images, 2)
         want = reference.aggregate(reference.virtual_summands(extract, x, g), how, 2)
         assert relative_error(got[:, 0], want) < 1e-10, (extract, how)
 
@@ -166,7 +167,7 @@ def test_real_layers_sum_to_the_parameters_gradients(small_net, images, name):
 
     for extract, parameter in (("layer", layer.weight), ("layer_bias", layer.bias)):
         probe = torch.randn(parameter.shape, dtype=torch.float64)
-        maps = cea.ExtractAggregate(small_net, layer, extract, total).attribute(images, 2)
+        maps = cea.ExtractAggregate(small_net, layer, extract=extract, aggregate=total).attribute(images, 2)
         for i in range(len(images)):
             (gradient,) = torch.autograd.grad(small_net(images[i : i + 1])[0, 2], parameter)
             assert torch.allclose(maps[i].sum(), (gradient * probe).sum(), rtol=1e-10)
@@ -179,13 +180,17 @@ def test_real_layers_inside_transformers():
     x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     block = vit.encoder.layers[0]
     for layer in (block.mlp[0], block.mlp[3], block.ln_2, vit.conv_proj):
-        got = cea.ExtractAggregate(vit, layer, "layer", "norm").attribute(x, 1)
+        got = cea.ExtractAggregate(vit, layer, extract="layer", aggregate="norm").attribute(x, 1)
         assert got.shape == (2, 1, 4, 4)
         # All tokens, as a plain sequence: now the law holds for the whole layer.
         layout = "channels_first" if layer is vit.conv_proj else "channels_last"
         probe = torch.randn(layer.weight.shape, dtype=torch.float64)
         maps = cea.ExtractAggregate(
-            vit, layer, "layer", lambda rows, probe=probe: (rows * probe).flatten(1).sum(1), layout=layout
+            vit,
+            layer,
+            extract="layer",
+            aggregate=lambda rows, probe=probe: (rows * probe).flatten(1).sum(1),
+            layout=layout,
         ).attribute(x, 1)
         for i in range(2):
             (gradient,) = torch.autograd.grad(vit(x[i : i + 1])[0, 1], layer.weight)
@@ -249,7 +254,10 @@ def test_one_and_three_spatial_dimensions(dims):
         for method in LAYER_METHODS:
             got = method(model, layer).attribute(x, 1, attribute_to_layer_input=to_input)
             assert got.shape == (2, 1, *x.shape[2:])
-    assert cea.ExtractAggregate(model, net[2], "layer", "filter_norm").attribute(x, 1).shape[2] == x.shape[2] - 2
+    assert (
+        cea.ExtractAggregate(model, net[2], extract="layer", aggregate="filter_norm").attribute(x, 1).shape[2]
+        == x.shape[2] - 2
+    )
 
 
 @given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100))
@@ -258,8 +266,10 @@ def test_maps_scale_with_the_score(seed, scale):
     torch.manual_seed(seed)
     net, x = SmallNet().eval().double(), torch.randn(2, 3, 6, 6, dtype=torch.float64)
     for how in AGGREGATES:
-        plain = cea.ExtractAggregate(net, net.conv2, "conv3x3", how).attribute(x, 0)
-        scaled = cea.ExtractAggregate(lambda t: net(t) * scale, net.conv2, "conv3x3", how).attribute(x, 0)
+        plain = cea.ExtractAggregate(net, net.conv2, extract="conv3x3", aggregate=how).attribute(x, 0)
+        scaled = cea.ExtractAggregate(lambda t: net(t) * scale, net.conv2, extract="conv3x3", aggregate=how).attribute(
+            x, 0
+        )
         assert torch.allclose(scaled, plain * scale, rtol=1e-9, atol=1e-14)
 
 

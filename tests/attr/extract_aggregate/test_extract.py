@@ -266,7 +266,10 @@ def test_a_layout_function_need_not_be_hashable():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
     x = torch.randn(2, 3, 8, 8)
-    methods = {name: cea.ExtractAggregate(net, "0", "conv1x1", name, layout=Same()) for name in ("norm", "sum")}
+    methods = {
+        name: cea.ExtractAggregate(net, "0", extract="conv1x1", aggregate=name, layout=Same())
+        for name in ("norm", "sum")
+    }
     for name, map_ in cea.attribute_together(methods, x, 1).items():
         assert torch.equal(map_, methods[name].attribute(x, 1))
 
@@ -304,7 +307,9 @@ def test_maps_of_one_pass_have_memory_of_their_own(small_net, images):
     """Methods share what they have in common; what one hands out must not be another's."""
     for extract in VIRTUAL:
         methods = {
-            f"{how} {i}": cea.ExtractAggregate(small_net, "conv2", extract, how) for how in AGGREGATES for i in range(2)
+            f"{how} {i}": cea.ExtractAggregate(small_net, "conv2", extract=extract, aggregate=how)
+            for how in AGGREGATES
+            for i in range(2)
         }
         maps = cea.attribute_together(methods, images, 1)
         assert len({m.untyped_storage().data_ptr() for m in maps.values()}) == len(maps), extract
@@ -335,7 +340,7 @@ def test_real_layers_a_few_channels_at_a_time(make, piece, monkeypatch):
     net = nn.Sequential(layer, nn.Tanh(), nn.LazyConv2d(3, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net, x = net.double().eval(), draw_tensor(0, 3, 6, 11, 11)
     net(x)
-    methods = {how: cea.ExtractAggregate(net, layer, "layer", how) for how in AGGREGATES}
+    methods = {how: cea.ExtractAggregate(net, layer, extract="layer", aggregate=how) for how in AGGREGATES}
     whole = cea.attribute_together(methods, x, 1)
     monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", piece)
     for how, map_ in cea.attribute_together(methods, x, 1).items():

@@ -184,8 +184,10 @@ def test_contrast_layer_by_name():
     by_name = cea.ContrastiveExcitationBackprop(net, "features.10", contrast_layer="classifier.2").attribute(
         x, target=1
     )
-    lower = cea.ContrastiveExcitationBackprop(net, "features.10", "features.20").attribute(x, target=1)
-    clamped = cea.ContrastiveExcitationBackprop(net, "features.10", "features.20", "contrast").attribute(x, target=1)
+    lower = cea.ContrastiveExcitationBackprop(net, "features.10", contrast_layer="features.20").attribute(x, target=1)
+    clamped = cea.ContrastiveExcitationBackprop(
+        net, "features.10", contrast_layer="features.20", clamp="contrast"
+    ).attribute(x, target=1)
     assert torch.equal(automatic, by_name)
     assert relative_error(lower, automatic) < 1e-10  # without clamping, the difference may be taken anywhere
     assert relative_error(clamped, lower) > 1e-3
