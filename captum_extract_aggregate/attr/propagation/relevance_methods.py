@@ -58,8 +58,8 @@ class RelevanceAttribution(WithDelta[L], PropagationAttribution[L]):
         z+ rule, what units without any positive contribution had to pass on, and sums of addends that cancel exactly.
         At a layer that parallel branches bypass it is also what went through them.
         """
-        places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
-        (evidence,) = self._evidence(inputs, list(places), additional_forward_args, [target])
+        places = [first for first, *_ in self.plan(attribute_to_layer_input)]
+        (evidence,) = self.run_pass(inputs, list(places), additional_forward_args, [target])
         sent = self._seed(evidence.scores).double()
         deltas = []
         for place in places:
@@ -439,8 +439,8 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
             )
         return R
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return super()._map(layer, x, g).clamp(min=0)
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        return super().map_of(layer, x, g).clamp(min=0)
 
     def _at_input(self, x: Tensor, R: Tensor) -> Tensor:
         return R.clamp(min=0)
