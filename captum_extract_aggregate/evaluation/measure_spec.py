@@ -142,7 +142,8 @@ class MeasureSpec(Interpretation):
     @property
     def is_users(self) -> bool:
         """Whether it is one of the user's own."""
-        return self.function.__module__.partition(".")[0] != __name__.partition(".")[0]
+        module = getattr(self.function, "__module__", None) or ""
+        return module.partition(".")[0] != __name__.partition(".")[0]
 
     def defaults(self) -> dict[str, Any]:
         """Its own arguments, with a default where there is one."""

@@ -20,7 +20,7 @@ from captum_extract_aggregate.evaluation.checks import check_explains, check_nee
 from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch
 from captum_extract_aggregate.evaluation.guard import Keeper, undisturbed
-from captum_extract_aggregate.evaluation.measure_spec import MeasureSpec, find_measure
+from captum_extract_aggregate.evaluation.measure_spec import Interpretation, MeasureSpec, find_measure
 from captum_extract_aggregate.evaluation.measure_trial import try_measure
 from captum_extract_aggregate.evaluation.methods import INPUT, Method, digest, explain_together, make_ready
 from captum_extract_aggregate.evaluation.plan import MeasurePlan, Plan
@@ -82,6 +82,11 @@ class Prepared:
         for measure in self.measures:
             found |= {f"the code of measure {measure.label!r} in {path!r}": m for path, m in measure.code.items()}
         return found
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """What measures of the user's own say of how their numbers are read, by label."""
+        said = {measure.label: measure.spec.as_dict() for measure in self.measures if measure.is_users}
+        return {label: facts for label, facts in said.items() if facts != Interpretation().as_dict()}
 
     def cells(self) -> dict[Cell, str]:
         """What is computed for each batch: every measure of every column, with a digest of what it depends on."""

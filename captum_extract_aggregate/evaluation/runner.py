@@ -68,7 +68,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
                 prepared = prepare(plan, team.device)
             make_folder("results", folder)
             wanted, keys = prepared.cells(), prepared.keys()
-            record = Record(plan, prepared.images.count, prepared.inputs(), wanted, keys)
+            record = Record(plan, prepared.images.count, prepared.inputs(), wanted, keys, told=prepared.told())
             with Writer(folder, team.rank) as writer:
                 team.wait()  # every file is there, and locked against other runs
                 done = done_batches(folder, plan)
