@@ -22,6 +22,7 @@ from captum_extract_aggregate.evaluation.plan import (
     RunPlan,
     load_plan,
     plan_from,
+    plan_schema,
 )
 from captum_extract_aggregate.evaluation.reporting.report import report
 from captum_extract_aggregate.evaluation.runner import run
@@ -49,6 +50,7 @@ __all__ = [
     "list_measures",
     "load_plan",
     "plan_from",
+    "plan_schema",
     "register_measure",
     "report",
     "run",

@@ -1,4 +1,4 @@
-"""What measures say of themselves, the package's and the user's: names, arguments, needs, and what reports make of it."""
+"""What measures say of themselves, the package's and the user's, and what evaluations and reports make of it."""
 
 import inspect
 
@@ -75,13 +75,13 @@ def test_all_measures_are_listed_and_have_the_defaults_of_the_public_functions()
 def test_clashes_and_unknown_names_are_refused(registered):
     name = registered("spread", spread)
     assert list_measures() == [*OURS, "spread"]
-    with pytest.raises(ValueError, match="measure is 'spread', which is taken; expected .* overwrite=True"):
+    with pytest.raises(ValueError, match=r"measure is 'spread', which is taken; expected .* overwrite=True"):
         register_measure(name)(spread)
     register_measure(name, overwrite=True, better="higher")(spread)
     assert find_measure(MeasurePlan(name)).better == "higher"
     with pytest.raises(ValueError, match="measure is 'spred', which is unknown; did you mean 'spread'"):
         unregister_measure("spred")
-    with pytest.raises(ValueError, match="measure is 'a.py:b'; expected a name without a colon"):
+    with pytest.raises(ValueError, match=r"measure is 'a.py:b'; expected a name without a colon"):
         register_measure("a.py:b")
 
 
@@ -233,7 +233,7 @@ def test_a_measure_of_all_columns_that_fails_says_where(tmp_path, registered):
         raise RuntimeError("out of order")
 
     registered("failing", failing, takes="columns")
-    with pytest.raises(ValueError, match="measure 'failing' failed on the maps of image 'scene 0' .*out of order"):
+    with pytest.raises(ValueError, match=r"measure 'failing' failed on the maps of image 'scene 0' .*out of order"):
         evaluated(tmp_path / "results", measures=[{"measure": "failing"}])
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from captum_extract_aggregate.evaluation.plan import Plan, differences
+from captum_extract_aggregate.evaluation.plan import Plan
+from captum_extract_aggregate.evaluation.plan_differences import differences
 from captum_extract_aggregate.evaluation.store.files import CURE, newest_record, part_paths, reading, works_of
 from captum_extract_aggregate.evaluation.store.records import Cell, ContentRow, Record, ResultsError
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from captum_extract_aggregate.evaluation.measure_spec import Interpretation, find_interpretation
-from captum_extract_aggregate.evaluation.plan import MeasurePlan, differences
+from captum_extract_aggregate.evaluation.plan import MeasurePlan
+from captum_extract_aggregate.evaluation.plan_differences import differences
 from captum_extract_aggregate.evaluation.store.files import newest_record, part_paths, reading, works_of
 from captum_extract_aggregate.evaluation.store.records import (
     Cell,
