@@ -180,7 +180,7 @@ def _check_choice(what: str, got: object, choices: Sequence[str]) -> None:
 
 # --- The registry ----------------------------------------------------------------------------------------------------
 
-_MEASURES: Registry[MeasureSpec] = Registry("measure", "; your own: FILE.py:FUNCTION")
+MEASURES: Registry[MeasureSpec] = Registry("measure", "unregister_measure")
 _SAID = "measure_spec"  # the attribute by which a function says what it is
 
 
@@ -233,23 +233,24 @@ def register_measure(name: str, *, overwrite: bool = False, **facts: Any) -> Cal
     """
     if ":" in name:
         raise ValueError(f"measure is {name!r}; expected a name without a colon")
+    MEASURES.check_free(name, overwrite)
 
     def add(function: Function) -> Function:
         describe_measure(**facts)(function)
-        _MEASURES.register(name, getattr(function, _SAID), overwrite)
+        MEASURES.register(name, getattr(function, _SAID), overwrite)
         return function
 
     return add
 
 
 def unregister_measure(name: str) -> None:
-    """Takes a measure away, for this process; ValueError for an unknown one."""
-    _MEASURES.unregister(name)
+    """Takes a measure away, or brings the package's own of this name back; ValueError for an unknown one."""
+    MEASURES.unregister(name)
 
 
 def list_measures() -> list[str]:
     """The names by which plans know measures."""
-    return _MEASURES.names()
+    return MEASURES.names()
 
 
 def find_measure(plan: MeasurePlan) -> MeasureSpec:
@@ -258,7 +259,7 @@ def find_measure(plan: MeasurePlan) -> MeasureSpec:
         function = import_from("measure", plan.measure)
         found = getattr(function, _SAID, None) or MeasureSpec(function=function)
     else:
-        found = _MEASURES[plan.measure]
+        found = MEASURES[MEASURES.check(plan.measure, "; your own: FILE.py:FUNCTION")]
     found.check_arguments(plan.measure, plan.arguments)
     return found
 
@@ -273,4 +274,4 @@ def find_interpretation(plan: MeasurePlan, told: Mapping[str, Interpretation]) -
     label = plan.label or plan.measure
     if label in told:
         return told[label]
-    return _MEASURES[plan.measure] if plan.measure in _MEASURES else Interpretation()
+    return MEASURES[plan.measure] if plan.measure in MEASURES else Interpretation()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, Value
-from captum_extract_aggregate.evaluation.measure_spec import register_measure
+from captum_extract_aggregate.evaluation.measure_spec import MEASURES, register_measure
 from captum_extract_aggregate.metrics import class_sensitivity as class_sensitivity_of
 from captum_extract_aggregate.metrics import (
     completeness_gap,
@@ -239,3 +239,6 @@ def randomization(
         for c, column in enumerate(columns):
             for value in _per_example(batch, f"{i:03d} {name}", means[i, c]):
                 yield column, value
+
+
+MEASURES.seal()

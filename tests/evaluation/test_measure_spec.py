@@ -79,6 +79,11 @@ def test_clashes_and_unknown_names_are_refused(registered):
         register_measure(name)(spread)
     register_measure(name, overwrite=True, better="higher")(spread)
     assert find_measure(MeasurePlan(name)).better == "higher"
+    original = find_measure(MeasurePlan("pixel_removal"))
+    register_measure("pixel_removal", overwrite=True)(spread)
+    assert find_measure(MeasurePlan("pixel_removal")).function is spread
+    unregister_measure("pixel_removal")
+    assert find_measure(MeasurePlan("pixel_removal")) is original
     with pytest.raises(ValueError, match="measure is 'spred', which is unknown; did you mean 'spread'"):
         unregister_measure("spred")
     with pytest.raises(ValueError, match=r"measure is 'a.py:b'; expected a name without a colon"):
