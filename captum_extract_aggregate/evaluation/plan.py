@@ -297,15 +297,20 @@ def plan_schema() -> dict[str, Any]:
     return TypeAdapter(Plan).json_schema()
 
 
+def given(part: Any) -> dict[str, Any]:
+    """The keys of a plan's part whose values differ from their defaults, or that have none."""
+    found = {}
+    for f in dataclasses.fields(part):
+        own = getattr(part, f.name)
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if own != default:
+            found[f.name] = own
+    return found
+
+
 def _without_defaults(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_without_defaults(v) for v in value]
     if not dataclasses.is_dataclass(value):
         return value
-    found = {}
-    for f in dataclasses.fields(value):
-        own = getattr(value, f.name)
-        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-        if own != default:
-            found[f.name] = _without_defaults(own)
-    return found
+    return {name: _without_defaults(own) for name, own in given(value).items()}

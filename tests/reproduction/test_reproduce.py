@@ -20,6 +20,7 @@ from captum_extract_aggregate.reproduction import (
     reproduce,
     settings_of,
 )
+from captum_extract_aggregate.reproduction.setting import blocks
 from tests.conftest import REAL_DATA, needs_real_data
 
 PUBLISHED = """
@@ -117,9 +118,9 @@ def test_the_same_twice_comes_from_what_is_kept(setting):
 
 def test_blocks_cover_every_parameter():
     for setting in settings_of(Request(("all",))):
-        blocks = [setting.network.get_submodule(name) for name in setting.stages]
-        assert blocks == blocks(setting.network)
-        held = {id(p) for block in blocks for p in block.parameters()}
+        found = [setting.network.get_submodule(name) for name in setting.stages]
+        assert found == blocks(setting.network)
+        held = {id(p) for block in found for p in block.parameters()}
         assert held == {id(p) for p in setting.network.parameters()}
 
 

@@ -7,13 +7,12 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from captum_extract_aggregate.evaluation.comparing import ComparisonTable
 from captum_extract_aggregate.evaluation.explained import CENTRE, MethodAtLayer
 from captum_extract_aggregate.evaluation.grouping import Group, methods_at_layers, shown_groups
 from captum_extract_aggregate.evaluation.measure_spec import Interpretation
-from captum_extract_aggregate.evaluation.plan import MeasurePlan
+from captum_extract_aggregate.evaluation.plan import DataPlan, MeasurePlan, ModelPlan, given
 from captum_extract_aggregate.evaluation.reporting.tables import (
     Markdown,
     Table,
@@ -42,13 +41,11 @@ _TESTED = ("effect", "p", "p (Holm)")
 # --- The beginning and the end ---------------------------------------------------------------------------------------
 
 
-def _described(part: Any, skip: Sequence[str] = ()) -> str:
+def _described(part: DataPlan | ModelPlan) -> str:
     """A part of a plan in one line: its name, and what differs from the usual."""
-    first, *others = dataclasses.fields(part)
-    default = type(part)(getattr(part, first.name))
-    own = {f.name: getattr(part, f.name) for f in others if f.name not in skip}
-    told = [f"{name} {value}" for name, value in own.items() if value != getattr(default, name)]
-    return ", ".join([str(getattr(part, first.name)), *told])
+    name = dataclasses.fields(part)[0].name
+    told = [f"{key} {value}" for key, value in given(part).items() if key != name]
+    return ", ".join([str(getattr(part, name)), *told])
 
 
 def head(results: Results) -> list[str]:
