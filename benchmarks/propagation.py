@@ -87,9 +87,8 @@ def main() -> None:
     cells = []
     for model in models.values():
         method = cea.ExcitationBackprop(model)
-        cells.append(
-            f"{saved(lambda: list(method.run_pass(x, places_of(method.plan(to_input=False)), None, [3]))):.0f} MB"
-        )  # noqa: B023
+        size = saved(lambda of=method: list(of.run_pass(x, places_of(of.plan(to_input=False)), None, [3])))
+        cells.append(f"{size:.0f} MB")
     print(f"| kept by excitation backprop and LRP | {' | '.join(cells)} |\n")
     threads, machine, python = torch.get_num_threads(), platform.machine(), platform.python_version()
     print(f"torch {torch.__version__}, {threads} threads, {machine}, Python {python}.")
