@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import index_of_name, is_file, is_out_of_memory, said, unknown_name
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
-from captum_extract_aggregate.attr.by_name import METHODS, check_method, make_method
+from captum_extract_aggregate.attr.by_name import METHODS, find_method, make_method
 from captum_extract_aggregate.data.image_files import load_image
 from captum_extract_aggregate.data.models_by_name import SCENES, Subject, load_subject
 from captum_extract_aggregate.data.scenes import DigitScenes
@@ -64,7 +64,7 @@ def run(request: Request) -> str:
     if not methods:
         raise ValueError(f"methods is {request.methods!r}; expected at least one of {', '.join(METHODS)}")
     for method in methods:
-        check_method(method)
+        find_method(method)
     if request.image is None and (request.size or request.mean or request.std):
         raise ValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
     subject = _subject(request)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import is_file, said, unknown_name
+from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
 
@@ -143,39 +141,6 @@ def _download(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
     except OSError as error:
         raise ValueError(f"the weights could not be downloaded ({error}); expected a connection, or a file") from None
-
-
-def build_from(what: str, spec: str, **arguments: Any) -> Any:
-    """What the function in `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
-    function = import_from(what, spec)
-    try:
-        return function(**arguments)
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} is {spec!r}, which failed: {error!r}") from error
-
-
-def import_from(what: str, spec: str) -> Callable[..., Any]:
-    """The function (or class) that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names."""
-    where, _, name = spec.rpartition(":")
-    if where.endswith(".py"):
-        path = Path(where)
-        if not is_file(path):
-            raise ValueError(f"{what} is {spec!r}, but there is no file {where!r}")
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert module_spec is not None
-        assert module_spec.loader is not None
-        module, execute = importlib.util.module_from_spec(module_spec), module_spec.loader.exec_module
-    try:
-        if where.endswith(".py"):
-            execute(module)
-        else:
-            module = importlib.import_module(where)
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(unknown_name(what, name, [n for n in vars(module) if callable(vars(module)[n])]))
-    return function
 
 
 def _load_weights(model: nn.Module, path: str) -> None:

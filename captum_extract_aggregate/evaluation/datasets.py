@@ -18,8 +18,9 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from captum_extract_aggregate._common.errors import is_file
+from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate.data.image_files import load_image, refuse_virtual, to_rgb
-from captum_extract_aggregate.data.models_by_name import Subject, build_from
+from captum_extract_aggregate.data.models_by_name import Subject
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs, coco_pairs, mask_from_boxes, pairs_of, voc_pairs
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
 from captum_extract_aggregate.evaluation.guard import undisturbed

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import unknown_name
-from captum_extract_aggregate.data.models_by_name import import_from
+from captum_extract_aggregate._common.imported import import_from
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs
 from captum_extract_aggregate.evaluation.datasets import Sample, to_image_size
 from captum_extract_aggregate.evaluation.plan import MeasurePlan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -20,7 +19,7 @@ from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import check_logit, give_both_signs, has_one_output
 from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
-from captum_extract_aggregate.attr.by_name import WITH_LAYERS, check_method, make_method
+from captum_extract_aggregate.attr.by_name import find_method, is_users, make_method
 from captum_extract_aggregate.attr.combination import combine_maps, normalized_weights
 from captum_extract_aggregate.data.models_by_name import load_subject, replace_head
 from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
@@ -61,6 +60,7 @@ class Method:
     layers: tuple[str, ...]
     combinations: tuple[Combination, ...]
     joined: tuple[str, ...] = ()  # the layers that one map is made of
+    code: Mapping[str, str] = field(default_factory=dict)  # of one's own, a digest of each file
 
     @property
     def label(self) -> str:
@@ -70,8 +70,9 @@ class Method:
     def marks(self) -> dict[str, str]:
         """For each of its columns, by name, a digest of whatever its numbers depend on."""
         own = replace(self.plan, label="", layers=(), combine=())
-        found = {layer: _digest(own, self.joined) for layer in self.layers}
-        return found | {c.label: _digest(own, c.mode, c.weights, self.layers) for c in self.combinations}
+        code = (self.code,) if self.code else ()
+        found = {layer: _digest(own, self.joined, *code) for layer in self.layers}
+        return found | {c.label: _digest(own, c.mode, c.weights, self.layers, *code) for c in self.combinations}
 
     def columns(self, found: Sequence[Sequence[Any]], size: tuple[int, int]) -> Iterator[Column]:
         """From what each of its attribution objects gave for each target, a column per layer and combination."""
@@ -230,11 +231,11 @@ class Prepared:
 
 
 def _explained(methods: Mapping[str, Attribution], x: Tensor, targets: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """Each target's maps. Captum's own methods may draw: each from the seed anew, whichever others there are."""
-    captums = {name: m for name, m in methods.items() if type(m).__module__.startswith("captum.")}
-    ours = {name: m for name, m in methods.items() if name not in captums}
+    """Each target's maps. Others' methods may draw: each from the seed anew, whichever others there are."""
+    ours = {name: m for name, m in methods.items() if type(m).__module__.startswith("captum_extract_aggregate.")}
+    others = {name: m for name, m in methods.items() if name not in ours}
     found: list[dict[str, Any]] = attribute_together_per_target(ours, x, targets) if ours else [{} for _ in targets]
-    for name, method in captums.items():
+    for name, method in others.items():
         with seeded(torch.initial_seed()):
             for into, maps in zip(found, attribute_together_per_target({name: method}, x, targets)):
                 into.update(maps)
@@ -268,7 +269,7 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
         for measure in plan.measures:
             try_measure(measure)
         for method in plan.methods:
-            check_method(method.method, tuple(WITH_LAYERS))
+            find_method(method.method)
         subject = load_subject(plan.model.name, plan.model.weights, plan.model.num_classes)
     if plan.model.head:
         replace_head(subject.model, plan.model.head)
@@ -388,7 +389,7 @@ def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Me
     layers = [None if name == INPUT else find_layer(name, model) for name in names]
     where = f"method {plan.label or plan.method!r}"
     try:
-        if plan.method.startswith("captum:") and len(layers) > 1 and _takes_layer(plan.method):
+        if find_method(plan.method).takes == "one" and len(layers) > 1:
             made = tuple(make_method(plan.method, model, [layer], **plan.arguments) for layer in layers)
         else:
             made = (make_method(plan.method, model, layers, **plan.arguments),)
@@ -409,14 +410,8 @@ def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Me
         raise ValueError(
             f"{where} names {twice!r} twice; expected every layer once, and combinations with labels of their own"
         )
-    return Method(plan, made, tuple(names), combinations, tuple(joined))
-
-
-def _takes_layer(name: str) -> bool:
-    import captum.attr
-
-    method = getattr(captum.attr, name.removeprefix("captum:"), None)
-    return method is not None and "layer" in inspect.signature(method).parameters
+    code = sources(plan.method) if is_users(plan.method) else {}
+    return Method(plan, made, tuple(names), combinations, tuple(joined), code)
 
 
 def _combination(

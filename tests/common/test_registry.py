@@ -17,16 +17,18 @@ def registry():
 def test_names_keep_their_order(registry):
     registry.register("blue", 3)
     assert registry.names() == list(registry) == ["red", "green", "blue"]
-    assert registry["blue"] == 3 and len(registry) == 3
+    assert registry["blue"] == 3
+    assert len(registry) == 3
 
 
 def test_only_known_names_are_in_it(registry):
     assert "red" in registry
-    assert "rod" not in registry and 3 not in registry and [] not in registry
+    for unknown in ("rod", 3, []):
+        assert unknown not in registry
 
 
 def test_an_unknown_name_is_told_the_nearest(registry):
-    with pytest.raises(ValueError, match="^colour is 'gren', which is unknown; did you mean 'green'"):
+    with pytest.raises(ValueError, match=r"^colour is 'gren', which is unknown; did you mean 'green'"):
         registry["gren"]
     with pytest.raises(ValueError, match="which is unknown"):
         registry.unregister("gren")
@@ -64,7 +66,8 @@ def test_the_decorator_gives_back_what_it_decorates(registry):
     def blue():
         return "blue"
 
-    assert registry["blue"] is blue and blue() == "blue"
+    assert registry["blue"] is blue
+    assert blue() == "blue"
 
 
 def test_a_name_taken_meanwhile_is_refused_when_the_decorator_is_used(registry):
