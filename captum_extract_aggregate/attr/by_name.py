@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
 from captum.attr import Attribution
 from torch import nn
@@ -195,12 +195,6 @@ def make_method(name: str, model: nn.Module, layers: Layers, **arguments: Any) -
     if len(layers) != 1:
         raise ValueError(f"method {name!r} has {len(layers)} layers; expected one: it takes one at a time")
     return found.make(model, layers[0], **arguments)
-
-
-def is_users(name: str) -> bool:
-    """Whether a name says where a class of the user's own is: `FILE.py:CLASS` or `MODULE.NAME:CLASS`."""
-    where = name.rpartition(":")[0]
-    return name not in METHODS and (where.endswith(".py") or "." in where)
 
 
 def _of_class(make: Callable[..., Any]) -> Method:

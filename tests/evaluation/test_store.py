@@ -360,7 +360,7 @@ def disk(monkeypatch):
     def limited(pages):
         Full.pages = pages
 
-    monkeypatch.setattr(store.sqlite3, "connect", connect)
+    monkeypatch.setattr(sqlite3, "connect", connect)
     yield limited
     Full.pages = 10**9
 

@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
-from captum_extract_aggregate.evaluation.statistics import BETTER, Place, places
+from captum_extract_aggregate.evaluation.explained import MethodAtLayer
+from captum_extract_aggregate.evaluation.grouping import methods_at_layers
 from captum_extract_aggregate.evaluation.store import Results
 from captum_extract_aggregate.visualization.figures import overlay
 
@@ -36,7 +37,7 @@ figcaption ul { margin: .2rem 0 0; padding: 0; list-style: none; font-size: .8re
 img { display: block; max-width: 200px; height: auto; }
 """
 
-Numbers = dict[tuple[int, int], dict[Place, list[tuple[str, float]]]]
+Numbers = dict[tuple[int, int], dict[MethodAtLayer, list[tuple[str, float]]]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _section(i: int, entry: Entry, results: Results, names: Mapping[int, str], n
         yield f"<tr><th scope=row>{escape(method)}</th>"
         signed = any(bool((m < 0).any()) for m in by_layer.values())
         for layer in layers:
-            yield f"<td>{_cell(entry, Place(method, layer), signed, own)}</td>"
+            yield f"<td>{_cell(entry, MethodAtLayer(method, layer), signed, own)}</td>"
         yield "</tr>"
     yield "</tbody></table></div></section>"
 
@@ -158,7 +159,9 @@ def _told(entry: Entry, results: Results) -> str:
     return "; ".join(told) + "."
 
 
-def _cell(entry: Entry, place: Place, signed: bool, numbers: Mapping[Place, list[tuple[str, float]]]) -> str:
+def _cell(
+    entry: Entry, place: MethodAtLayer, signed: bool, numbers: Mapping[MethodAtLayer, list[tuple[str, float]]]
+) -> str:
     map_ = entry.maps[place.method].get(place.layer)
     if map_ is None:
         return ""
@@ -175,18 +178,15 @@ def _number(value: float) -> str:
 def _numbers(results: Results, entries: Sequence[Entry]) -> Numbers:
     """By image and class, then method and layer: what methods are compared by."""
     wanted = {(entry.image, entry.target) for entry in entries}
-    known = set(places(results))
+    known = set(methods_at_layers(results))
     found: Numbers = {pair: {} for pair in wanted}
     for measure in results.plan.measures:
-        label, kind = measure.label or measure.measure, measure.measure
-        if kind == "restricted_pointing_game":  # its numbers belong to another class's map
+        label, interpretation = measure.label or measure.measure, results.interpretation(measure)
+        if not interpretation.of_own_map:
             continue
-        details = [detail for name, detail in results.measures() if name == label]
-        order = ["", *BETTER.get(kind, {})]
-        shown = details[-1:] if kind == "parameter_randomization" else [d for d in order if d in details]
-        for detail in shown:
+        for detail in interpretation.compared([detail for name, detail in results.measures() if name == label]):
             for row in results.rows(label, detail):
-                pair, place = (row.image, row.target), Place(row.method, row.layer)
+                pair, place = (row.image, row.target), MethodAtLayer(row.method, row.layer)
                 if pair in wanted and place in known:
                     found[pair].setdefault(place, []).append((f"{label} {detail}".rstrip(), row.value))
     return found
