@@ -19,7 +19,7 @@ from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr.by_name import METHODS, find_method, make_method
 from captum_extract_aggregate.data.image_files import load_image
-from captum_extract_aggregate.data.models_by_name import SCENES, Subject, load_subject
+from captum_extract_aggregate.data.models_by_name import Subject, load_subject, takes_scenes
 from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.visualization.explain_page import write_page
 from captum_extract_aggregate.visualization.figures import grid
@@ -159,7 +159,7 @@ def serve_insights(
     """Captum Insights on pictures, or on embedded scenes; returns when its server ends."""
     from captum_extract_aggregate import insights
 
-    if not images and model not in SCENES:
+    if not images and not takes_scenes(model):
         raise ValueError(f"model is {model!r}, but there is no picture to explain; expected IMAGES")
     subject = _subject(Request(model=model, weights=weights, class_names=class_names))
     scenes = DigitScenes(n=12)
@@ -219,7 +219,7 @@ def _check_names(path: Path | None, names: list[str], classes: int) -> None:
 
 
 def _scene(request: Request) -> tuple[Tensor, Tensor]:
-    if request.model not in SCENES:
+    if not takes_scenes(request.model):
         raise ValueError(f"model is {request.model!r}, but there is no picture to explain; expected an IMAGE")
     if not 0 <= request.seed < 2**62:
         raise ValueError(f"seed is {request.seed}; expected 0 or more, below 2**62")
