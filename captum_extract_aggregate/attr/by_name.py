@@ -47,7 +47,7 @@ from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
 MakeT = TypeVar("MakeT", bound=Callable[..., Attribution])
 Layers = Sequence["nn.Module | None"]
 # What a page may offer for an argument: a whole number's usual value, the values to choose from, or what lists them.
-Choices = "int | tuple[Any, ...] | Callable[[], Sequence[Any]]"
+Choices = int | tuple[Any, ...] | Callable[[], Sequence[Any]]
 
 _HINT = " (or EXTRACT:AGGREGATE, such as conv3x3:norm; a class of your own: FILE.py:CLASS)"
 
@@ -166,8 +166,10 @@ def list_methods() -> list[str]:
 
 
 def find_method(name: str) -> Method:
-    """The method that a name means: a registered one (or its class), `captum:CLASS` (or Captum's class alone),
-    `FILE.py:CLASS`, `MODULE.NAME:CLASS`, or `EXTRACT:AGGREGATE`.
+    """The method that a name means.
+
+    It is a registered one (or its class), `captum:CLASS` (or Captum's class alone, in any case), `FILE.py:CLASS`,
+    `MODULE.NAME:CLASS`, or `EXTRACT:AGGREGATE`.
 
     Raises:
         ValueError: for a name that is unknown, with the nearest ones, and for one of Captum's that needs more.
@@ -175,8 +177,11 @@ def find_method(name: str) -> Method:
     if name in METHODS:
         return METHODS[name]
     where, _, what = name.rpartition(":")
-    if where.casefold() == "captum" or (not where and captums.is_known(what)):
+    if where == "captum":
         return _of_class(captums.find_class(what))
+    captums_own = None if where else captums.called(what)
+    if captums_own is not None:
+        return _of_class(captums.find_class(captums_own))
     if where.endswith(".py") or "." in where:
         return _of_class(_imported(name, _stamp(where)))
     if not where:

@@ -12,18 +12,19 @@ from captum.attr import Attribution
 from captum_extract_aggregate._common.errors import unknown_name
 
 
-def is_known(name: str) -> bool:
-    """Whether Captum has a method whose class is called so, without regard to case."""
-    return _is_method(_class(name))
+def called(name: str) -> str | None:
+    """Captum's method whose class is called so, without regard to case; None where there is none."""
+    found = {n.casefold(): n for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))}
+    return found.get(name.casefold())
 
 
 def find_class(name: str) -> Callable[..., Attribution]:
-    """Captum's class of a name, without regard to case.
+    """Captum's class of a name.
 
     Raises:
         ValueError: for what is no method of Captum's, and for one that cannot be made from a model and a layer alone.
     """
-    method = _class(name)
+    method: Any = getattr(captum.attr, name) if name in captum.attr.__all__ else None
     if _is_method(method):
         return method  # type: ignore[no-any-return]
     known = [f"captum:{n}" for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))]
@@ -45,11 +46,6 @@ def layers_taken(make: Callable[..., Any]) -> str:
         return "none"
     bases = make.__mro__ if isinstance(make, type) else ()
     return "list" if any(base.__module__.startswith("captum_extract_aggregate.") for base in bases) else "one"
-
-
-def _class(name: str) -> Any:
-    found = {n.casefold(): n for n in captum.attr.__all__}.get(name.casefold())
-    return getattr(captum.attr, found) if found is not None else None
 
 
 def _is_method(thing: Any) -> bool:

@@ -265,9 +265,9 @@ class RelevanceInterception(Interception):
                 f"{self.method} takes a BatchNorm and the convolution in front of it as one operation, but here that "
                 "convolution's output is used elsewhere too; expected gamma=math.inf, or rules with ZPlus() for it"
             )
-        for module in self.operations.unused if self.operations is not None else ():
+        for unused in self.operations.unused if self.operations is not None else ():
             raise ValueError(
-                f"rules holds a rule for a {type(module).__name__} that no non-linear operation follows; expected a "
+                f"rules holds a rule for a {type(unused).__name__} that no non-linear operation follows; expected a "
                 "layer that calls some (or a function as the key)"
             )
         for module in self.named_rules:
