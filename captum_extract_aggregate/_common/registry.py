@@ -89,6 +89,10 @@ class Table(Generic[KeyT, T]):
         """All keys, in the order in which they were registered."""
         return list(self._things)
 
+    def items(self) -> list[tuple[KeyT, T]]:
+        """All keys with what is registered by them."""
+        return list(self._things.items())
+
     def check(self, name: Any, hint: str = "") -> KeyT:
         """The key that `name` means.
 

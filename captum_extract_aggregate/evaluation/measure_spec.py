@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.imported import import_from
 from captum_extract_aggregate._common.registry import Registry
-from captum_extract_aggregate.data.models_by_name import import_from
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
 from captum_extract_aggregate.metrics.similarity import find_similarity
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from captum_extract_aggregate._common.errors import is_file, said
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
-from captum_extract_aggregate.attr.by_name import make_method
+from captum_extract_aggregate.attr.by_name import find_method, make_method
 from captum_extract_aggregate.attr.combination import combine_maps, normalized_weights
 from captum_extract_aggregate.evaluation.explained import Column
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, MetaPlan, MethodPlan
+from captum_extract_aggregate.evaluation.sources import code_of
 
 INPUT = "input"
 _ROUNDING = 1e-5  # of a float32 sum over many channels, relative to the largest value
@@ -45,6 +45,7 @@ class Method:
     layers: tuple[str, ...]
     combinations: tuple[Combination, ...]
     joined: tuple[str, ...] = ()  # the layers that one map is made of
+    code: Mapping[str, str] = field(default_factory=dict)  # of one's own, a digest of each file
 
     @property
     def label(self) -> str:
@@ -54,8 +55,9 @@ class Method:
     def marks(self) -> dict[str, str]:
         """For each of its columns, by name, a digest of whatever its numbers depend on."""
         own = replace(self.plan, label="", layers=(), combine=())
-        found = {layer: digest(own, self.joined) for layer in self.layers}
-        return found | {c.label: digest(own, c.mode, c.weights, self.layers) for c in self.combinations}
+        code = (self.code,) if self.code else ()
+        found = {layer: digest(own, self.joined, *code) for layer in self.layers}
+        return found | {c.label: digest(own, c.mode, c.weights, self.layers, *code) for c in self.combinations}
 
     def columns(self, found: Sequence[Sequence[Any]], size: tuple[int, int]) -> Iterator[Column]:
         """From what each of its attribution objects gave for each target, a column per layer and combination."""
@@ -125,11 +127,11 @@ def explain_together(
 
 
 def _explained(methods: Mapping[str, Attribution], x: Tensor, targets: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """Each target's maps. Captum's own methods may draw: each from the seed anew, whichever others there are."""
-    captums = {name: m for name, m in methods.items() if type(m).__module__.startswith("captum.")}
-    ours = {name: m for name, m in methods.items() if name not in captums}
+    """Each target's maps. Others' methods may draw: each from the seed anew, whichever others there are."""
+    ours = {name: m for name, m in methods.items() if type(m).__module__.startswith("captum_extract_aggregate.")}
+    others = {name: m for name, m in methods.items() if name not in ours}
     found: list[dict[str, Any]] = attribute_together_per_target(ours, x, targets) if ours else [{} for _ in targets]
-    for name, method in captums.items():
+    for name, method in others.items():
         with seeded(torch.initial_seed()):
             for into, maps in zip(found, attribute_together_per_target({name: method}, x, targets)):
                 into.update(maps)
@@ -162,7 +164,7 @@ def make_ready(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) ->
     layers = [None if name == INPUT else find_layer(name, model) for name in names]
     where = f"method {plan.label or plan.method!r}"
     try:
-        if plan.method.startswith("captum:") and len(layers) > 1 and _takes_layer(plan.method):
+        if find_method(plan.method).takes == "one" and len(layers) > 1:
             made = tuple(make_method(plan.method, model, [layer], **plan.arguments) for layer in layers)
         else:
             made = (make_method(plan.method, model, layers, **plan.arguments),)
@@ -183,14 +185,13 @@ def make_ready(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) ->
         raise ValueError(
             f"{where} names {twice!r} twice; expected every layer once, and combinations with labels of their own"
         )
-    return Method(plan, made, tuple(names), combinations, tuple(joined))
+    return Method(plan, made, tuple(names), combinations, tuple(joined), _code(plan.method))
 
 
-def _takes_layer(name: str) -> bool:
-    import captum.attr
-
-    method = getattr(captum.attr, name.removeprefix("captum:"), None)
-    return method is not None and "layer" in inspect.signature(method).parameters
+def _code(name: str) -> dict[str, str]:
+    """Of a user's own method, a digest of each file that it uses."""
+    make = find_method(name).make
+    return {} if make.__module__.startswith(("captum.", "captum_extract_aggregate.")) else code_of(name, make)
 
 
 def _combination(

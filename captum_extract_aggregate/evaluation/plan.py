@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
 from captum_extract_aggregate._common.errors import is_file
+from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS
 from captum_extract_aggregate.evaluation.plan_values import (
     Arguments,
     Flag,
@@ -31,22 +32,19 @@ from captum_extract_aggregate.evaluation.plan_values import (
     choices,
     expected,
     in_one_line,
+    one_of,
     told,
 )
 
-Kind = Literal["scenes", "voc", "coco", "folder", "list", "custom"]
+Kind = Annotated[
+    Text,
+    AfterValidator(one_of(DATA_KINDS.names)),
+    Field(json_schema_extra=lambda schema: schema.update(enum=DATA_KINDS.names())),
+]
 Resize = Literal["", "short", "square", "crop"]
-KINDS, RESIZES = choices(Kind), choices(Resize)
+RESIZES = choices(Resize)
 _MOST_SCENES, _LARGEST_SIZE, _MOST_STEPS = 10_000_000, 16_384, 10_000
 _STRICT = ConfigDict(extra="forbid")
-# Which keys of the data a kind cannot do without.
-_NEEDED = {
-    "voc": ("root",),
-    "coco": ("root", "file"),
-    "folder": ("root",),
-    "list": ("file",),
-    "custom": ("dataset",),
-}
 
 
 Steps = Annotated[
@@ -78,7 +76,8 @@ class DataPlan:
 
     Attributes:
         kind: `"scenes"` (embedded), `"voc"` (torchvision's `VOCDetection`), `"coco"` (`CocoDetection`), `"folder"`
-            (`ImageFolder`), `"list"` (a text file: `path <tab> class index` on each line), `"custom"`.
+            (`ImageFolder`), `"list"` (a text file: `path <tab> class index` on each line), `"custom"`, or one that
+            `registry.register_dataset` named.
         root: the folder of voc, coco and folder; of the paths in a list (default: the list's own folder).
         file: the list; COCO's annotations.
         dataset: for custom, `FILE.py:FUNCTION` or `MODULE:FUNCTION` that returns a data set of
@@ -111,7 +110,7 @@ class DataPlan:
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name in _NEEDED.get(self.kind, ()):
+        for name in DATA_KINDS[self.kind].needed:
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; expected it for data of the kind {self.kind!r}")
         if self.kind == "scenes" and self.start + self.n * self.every > _MOST_SCENES:

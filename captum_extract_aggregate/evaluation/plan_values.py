@@ -88,6 +88,18 @@ def between(least: int, most: int) -> Callable[[int], int]:
     return check
 
 
+def one_of(list_names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
+    """The check of a name in a registry, told as the choice of a `Literal` is."""
+
+    def check(value: str) -> str:
+        if value not in list_names():
+            named = ", ".join(map(repr, list_names()))
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": named})
+        return value
+
+    return check
+
+
 # --- Errors ----------------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import check_logit, give_both_signs, has_one_output
-from captum_extract_aggregate.attr.by_name import WITH_LAYERS, check_method
+from captum_extract_aggregate.attr.by_name import find_method
 from captum_extract_aggregate.data.models_by_name import load_subject, replace_head
 from captum_extract_aggregate.evaluation.checks import check_explains, check_needs, check_runs
 from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
@@ -154,7 +154,7 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
         for measure in measures:
             try_measure(measure.plan, measure.spec)
         for method in plan.methods:
-            check_method(method.method, tuple(WITH_LAYERS))
+            find_method(method.method)
         subject = load_subject(plan.model.name, plan.model.weights, plan.model.num_classes)
     if plan.model.head:
         replace_head(subject.model, plan.model.head)

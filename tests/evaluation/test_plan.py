@@ -25,7 +25,8 @@ from captum_extract_aggregate.evaluation import (
     plan_schema,
     run,
 )
-from captum_extract_aggregate.evaluation.plan import KINDS, RESIZES
+from captum_extract_aggregate.evaluation.data_kinds import list_datasets
+from captum_extract_aggregate.evaluation.plan import RESIZES
 from tests.evaluation.plans import HERE, content, picture_folder, voc_tree
 
 
@@ -406,7 +407,7 @@ METHODS = st.builds(
 )
 DATA = st.builds(
     DataPlan,
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(list_datasets()),
     root=st.just("somewhere"),
     file=st.just("a file"),
     dataset=st.just("a.py:b"),
@@ -562,7 +563,7 @@ def test_the_schema_knows_keys_choices_and_bounds():
     for kind in (DataPlan, ModelPlan, RunPlan, MethodPlan, MeasurePlan, CombinationPlan, MetaPlan):
         assert list(parts[kind.__name__]["properties"]) == [f.name for f in dataclasses.fields(kind)]
         assert parts[kind.__name__]["additionalProperties"] is False
-    assert parts["DataPlan"]["properties"]["kind"]["enum"] == list(KINDS)
+    assert parts["DataPlan"]["properties"]["kind"]["enum"] == list_datasets()
     assert parts["RunPlan"]["properties"]["batch_size"]["minimum"] == 1
     assert parts["MetaPlan"]["properties"]["steps"]["maximum"] == 10_000
 
