@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from captum_extract_aggregate.data.models_by_name import Subject, build_from
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs, coco_pairs, mask_from_boxes, pairs_of, voc_pairs
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
 from captum_extract_aggregate.evaluation.guard import undisturbed
-from captum_extract_aggregate.evaluation.plan import DataPlan, given
+from captum_extract_aggregate.evaluation.plan import DataPlan
 
 _SOME = ("n", "start", "every")
 _PICTURES = ("resize", "size", "mean", "std", *_SOME)
@@ -135,10 +135,11 @@ def open_images(plan: DataPlan, subject: Subject) -> Images:
 
 def check_applies(data: DataPlan) -> None:
     """Our error for a key that says nothing of data of this kind: it would be ignored."""
-    for name, value in given(data).items():
-        if name not in ("kind", *_APPLY[data.kind]):
+    usual = DataPlan()
+    for f in fields(DataPlan):
+        if f.name not in ("kind", *_APPLY[data.kind]) and getattr(data, f.name) != getattr(usual, f.name):
             raise ValueError(
-                f"data.{name} is {value!r}, but does not apply to data of the kind {data.kind!r}; "
+                f"data.{f.name} is {getattr(data, f.name)!r}, but does not apply to data of the kind {data.kind!r}; "
                 f"expected it left out (there are {', '.join(_APPLY[data.kind])})"
             )
 
