@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -42,15 +41,14 @@ class LayerByLayer(LayerAttribution):
         found: list[Any] = []
         for method in self.methods:
             attribute: Callable[..., Any] = method.attribute  # type: ignore[assignment]
-            known = _keywords(type(method))
+            known = _keywords(attribute)
             own = {k: v for k, v in kwargs.items() if known is None or k in known or v not in (None, False)}
             found.append(attribute(inputs, **own))
         return found
 
 
-@functools.cache
-def _keywords(kind: type) -> frozenset[str] | None:
-    """What a class's `attribute` takes; None: anything."""
-    parameters = inspect.signature(kind.attribute).parameters  # type: ignore[attr-defined]
+def _keywords(attribute: Callable[..., Any]) -> frozenset[str] | None:
+    """What an `attribute` takes; None: anything."""
+    parameters = inspect.signature(attribute).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return None if takes_all else frozenset(parameters)

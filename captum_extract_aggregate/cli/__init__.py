@@ -22,7 +22,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"max_content_width": 1000},  # names in helps are not broken where the terminal is wide enough
     help="Saliency maps for image models: NormGrad, selective NormGrad, linear approximation and their relatives.",
 )
 for command in (explain, evaluate, report, reproduce, bias_report, insights):
