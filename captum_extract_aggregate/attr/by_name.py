@@ -3,6 +3,7 @@ what those need to know."""
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ from captum_extract_aggregate.attr import (
     captums,
 )
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.attr.layer_by_layer import LayerByLayer
 
 MakeT = TypeVar("MakeT", bound=Callable[..., Attribution])
 Layers = Sequence["nn.Module | None"]
@@ -199,9 +201,8 @@ def make_method(name: str, model: nn.Module, layers: Layers, **arguments: Any) -
         return found.make(model, **arguments)
     if found.takes == "list":
         return found.make(model, list(layers), **arguments)
-    if len(layers) != 1:
-        raise ValueError(f"method {name!r} has {len(layers)} layers; expected one: it takes one at a time")
-    return found.make(model, layers[0], **arguments)
+    make = functools.partial(found.make, **arguments)
+    return make(model, layers[0]) if len(layers) == 1 else LayerByLayer(make, model, layers)
 
 
 def _of_class(make: Callable[..., Any]) -> Method:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +12,14 @@ import typer
 from captum_extract_aggregate.attr.by_name import METHODS
 from captum_extract_aggregate.registry import list_models
 
-_SINGLE = ", ".join(name for name, method in METHODS.items() if not method.joins_layers)
-_JOINED = ", ".join(name for name, method in METHODS.items() if method.joins_layers)
+
+def _listed(names: Iterable[str]) -> str:
+    """Names between commas, in lines that break none of them at its hyphen (the mark keeps the lines as they are)."""
+    return "\b\n" + textwrap.fill(", ".join(names), 52, break_on_hyphens=False)
+
+
+_SINGLE = _listed(name for name, method in METHODS.items() if not method.joins_layers)
+_JOINED = _listed(name for name, method in METHODS.items() if method.joins_layers)
 
 Model = Annotated[
     str,
@@ -33,9 +41,9 @@ ClassNames = Annotated[
 Methods = Annotated[
     str,
     typer.Option(
-        help=f"Methods, separated by commas: {_SINGLE}; of all layers together {_JOINED}; a class's name (GradCAM, or "
-        "Captum's LayerGradCam); any EXTRACT:AGGREGATE such as conv3x3:filter_norm; or a class of your own, "
-        "FILE.py:CLASS."
+        help=f"Methods, separated by commas, of single layers:\n\n{_SINGLE}\n\nof all layers together:\n\n{_JOINED}\n\n"
+        "or a class's name (GradCAM, or Captum's LayerGradCam), any EXTRACT:AGGREGATE such as conv3x3:filter_norm, or "
+        "a class of your own, FILE.py:CLASS."
     ),
 ]
 ReportImages = Annotated[str, typer.Option(help="Indices of images whose maps the report shows, separated by commas.")]
