@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -47,6 +48,11 @@ class ImageBatch:
         """Each image's highest scoring class."""
         return self.targets[:, 0]
 
+    def copied(self) -> ImageBatch:
+        """The same batch in tensors of its own, and with the same model."""
+        x, scores, targets = (t.detach().clone() for t in (self.x, self.scores, self.targets))
+        return replace(self, x=x, samples=copy.deepcopy(self.samples), scores=scores, targets=targets)
+
 
 @dataclass(frozen=True)
 class Column:
@@ -61,6 +67,10 @@ class Column:
     def place(self) -> MethodAtLayer:
         """The method and the layer."""
         return MethodAtLayer(self.method, self.layer)
+
+    def copied(self) -> Column:
+        """The same column in tensors of its own."""
+        return replace(self, maps=[m.detach().clone() for m in self.maps])
 
     def at_image_size(self, t: int, batch: ImageBatch) -> Tensor:
         """The maps of target t at the input's size."""

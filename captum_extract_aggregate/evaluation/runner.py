@@ -6,6 +6,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -35,6 +36,8 @@ from captum_extract_aggregate.evaluation.store import (
     done_batches,
 )
 from captum_extract_aggregate.metrics.pointing_game import centre_map
+
+Given = TypeVar("Given", ImageBatch, Column)
 
 
 def run(plan: Plan, results: str | Path | None = None, show_progress: bool = True) -> Results:
@@ -165,8 +168,9 @@ def _rows(prepared: Prepared, batch: ImageBatch, column: Column, measure: Measur
         if measure.spec.takes == "maps":
             values = _values_of_maps(batch, column, measure)
         else:
-            values = list(measure.spec.function(batch, column, **measure.arguments()))
-    return [_row(batch, column, measure, value) for value in values]
+            own, maps = _own(measure, batch), _own(measure, column)
+            values = list(measure.spec.function(own, maps, **measure.arguments()))
+        return [_row(batch, column, measure, value) for value in values]
 
 
 def _rows_of_all(prepared: Prepared, batch: ImageBatch, columns: Sequence[Column], measure: Measurement) -> list[Row]:
@@ -176,8 +180,14 @@ def _rows_of_all(prepared: Prepared, batch: ImageBatch, columns: Sequence[Column
         return prepared.columns(batch.x, batch.targets[:, :1])
 
     with _alone(prepared, batch, measure), seeded(torch.initial_seed()):
-        values = list(measure.spec.function(batch, columns, explain, **measure.arguments()))
-    return [_row(batch, column, measure, value) for column, value in values]
+        own, maps = _own(measure, batch), [_own(measure, column) for column in columns]
+        values = list(measure.spec.function(own, maps, explain, **measure.arguments()))
+        return [_row(batch, column, measure, value) for column, value in values]
+
+
+def _own(measure: Measurement, given: Given) -> Given:
+    """A copy for a measure of the user's own, whatever it does to it; the package's own does nothing."""
+    return given.copied() if measure.is_users else given
 
 
 def _values_of_maps(batch: ImageBatch, column: Column, measure: Measurement) -> list[Value]:
@@ -194,7 +204,8 @@ def _values_of_maps(batch: ImageBatch, column: Column, measure: Measurement) -> 
 
 def _row(batch: ImageBatch, column: Column, measure: Measurement, value: Value) -> Row:
     example, target, detail, number = value
-    return Row(batch.samples[example].image, target, column.method, column.layer, measure.label, detail, number)
+    image = batch.samples[example].image
+    return Row(image, int(target), column.method, column.layer, measure.label, str(detail), float(number))
 
 
 @contextlib.contextmanager

@@ -242,6 +242,38 @@ def test_a_measure_of_all_columns_that_fails_says_where(tmp_path, registered):
         evaluated(tmp_path / "results", measures=[{"measure": "failing"}])
 
 
+def test_measures_of_columns_cannot_hurt_the_others(tmp_path, registered):
+    def destructive(batch, column, explain=None):
+        before = float(batch.x.abs().sum())
+        for t in (batch.x, batch.scores, batch.targets, batch.samples[0].pairs.masks, *column.maps):
+            t.zero_()
+        next(batch.model.parameters()).data.zero_()
+        return [(0, 0, "", before)]
+
+    def all_destructive(batch, columns, explain):
+        return [(column, value) for column in columns for value in destructive(batch, column)]
+
+    registered("destructive", destructive, takes="column")
+    registered("all destructive", all_destructive, takes="columns")
+    others = [{"measure": "pointing_game"}, {"measure": "class_sensitivity"}, {"measure": "completeness_gap"}]
+    alone = evaluated(tmp_path / "alone", measures=others)
+    bad = [{"measure": "destructive"}, {"measure": "all destructive"}]
+    beside = evaluated(tmp_path / "beside", measures=[*bad, *others])
+    for measure in others:
+        assert beside.rows(measure["measure"]) == alone.rows(measure["measure"])
+    assert all(row.value > 0 for row in beside.rows("destructive"))
+    assert [row.value for row in beside.rows("all destructive")] == [row.value for row in beside.rows("destructive")]
+
+
+def test_what_a_measure_of_columns_yields_is_checked(tmp_path, registered):
+    def wrong(batch, column):
+        yield 0, 1.0
+
+    registered("wrong", wrong, takes="column")
+    with pytest.raises(ValueError, match=r"measure 'wrong' failed on the maps of normgrad .*unpack"):
+        evaluated(tmp_path / "results", measures=[{"measure": "wrong"}])
+
+
 def test_a_spec_knows_whose_it_is():
     assert not find_measure(MeasurePlan("pixel_removal")).is_users
     assert MeasureSpec(function=spread).is_users
