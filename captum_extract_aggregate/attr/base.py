@@ -36,6 +36,7 @@ from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target, per_target
 from captum_extract_aggregate.attr.entry import captum_entry, check_grad_kwargs, named_arguments
 from captum_extract_aggregate.attr.layer_types import GradientAttribution, L, LayerAttribution, Layers, OneLayer
+from captum_extract_aggregate.attr.rebuilt import Rebuilt
 
 Map = Tensor | tuple[Tensor, ...]
 Maps = Map | list[Map]
@@ -68,7 +69,7 @@ _WARNED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDiction
 _VARYING: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose gradients were seen to differ from place to place
 
 
-class CaptureAttribution(LayerAttribution, GradientAttribution, Generic[L]):
+class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic[L]):
     """A Captum layer method whose map at each layer follows from activations and gradients of one pass.
 
     Subclasses say what their map is (`_map`), and which places it needs (`_places`).

@@ -30,6 +30,7 @@ from captum_extract_aggregate._engine.targets import Target, per_target
 from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, is_own, own
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.layer_types import LayerAttribution
+from captum_extract_aggregate.attr.rebuilt import Rebuilt
 
 WeightsName = Literal["uniform", "linear"]
 Weights = WeightsName | Sequence[float] | Mapping[Any, float]
@@ -38,7 +39,7 @@ _WEIGHTS = get_args(WeightsName)
 _MODES = get_args(Mode)
 
 
-class LayerCombination(LayerAttribution):
+class LayerCombination(Rebuilt, LayerAttribution):
     r"""The maps of several layers as one: :math:`\prod_j m_j^{\gamma_j}` or :math:`\sum_j \gamma_j m_j`.
 
     Each layer's map is upsampled bilinearly to the input's size, then scaled to [0, 1] per example: `N x 1 x H x W` in
@@ -104,8 +105,13 @@ class LayerCombination(LayerAttribution):
         LayerAttribution.__init__(self, forward_func, modules, attribution_method.device_ids)
         self.attribution_method = attribution_method
         self.weights = normalized_weights(weights, modules, forward_func)
+        self.given_weights = weights
         self.mode = mode
         self.size, self.layout = check_size(size), check_input_layout(layout)
+
+    def argument(self, name: str) -> Any:
+        """Normalised weights, normalised again, would differ in their last digit."""
+        return self.given_weights if name == "weights" else super().argument(name)
 
     @own
     @captum_entry

@@ -237,6 +237,10 @@ class FullGrad(WithDelta[nn.Module]):
         self.size = check_size(size)
         self._all_places(to_input=False)  # a layer without a bias is refused here, not only at the first map
 
+    def argument(self, name: str) -> Any:
+        """All layers that add a bias were not named."""
+        return None if name == "layer" and self._only_seen else super().argument(name)
+
     def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         _check_bias(layer, to_input)
         return (Place(layer, value=False, optional=self._only_seen),)

@@ -108,6 +108,12 @@ def captum_entry(function: Callable[P, R]) -> Callable[P, R]:
     return entry  # type: ignore[no-any-return]
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raises our error for what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"{name} is {value!r}; expected True or False")
+
+
 def check_grad_kwargs(grad_kwargs: Any) -> None:
     """Raises our error for what Captum hands on to `torch.autograd.grad` and would change what is returned."""
     if grad_kwargs is None:

@@ -24,7 +24,7 @@ from captum_extract_aggregate._engine.input_positions import Size
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, own
-from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.entry import captum_entry, check_flag, named_arguments
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
 
@@ -106,9 +106,8 @@ class WeightedChannels(CaptureAttribution[L]):
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The map of one target per example."""
-        for name, value in (("relu_attributions", relu_attributions), ("attr_dim_summation", attr_dim_summation)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} is {value!r}; expected True or False")
+        check_flag("relu_attributions", relu_attributions)
+        check_flag("attr_dim_summation", attr_dim_summation)
         asked = copy.copy(self)  # other threads may use this object
         asked._relu_attributions, asked._attr_dim_summation = relu_attributions, attr_dim_summation
         plain: Any = super(WeightedChannels, asked)

@@ -43,6 +43,7 @@ from captum_extract_aggregate._engine.one_output import is_probability, no_logit
 from captum_extract_aggregate._engine.targets import Target, plain_target, select_scores
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.meta_saliency_vmap import NotVectorizedError, pays, vectorized_maps
+from captum_extract_aggregate.attr.rebuilt import Rebuilt
 
 Loss = Callable[[Tensor, Any], Tensor]
 LossName = Literal["cross_entropy", "binary_cross_entropy"]
@@ -83,7 +84,7 @@ def _is_single(output: Any) -> bool:
 LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "binary_cross_entropy": _binary_cross_entropy}
 
 
-class MetaSaliency(LayerAttribution, GradientAttribution):
+class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
     r"""Meta-saliency: any attribution method, on the parameters after one step of gradient descent on the example.
 
     For each example x with target y by itself, the step is
@@ -174,6 +175,17 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
         self.model = _checked_model(attribution_method.forward_func if model is None else model)
         self.parameters = _chosen(self.model, parameters)
         self.vectorized = vectorized
+
+    def argument(self, name: str) -> Any:
+        """A named loss by its name; all parameters, and the model that `forward_func` is, were not named."""
+        if name == "loss_func":
+            named = next((known for known, function in LOSSES.items() if function is self.loss_func), None)
+            return self.loss_func if named is None else None if named == "cross_entropy" else named
+        if name == "parameters" and len(self.parameters) == len(_chosen(self.model, None)):
+            return None
+        if name == "model" and self.model is model_of(self.forward_func):
+            return None
+        return super().argument(name)
 
     @property
     def layer(self) -> Any:

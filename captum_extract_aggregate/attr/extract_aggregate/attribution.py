@@ -17,7 +17,7 @@ from captum_extract_aggregate._engine.layout import Layout, view_axis
 from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.attr.entry import named_arguments
+from captum_extract_aggregate.attr.entry import check_flag, named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import (
     AggregateName,
     Materialized,
@@ -247,8 +247,7 @@ class NormGrad(ExtractAggregate[L]):
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        if not isinstance(virtual_identity, bool):
-            raise TypeError(f"virtual_identity is {virtual_identity!r}; expected True or False")
+        check_flag("virtual_identity", virtual_identity)
         extract: Extract = "conv1x1" if virtual_identity else "layer"
         super().__init__(forward_func, layer, device_ids, extract=extract, aggregate="norm", layout=layout, call=call)
         self.virtual_identity = virtual_identity
@@ -322,9 +321,8 @@ class LinearApproximation(ExtractAggregate[L]):
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        for name, value in (("multiply_by_inputs", multiply_by_inputs), ("memory_efficient", memory_efficient)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} is {value!r}; expected True or False")
+        check_flag("multiply_by_inputs", multiply_by_inputs)
+        check_flag("memory_efficient", memory_efficient)
         extract: Extract = "scaling" if multiply_by_inputs else "bias"
         super().__init__(forward_func, layer, device_ids, extract=extract, aggregate="sum", layout=layout, call=call)
         self.multiply_by_inputs = multiply_by_inputs
@@ -346,6 +344,7 @@ class LayerGradient(ExtractAggregate[L]):
         forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.
         aggregate: `"max_abs"` or `"sum"` (any other aggregate of `ExtractAggregate` works too).
         multiply_by_inputs: False, as Captum's `LayerGradientXActivation` has to be called for the gradient alone.
+        memory_efficient: as for `LinearApproximation`.
 
     Raises:
         TypeError, ValueError: as `ExtractAggregate`.
@@ -369,6 +368,7 @@ class LayerGradient(ExtractAggregate[L]):
         *,
         aggregate: AggregateName | Materialized = "max_abs",
         multiply_by_inputs: Literal[False] = False,
+        memory_efficient: bool = False,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
@@ -377,4 +377,5 @@ class LayerGradient(ExtractAggregate[L]):
                 f"multiply_by_inputs is {multiply_by_inputs!r}, but this is the gradient alone; expected False, or "
                 "LinearApproximation, which multiplies by the activation"
             )
+        check_flag("memory_efficient", memory_efficient)
         super().__init__(forward_func, layer, device_ids, extract="bias", aggregate=aggregate, layout=layout, call=call)

@@ -155,6 +155,10 @@ class LRP(RelevanceAttribution[L]):
     def multiplies_by_inputs(self) -> bool:
         return True
 
+    def argument(self, name: str) -> Any:
+        """Without rules there is nothing to write."""
+        return (self.rules or None) if name == "rules" else super().argument(name)
+
     @overload  # type: ignore[override]
     def attribute(  # type: ignore[overload-overlap]
         self: LRP[None],
