@@ -52,6 +52,11 @@ def own(function: _F) -> _F:
     return function
 
 
+def own_as(made: _F, function: Any) -> _F:
+    """Marks what was made of a function, and does what it does, as that is marked."""
+    return own(made) if function in _OWN else made
+
+
 def is_own(method: Any, *names: str) -> bool:
     """Whether the functions of these names are this package's: not a subclass's, nor put onto a class or the object.
 

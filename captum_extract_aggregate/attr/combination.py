@@ -28,6 +28,7 @@ from captum_extract_aggregate._engine.layers import checked_inputs, describe, fi
 from captum_extract_aggregate._engine.model_state import without_traces
 from captum_extract_aggregate._engine.targets import Target, per_target
 from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, is_own, own
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.layer_types import LayerAttribution
 from captum_extract_aggregate.attr.rebuilt import Rebuilt
@@ -39,6 +40,11 @@ _WEIGHTS = get_args(WeightsName)
 _MODES = get_args(Mode)
 
 
+@described(
+    "`N x 1 x H x W` with the input's positions, in [0, 1], without unit",
+    first="Explains one target per example; the maps of all layers are combined.",
+    layers=False,
+)
 class LayerCombination(Rebuilt, LayerAttribution):
     r"""The maps of several layers as one: :math:`\prod_j m_j^{\gamma_j}` or :math:`\sum_j \gamma_j m_j`.
 

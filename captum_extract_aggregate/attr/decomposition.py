@@ -35,6 +35,7 @@ from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDelta, finished
 from captum_extract_aggregate.attr.biases import adds_bias, bias_layers, biased, fused_norms
 from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, the_model, with_biases
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.attribution import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
@@ -45,6 +46,7 @@ Rescale = Literal["channel_joint", "layer_map"]
 _RESCALE = get_args(Rescale)
 
 
+@described("`N x 1 x *S`, signed, in units of the score")
 class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
     r"""Activity attribution: :math:`a^{h}_u = \sum_k h_{u,k} \, \partial f / \partial h_{u,k}`; `N x 1 x *S`, signed.
 
@@ -129,6 +131,7 @@ def _check_bias(layer: nn.Module | None, to_input: bool) -> None:
         )
 
 
+@described("`N x 1 x *S`, signed, in units of the score")
 class BiasAttribution(CaptureAttribution[L]):
     r"""Bias attribution: :math:`a^{b}_u = \sum_k b_k \, \partial f / \partial z_{u,k}`; `N x 1 x *S`, signed.
 
@@ -175,6 +178,7 @@ class BiasAttribution(CaptureAttribution[L]):
         return "Bias Attribution"
 
 
+@described("`N x 1 x H x W` with the input's positions, non-negative, without unit", layers=False)
 class FullGrad(WithDelta[nn.Module]):
     r"""FullGrad: :math:`\psi(x \odot \nabla_x f) + \sum_l \sum_k \psi(b^l \odot \partial f / \partial z^l)_k`.
 
@@ -330,6 +334,7 @@ class FullGrad(WithDelta[nn.Module]):
         return "FullGrad"
 
 
+@described("`N x 1 x H x W` with the input's positions, non-negative, without unit", layers=False)
 class AggregatedActivity(InputSizedAttribution):
     r"""Aggregated activity: :math:`[\psi(a^{h,0})] + \sum_{l \ge l_0} \psi(a^{h,l})`; `N x 1 x H x W`, non-negative.
 

@@ -24,6 +24,7 @@ from captum_extract_aggregate._engine.input_positions import Size
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, own
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, check_flag, named_arguments
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
@@ -114,6 +115,7 @@ class WeightedChannels(CaptureAttribution[L]):
         return plain.attribute(inputs, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
 
 
+@described("`N x 1 x *S`, non-negative (signed without `relu_attributions`), in units of the score")
 class GradCAM(WeightedChannels[L]):
     r"""GradCAM: :math:`(\sum_k w_k A^k)_+`; `N x 1 x *S`, non-negative, in units of the score.
 
@@ -164,6 +166,7 @@ class _Positive(CaptureAttribution[L]):
         self.positive = _check_positive(positive)
 
 
+@described("`N x 1 x *S`, non-negative, in units of the score")
 class GradCAMPos(_Positive[L]):
     r"""GradCAM_Pos: :math:`\sum_k |w_k A^k|`; `N x 1 x *S`, non-negative, in units of the score.
 
@@ -194,6 +197,7 @@ class GradCAMPos(_Positive[L]):
         return "GradCAM Pos"
 
 
+@described("`N x 1 x *S`, non-negative, in units of score per unit of activation")
 class GradMid(_Positive[L]):
     r"""GradMid: :math:`\sum_k |g_{u,k}|`, gradients alone; `N x 1 x *S`, non-negative, in score per activation.
 
@@ -225,6 +229,7 @@ class GradMid(_Positive[L]):
         return "GradMid"
 
 
+@described("`N x 1 x *S`, non-negative (signed without `relu_attributions`), in units of the score")
 class GradCAMPlusPlus(WeightedChannels[L]):
     r"""GradCAM++: :math:`(\sum_k w_k A^k)_+` with :math:`w_k = \sum_u \alpha_{u,k} (g_{u,k})_+`; `N x 1 x *S`.
 
@@ -302,6 +307,9 @@ class _Cumulative(InputSizedAttribution):
         self.positive = _check_positive(positive)
 
 
+@described(
+    "`N x 1 x H x W` with the input's positions, non-negative, at most the number of layers, without unit", layers=False
+)
 class CumulativeGradCAM(_Cumulative):
     r"""CumulativeGradCAM: :math:`\sum_l \psi(\mathrm{GradCAM\_Pos}^l)`; one map of the input's size, `N x 1 x H x W`.
 
@@ -336,6 +344,9 @@ class CumulativeGradCAM(_Cumulative):
         return "Cumulative GradCAM"
 
 
+@described(
+    "`N x 1 x H x W` with the input's positions, non-negative, at most the number of layers, without unit", layers=False
+)
 class CumulativeGradMid(_Cumulative):
     r"""CumulativeGradMid: :math:`\sum_l \psi(\mathrm{GradMid}^l)`; one map of the input's size, `N x 1 x H x W`.
 

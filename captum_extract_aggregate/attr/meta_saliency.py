@@ -41,6 +41,7 @@ from captum_extract_aggregate._engine.model_state import (
 )
 from captum_extract_aggregate._engine.one_output import is_probability, no_logit, with_wrapped
 from captum_extract_aggregate._engine.targets import Target, plain_target, select_scores
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.meta_saliency_vmap import NotVectorizedError, pays, vectorized_maps
 from captum_extract_aggregate.attr.rebuilt import Rebuilt
@@ -84,6 +85,11 @@ def _is_single(output: Any) -> bool:
 LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "binary_cross_entropy": _binary_cross_entropy}
 
 
+@described(
+    "What the wrapped method's `attribute` returns, in its shapes and units",
+    first="Explains one target per example, each with the parameters that a step on this example gives.",
+    layers=False,
+)
 class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
     r"""Meta-saliency: any attribution method, on the parameters after one step of gradient descent on the example.
 

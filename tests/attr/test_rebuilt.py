@@ -47,8 +47,8 @@ METHODS = {
     "LRP(model, 'conv1', gamma=float('inf'), sums='positive')": lambda m: cea.LRP(
         m, "conv1", gamma=float("inf"), sums="positive"
     ),
-    "LRP(model, rules={'conv1': ZBox(low=-3, high=torch.tensor([[[2.0]]]), epsilon=1e-09), torch.nn.Linear: Flat(), 'conv3': "
-    "Gamma(gamma=0.25, epsilon=1e-09)})": lambda m: cea.LRP(
+    "LRP(model, rules={'conv1': ZBox(low=-3, high=torch.tensor([[[2.0]]]), epsilon=1e-09), torch.nn.Linear: Flat(), "
+    "'conv3': Gamma(gamma=0.25, epsilon=1e-09)})": lambda m: cea.LRP(
         m, rules={"conv1": ZBox(-3, torch.tensor([[[2.0]]])), nn.Linear: Flat(), m.conv3: Gamma()}
     ),
     "ContrastiveExcitationBackprop(model, 'conv1', contrast_layer='conv3', clamp='contrast')": lambda m: (

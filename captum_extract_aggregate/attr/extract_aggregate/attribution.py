@@ -17,6 +17,7 @@ from captum_extract_aggregate._engine.layout import Layout, view_axis
 from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate.attr.base import CaptureAttribution
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import check_flag, named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import (
     AggregateName,
@@ -38,6 +39,10 @@ from captum_extract_aggregate.attr.extract_aggregate.extract import (
 from captum_extract_aggregate.attr.layer_types import L
 
 
+@described(
+    "`N x 1 x *S`; signed for `sum` and `max`, else non-negative; in units of the score, or of score per "
+    "unit of activation for `bias` and `layer_bias`"
+)
 class ExtractAggregate(CaptureAttribution[L]):
     r"""Any extract with any aggregate: `map_u = aggregate(extract_u)`, `N x 1 x *S`.
 
@@ -211,6 +216,7 @@ class _Named(ExtractAggregate[L]):
         super().__init__(forward_func, layer, device_ids, **grid, layout=layout, call=call)
 
 
+@described("`N x 1 x *S`, non-negative, in units of the score")
 class NormGrad(ExtractAggregate[L]):
     r"""NormGrad: :math:`\|g_u\| \, \|x_u\|`, the Frobenius norm of :math:`g_u x_u^T`.
 
@@ -257,6 +263,7 @@ class NormGrad(ExtractAggregate[L]):
         return "NormGrad"
 
 
+@described("`N x 1 x *S`, non-negative, in units of the score")
 class SelectiveNormGrad(_Named[L]):
     r"""Selective NormGrad: :math:`\|(g_u \odot x_u)_+\|`; `N x 1 x *S`, non-negative, in units of the score.
 
@@ -285,6 +292,7 @@ class SelectiveNormGrad(_Named[L]):
         return "Selective NormGrad"
 
 
+@described("`N x 1 x *S`, signed, in units of the score (without the activation: of score per unit of activation)")
 class LinearApproximation(ExtractAggregate[L]):
     r"""Linear approximation: :math:`\sum_k g_{u,k} x_{u,k}`; `N x 1 x *S`, signed, in units of the score.
 
@@ -332,6 +340,7 @@ class LinearApproximation(ExtractAggregate[L]):
         return self.multiply_by_inputs
 
 
+@described("`N x 1 x *S`, non-negative (signed for `sum` and `max`), in units of score per unit of activation")
 class LayerGradient(ExtractAggregate[L]):
     r"""Gradient: :math:`\max_k |g_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k g_{u,k}`; `N x 1 x *S`.
 

@@ -17,6 +17,7 @@ from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.recording import Around, Recording
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import WithDelta, own
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
@@ -67,6 +68,7 @@ class RelevanceAttribution(WithDelta[L], PropagationAttribution[L]):
         return deltas if isinstance(self.layer, (list, tuple)) else deltas[0]
 
 
+@described("At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; signed, in units of the score")
 class LRP(RelevanceAttribution[L]):
     r"""Layer-wise relevance propagation, LRP-:math:`\gamma`, from the explained logit; `gamma=0` is LRP-0.
 
@@ -265,6 +267,10 @@ def _check_rule(key: Any, rule: Any) -> None:
         )
 
 
+@described(
+    "At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; a share of 1, which the whole "
+    "map sums to less what was lost"
+)
 class ExcitationBackprop(RelevanceAttribution[L]):
     r"""Excitation backprop: the probability that a winner-take-all walk down the network meets each unit.
 
@@ -340,6 +346,10 @@ class ExcitationBackprop(RelevanceAttribution[L]):
         return "Excitation Backprop"
 
 
+@described(
+    "At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; non-negative, a difference of "
+    "two shares of 1"
+)
 class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
     r"""Contrastive excitation backprop: what speaks for the class more than against it.
 
