@@ -37,7 +37,7 @@ from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_id
 from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
 from captum_extract_aggregate.data import DigitScenes, load_scene_model
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "LRP",
@@ -82,3 +82,8 @@ __all__ = [
     "unregister_operation",
     "virtual_identity_agreement",
 ]
+
+
+def __dir__() -> list[str]:
+    """What users need, and not the rooms that happen to be loaded."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

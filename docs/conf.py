@@ -1,4 +1,4 @@
-"""Sphinx: `pip install -e ".[docs]" && sphinx-build -W docs docs/_build`. Every code cell is executed."""
+"""Sphinx: `pip install -e ".[docs]" && sphinx-build -W docs docs/_build/html`. Every code cell is executed."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ copyright = author
 version = release = __version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_title = f"captum_\u200bextract_\u200baggregate {__version__}"
 
@@ -32,13 +32,22 @@ autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "exclude-members": "get_name, attribute_future"}
 napoleon_numpy_docstring = False
 
-# Sphinx sees only what lies below this folder
+# Sphinx sees only what lies below this folder: the tutorials are there for as long as it builds.
+TUTORIALS = Path(__file__).parent / "tutorials"
 shutil.copytree(
-    Path(__file__).parent.parent / "tutorials",
-    Path(__file__).parent / "tutorials",
-    ignore=shutil.ignore_patterns("*.py", ".*"),
-    dirs_exist_ok=True,
+    TUTORIALS.parent.parent / "tutorials", TUTORIALS, ignore=shutil.ignore_patterns("*.py", ".*"), dirs_exist_ok=True
 )
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def clean_up(app, exception):
+    """What building writes beside the pages would be taken for sources the next time."""
+    shutil.rmtree(TUTORIALS, ignore_errors=True)
+    shutil.rmtree(Path(app.outdir).parent / "jupyter_execute", ignore_errors=True)
+
+
+def setup(app):
+    """Sphinx calls it."""
+    app.connect("build-finished", clean_up)

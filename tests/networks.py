@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import nn
 
 
@@ -40,6 +41,14 @@ class CifarResNet20(nn.Module):
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(F.avg_pool2d(x, x.shape[3]).flatten(1))
+
+
+def vgg11(batch_norm=False):
+    """Torchvision's with a smaller classifier, which takes most of the time otherwise."""
+    net = (torchvision.models.vgg11_bn if batch_norm else torchvision.models.vgg11)(init_weights=False)
+    net.avgpool = nn.AdaptiveAvgPool2d(2)
+    net.classifier = nn.Sequential(nn.Linear(2048, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
+    return net
 
 
 class Attending(nn.Module):

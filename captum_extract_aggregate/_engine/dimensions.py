@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -72,6 +72,7 @@ class Watch(TorchFunctionMode):
         self._told: dict[tuple[int, ...], str] = {}
         self._fresh = itertools.count(FRESH)
         self._batch = batch
+        self.parameters: set[int] = set()  # those that a function was given
         for i, t in enumerate(inputs):
             first = Part("batch", batch) if t.ndim and t.shape[0] == batch else None
             parts = [Part("unknown", n, (10 * i + d,)) for d, n in enumerate(t.shape)]
@@ -96,6 +97,7 @@ class Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = _name(func)
+        self.parameters.update(id(t) for t in tensors_in((args, kwargs)) if isinstance(t, nn.Parameter))
         before = [self._known.get(t) for t in tensors_in(args)]  # an operation in place relabels its input
         output = func(*args, **kwargs)
         outputs = list(output) if isinstance(output, (tuple, list)) else [output]

@@ -14,7 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from captum._utils.common import _format_additional_forward_args
@@ -44,10 +44,37 @@ from captum_extract_aggregate._engine.targets import Target, select_scores
 
 Tensors = tuple[Tensor, ...]
 Found = TypeVar("Found")
+Context = Any  # what a forward runs within
 Seed = Callable[[Tensor], Tensor]
-Within = Callable[[Undo], object]
+Within = Callable[[Undo], Context]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
-Looks = dict[Place, list[Dims | None]]
+
+
+class Look(NamedTuple):
+    """What one more forward shows: of what the dimensions at each place are made, and which parameters are used."""
+
+    dims: dict[Place, list[Dims | None]]
+    parameters: set[int]
+
+
+class Cache:
+    """What is computed once for all who ask, by key; where one alone asks, nothing is kept."""
+
+    def __init__(self, keeps: bool = False) -> None:
+        self._keeps = keeps
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+        """`compute()`, or what it gave before."""
+        if key in self._found:
+            return self._found[key]  # type: ignore[no-any-return]
+        found = compute()
+        if self._keeps:
+            self._found[key] = found
+        return found
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 @dataclass(frozen=True)
@@ -55,9 +82,10 @@ class Evidence:
     """What one forward and one target's backward showed: per place, the detached activations and gradients.
 
     `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
-    to be neither tiny nor huge for any example. Where several methods make their maps of it, `shared` is where they
-    keep what they have in common; `lasting` is where the targets do. `look` runs the forward once more, to see of what
-    the dimensions at each place are made (the first time it is called), `facts` are of the models.
+    to be neither tiny nor huge for any example. `pairs` (activations and gradients, channels first) and `scaled` (the
+    same, scaled) are what several methods make of it, `channels` what several targets make of the activations. `look`
+    runs the forward once more, to see of what the dimensions at each place are made (the first time it is called),
+    `facts` are of the models.
     """
 
     scores: Tensor
@@ -67,24 +95,16 @@ class Evidence:
     inputs: Tensors
     models: tuple[nn.Module, ...]
     tame: dict[Place, tuple[bool, ...]] = field(default_factory=dict)
-    lasting: dict[Hashable, Any] = field(default_factory=dict)
-    shared: dict[Hashable, Any] | None = None
-    look: Callable[[], Looks] | None = None
+    pairs: Cache = field(default_factory=Cache)
+    scaled: Cache = field(default_factory=Cache)
+    channels: Cache = field(default_factory=Cache)
+    look: Callable[[], Look] | None = None
     facts: Facts | None = None
 
-    def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
-        """`compute()`, or what it gave another method of the same pass."""
-        if self.shared is None:
-            return compute()
-        if key not in self.shared:
-            self.shared[key] = compute()
-        return self.shared[key]  # type: ignore[no-any-return]
-
-    def once_for_all_targets(self, key: Hashable, compute: Callable[[], Found]) -> Found:
-        """`compute()`, or what it gave another target of the same forward; of activations alone, therefore."""
-        if key not in self.lasting:
-            self.lasting[key] = compute()
-        return self.lasting[key]  # type: ignore[no-any-return]
+    def uses(self, layer: nn.Module) -> bool:
+        """Whether the forward used a parameter of the layer, be it without calling the layer."""
+        used = set() if self.look is None else self.look().parameters
+        return any(id(p) in used for p in layer.parameters(recurse=False))
 
     def surroundings(self, place: Place) -> Surroundings:
         """What is known about a place, for telling its layout."""
@@ -113,7 +133,10 @@ def _cure_of_scores(scores: int, batch: int) -> str:
 
 
 class Recording:
-    """A finished forward: its output, still attached to the tapped tensors, and nothing of the model."""
+    """A finished forward: its output, still attached to the tapped tensors, and nothing of the model.
+
+    `context` is what it ran within; `is_shared` says whether several ask for the same place.
+    """
 
     def __init__(
         self,
@@ -121,19 +144,21 @@ class Recording:
         taps: dict[Place, list[list[Tapped]]],
         inputs: Tensors,
         models: tuple[nn.Module, ...],
-        look: Callable[[], Looks] | None = None,
+        look: Callable[[], Look],
+        context: Context,
+        is_shared: bool,
     ) -> None:
-        self.output = output
+        self.output, self.context = output, context
         self.inputs = inputs
         self.models = models
-        self._look = None if look is None else functools.cache(look)
+        self._look = functools.cache(look)
         self._facts = Facts(models)
         self._taps = taps  # per place, per tensor it holds, the parts from each device
         self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
         self._activations = {
             place: tuple(joined([part.value for part in parts]) for parts in tensors) for place, tensors in taps.items()
         }
-        self._lasting: dict[Hashable, Any] = {}
+        self._is_shared, self._channels = is_shared, Cache(keeps=True)
 
     def activity(self) -> Evidence:
         """What the forward alone showed: no score is selected and nothing differentiated."""
@@ -163,7 +188,8 @@ class Recording:
                 gradients = self._backward(scores, seed(scores.detach()), retain)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
-        return Evidence(*shown, self.inputs, self.models, tame, self._lasting, None, self._look, self._facts)
+        caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
+        return Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Whether a tensor of the graph was computed from every place (or is tapped there)."""
@@ -236,10 +262,12 @@ def record(
 ) -> Recording:
     """One forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were.
 
-    The forward runs within what `within` begins (afresh if it has to run a second time), until that is undone. With
-    `from_the_start` everything is recorded, not only what lies above the first place.
+    The forward runs within what `within` begins and returns (afresh if it has to run a second time), until that is
+    undone. With `from_the_start` everything is recorded, not only what lies above the first place. A place that is
+    given more than once is asked for by several, who share what they make of it.
     """
-    places = list(dict.fromkeys(places))
+    asked = list(places)
+    places = list(dict.fromkeys(asked))
     tensors = checked_inputs(inputs)
     if any(place.layer is None for place in places) and not all(t.is_floating_point() for t in tensors):
         raise TypeError(
@@ -257,7 +285,8 @@ def record(
     while True:  # every turn knows one more layer
         start = from_the_start or any(layer in CAREFUL for layer in layers)
         try:
-            return _forward(forward_func, tensors, places, extra, device_ids, within, start)
+            output, found, models, context = _forward(forward_func, tensors, places, extra, device_ids, within, start)
+            break
         except UsedBeforeError as error:
             CAREFUL.update(error.layers)
         except OverwrittenError as error:
@@ -267,6 +296,8 @@ def record(
                     "at one of the layers; expected other layers, or a model that leaves such tensors as they are"
                 ) from error
             CAREFUL.update(layers)
+    look = functools.partial(_look, forward_func, tensors, places, extra)
+    return Recording(output, found, tuple(map(plain, tensors)), models, look, context, len(places) < len(asked))
 
 
 def _forward(
@@ -277,7 +308,8 @@ def _forward(
     device_ids: list[int] | None,
     within: Within | None,
     from_the_start: bool,
-) -> Recording:
+) -> tuple[Any, dict[Place, list[list[Tapped]]], tuple[nn.Module, ...], Context]:
+    """The output, what was tapped, the models that ran, and what the forward ran within."""
     # Of integer inputs (token indices) the graph can only begin at the weights.
     freeze = None if from_the_start and not any(t.is_floating_point() for t in tensors) else True
     with Undo() as modes, modes:
@@ -288,23 +320,21 @@ def _forward(
         with _explained_failure(), Undo() as undo, undo:
             claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
             taps.begin(undo, claim)
-            if within is not None:
-                within(undo)
+            context = None if within is None else within(undo)
             output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
             if isinstance(output, Tensor):
                 with torch._C.DisableTorchFunctionSubclass():
                     output = plain(output).view_as(output)  # a tapped tensor itself stops requiring a gradient soon
-        found = taps.collect(leaves, tuple(claim.models), device_ids)
-    look = functools.partial(_look, forward_func, tensors, places, extra)
-    return Recording(output, found, tuple(map(plain, tensors)), tuple(claim.models), look)
+        models = tuple(claim.models)
+        return output, taps.collect(leaves, models, device_ids), models, context
 
 
-def _seen_at(place: Place, look: Callable[[], Looks]) -> list[Dims | None]:
-    return look().get(place, [])
+def _seen_at(place: Place, look: Callable[[], Look]) -> list[Dims | None]:
+    return look().dims.get(place, [])
 
 
-def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Looks:
-    """One more forward, which shows of what the dimensions of every tensor at each place are made."""
+def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Look:
+    """One more forward of the same."""
     leaves = [t.detach().clone() for t in tensors]
     watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
     calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
@@ -330,14 +360,14 @@ def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place
                 undo.hook(place.layer, "register_forward_pre_hook", hook, with_kwargs=True)
         watch.__enter__()  # left with this thread's other function modes
         forward_func(*leaves, *extra)
-    seen: Looks = {}
+    seen: dict[Place, list[Dims | None]] = {}
     for place, of_place in calls.items():
         if place.layer is None:
             seen[place] = [watch.dims(t) for t in leaves]
         elif of_place and (place.call is None or -len(of_place) <= place.call < len(of_place)):
             chosen = itertools.chain(*of_place) if place.optional else of_place[place.call or 0]
             seen[place] = [None if dims is None else watch.told(dims) for dims in chosen]
-    return seen
+    return Look(seen, watch.parameters)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
@@ -83,6 +82,12 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
     joins_layers = False  # whether a list of layers gives one map, not a list of maps
     uses_parameters = False  # whether maps follow from the model's parameters too, not from activations and gradients
     gives_lists = True  # whether `attribute` takes a list of layers and gives a list of maps in one call
+    has_plain_pass = True  # whether its pass is the network's own: activations, and gradients by the chain rule
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "_evidence" in vars(cls):
+            cls.has_plain_pass = bool(vars(cls).get("has_plain_pass", False))
 
     @named_arguments
     def __init__(
@@ -160,7 +165,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
             of_last, of_first = (self._canonical(p, evidence, t) for p, t in ((last, activations), (first, gradients)))
             return [(x, g) for (x,), (g,) in zip(of_last, of_first)]
 
-        pairs = evidence.once((places, self._layout_key()), canonical)
+        pairs = evidence.pairs.once((places, self._layout_key()), canonical)
         self._warn_where_blind(places[0], evidence, [g for _, g in pairs])
         return pairs
 
@@ -263,8 +268,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
             >>> model.get_submodule("layer3").conv1.weight.grad is not None
             True
         """
-        own_pass = type(self)._evidence is CaptureAttribution._evidence
-        if not own_pass or self.uses_parameters or not is_own(self, "attribute"):
+        if not self.has_plain_pass or self.uses_parameters or not is_own(self, "attribute"):
             raise NotImplementedError(
                 f"{type(self).__name__} has no maps with a graph; expected a method of activations and gradients "
                 "alone, such as GradCAM, LinearApproximation or NormGrad"
@@ -556,8 +560,6 @@ def _maps_per_target(
         without_autocast(undo)
         found = []
         for evidence in by_target:
-            if len(methods) > 1:
-                evidence = replace(evidence, shared={})
             found.append(_maps_of_all(methods, inputs, evidence, to_input))
             del evidence  # its gradients' memory is the next backward's
         return found

@@ -145,6 +145,10 @@ class LayerCombination(Rebuilt, LayerAttribution):
                 )
         return self.joined(inputs, self._maps_by_layer(inputs, kwargs))
 
+    def attribute_future(self) -> None:
+        """Not available, as in Captum's own layer methods."""
+        raise NotImplementedError("attribute_future is not implemented for LayerCombination")
+
     def joined(self, inputs: Any, maps: Sequence[Any]) -> Tensor:
         """The combined map of the layers' maps, wherever they come from (`attribute_together` shares their pass)."""
         tensors, models = [_tensor(m).detach() for m in maps], models_of(self.forward_func)

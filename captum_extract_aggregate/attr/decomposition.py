@@ -17,6 +17,7 @@ Grabska-Barwinska, Measuring and improving the quality of visual explanations (2
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
@@ -41,6 +42,7 @@ from captum_extract_aggregate.attr.extract_aggregate.attribution import LinearAp
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
 
+_LOOKED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # layers that did not run, of which it is known why
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
 Rescale = Literal["channel_joint", "layer_map"]
 _RESCALE = get_args(Rescale)
@@ -272,6 +274,7 @@ class FullGrad(WithDelta[nn.Module]):
         for map_ in by_size.values():  # upsampling is linear: once for all layers of one size
             total = total + upsample(map_, positions.size, self.align_corners)
         left_out += self._fused
+        self._warn_where_uncalled(super()._all_places(to_input), evidence)
         if left_out:
             warnings.warn(
                 f"FullGrad's map lacks the biases of {len(left_out)} layers whose positions are not the picture's, or "
@@ -279,6 +282,22 @@ class FullGrad(WithDelta[nn.Module]):
                 stacklevel=2,
             )
         return finished(total, evidence)
+
+    def _warn_where_uncalled(self, places: list[Place], evidence: Evidence) -> None:
+        """Warns, once for a layer, of a bias that the model uses without calling its layer, where nobody can meet it.
+
+        What of a network did not run, an auxiliary head say, adds nothing, and is looked at once.
+        """
+        idle = [place.layer for place in places if place.layer is not None and not evidence.activations.get(place)]
+        unknown = [layer for layer in idle if layer not in _LOOKED]
+        _LOOKED.update(unknown)
+        used = [describe(layer, evidence.models) for layer in unknown if evidence.uses(layer)]
+        if used:
+            warnings.warn(
+                f"FullGrad's map lacks the biases of {len(used)} layer(s) whose parameters the model uses without "
+                f"calling them, as nn.MultiheadAttention does with its out_proj: {', '.join(used[:5])}",
+                stacklevel=2,
+            )
 
     def _input_terms(self, positions: Positions, evidence: Evidence) -> list[Tensor]:
         """What each input with such positions contributes, channel by channel, `N x K x *S`."""

@@ -89,7 +89,7 @@ def vectorized_maps(
 
 def _places(method: Any) -> list[Place]:
     """The layers' outputs (or the input) that a method needs, if it needs nothing else."""
-    if not isinstance(method, CaptureAttribution) or type(method)._evidence is not CaptureAttribution._evidence:
+    if not isinstance(method, CaptureAttribution) or not method.has_plain_pass:
         raise NotVectorizedError
     if not is_own(method, "attribute"):  # a subclass's, which does more than the pass
         raise NotVectorizedError

@@ -88,7 +88,7 @@ class Setting:
     def stages(self) -> tuple[str, ...]:
         """Blocks that are randomised one after the other: the parts of the network that hold parameters."""
         names = {module: name for name, module in self.network.named_modules()}
-        return tuple(names[block] for block in blocks(self.network))
+        return tuple(names[block] for block in network_blocks(self.network))
 
     def supports(self, method: MethodPlan) -> str:
         """Empty if a method runs on this network, else why it does not."""
@@ -168,9 +168,9 @@ class Setting:
             return int(self.network(self.first.x[None]).shape[1])
 
 
-def blocks(module: nn.Module) -> list[nn.Module]:
+def network_blocks(module: nn.Module) -> list[nn.Module]:
     """The parts that hold parameters; sequences are taken apart."""
-    parts = [blocks(m) if isinstance(m, nn.Sequential) else [m] for m in module.children()]
+    parts = [network_blocks(m) if isinstance(m, nn.Sequential) else [m] for m in module.children()]
     return [m for part in parts for m in part if any(True for _ in m.parameters())]
 
 

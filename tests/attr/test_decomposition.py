@@ -11,11 +11,11 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.biases import bias_of
 from tests.conftest import REAL_DATA, needs_real_data, relative_error
-from tests.networks import CifarResNet20, lively
+from tests.networks import CifarResNet20, lively, vgg11
 
 NETWORKS = {
-    "vgg11": (torchvision.models.vgg11, 64),
-    "vgg11_bn": (torchvision.models.vgg11_bn, 64),
+    "vgg11": (vgg11, 64),
+    "vgg11_bn": (lambda: vgg11(batch_norm=True), 64),
     "resnet18": (torchvision.models.resnet18, 64),
     "resnet50": (torchvision.models.resnet50, 64),
     "squeezenet1_1": (torchvision.models.squeezenet1_1, 96),
@@ -383,3 +383,37 @@ def test_delta_with_the_maps(small_net, images):
         )
         assert torch.allclose(smooth, maps, rtol=1e-4, atol=1e-6)
         assert deltas.shape == (6,)
+
+
+class Uncalled(nn.Module):
+    """Uses the parameters of a layer without calling it, where a hook cannot meet them; another layer is idle."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.idle = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 5, 3), nn.Conv2d(4, 5, 3)
+
+    def forward(self, x):
+        return F.conv2d(self.a(x).relu(), self.b.weight, self.b.bias).mean((2, 3))
+
+
+def test_full_grad_says_which_biases_it_cannot_meet():
+    torch.manual_seed(0)
+    net, x = Uncalled().double().eval(), torch.rand(2, 3, 9, 9, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=r"uses without calling them.*: 'b'$"):
+        map_ = cea.FullGrad(net).attribute(x, 1)
+    delta = cea.FullGrad(net).compute_convergence_delta(x, 1)
+    torch.testing.assert_close(delta, -net.b.bias[1].detach().expand(2))
+    with warnings.catch_warnings():  # once for a layer, and no more forwards
+        warnings.simplefilter("error")
+        assert torch.equal(cea.FullGrad(net).attribute(x, 1), map_)
+    attending = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.Flatten(2), _Turned(), attending, nn.Flatten(), nn.Linear(392, 4)
+    ).eval()
+    with pytest.warns(UserWarning, match="out_proj"):
+        cea.FullGrad(model).attribute(x.float(), 1)
+
+
+class _Turned(nn.Module):
+    def forward(self, x):
+        return x.transpose(1, 2)

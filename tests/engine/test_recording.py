@@ -477,4 +477,4 @@ def test_targets_share_views_of_activations_alone(dtype, small_net, images):
     places = method._all_places(False)
     evidence = next(method._evidence(images.to(dtype), places, None, [0, 1]))
     method._maps(images.to(dtype), evidence, False)
-    assert len(evidence.lasting.keys() - {"facts"}) == (2 if dtype == torch.float32 else 0)
+    assert len(evidence.channels) == (2 if dtype == torch.float32 else 0)

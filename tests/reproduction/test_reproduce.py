@@ -20,6 +20,7 @@ from captum_extract_aggregate.reproduction import (
     reproduce,
     settings_of,
 )
+from captum_extract_aggregate.reproduction.setting import network_blocks
 from tests.conftest import REAL_DATA, needs_real_data
 
 PUBLISHED = """
@@ -118,7 +119,7 @@ def test_the_same_twice_comes_from_what_is_kept(setting):
 def test_blocks_cover_every_parameter():
     for setting in settings_of(Request(("all",))):
         blocks = [setting.network.get_submodule(name) for name in setting.stages]
-        assert blocks == blocks(setting.network)
+        assert blocks == network_blocks(setting.network)
         held = {id(p) for block in blocks for p in block.parameters()}
         assert held == {id(p) for p in setting.network.parameters()}
 

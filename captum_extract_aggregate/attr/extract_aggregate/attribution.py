@@ -141,12 +141,12 @@ class ExtractAggregate(CaptureAttribution[L]):
             for i, ((x, g), tame) in enumerate(zip(pairs, self._are_tame(places[0], evidence, pairs))):
                 known = None
                 if _share_memory(x, evidence.activations[places[-1]][i]):  # a copy would be kept to the end of the pass
-                    key = (all_channels, places[-1], i, self._layout_key())
-                    known = evidence.once_for_all_targets(key, functools.partial(all_channels, x))
+                    key = (places[-1], i, self._layout_key())
+                    known = evidence.channels.once(key, functools.partial(all_channels, x))
                 made.append(Pair(x, g, known=known) if tame else Pair.scaled(x, g, known))
             return made
 
-        found = evidence.once((Pair, places, self._layout_key()), scaled)
+        found = evidence.scaled.once((places, self._layout_key()), scaled)
         return tuple(pair.unscaled(aggregate(self._summand(layer, pair), self.aggregate)) for pair in found)
 
     def _views(self, places: tuple[Place, ...], evidence: Evidence) -> int | None:

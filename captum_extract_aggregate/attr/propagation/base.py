@@ -67,23 +67,22 @@ class PropagationAttribution(CaptureAttribution[L]):
         """The quantity at the scores."""
         return torch.ones_like(scores)
 
-    def _around(self, interception: Interception, recording: Recording) -> Around:
+    def _around(self, recording: Recording) -> Around:
         """What the backward pass runs within."""
         return contextlib.nullcontext
 
     def _evidence(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
     ) -> Iterator[Evidence]:
-        made: list[Interception] = []
-
-        def within(undo: Undo) -> None:
-            made.append(self._interception(len(checked_inputs(inputs)[0])))
-            made[-1].begin(undo)
+        def within(undo: Undo) -> Interception:
+            interception = self._interception(len(checked_inputs(inputs)[0]))
+            interception.begin(undo)
+            return interception
 
         extra, devices = additional_forward_args, self.device_ids
         recording = record(self.forward_func, inputs, places, extra, devices, within, self._from_the_start)
-        made[-1].check(recording.output)
-        return recording.evidence(targets, self._seed, self._around(made[-1], recording))
+        recording.context.check(recording.output)
+        return recording.evidence(targets, self._seed, self._around(recording))
 
     def _pass_key(self) -> int:
         return id(self)  # no other method has these rules

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -62,17 +63,25 @@ class LinearStep(Step):
         self.transposed = "transpose" in self.name or (self.name == "convolution" and call.argument(6, "transposed"))
         self.versions = [t._version for t in (linear.weight, linear.bias) if t is not None]
         self.norm: tuple[Tensor, Tensor] | None = None  # scale and shift of the output's channels
-        self.negated = False  # the weights, for contrastive excitation backprop
 
     def before(self) -> Tensors:
         return self.inputs + self.varying
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        return (self._relevance(R, kept, self._constants()),)
+
+    def dual(self, R: Tensor, kept: Tensors) -> Tensor:
+        """What the dual units "not this class", whose weights are the negated ones, pass on of R."""
+        linear = self._constants()
+        assert linear.weight is not None
+        return self._relevance(R, kept, replace(linear, weight=-linear.weight))
+
+    def _relevance(self, R: Tensor, kept: Tensors, linear: Linear) -> Tensor:
         a, varying = kept[0], kept[1] if len(kept) > 1 else None
         x = without_constants(at_least_float32(a), varying)
-        return (self.rule.relevance(at_least_float32(R), x, self._constants(varying)).to(a.dtype),)
+        return self.rule.relevance(at_least_float32(R), x, replace(linear, varying=varying)).to(a.dtype)
 
-    def _constants(self, varying: Tensor | None) -> Linear:
+    def _constants(self) -> Linear:
         weight, bias = self.linear.weight, self.linear.bias
         assert weight is not None
         if self.versions != [t._version for t in (weight, bias) if t is not None]:
@@ -84,7 +93,7 @@ class LinearStep(Step):
             scale, shift = (at_least_float32(t) for t in self.norm)
             weight = self._scaled(weight, scale)
             bias = shift if bias is None else bias * scale + shift
-        return Linear(self.linear.function, -weight if self.negated else weight, bias, varying)
+        return Linear(self.linear.function, weight, bias)
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by group."""

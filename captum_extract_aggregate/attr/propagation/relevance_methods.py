@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
 
 from captum_extract_aggregate._common.errors import unknown_name
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
@@ -406,12 +407,13 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
     def _interception(self, batch: int) -> Interception:
         return self._excitation(watch=self.contrast_layer)
 
-    def _around(self, interception: Interception, recording: Recording) -> Around:
+    def _around(self, recording: Recording) -> Around:
         @contextlib.contextmanager
         def contrasted(scores: Tensor) -> Iterator[None]:
             """Whatever arrives at the contrast layer within is replaced by the contrast."""
             classifier = _classifier(scores)
-            at = classifier.saved_tensors[0] if self.contrast_layer is None else self._watched(interception)
+            features = classifier.saved_tensors[0]
+            at = features if self.contrast_layer is None else self._watched(recording.context)
             if classifier in nodes_below([at.grad_fn]):
                 raise ValueError("contrast_layer lies behind the classifier; expected a layer in front of it")
             if not recording.leads_to(at):
@@ -419,12 +421,12 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
                     "a layer does not lie in front of the contrast layer; expected one whose output the classifier's "
                     "input (or contrast_layer) is computed from"
                 )
-            difference = self._arriving(scores, at)
-            classifier.step.negated = True
-            try:
-                difference = difference - self._arriving(scores, at)
-            finally:
-                classifier.step.negated = False
+            (R,) = torch.autograd.grad(
+                scores, [GradientEdge(classifier, 0)], torch.ones_like(scores), retain_graph=True
+            )
+            dual = classifier.step.dual(R, classifier.saved_tensors)
+            difference = self._arriving(scores, at, torch.ones_like(scores))
+            difference = difference - (dual if at is features else self._arriving(features, at, dual))
             if self.clamp == "contrast":
                 difference = difference.clamp(min=0)
             handle = at.register_hook(lambda R: difference)
@@ -443,8 +445,8 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
             )
         return interception.watched[0]
 
-    def _arriving(self, scores: Tensor, at: Tensor) -> Tensor:
-        (R,) = torch.autograd.grad(scores, at, torch.ones_like(scores), retain_graph=True, allow_unused=True)
+    def _arriving(self, above: Tensor, at: Tensor, sent: Tensor) -> Tensor:
+        (R,) = torch.autograd.grad(above, at, sent, retain_graph=True, allow_unused=True)
         if R is None:
             raise ValueError(
                 "the explained score does not depend on contrast_layer; expected a layer in front of the classifier"

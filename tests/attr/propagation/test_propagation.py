@@ -28,7 +28,7 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
 from captum_extract_aggregate.attr.propagation.relevance_interception import finite
 from captum_extract_aggregate.data.scene_models import build_scene_model
 from tests.conftest import REAL_DATA, SmallNet, needs_real_data, relative_error
-from tests.networks import CifarResNet20, lively
+from tests.networks import CifarResNet20, lively, vgg11
 from tests.reference import propagation as reference
 from tests.reference.propagation import Step
 
@@ -196,14 +196,6 @@ def test_contrast_layer_by_name():
 # Networks
 
 
-def vgg11():
-    """With a smaller classifier, which takes most of the time otherwise."""
-    net = torchvision.models.vgg11(init_weights=False)
-    net.avgpool = nn.AdaptiveAvgPool2d(2)
-    net.classifier = nn.Sequential(nn.Linear(2048, 64), nn.ReLU(True), nn.Dropout(), nn.Linear(64, 10))
-    return net
-
-
 NETWORKS = {
     "vgg11": vgg11,
     "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
@@ -229,7 +221,7 @@ def network(name):
 
 def pictures(net, n=2):
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(n, 3, 72, 72, generator=generator, dtype=torch.float64)
+    return torch.randn(n, 3, 48, 48, generator=generator, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -322,7 +314,7 @@ def test_against_zennit(gamma):
     rule = rules.Gamma(gamma, stabilizer=1e-9) if gamma else rules.Epsilon(1e-9)
     layers = [(types.Activation, rules.Pass()), (types.AvgPool, rules.Norm(1e-9)), (types.Linear, rule)]
     composite = composites.LayerMapComposite(layers)
-    for target in range(4):
+    for target in (0, 3):
         logits = net(x).detach()
         seed = torch.zeros_like(logits)
         seed[:, target] = logits[:, target]
@@ -1379,7 +1371,7 @@ WITHOUT_RELUS = {
 
 @pytest.mark.parametrize("name", WITHOUT_RELUS)
 def test_gated_methods_are_the_gradient_without_relus(name):
-    net, x = WITHOUT_RELUS[name].eval(), torch.randn(2, 3, 8, 8)
+    net, x = WITHOUT_RELUS[name].double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
     gradient = captum.attr.Saliency(net).attribute(x, target=0, abs=False)
     for method in (cea.GuidedBackprop, cea.Deconvolution):
         assert relative_error(method(net).attribute(x, target=0), gradient) < 1e-6
