@@ -44,7 +44,7 @@ def made(method, entry, **options):
 
 
 def tensors(maps):
-    return [m.detach() for m in maps] if isinstance(maps, (tuple, list)) else [maps.detach()]
+    return [t for m in maps for t in tensors(m)] if isinstance(maps, (tuple, list)) else [maps.detach()]
 
 
 def attributed(method, arguments):

@@ -67,7 +67,9 @@ def index_of_name(what: str, text: str, names: Sequence[str]) -> int | None:
     found = exact or [i for i, name in enumerate(names) if _folded(name) == _folded(text)]
     if len(found) > 1:
         listed = ", ".join(f"{i} ({names[i]!r})" for i in found)
-        raise ValueError(f"{what} is {text!r}, which is the name of {len(found)} classes; expected an index: {listed}")
+        raise InvalidValueError(
+            f"{what} is {text!r}, which is the name of {len(found)} classes; expected an index: {listed}"
+        )
     return found[0] if found else None
 
 
@@ -112,4 +114,4 @@ def make_folder(what: str, folder: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", "") or str(error)
-        raise ValueError(f"{what} is {str(folder)!r}; expected a folder that can be written ({why})") from None
+        raise InvalidValueError(f"{what} is {str(folder)!r}; expected a folder that can be written ({why})") from None

@@ -25,6 +25,7 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu, same_everywhere
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, find_layer
@@ -100,16 +101,18 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         call: int | None = None,
     ) -> None:
         if not callable(forward_func):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"forward_func is a {type(forward_func).__name__}; expected a model or another callable that returns "
                 "scores"
             )
         if isinstance(layer, (list, tuple)) and not layer:
-            raise ValueError("layer is an empty list; expected at least one layer (default_layers(model) lists some)")
+            raise InvalidValueError(
+                "layer is an empty list; expected at least one layer (default_layers(model) lists some)"
+            )
         if call is not None and (isinstance(call, bool) or not isinstance(call, int)):
-            raise TypeError(f"call is {call!r}; expected None or the index of one of a shared layer's calls")
+            raise InvalidTypeError(f"call is {call!r}; expected None or the index of one of a shared layer's calls")
         if device_ids is not None and not (isinstance(device_ids, list) and all(type(d) is int for d in device_ids)):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"device_ids is {device_ids!r}; expected None or a list of a DataParallel model's device numbers (all "
                 "other arguments go by name)"
             )
@@ -417,7 +420,9 @@ class WithDelta(CaptureAttribution[L]):
         if not return_convergence_delta:
             return maps
         if not self.has_convergence_delta():
-            raise ValueError(f"{type(self).__name__} has no convergence delta; expected return_convergence_delta=False")
+            raise InvalidValueError(
+                f"{type(self).__name__} has no convergence delta; expected return_convergence_delta=False"
+            )
         to_input = {"attribute_to_layer_input": True} if attribute_to_layer_input else {}
         return maps, self.compute_convergence_delta(inputs, target, additional_forward_args, **to_input)
 
@@ -489,11 +494,11 @@ def attribute_together_per_target(
         2
     """
     if not isinstance(methods, Mapping) or not all(isinstance(m, Attribution) for m in methods.values()):
-        raise TypeError(
+        raise InvalidTypeError(
             'methods is not a mapping of attribution objects; expected {"name": NormGrad(model, layer), ...}'
         )
     if not isinstance(targets, (list, tuple)) or not targets:
-        raise TypeError(f"targets is {targets!r}; expected a list of at least one target")
+        raise InvalidTypeError(f"targets is {targets!r}; expected a list of at least one target")
     results: list[dict[str, Any]] = [dict.fromkeys(methods) for _ in targets]
     groups: dict[Hashable, dict[str, CaptureAttribution]] = {}
     for name, method in methods.items():
@@ -538,7 +543,8 @@ def attributed(method: Any, inputs: Any, target: Target, additional_forward_args
     except (RuntimeError, AssertionError, AttributeError, LookupError) as error:
         if not type(method).__module__.startswith("captum.") or "memory" in str(error):
             raise
-        raise ValueError(  # a requirement of Captum's class that the model does not meet, as DeepLift's of its ReLUs
+        # The model does not meet a requirement of Captum's class, as DeepLift's of its ReLUs.
+        raise InvalidValueError(
             f"Captum's {type(method).__name__} does not explain this model: {' '.join(str(error).split())}; expected "
             "another method, or a model as that class wants it"
         ) from error

@@ -10,7 +10,7 @@ import captum.attr
 from captum.attr import Attribution, LayerAttribution
 from torch import nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate.attr import (
     LRP,
     ActivityAttribution,
@@ -69,7 +69,7 @@ WITH_LAYERS: dict[str, Callable[..., LayerAttribution]] = {"bias": BiasAttributi
 def check_method(name: str, more: Sequence[str] = ()) -> None:
     """Our error for a name that is neither a method's nor `EXTRACT:AGGREGATE`; `more` are allowed too."""
     if name not in METHODS and ":" not in name and name not in more:
-        raise ValueError(
+        raise InvalidValueError(
             unknown_name("method", name, [*METHODS, *more], " (or EXTRACT:AGGREGATE, such as conv3x3:norm)")
         )
 
@@ -93,15 +93,15 @@ def _captums(name: str, model: nn.Module, layers: Sequence[nn.Module | None], **
     if not _is_method(method):
         needed = _more_that_it_needs(method)
         if not needed:
-            raise ValueError(unknown_name("method", f"captum:{name}", known))
-        raise ValueError(
+            raise InvalidValueError(unknown_name("method", f"captum:{name}", known))
+        raise InvalidValueError(
             f"method is 'captum:{name}', which needs more than a model, a layer and inputs ({', '.join(needed)}), so "
             f"that it cannot be made from its name; expected one of {', '.join(known)}"
         )
     if "layer" not in inspect.signature(method).parameters:
         return method(model, **arguments)
     if len(layers) != 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"method 'captum:{name}' has {len(layers)} layers; expected one: Captum's own take one at a time"
         )
     return method(model, layers[0], **arguments)

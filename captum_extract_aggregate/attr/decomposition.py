@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.chunks import over_channels
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import at_least_float32, low_and_spread, upsample
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate._engine.layers import describe
@@ -86,6 +86,7 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
     ) -> None:
         super().__init__(forward_func, layer, device_ids, layout=layout, call=call)
 
+    @named_arguments
     def compute_convergence_delta(  # type: ignore[override]
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -122,12 +123,12 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
 def _check_bias(layer: nn.Module | None, to_input: bool) -> None:
     """Our error for a layer that adds no bias, and for the side at which none acts."""
     if layer is None or not adds_bias(layer):
-        raise ValueError(
+        raise InvalidValueError(
             f"layer is or holds {'the input' if layer is None else type(layer).__name__}, which adds no bias; expected "
             "a convolution, linear layer or normalisation that does (bias_layers(model) lists them)"
         )
     if to_input:
-        raise ValueError(
+        raise InvalidValueError(
             "attribute_to_layer_input is True, but a bias acts at the layer's output; expected "
             "attribute_to_layer_input=False"
         )
@@ -234,11 +235,13 @@ class FullGrad(WithDelta[nn.Module]):
             layer = list(bias_layers(the_model(forward_func)).values())
             self._fused = fused_norms(the_model(forward_func))
             if not layer:
-                raise ValueError("the model adds no bias anywhere; expected layers with biases, or another method")
+                raise InvalidValueError(
+                    "the model adds no bias anywhere; expected layers with biases, or another method"
+                )
         given: Any = layer
         super().__init__(forward_func, given, device_ids, layout=layout)
         if not isinstance(rescale, str) or rescale not in _RESCALE:
-            raise ValueError(unknown_name("rescale", rescale, _RESCALE))
+            raise InvalidValueError(unknown_name("rescale", rescale, _RESCALE))
         self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
         self.size = check_size(size)
         self._all_places(to_input=False)  # a layer without a bias is refused here, not only at the first map
@@ -340,6 +343,7 @@ class FullGrad(WithDelta[nn.Module]):
         low, spread = low_and_spread(magnitude)
         return magnitude.sub_(low).sum(1, keepdim=True).div_(spread + _EPS)
 
+    @named_arguments
     def compute_convergence_delta(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None
     ) -> Tensor:
@@ -397,7 +401,7 @@ class AggregatedActivity(InputSizedAttribution):
         super().__init__(forward_func, layer, device_ids, layout=layout, call=call, size=size)
         count = len(super()._layers())
         if isinstance(l0, bool) or not isinstance(l0, int) or not -count <= l0 < count:
-            raise ValueError(f"l0 is {l0!r}; expected {-count} to {count - 1}, one of the {count} layers")
+            raise InvalidValueError(f"l0 is {l0!r}; expected {-count} to {count - 1}, one of the {count} layers")
         self.l0, self.include_input = l0, include_input
 
     def _layers(self) -> list[nn.Module | None]:

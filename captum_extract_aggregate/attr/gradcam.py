@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.chunks import over_channels
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import where_positive
 from captum_extract_aggregate._engine.input_positions import Size
 from captum_extract_aggregate._engine.layout import Layout
@@ -36,7 +36,7 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs_, "relu": t
 
 def _check_positive(positive: str) -> str:
     if not isinstance(positive, str) or positive not in _POSITIVE:
-        raise ValueError(unknown_name("positive", positive, _POSITIVE))
+        raise InvalidValueError(unknown_name("positive", positive, _POSITIVE))
     return positive
 
 

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import captum_extract_aggregate
-from captum_extract_aggregate._common.errors import is_out_of_memory, said
+from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -185,7 +185,7 @@ def bias_report(
 
     with _clear_errors(locals()):
         if n < 1:
-            raise ValueError(f"n is {n}; expected 1 or more")
+            raise InvalidValueError(f"n is {n}; expected 1 or more")
         for setting in settings_of(Request((), data, root, model, weights, head, n=n)):
             _say(told(setting, n, robustness, output))
 
@@ -240,7 +240,9 @@ def _check_text(options: Mapping[str, object]) -> None:
     for name, value in options.items():
         for part in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(part, (str, Path)) and "\0" in str(part):
-                raise ValueError(f"{name.replace('_', '-')} is {str(part)!r}; expected text without NUL characters")
+                raise InvalidValueError(
+                    f"{name.replace('_', '-')} is {str(part)!r}; expected text without NUL characters"
+                )
 
 
 def _say_written(paths: list[Path]) -> None:
@@ -260,7 +262,7 @@ def _indices(text: str) -> list[int]:
     try:
         return [int(part) for part in _names(text)]
     except ValueError:
-        raise ValueError(f"images is {text!r}; expected indices separated by commas") from None
+        raise InvalidValueError(f"images is {text!r}; expected indices separated by commas") from None
 
 
 if __name__ == "__main__":

@@ -14,7 +14,14 @@ from captum.attr import Attribution
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import index_of_name, is_file, is_out_of_memory, said, unknown_name
+from captum_extract_aggregate._common.errors import (
+    InvalidValueError,
+    index_of_name,
+    is_file,
+    is_out_of_memory,
+    said,
+    unknown_name,
+)
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr.by_name import METHODS, check_method, make_method
@@ -52,21 +59,21 @@ class Request:
 def run(request: Request) -> str:
     """Makes the picture and returns what to tell the user. Raises ValueError or TypeError with one clear line."""
     if request.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"output is {str(request.output)!r}; expected a .png, .pdf, .svg, .jpg or .webp file")
+        raise InvalidValueError(f"output is {str(request.output)!r}; expected a .png, .pdf, .svg, .jpg or .webp file")
     if request.html is not None and request.html.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"html is {str(request.html)!r}; expected a .html file")
+        raise InvalidValueError(f"html is {str(request.html)!r}; expected a .html file")
     for what, path in (("output", request.output), ("html", request.html)):
         if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"{what} is {str(path)!r}, but the folder {path.parent} does not exist")
+            raise InvalidValueError(f"{what} is {str(path)!r}, but the folder {path.parent} does not exist")
         if path is not None and path.is_dir():
-            raise ValueError(f"{what} is {str(path)!r}, which is a folder; expected a file's name")
+            raise InvalidValueError(f"{what} is {str(path)!r}, which is a folder; expected a file's name")
     methods = _split(request.methods)
     if not methods:
-        raise ValueError(f"methods is {request.methods!r}; expected at least one of {', '.join(METHODS)}")
+        raise InvalidValueError(f"methods is {request.methods!r}; expected at least one of {', '.join(METHODS)}")
     for method in methods:
         check_method(method)
     if request.image is None and (request.size or request.mean or request.std):
-        raise ValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
+        raise InvalidValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
     subject = _subject(request)
     x, boxes = _scene(request) if request.image is None else (_preprocess(load_image(request.image), subject), None)
     scores = _scores(subject.model, x)
@@ -95,16 +102,18 @@ def _writing(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"{what} is {str(path)!r}, which cannot be written: {error.strerror or error}") from None
+        raise InvalidValueError(
+            f"{what} is {str(path)!r}, which cannot be written: {error.strerror or error}"
+        ) from None
 
 
 def _made(method: str, model: nn.Module, layers: Sequence[nn.Module]) -> Attribution:
     try:
         return make_method(method, model, layers)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"method {method!r}: {error}") from None
+        raise InvalidValueError(f"method {method!r}: {error}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with
-        raise ValueError(f"method {method!r} does not take this model: {said(error)}") from error
+        raise InvalidValueError(f"method {method!r} does not take this model: {said(error)}") from error
 
 
 def _maps(made: dict[str, Attribution], x: Tensor, targets: list[int]) -> list[Rows]:
@@ -115,7 +124,7 @@ def _maps(made: dict[str, Attribution], x: Tensor, targets: list[int]) -> list[R
     except Exception as error:  # whatever Captum's own methods, or the model, raise
         name = next((n for n, method in made.items() if _fails(method, x, targets[0])), ", ".join(made))
         cure = "; expected later --layers, or a smaller --size" * is_out_of_memory(error)
-        raise ValueError(f"method {name!r} cannot explain this model: {said(error)}{cure}") from error
+        raise InvalidValueError(f"method {name!r} cannot explain this model: {said(error)}{cure}") from error
 
 
 def _fails(method: Attribution, x: Tensor, target: int) -> bool:
@@ -131,13 +140,15 @@ def _scores(model: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
             scores = model(x)
     except Exception as error:  # whatever the model's own code raises
-        raise ValueError(
+        raise InvalidValueError(
             f"the model does not run on a picture of shape {tuple(x.shape)} ({type(error).__name__}: {error}); "
             "expected one that does: see --size"
         ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2:
         got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise ValueError(f"the model gives {got}; expected a tensor, batch x classes (batch x 1 for a single score)")
+        raise InvalidValueError(
+            f"the model gives {got}; expected a tensor, batch x classes (batch x 1 for a single score)"
+        )
     return scores
 
 
@@ -160,7 +171,7 @@ def serve_insights(
     from captum_extract_aggregate import insights
 
     if not images and model not in SCENES:
-        raise ValueError(f"model is {model!r}, but there is no picture to explain; expected IMAGES")
+        raise InvalidValueError(f"model is {model!r}, but there is no picture to explain; expected IMAGES")
     subject = _subject(Request(model=model, weights=weights, class_names=class_names))
     scenes = DigitScenes(n=12)
     pictures = [_preprocess(load_image(path), subject)[0] for path in images]
@@ -182,13 +193,13 @@ def _subject(request: Request) -> Subject:
     subject.classes = names or subject.classes
     if request.size:
         if not 8 <= request.size <= _LARGEST:
-            raise ValueError(f"size is {request.size}; expected 8 to {_LARGEST} pixels")
+            raise InvalidValueError(f"size is {request.size}; expected 8 to {_LARGEST} pixels")
         subject.resize = max(request.size, round(request.size * subject.resize / subject.size))
         subject.size = request.size
     subject.mean = _numbers("mean", request.mean) or subject.mean
     subject.std = _numbers("std", request.std) or subject.std
     if min(subject.std) <= 0:
-        raise ValueError(f"std is {request.std!r}; expected positive numbers")
+        raise InvalidValueError(f"std is {request.std!r}; expected positive numbers")
     return subject
 
 
@@ -196,20 +207,20 @@ def _read_class_names(path: Path | None) -> list[str]:
     if path is None:
         return []
     if not is_file(path):
-        raise ValueError(f"class-names is {str(path)!r}, and there is no such file")
+        raise InvalidValueError(f"class-names is {str(path)!r}, and there is no such file")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"class-names is {str(path)!r}, which is no text in UTF-8 ({error})") from None
+        raise InvalidValueError(f"class-names is {str(path)!r}, which is no text in UTF-8 ({error})") from None
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"class-names is {str(path)!r}, which is empty; expected one class name per line")
+        raise InvalidValueError(f"class-names is {str(path)!r}, which is empty; expected one class name per line")
     return names
 
 
 def _check_names(path: Path | None, names: list[str], classes: int) -> None:
     if path is not None and len(names) != classes:
-        raise ValueError(
+        raise InvalidValueError(
             f"class-names is {str(path)!r}, which has {len(names)} names, but the model gives {classes} scores; "
             "expected a name for each"
         )
@@ -220,9 +231,9 @@ def _check_names(path: Path | None, names: list[str], classes: int) -> None:
 
 def _scene(request: Request) -> tuple[Tensor, Tensor]:
     if request.model not in SCENES:
-        raise ValueError(f"model is {request.model!r}, but there is no picture to explain; expected an IMAGE")
+        raise InvalidValueError(f"model is {request.model!r}, but there is no picture to explain; expected an IMAGE")
     if not 0 <= request.seed < 2**62:
-        raise ValueError(f"seed is {request.seed}; expected 0 or more, below 2**62")
+        raise InvalidValueError(f"seed is {request.seed}; expected 0 or more, below 2**62")
     image, target = DigitScenes(n=1, seed=request.seed)[0]
     return image[None], target["boxes"]
 
@@ -254,7 +265,7 @@ def _numbers(what: str, text: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{what} is {text!r}; expected one number, or three separated by commas")
+        raise InvalidValueError(f"{what} is {text!r}; expected one number, or three separated by commas")
     return numbers
 
 
@@ -283,10 +294,12 @@ def _target(text: str, classes: list[str], scores: Tensor) -> int:
         return int(scores.argmax())
     index = index_of_name("target", text, classes)
     if index is None and not re.fullmatch(r"[+-]?\d+", text.strip(), re.ASCII):
-        raise ValueError(unknown_name("target", text, classes, f" (or an index up to {len(scores) - 1})"))
+        raise InvalidValueError(unknown_name("target", text, classes, f" (or an index up to {len(scores) - 1})"))
     index = int(text) if index is None else index
     if not 0 <= index < len(scores):
-        raise ValueError(f"target is {text!r} (index {index}); expected 0 to {len(scores) - 1}: the model's classes")
+        raise InvalidValueError(
+            f"target is {text!r} (index {index}); expected 0 to {len(scores) - 1}: the model's classes"
+        )
     return index
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate.data.models_by_name import import_from
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs
 from captum_extract_aggregate.evaluation.datasets import Sample, to_image_size
@@ -196,12 +196,12 @@ def find_measure(plan: MeasurePlan) -> Callable[..., Any]:
     if ":" in plan.measure:
         return _custom(plan)
     if plan.measure not in MEASURES:
-        raise ValueError(unknown_name("measure", plan.measure, MEASURES, "; your own: FILE.py:FUNCTION"))
+        raise InvalidValueError(unknown_name("measure", plan.measure, MEASURES, "; your own: FILE.py:FUNCTION"))
     function = MEASURES[plan.measure]
     known = [name for name in inspect.signature(function).parameters if name not in _SETTLED]
     for name in plan.arguments:
         if name not in known:
-            raise ValueError(unknown_name(f"an argument of {plan.measure}", name, known or ["(it takes none)"]))
+            raise InvalidValueError(unknown_name(f"an argument of {plan.measure}", name, known or ["(it takes none)"]))
     if "similarity" in plan.arguments:
         find_similarity(plan.arguments["similarity"])
     return function
@@ -212,7 +212,7 @@ def _custom(plan: MeasurePlan) -> Measure:
     try:
         inspect.signature(function).bind(None, None, None, None, **plan.arguments)
     except TypeError as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"measure {plan.measure!r} does not take (maps, inputs, targets, model) and its arguments: {error}"
         ) from None
 
@@ -221,7 +221,7 @@ def _custom(plan: MeasurePlan) -> Measure:
         values = function(*own, batch.model, **arguments)
         if not isinstance(values, Tensor) or values.shape != (len(batch.samples),):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
+            raise InvalidValueError(
                 f"measure {plan.measure!r} returned {got}; expected {len(batch.samples)} values, one per image"
             )
         yield from _per_example(batch, "", values)
@@ -249,7 +249,7 @@ def try_measure(plan: MeasurePlan) -> None:
         for _ in MEASURES[plan.measure](batch, column, **arguments):
             pass
     except (ValueError, TypeError) as error:
-        raise ValueError(f"measure {plan.measure!r}: {error}") from None
+        raise InvalidValueError(f"measure {plan.measure!r}: {error}") from None
 
 
 def _is_positive(value: Any) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from captum_extract_aggregate._common.errors import is_file, unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file, unknown_name
 
 KINDS = ("scenes", "voc", "coco", "folder", "list", "custom")
 RESIZES = ("short", "square", "crop")
@@ -207,11 +207,11 @@ def load_plan(path: str | Path) -> Plan:
         import tomli as tomllib
     path = Path(path)
     if not is_file(path):
-        raise ValueError(f"plan is {str(path)!r}, and there is no such file")
+        raise InvalidValueError(f"plan is {str(path)!r}, and there is no such file")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"plan {str(path)!r} is not TOML: {error}") from None
+        raise InvalidValueError(f"plan {str(path)!r} is not TOML: {error}") from None
     return plan_from(content)
 
 
@@ -272,15 +272,15 @@ def _shown(value: Any) -> str:
 
 def _built(kind: Any, content: Any, where: str) -> Any:
     if not isinstance(content, dict):
-        raise ValueError(f"{where} is {content!r}; expected a table of keys and values")
+        raise InvalidValueError(f"{where} is {content!r}; expected a table of keys and values")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     for key in content:
         if key not in fields:
-            raise ValueError(unknown_name(f"a key of {where}", key, fields))
+            raise InvalidValueError(unknown_name(f"a key of {where}", key, fields))
     for name, f in fields.items():
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and name not in content:
-            raise ValueError(f"{where} lacks {name!r}; expected it")
+            raise InvalidValueError(f"{where} lacks {name!r}; expected it")
     inside = "" if kind is Plan else f"{where}."
     return kind(**{key: _value(hints[key], value, inside + key) for key, value in content.items()})
 
@@ -291,7 +291,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         return _one_of(arguments, value, where)
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise ValueError(f"{where} is {value!r}; expected a list")
+            raise InvalidValueError(f"{where} is {value!r}; expected a list")
         return tuple(_value(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is dict:
         return _table(value, where)
@@ -303,24 +303,24 @@ def _value(hint: Any, value: Any, where: str) -> Any:
         value = float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
-        raise ValueError(f"{where} is {value!r}; expected {names[hint]}")
+        raise InvalidValueError(f"{where} is {value!r}; expected {names[hint]}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{where} is {value!r}; expected a finite number")
+        raise InvalidValueError(f"{where} is {value!r}; expected a finite number")
     if isinstance(value, int) and abs(value) > _LARGEST:
-        raise ValueError(f"{where} is {value}; expected at most {_LARGEST}")
+        raise InvalidValueError(f"{where} is {value}; expected at most {_LARGEST}")
     if isinstance(value, str) and ("\0" in value or value != value.encode("utf-8", "replace").decode("utf-8")):
-        raise ValueError(f"{where} is {value!r}; expected text without NUL characters, in UTF-8")
+        raise InvalidValueError(f"{where} is {value!r}; expected text without NUL characters, in UTF-8")
     return value
 
 
 def _table(value: Any, where: str) -> Any:
     """Arguments, as JSON keeps them."""
     if not isinstance(value, dict):
-        raise ValueError(f"{where} is {value!r}; expected a table of keys and values")
+        raise InvalidValueError(f"{where} is {value!r}; expected a table of keys and values")
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"{where} is {_shown(value)} ({error}); expected text, numbers, true or false, lists and tables"
         ) from None
 
@@ -332,7 +332,7 @@ def _one_of(choices: tuple[Any, ...], value: Any, where: str) -> Any:
         is_list = typing.get_origin(choice) is tuple
         if choice is not type(None) and is_list == isinstance(value, (list, tuple)):
             return _value(choice, value, where)
-    raise ValueError(f"{where} is {value!r}; expected text or a list")
+    raise InvalidValueError(f"{where} is {value!r}; expected text or a list")
 
 
 def _without_defaults(value: Any) -> Any:
@@ -354,15 +354,15 @@ def _without_defaults(value: Any) -> Any:
 
 def _check(plan: Plan) -> None:
     if not plan.methods:
-        raise ValueError("methods is empty; expected at least one method")
+        raise InvalidValueError("methods is empty; expected at least one method")
     if not plan.measures:
-        raise ValueError("measures is empty; expected at least one measure")
+        raise InvalidValueError("measures is empty; expected at least one measure")
     _check_data(plan.data)
     for i, method in enumerate(plan.methods):
         _choice(f"methods[{i}].channels", method.channels, ("sum", "max_abs", "abs_sum"))
         steps = method.meta_saliency.steps if method.meta_saliency is not None else 1
         if not 1 <= steps <= _MOST_STEPS:
-            raise ValueError(f"methods[{i}].meta_saliency.steps is {steps}; expected 1 to {_MOST_STEPS}")
+            raise InvalidValueError(f"methods[{i}].meta_saliency.steps is {steps}; expected 1 to {_MOST_STEPS}")
         _choice(f"methods[{i}].interpolation", method.interpolation, ("bilinear", "nearest"))
         for j, combination in enumerate(method.combine):
             _choice(f"methods[{i}].combine[{j}].mode", combination.mode, ("product", "sum"))
@@ -372,13 +372,13 @@ def _check(plan: Plan) -> None:
     ):
         twice = next((label for label in labels if labels.count(label) > 1), None)
         if twice is not None:
-            raise ValueError(f"{what} names {twice!r} twice; expected a different label for each")
+            raise InvalidValueError(f"{what} names {twice!r} twice; expected a different label for each")
     if plan.model.num_classes < 0:
-        raise ValueError(f"model.num_classes is {plan.model.num_classes}; expected at least 0")
+        raise InvalidValueError(f"model.num_classes is {plan.model.num_classes}; expected at least 0")
     run = plan.run
     for name, value, least in (("batch_size", run.batch_size, 1), ("threads", run.threads, 1), ("seed", run.seed, 0)):
         if value < least:
-            raise ValueError(f"run.{name} is {value}; expected at least {least}")
+            raise InvalidValueError(f"run.{name} is {value}; expected at least {least}")
     _choice("run.on_error", run.on_error, ("stop", "skip"))
 
 
@@ -395,20 +395,20 @@ def _check_data(data: DataPlan) -> None:
     }
     for name in needed.get(data.kind, ()):
         if not getattr(data, name):
-            raise ValueError(f"data.{name} is empty; expected it for data of the kind {data.kind!r}")
+            raise InvalidValueError(f"data.{name} is empty; expected it for data of the kind {data.kind!r}")
     for name, least in (("n", 0), ("start", 0), ("every", 1), ("seed", 0), ("size", 0)):
         if getattr(data, name) < least:
-            raise ValueError(f"data.{name} is {getattr(data, name)}; expected at least {least}")
+            raise InvalidValueError(f"data.{name} is {getattr(data, name)}; expected at least {least}")
     for name in ("mean", "std"):
         numbers = getattr(data, name)
         if len(numbers) not in (0, 1, 3) or (name == "std" and any(v <= 0 for v in numbers)):
-            raise ValueError(
+            raise InvalidValueError(
                 f"data.{name} is {list(numbers)}; expected one number or three" + " above 0" * (name == "std")
             )
     if data.size > _LARGEST_SIZE:
-        raise ValueError(f"data.size is {data.size}; expected at most {_LARGEST_SIZE} pixels")
+        raise InvalidValueError(f"data.size is {data.size}; expected at most {_LARGEST_SIZE} pixels")
     if data.kind == "scenes" and data.start + data.n * data.every > _MOST_SCENES:
-        raise ValueError(
+        raise InvalidValueError(
             f"data.n is {data.n}, with start {data.start} and every {data.every}; expected scenes up to number "
             f"{_MOST_SCENES:,}"
         )
@@ -419,7 +419,7 @@ def check_applies(data: DataPlan) -> None:
     for f in dataclasses.fields(data):
         default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
         if f.name not in ("kind", *_APPLY[data.kind]) and getattr(data, f.name) != default:
-            raise ValueError(
+            raise InvalidValueError(
                 f"data.{f.name} is {getattr(data, f.name)!r}, but does not apply to data of the kind {data.kind!r}; "
                 f"expected it left out (there are {', '.join(_APPLY[data.kind])})"
             )
@@ -427,4 +427,4 @@ def check_applies(data: DataPlan) -> None:
 
 def _choice(where: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(unknown_name(where, value, choices))
+        raise InvalidValueError(unknown_name(where, value, choices))

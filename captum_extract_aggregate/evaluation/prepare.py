@@ -14,7 +14,7 @@ import torch
 from captum.attr import Attribution, LayerAttribution
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import is_file, is_out_of_memory, said
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file, is_out_of_memory, said
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
@@ -85,7 +85,9 @@ class Method:
 
     def _single(self, map_: Tensor) -> Tensor:
         if map_.ndim != 4:
-            raise ValueError(f"{self.label} gives maps of shape {tuple(map_.shape)}; expected N x K x height x width")
+            raise InvalidValueError(
+                f"{self.label} gives maps of shape {tuple(map_.shape)}; expected N x K x height x width"
+            )
         if self.plan.channels == "max_abs":
             return levelled(map_.abs().amax(1, keepdim=True))
         return levelled((map_.abs() if self.plan.channels == "abs_sum" else map_).sum(1, keepdim=True))
@@ -282,7 +284,7 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
         give_both_signs(model)
     classes = 2 if of_signs else scores.shape[1]
     if not plan.model.head and plan.model.num_classes not in (0, classes):
-        raise ValueError(
+        raise InvalidValueError(
             f"model.num_classes is {plan.model.num_classes}, but {plan.model.name!r} gives {classes} scores"
         )
     _check_measures(plan, images, classes)
@@ -307,19 +309,19 @@ def _default_layers(plan: Plan, model: nn.Module, x: Tensor) -> tuple[str, ...]:
 def _check_measures(plan: Plan, images: Images, classes: int) -> None:
     for measure in plan.measures:
         if measure.measure in POINTING and not images.has_objects:
-            raise ValueError(
+            raise InvalidValueError(
                 f"measure {measure.measure!r} needs whole images with known objects, but data of the kind "
                 f"{plan.data.kind!r}{_how(plan.data)} has none; expected scenes, voc or coco with resize short or "
                 "square, or a data set of your own that gives PointingPairs"
             )
         if measure.measure in POINTING and images.classes and classes != len(images.classes):
-            raise ValueError(
+            raise InvalidValueError(
                 f"the model has {classes} classes, and the data {len(images.classes)} (the first is "
                 f"{images.classes[0]!r}); expected a model of the data's classes, in their order (see model.head)"
             )
         shuffles, together = measure.arguments.get("n_shuffles", 1), min(plan.run.batch_size, images.count)
         if measure.measure == "removal_contrast" and shuffles >= together:
-            raise ValueError(
+            raise InvalidValueError(
                 f"run.batch_size is {plan.run.batch_size}, but removal_contrast takes other images' maps from "
                 f"the batch: n_shuffles is {shuffles}, and {together} image(s) go together; expected more"
             )
@@ -328,7 +330,7 @@ def _check_measures(plan: Plan, images: Images, classes: int) -> None:
             and plan.data.kind in ("voc", "coco")
             and plan.data.resize in ("", "short")
         ):
-            raise ValueError(
+            raise InvalidValueError(
                 "data.resize is 'short', but removal_contrast takes the maps of other images of the same size; "
                 "expected 'square' or 'crop'"
             )
@@ -346,7 +348,7 @@ def first_readable(images: Images) -> Sample:
             return images.read(i)
         except UnreadableError as caught:
             error = error or caught
-    raise ValueError(f"none of the first images can be read; {error}")
+    raise InvalidValueError(f"none of the first images can be read; {error}")
 
 
 def _check_runs(model: nn.Module, x: Tensor) -> Tensor:
@@ -355,14 +357,14 @@ def _check_runs(model: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
             scores = model(x)
     except Exception as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"the model does not run on an image of shape {tuple(x.shape)} ({type(error).__name__}: {error}); expected "
             "one that does: see data.size and data.resize"
         ) from error
     is_given = isinstance(scores, Tensor) and (scores.ndim == 2 or has_one_output(scores, 1))
     if not is_given:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(f"the model gives {got}; expected scores, images x classes, or one score an image")
+        raise InvalidValueError(f"the model gives {got}; expected scores, images x classes, or one score an image")
     return scores
 
 
@@ -374,10 +376,12 @@ def _check_explains(prepared: Prepared, sample: Sample, device: torch.device) ->
         try:
             alone.columns(batch.x, batch.targets[:, :1])
         except (ValueError, TypeError) as error:
-            raise ValueError(f"method {method.label!r} cannot explain this model: {error}") from error
+            raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
         except Exception as error:  # whatever Captum's own methods, or the model, raise
             cure = "; one image is too much: take later layers, or a smaller data.size" * is_out_of_memory(error)
-            raise ValueError(f"method {method.label!r} cannot explain this model: {said(error)}{cure}") from error
+            raise InvalidValueError(
+                f"method {method.label!r} cannot explain this model: {said(error)}{cure}"
+            ) from error
     for measure in prepared.measures:
         if measure.function is randomization:
             find_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())
@@ -393,9 +397,9 @@ def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Me
         else:
             made = (make_method(plan.method, model, layers, **plan.arguments),)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise InvalidValueError(f"{where}: {error}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with
-        raise ValueError(f"{where}: {said(error)}") from error
+        raise InvalidValueError(f"{where}: {said(error)}") from error
     (first, *_) = made
     joined: tuple[str, ...] = ()
     if getattr(first, "joins_layers", False):
@@ -406,7 +410,7 @@ def _method(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Me
     columns = [*names, *(c.label for c in combinations)]
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(
+        raise InvalidValueError(
             f"{where} names {twice!r} twice; expected every layer once, and combinations with labels of their own"
         )
     return Method(plan, made, tuple(names), combinations, tuple(joined))
@@ -423,25 +427,27 @@ def _combination(
     plan: CombinationPlan, names: Sequence[str], layers: Sequence[nn.Module | None], model: nn.Module, where: str
 ) -> Combination:
     if len(names) != len(layers) or len(names) < 2:
-        raise ValueError(f"{where} gives {len(names)} map(s), so there is nothing to combine; expected several layers")
+        raise InvalidValueError(
+            f"{where} gives {len(names)} map(s), so there is nothing to combine; expected several layers"
+        )
     weights: Any = plan.weights
     if isinstance(weights, str) and weights.endswith(".json"):
         path = Path(weights)
         if not is_file(path):
-            raise ValueError(f"weights is {weights!r}, and there is no such file")
+            raise InvalidValueError(f"weights is {weights!r}, and there is no such file")
         weights = _stored_weights(path, names)
     label = plan.label or f"{plan.mode}, {plan.weights if isinstance(plan.weights, str) else 'own weights'}"
     try:
         return Combination(label, plan.mode, normalized_weights(weights, list(layers), model))
     except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise InvalidValueError(f"{where}: {error}") from None
 
 
 def _stored_weights(path: Path, names: Sequence[str]) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text("utf-8"))["weights"].items()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"weights {str(path)!r} is no file that LayerWeights.save wrote: {error!r}") from None
+        raise InvalidValueError(f"weights {str(path)!r} is no file that LayerWeights.save wrote: {error!r}") from None
     return {name: weight for name, weight in stored if name in names}
 
 
@@ -452,7 +458,7 @@ def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:
         first = [int(own.argmax()), int(own.argmin())]
         present = sample.pairs.classes if sample.pairs is not None else []
         if present and max(present) >= len(own):
-            raise ValueError(
+            raise InvalidValueError(
                 f"image {sample.name!r} holds class {max(present)}, but the model has {len(own)} classes; expected a "
                 "model of the data's classes (see model.head)"
             )
@@ -467,7 +473,7 @@ def batch_of(prepared: Prepared, samples: Sequence[Sample], device: torch.device
     with torch.no_grad():
         scores = prepared.model(x).float()
     if not torch.isfinite(scores).all():
-        raise ValueError(
+        raise InvalidValueError(
             f"the model's scores of {samples[0].name!r} and its neighbours are NaN or infinite; expected finite"
         )
     targets = targets_of(samples, scores.cpu()).to(device)

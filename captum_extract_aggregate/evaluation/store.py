@@ -29,6 +29,7 @@ import torch
 import torchvision
 
 import captum_extract_aggregate
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.evaluation.plan import Plan, differences, plan_from
 
 _APPLICATION = 0x43454131  # "CEA1"
@@ -171,7 +172,7 @@ def _record(row: Sequence[Any]) -> Record:
     return Record(plan_from(json.loads(plan)), images, json.loads(inputs), marks, json.loads(keys), generation)
 
 
-class ResultsError(ValueError):
+class ResultsError(InvalidValueError):
     """A results folder that cannot be used, with its cure."""
 
 

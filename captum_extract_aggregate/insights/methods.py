@@ -14,7 +14,7 @@ from captum.attr import Attribution, FeatureAblation, IntegratedGradients
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import upsample
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.default_layers import default_layers
@@ -115,7 +115,7 @@ def register(model: nn.Module | None = None, inputs: Tensor | tuple[Tensor, ...]
     """
     config = captum_insights()
     if model is not None and not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module (or None)")
+        raise InvalidTypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module (or None)")
     ends, others = _layers(model, inputs)
     for name in names():
         choice = _choice(name)
@@ -164,7 +164,7 @@ def check_arguments(method: str, given: Mapping[str, Any], fields: Mapping[str, 
     """
     for name, value in given.items():
         if name not in fields:
-            raise ValueError(unknown_name(f"an argument of {method}", name[:80], fields))
+            raise InvalidValueError(unknown_name(f"an argument of {method}", name[:80], fields))
         field = fields[name]
         if field.type == "enum":
             fits, expected = value in field.limit, f"one of {', '.join(map(repr, field.limit[:40]))}"
@@ -176,7 +176,7 @@ def check_arguments(method: str, given: Mapping[str, Any], fields: Mapping[str, 
             fits = isinstance(value, str) and len(value) <= _LONGEST and value.isprintable()
             expected = f"at most {_LONGEST} printable characters"
         if not fits:
-            raise ValueError(f"{name} is {told(value)}; expected {expected}")
+            raise InvalidValueError(f"{name} is {told(value)}; expected {expected}")
 
 
 def captum_insights() -> Any:
@@ -278,7 +278,7 @@ class _Adapter(Attribution):
         goes_to = seen if len(maps) == 1 and any(seen) else taken
         indices = [i for i, goes in enumerate(goes_to) if goes]
         if len(maps) not in (1, len(indices)):
-            raise ValueError(f"the layer gives {len(maps)} maps; expected a layer that gives one tensor")
+            raise InvalidValueError(f"the layer gives {len(maps)} maps; expected a layer that gives one tensor")
         placed = {i: m for i, m in zip(indices, maps * len(indices)) if m.numel()}  # of GuidedGradCam, for no image
         shown = iter(_scaled([_in_shape(placed[i], tensors[i]) for i in placed]))
         return tuple(next(shown) if i in placed else _zeros(x) for i, x in enumerate(tensors))
@@ -316,7 +316,9 @@ class _Adapter(Attribution):
         if not _choice(self.method_name).one_layer:
             return None
         if layer == INPUT and self.method_name.startswith("captum:"):
-            raise ValueError(f"layer is {INPUT!r}, where {self.method_name} has no map; expected a layer of the model")
+            raise InvalidValueError(
+                f"layer is {INPUT!r}, where {self.method_name} has no map; expected a layer of the model"
+            )
         if layer == INPUT:
             return [None]
         if layer:
@@ -403,7 +405,7 @@ def _in_shape(map_: Tensor, x: Tensor) -> Tensor:
     if map_.shape == x.shape:
         return map_
     if map_.ndim != 4 or x.ndim != 4:
-        raise ValueError(
+        raise InvalidValueError(
             f"a map {tuple(map_.shape)} cannot be drawn on an input {tuple(x.shape)}; expected images N x C x H x W"
         )
     return upsample(map_.sum(1, keepdim=True), x.shape[2:]).expand_as(x) / x.shape[1]

@@ -8,6 +8,7 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate.attr.entry import captum_entry
@@ -30,7 +31,7 @@ class InputAttribution(Attribution):
         """A tuple of one contiguous tensor of the input's shape."""
         tensors = checked_inputs(inputs)
         if len(tensors) != 1:
-            raise ValueError(f"inputs holds {len(tensors)} tensors; expected one picture: a map belongs to one")
+            raise InvalidValueError(f"inputs holds {len(tensors)} tensors; expected one picture: a map belongs to one")
         reader = MapReader(self.method, (), self.size, self.layout)
         maps, positions, _ = reader.read(self.method.attribute(inputs, *args, **kwargs), tensors)
         (x,), elements = tensors, positions.elements(tensors[0])
@@ -70,7 +71,7 @@ def as_input_attribution(
         torch.Size([2])
     """
     if not isinstance(method, Attribution):
-        raise TypeError(
+        raise InvalidTypeError(
             f"method is a {type(method).__name__}; expected an attribution object, such as NormGrad(model, layer)"
         )
     return InputAttribution(method, size, layout)

@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate._common.errors import taken_name, unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, taken_name, unknown_name
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Elementwise, Summand
 
 Aggregate = Callable[[Summand], Tensor]
@@ -63,11 +63,11 @@ def register_aggregate(name: str, overwrite: bool = False) -> Callable[[Aggregat
         >>> unregister_aggregate("mean")
     """
     if not isinstance(name, str) or not name:
-        raise TypeError(f"name is {name!r}; expected a string, by which methods name the aggregate")
+        raise InvalidTypeError(f"name is {name!r}; expected a string, by which methods name the aggregate")
 
     def check() -> None:
         if name in AGGREGATES and not overwrite:
-            raise ValueError(taken_name("the aggregate", name, f"unregister_aggregate({name!r})"))
+            raise InvalidValueError(taken_name("the aggregate", name, f"unregister_aggregate({name!r})"))
 
     def register(function: Aggregate) -> Aggregate:
         check()
@@ -191,7 +191,7 @@ def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:
         value = function(rows)
         if not isinstance(value, Tensor) or value.shape != rows.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
+            raise InvalidValueError(
                 f"aggregate returned {got} for contributions of shape {tuple(rows.shape)}; expected one number per "
                 f"row, shape ({rows.shape[0]},): reduce every dimension but the first"
             )
@@ -209,5 +209,5 @@ def aggregate(summand: Summand, how: str | Materialized) -> Tensor:
 def check_aggregate(how: str) -> str:
     """`how` itself if it names an aggregate; otherwise our error."""
     if not isinstance(how, str) or how not in AGGREGATES:
-        raise ValueError(unknown_name("aggregate", how, AGGREGATES))
+        raise InvalidValueError(unknown_name("aggregate", how, AGGREGATES))
     return how

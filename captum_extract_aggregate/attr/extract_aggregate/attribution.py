@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.layers import describe, model_of
 from captum_extract_aggregate._engine.layout import Layout, view_axis
 from captum_extract_aggregate._engine.recording import Evidence
@@ -102,7 +103,7 @@ class ExtractAggregate(CaptureAttribution[L]):
 
     def _check_real_layer(self, layer: nn.Module | None) -> None:
         if layer is None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"extract is {self.extract!r} and layer is None, but the input has no parameters; expected a "
                 "layer, or a virtual extract such as 'conv1x1'"
             )
@@ -120,7 +121,7 @@ class ExtractAggregate(CaptureAttribution[L]):
             return super()._places(layer, to_input)
         self._check_real_layer(layer)
         if to_input:
-            raise ValueError(
+            raise InvalidValueError(
                 f"attribute_to_layer_input is True, but extract={self.extract!r} takes the layer's input and the "
                 "gradient at its output by definition; expected False, or a virtual extract such as 'conv1x1'"
             )
@@ -382,7 +383,7 @@ class LayerGradient(ExtractAggregate[L]):
         call: int | None = None,
     ) -> None:
         if multiply_by_inputs is not False:
-            raise ValueError(
+            raise InvalidValueError(
                 f"multiply_by_inputs is {multiply_by_inputs!r}, but this is the gradient alone; expected False, or "
                 "LinearApproximation, which multiplies by the activation"
             )

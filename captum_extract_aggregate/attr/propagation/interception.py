@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import plain
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
@@ -114,7 +115,7 @@ def check_output(step: Step, output: Any) -> None:
     shape = step.shapes[0]
     if not isinstance(output, Tensor) or not broadcasts(shape, output.shape):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
+        raise InvalidValueError(
             f"{step.full_name} returns {got} for a tensor of shape {tuple(shape)}, so that nothing can pass it "
             "position by position; expected a function that keeps the shape, or a rule of one's own for it"
         )
@@ -129,7 +130,7 @@ class Custom(Step):
 
     def after(self, output: Tensor) -> Tensors:
         if not isinstance(output, Tensor) or any(output is t for t in self.inputs):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.full_name} has a rule of one's own, but works in place or returns {type(output).__name__}; "
                 "expected a function that returns one new tensor"
             )
@@ -141,7 +142,7 @@ class Custom(Step):
         got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in received]
         expected = [tuple(t.shape) for t in kept[1:]]
         if got != expected:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the rule registered for {self.full_name} returned {got}; expected one tensor per input, of shapes "
                 f"{expected}"
             )
@@ -234,7 +235,7 @@ class Interception(TorchFunctionMode):
     def unknown(self, call: Call, why: str = "") -> ValueError:
         modules = self.running_modules()
         where = f", called in {describe(modules[0], modules[-1:])}" if modules else ""
-        return ValueError(
+        return InvalidValueError(
             f"{self.method} has no rule for {call.full_name}{why}{where}; expected convolutions, linear layers, "
             "rectifiers, sums, pooling, normalisation and reshapes, or a rule for it: captum_extract_aggregate."
             f"register_operation({call.full_name}, how{', overwrite=True' if call.kind else ''}), where how is 'relu', "
@@ -255,7 +256,7 @@ class Interception(TorchFunctionMode):
         for node in nodes_below(t.grad_fn for t in tensors_in(output)):
             name = node.name()
             if node not in self._seen and not name.endswith("AccumulateGrad") and name not in _HARMLESS:
-                raise ValueError(
+                raise InvalidValueError(
                     f"{self.method} met {name}, whose call it could not see: scripted code, a custom "
                     "autograd.Function, a checkpoint, a DataParallel replica or weights computed outside of the model "
                     "hide operations, and none can be registered for them; expected a plain Python module on one device"

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, where_positive
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.operations import Call, tensors_in
@@ -85,7 +86,7 @@ class LinearStep(Step):
         weight, bias = self.linear.weight, self.linear.bias
         assert weight is not None
         if self.versions != [t._version for t in (weight, bias) if t is not None]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
             )
         weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
@@ -261,13 +262,13 @@ class RelevanceInterception(Interception):
     def check(self, output: Any) -> None:
         super().check(output)
         if _has_other_readers(self._merged, output):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.method} takes a BatchNorm and the convolution in front of it as one operation, but here that "
                 "convolution's output is used elsewhere too; expected gamma=math.inf, or rules with ZPlus() for it"
             )
         for module in self.named_rules:
             if isinstance(module, nn.Module) and module not in self._claimed:
-                raise ValueError(
+                raise InvalidValueError(
                     f"rules holds a rule for a {type(module).__name__} in which no convolution, linear layer or matrix "
                     "product ran; expected layers that hold some"
                 )

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
@@ -151,7 +152,7 @@ class RectGrad(GuidedBackprop[L]):
         super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
         check_number("percentile", percentile)
         if percentile > 100:
-            raise ValueError(f"percentile is {percentile}; expected a number between 0 and 100")
+            raise InvalidValueError(f"percentile is {percentile}; expected a number between 0 and 100")
         self.percentile = percentile
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from captum_extract_aggregate._common.errors import make_folder
+from captum_extract_aggregate._common.errors import InvalidValueError, make_folder
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate.evaluation.prepare import Prepared, prepare
 from captum_extract_aggregate.evaluation.reporting.maps_page import Entry, write_page
@@ -39,7 +39,7 @@ def entries(results: Results, images: Sequence[int]) -> list[Entry]:
     """The maps of chosen images, for every explained class that is in the image (else for the best class)."""
     wrong = [i for i in images if not 0 <= i < results.expected]
     if wrong:
-        raise ValueError(f"images holds {wrong[0]}; expected 0 to {results.expected - 1}")
+        raise InvalidValueError(f"images holds {wrong[0]}; expected 0 to {results.expected - 1}")
     device = torch.device("cpu")
     with seeded(results.plan.run.seed):
         prepared = prepare(results.plan, device)

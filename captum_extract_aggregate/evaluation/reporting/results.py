@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captum_extract_aggregate._common.errors import make_folder
+from captum_extract_aggregate._common.errors import InvalidValueError, make_folder
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
 from captum_extract_aggregate.evaluation.statistics import (
     BETTER,
@@ -99,7 +99,7 @@ def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> 
     """
     wrong = [image for image in images if not 0 <= image < results.expected]
     if wrong:
-        raise ValueError(f"images holds {wrong[0]!r}; expected image numbers from 0 to {results.expected - 1}")
+        raise InvalidValueError(f"images holds {wrong[0]!r}; expected image numbers from 0 to {results.expected - 1}")
     make_folder("output", folder)
     nulls, names = Nulls(results), _file_names(results)
     sections, summaries, comparisons, written = [], [], [], []
