@@ -21,9 +21,9 @@ class InputAttribution(Attribution):
     layer = None
     joins_layers = True
 
-    def __init__(self, method: Attribution, size: Size | None = None, layout: InputLayout = "auto") -> None:
-        super().__init__(method.forward_func)
-        self.method = method
+    def __init__(self, attribution_method: Attribution, size: Size | None = None, layout: InputLayout = "auto") -> None:
+        super().__init__(attribution_method.forward_func)
+        self.method = attribution_method
         self.size, self.layout = check_size(size), check_input_layout(layout)
 
     @captum_entry
@@ -41,7 +41,7 @@ class InputAttribution(Attribution):
 
 
 def as_input_attribution(
-    method: Attribution, size: Size | None = None, layout: InputLayout = "auto"
+    attribution_method: Attribution, size: Size | None = None, layout: InputLayout = "auto"
 ) -> InputAttribution:
     """Makes a layer method usable in `captum.metrics.infidelity` and `captum.metrics.sensitivity_max`.
 
@@ -51,7 +51,7 @@ def as_input_attribution(
     all channels.
 
     Args:
-        method: an attribution object that gives one map, on one layer.
+        attribution_method: an attribution object that gives one map, on one layer.
         size, layout: of the input, where its shape does not tell its positions from its channels: as for
             `LayerCombination`.
 
@@ -70,8 +70,9 @@ def as_input_attribution(
         >>> sensitivity_max(method.attribute, images, target=7, n_perturb_samples=2).shape
         torch.Size([2])
     """
-    if not isinstance(method, Attribution):
+    if not isinstance(attribution_method, Attribution):
         raise InvalidTypeError(
-            f"method is a {type(method).__name__}; expected an attribution object, such as NormGrad(model, layer)"
+            f"attribution_method is a {type(attribution_method).__name__}; expected an attribution object, such as "
+            "NormGrad(model, layer)"
         )
-    return InputAttribution(method, size, layout)
+    return InputAttribution(attribution_method, size, layout)
