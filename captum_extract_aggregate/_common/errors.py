@@ -79,7 +79,7 @@ def _folded(name: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: Python's, CUDA's, or that of torch's allocator on the CPU."""
+    """Tells whether an exception says that memory ran out: Python's, CUDA's, or torch's allocator's on the CPU."""
     told = str(error).lower()
     return isinstance(error, MemoryError) or any(
         words in told for words in ("out of memory", "can't allocate memory", "not enough memory")
@@ -93,7 +93,7 @@ def said(error: BaseException) -> str:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is a file of this name, on a disk; not so for a name that no file can have."""
+    """Tells whether there is a file of this name, on a disk; not so for a name that no file can have."""
     try:
         return Path(path).is_file() and not is_virtual(Path(path))
     except (OSError, ValueError):  # too long, in a folder that may not be read, with a NUL
@@ -101,7 +101,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_virtual(path: Path) -> bool:
-    """Whether a path lies in /proc, /sys or /dev, where reading may wait, and walking go round, for ever."""
+    """Tells whether a path lies in /proc, /sys or /dev, where reading may wait, and walking go round, for ever."""
     real = path.resolve()
     return any(map(real.is_relative_to, ("/proc", "/sys", "/dev"))) and not real.is_relative_to("/dev/shm")
 

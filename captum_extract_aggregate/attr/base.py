@@ -58,7 +58,7 @@ def own_as(made: _F, function: Any) -> _F:
 
 
 def is_own(method: Any, *names: str) -> bool:
-    """Whether the functions of these names are this package's: not a subclass's, nor put onto a class or the object.
+    """Tells whether the functions of these names are this package's, not a subclass's or put onto a class or the object.
 
     Only then is what a shared pass gives what calling them gives. (Every class counts, not the first alone: what it
     defines may call the next one's.)
@@ -137,7 +137,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
     def _evidence(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
     ) -> Iterator[Evidence]:
-        """One pass, and what it shows of the places for each target."""
+        """Runs one pass, and yields what it shows of the places for each target."""
         recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)
         return recording.evidence(targets)
 
@@ -173,7 +173,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         return pairs
 
     def _is_blind(self, layer: nn.Module | None) -> bool:
-        """Whether a gradient that is the same at every position leaves a map that says nothing of the class."""
+        """Tells whether a gradient that is the same at every position leaves a map that says nothing of the class."""
         return False
 
     def _warn_where_blind(self, place: Place, evidence: Evidence, gradients: list[Tensor]) -> None:

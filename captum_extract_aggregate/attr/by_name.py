@@ -67,7 +67,7 @@ WITH_LAYERS: dict[str, Callable[..., LayerAttribution]] = {"bias": BiasAttributi
 
 
 def check_method(name: str, more: Sequence[str] = ()) -> None:
-    """Our error for a name that is neither a method's nor `EXTRACT:AGGREGATE`; `more` are allowed too."""
+    """Raises our error for a name that is neither a method's nor `EXTRACT:AGGREGATE`; `more` are allowed too."""
     if name not in METHODS and ":" not in name and name not in more:
         raise InvalidValueError(
             unknown_name("method", name, [*METHODS, *more], " (or EXTRACT:AGGREGATE, such as conv3x3:norm)")
@@ -108,7 +108,7 @@ def _captums(name: str, model: nn.Module, layers: Sequence[nn.Module | None], **
 
 
 def _is_method(thing: Any) -> bool:
-    """Whether a class of Captum's makes maps of a model (and a layer) and its inputs alone."""
+    """Tells whether a class of Captum's makes maps of a model (and a layer) and its inputs alone."""
     if not isinstance(thing, type) or not issubclass(thing, Attribution):
         return False
     return callable(getattr(thing, "attribute", None)) and not _more_that_it_needs(thing)

@@ -63,7 +63,7 @@ def completeness_delta(cut: Place, evidence: Evidence) -> Tensor:
 def is_bypassed(
     forward_func: Callable[..., Any], inputs: Any, target: Target, additional_forward_args: Any, place: Place
 ) -> bool:
-    """Whether the score still depends on the inputs when the graph is severed at the place."""
+    """Tells whether the score still depends on the inputs when the graph is severed at the place."""
     tensors = checked_inputs(inputs)
     if place.layer is None:
         return False

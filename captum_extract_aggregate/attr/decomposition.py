@@ -121,7 +121,7 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
 
 
 def _check_bias(layer: nn.Module | None, to_input: bool) -> None:
-    """Our error for a layer that adds no bias, and for the side at which none acts."""
+    """Raises our error for a layer that adds no bias, and for the side at which none acts."""
     if layer is None or not adds_bias(layer):
         raise InvalidValueError(
             f"layer is or holds {'the input' if layer is None else type(layer).__name__}, which adds no bias; expected "
@@ -314,7 +314,7 @@ class FullGrad(WithDelta[nn.Module]):
         return [at_least_float32(term) for term in arranged]
 
     def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
-        """What a layer's bias contributes, channel by channel, `N x K x *S`; nothing where there are no positions.
+        """Gives what a layer's bias contributes to each channel, `N x K x *S`; nothing where there are no positions.
 
         In memory of its own, but for what a layout function makes of it.
         """

@@ -51,7 +51,7 @@ LossName = Literal["cross_entropy", "binary_cross_entropy"]
 
 
 def _cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Of a class against all others: the class is the first index of the target, any others say where.
+    """Gives the cross-entropy of a class, the first index of the target, against all others; more indices say where.
 
     Where there are no others, cross-entropy is 0 and its step none: a single output is a logit, of its own class.
     """
@@ -71,14 +71,14 @@ def _cross_entropy(output: Tensor, target: Any) -> Tensor:
 
 
 def _binary_cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Of the target's logit alone: is the class there? For networks with one sigmoid per class, or with one output."""
+    """Gives that of the target's logit alone, for networks with one sigmoid per class, or with one output."""
     if _is_single(output) and is_probability(output):
         raise InvalidValueError(no_logit("binary cross-entropy is of a logit") + ", or a loss_func(output, target)")
     return -F.logsigmoid(select_scores(output, target)).sum()
 
 
 def _is_single(output: Any) -> bool:
-    """Whether there is one class only (or, in dense outputs, one at each place)."""
+    """Tells whether there is one class only (or, in dense outputs, one at each place)."""
     return isinstance(output, Tensor) and (output.ndim < 2 or output.shape[1] == 1)
 
 
@@ -216,7 +216,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
 
     @property
     def gives_lists(self) -> bool:
-        """Whether a list of layers costs one call."""
+        """Tells whether a list of layers costs one call."""
         return getattr(self.attribution_method, "gives_lists", False)
 
     def has_convergence_delta(self) -> bool:
@@ -302,7 +302,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
                     p.data = torch.add(p.data, gradient, alpha=rate)  # a new tensor: the old one is kept as it is
 
     def _gradients(self, x: Any, target: Any, extra: Any) -> tuple[Tensor | None, ...]:
-        """Of one example's loss."""
+        """Differentiates one example's loss."""
         tensors = tuple(t.clone() if t.is_inference() else t.detach() for t in checked_inputs(x))
         forward = uncompiled(self.forward_func)
         with Undo() as undo, undo:
@@ -417,7 +417,7 @@ def _batch_norm_in_eval_mode(model: nn.Module, undo: Undo) -> None:
 
 
 def _takes(method: Any, name: str) -> bool:
-    """Whether a method's `attribute` knows a keyword; wrappers hand theirs on."""
+    """Tells whether a method's `attribute` knows a keyword; wrappers hand theirs on."""
     parameters = inspect.signature(method.attribute).parameters
     if name in parameters:
         return True
@@ -428,7 +428,7 @@ def _takes(method: Any, name: str) -> bool:
 
 
 def _samples_baselines(method: Any) -> bool:
-    """Whether `baselines` is a distribution to draw from, and not one baseline per example."""
+    """Tells whether `baselines` is a distribution to draw from, and not one baseline per example."""
     kinds = (GradientShap, DeepLiftShap, LayerGradientShap, LayerDeepLiftShap)
     return any(isinstance(m, kinds) for m in with_wrapped(method))
 

@@ -267,7 +267,7 @@ def layer_bias_extract(module: nn.Module, x: Tensor, g: Tensor) -> Summand:
 
 
 def check_parameter(module: nn.Module, which: str, name: str) -> None:
-    """Our error for a layer that has no `weight` (or `bias`) of its own."""
+    """Raises our error for a layer that has no `weight` (or `bias`) of its own."""
     if getattr(module, which, None) is None:
         extract, virtual = ("layer", "scaling") if which == "weight" else ("layer_bias", "bias")
         raise InvalidValueError(

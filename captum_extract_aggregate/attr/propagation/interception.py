@@ -50,7 +50,7 @@ class Step:
         self.shapes = [t.shape for t in inputs]
 
     def apply(self) -> Tensor:
-        """The call's output, with this step as its node in the graph."""
+        """Runs the call, and makes this step its output's node in the graph."""
         # What is overwritten has to be the first input of the node, also if it is a constant.
         first = next(iter(self.call.args), self.inputs[0]) if self.call.in_place else self.inputs[0]
         self.extra = 0 if any(first is t for t in self.inputs) else 1
@@ -111,7 +111,7 @@ class Pass(Step):
 
 
 def check_output(step: Step, output: Any) -> None:
-    """Our error for a function that was registered as what it is not."""
+    """Raises our error for a function that was registered as what it is not."""
     shape = step.shapes[0]
     if not isinstance(output, Tensor) or not broadcasts(shape, output.shape):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -252,7 +252,7 @@ class Interception(TorchFunctionMode):
                 waiting += [lower for lower, _ in node.next_functions]
 
     def check(self, output: Any) -> None:
-        """Our error if something that led to the output could not be seen."""
+        """Raises our error if something that led to the output could not be seen."""
         for node in nodes_below(t.grad_fn for t in tensors_in(output)):
             name = node.name()
             if node not in self._seen and not name.endswith("AccumulateGrad") and name not in _HARMLESS:
@@ -265,7 +265,7 @@ class Interception(TorchFunctionMode):
 
 
 def check_maximum(interception: Interception, call: Call, variables: Tensors) -> None:
-    """Our error for the larger of a tensor and a constant: a rectifier in disguise, or worse."""
+    """Raises our error for the larger of a tensor and a constant: a rectifier in disguise, or worse."""
     second = call.argument(1, "other")
     if isinstance(second, Tensor) and len(variables) < 2:
         raise interception.unknown(call, " of a tensor and a constant")
@@ -275,7 +275,7 @@ _LOW = -1e4  # of a filling: no rectifier ends so low, but masked logits do
 
 
 def check_choice(interception: Interception, call: Call) -> None:
-    """Our error for a mask that may be a rectifier in disguise; one that puts very low numbers rules entries out."""
+    """Raises our error for a mask that may be a rectifier in disguise; one with very low numbers rules entries out."""
     given = [value for value in (*call.args, *call.kwargs.values()) if not is_mask(value)]
     fillings = [value for value in given if not (isinstance(value, Tensor) and value.requires_grad)]
     if len(fillings) == len(given) - 1 and all(map(is_low, fillings)):
@@ -284,12 +284,12 @@ def check_choice(interception: Interception, call: Call) -> None:
 
 
 def is_low(value: Any) -> bool:
-    """Whether a number, or all of a tensor, is as low as masked logits are."""
+    """Tells whether a number, or all of a tensor, is as low as masked logits are."""
     return bool((torch.as_tensor(value) <= _LOW).all())
 
 
 def is_mask(value: Any) -> bool:
-    """Whether it is a tensor of booleans."""
+    """Tells whether it is a tensor of booleans."""
     return isinstance(value, Tensor) and value.dtype == torch.bool
 
 
@@ -304,5 +304,5 @@ def normalization_arguments(call: Call) -> dict[str, Any]:
 
 
 def uses_batch_statistics(call: Call) -> bool:
-    """Whether a BatchNorm mixes the examples of a batch."""
+    """Tells whether a BatchNorm mixes the examples of a batch."""
     return call.name == "batch_norm" and bool(normalization_arguments(call)["training"])

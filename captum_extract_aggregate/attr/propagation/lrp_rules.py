@@ -108,7 +108,7 @@ def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[],
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    """Whether one shape broadcasts to another."""
+    """Tells whether one shape broadcasts to another."""
     pairs = zip(reversed(shape), reversed(to))
     return len(shape) <= len(to) and all(n in (1, m) for n, m in pairs)
 
@@ -135,7 +135,7 @@ class LinearRule:
     """How a convolution, linear layer or matrix product passes R down; subclasses define `relevance`."""
 
     shares_bias = False
-    """Whether the bias takes a share; a BatchNorm behind the operation is then part of it, else R passes it.
+    """Tells whether the bias takes a share; a BatchNorm behind the operation is then part of it, else R passes it.
 
     Where it takes none, neither does padding: `a` is 0 there, and `linear.varying` says where.
     """
@@ -310,7 +310,7 @@ def _weight(linear: Linear) -> Tensor:
 
 
 def check_number(name: str, value: Any, may_be_infinite: bool = False, hint: str = "") -> None:
-    """Our error for what is no non-negative number."""
+    """Raises our error for what is no non-negative number."""
     a_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not a_number or not float(value) >= 0 or (math.isinf(value) and not may_be_infinite):
         finite = "" if may_be_infinite else "finite "
@@ -318,7 +318,7 @@ def check_number(name: str, value: Any, may_be_infinite: bool = False, hint: str
 
 
 def check_lost(lost: str) -> None:
-    """Our error for an unknown fate of what no input contributes to."""
+    """Raises our error for an unknown fate of what no input contributes to."""
     if lost not in LOST:
         raise InvalidValueError(unknown_name("lost", lost, LOST))
 

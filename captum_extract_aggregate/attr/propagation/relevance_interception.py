@@ -149,7 +149,7 @@ class _Affine(Step):
 
 
 class _Average(Step):
-    """A sum over the input's positions with fixed, non-negative weights."""
+    """Passes R through a sum over the input's positions with fixed, non-negative weights."""
 
     def __init__(self, call: Call, inputs: Tensors, average: Average, varying: Tensor | None) -> None:
         super().__init__(call, inputs)
@@ -355,7 +355,7 @@ class RelevanceInterception(Interception):
 
 
 def _has_other_readers(merged: list[LinearStep], output: Any) -> bool:
-    """Whether the output of one of these steps goes anywhere but to its BatchNorm."""
+    """Tells whether the output of one of these steps goes anywhere but to its BatchNorm."""
     readers: dict[Any, list[Any]] = {}
     nodes = list(nodes_below(t.grad_fn for t in tensors_in(output)))
     for node in nodes:
@@ -372,7 +372,7 @@ def _count(node: Any, readers: dict[Any, list[Any]]) -> int:
 
 
 def _gives_indices(call: Call) -> bool:
-    """Whether it returns more than the largest entries, or the smallest."""
+    """Tells whether it returns more than the largest entries, or the smallest."""
     second = call.argument(1, "dim", call.kwargs.get("other"))
     over_a_dimension = call.name == "max" and not (second is None or isinstance(second, Tensor))
     return "indices" in call.name or "min" in call.name or bool(call.kwargs.get("return_indices")) or over_a_dimension
