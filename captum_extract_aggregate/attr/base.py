@@ -58,7 +58,7 @@ def own_as(made: _F, function: Any) -> _F:
 
 
 def is_own(method: Any, *names: str) -> bool:
-    """Tells whether the functions of these names are this package's, not a subclass's or put onto a class or the object.
+    """Tells whether functions of these names are this package's, not a subclass's or put onto a class or the object.
 
     Only then is what a shared pass gives what calling them gives. (Every class counts, not the first alone: what it
     defines may call the next one's.)
