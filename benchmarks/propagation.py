@@ -16,6 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 import captum_extract_aggregate as cea
+from captum_extract_aggregate.attr.base import places_of
 
 METHODS: dict[str, Callable[[nn.Module], cea.GuidedBackprop]] = {
     "GuidedBackprop": cea.GuidedBackprop,
@@ -86,7 +87,8 @@ def main() -> None:
     cells = []
     for model in models.values():
         method = cea.ExcitationBackprop(model)
-        cells.append(f"{saved(lambda: list(method._evidence(x, method._all_places(False), None, [3]))):.0f} MB")  # noqa: B023
+        size = saved(lambda of=method: list(of.run_pass(x, places_of(of.plan(to_input=False)), None, [3])))
+        cells.append(f"{size:.0f} MB")
     print(f"| kept by excitation backprop and LRP | {' | '.join(cells)} |\n")
     threads, machine, python = torch.get_num_threads(), platform.machine(), platform.python_version()
     print(f"torch {torch.__version__}, {threads} threads, {machine}, Python {python}.")

@@ -61,7 +61,7 @@ def images():
 def test_no_class_is_left_out():
     public = {getattr(cea, name) for name in cea.__all__}
     methods = {c for c in public if isinstance(c, type) and issubclass(c, captums.Attribution)}
-    assert methods == {*ALL, *WRAPPERS}
+    assert methods - {cea.CaptureAttribution} == {*ALL, *WRAPPERS}
 
 
 @pytest.mark.parametrize("ours", ALL)

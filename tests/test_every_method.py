@@ -8,12 +8,17 @@ import torch
 from captum.attr import Attribution, GradientAttribution, LayerAttribution, NoiseTunnel
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.attr.by_name import METHODS, WITH_LAYERS, make_method
+from captum_extract_aggregate.attr.by_name import make_method
+from captum_extract_aggregate.registry import list_methods
 from tests.conftest import SmallNet, relative_error
 from tests.test_faults import prepared, snapshot
 
 LAYERS = ["conv1", "conv3"]  # both have biases
-NAMES = [*METHODS, *WITH_LAYERS, "conv3x3:filter_norm", "layer:norm"]
+NAMES = [
+    *(m for m in list_methods() if m not in ("extract-aggregate", "meta-saliency")),
+    "conv3x3:filter_norm",
+    "layer:norm",
+]
 
 
 def net_and_images(dtype=torch.float64):

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.overrides import resolve_name
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.registry import Table
 
 Rule = Callable[..., Any]
 
@@ -101,17 +102,17 @@ def _functions(name: str) -> Iterator[Any]:
                 yield function
 
 
-def _table() -> dict[Any, str]:
-    table = {
-        function: kind for kind, names in _KINDS.items() for name in names.split() for function in _functions(name)
-    }
-    table.update({getattr(Tensor, name).__get__: "routing" for name in _PROPERTIES})
-    table.update({getattr(torch.ops.aten, name): "routing" for name in _OPERATORS})
-    return table
+class _Operations(Table[Any, "str | Rule"]):
+    """The kind of each function, or a user's own rule for it."""
+
+    def described(self, name: Any) -> str:
+        """What errors call a function."""
+        return Call(name, (), {}, None).full_name
 
 
-OPERATIONS: dict[Any, str] = _table()
-CUSTOM: dict[Any, Rule] = {}
+OPERATIONS = _Operations("function", "unregister_operation")
+
+
 # What a user may declare a function to be; more would need to know its arguments.
 DECLARED = {"relu": "rectifier", "identity": "identity", "gradient": "routing"}
 
@@ -162,27 +163,38 @@ def register_operation(function: Callable[..., Any], how: str | Rule, overwrite:
         raise InvalidTypeError(f"function is a {type(function).__name__}; expected a function of PyTorch, as torch.sin")
     if not callable(how) and (not isinstance(how, str) or how not in DECLARED):
         raise InvalidValueError(unknown_name("how", how, DECLARED, ", or a callable how(quantity, output, *inputs)"))
-    if function in OPERATIONS and not overwrite:
-        name = Call(function, (), {}, None).full_name
+    known = OPERATIONS.get(function)
+    if known is not None and not overwrite:
         raise InvalidValueError(
-            f"function is {name}, which has a rule already ({OPERATIONS[function]}); expected one that has none, or "
-            "overwrite=True to replace it everywhere (unregister_operation brings back what is built in)"
+            f"function is {OPERATIONS.described(function)}, which has a rule already ({_kind(known)}); expected one "
+            "that has none, or overwrite=True to replace it everywhere (unregister_operation brings back what is "
+            "built in)"
         )
-    CUSTOM.pop(function, None)
-    if callable(how):
-        CUSTOM[function] = how
-        OPERATIONS[function] = "custom"
-    else:
-        OPERATIONS[function] = DECLARED[how]
+    OPERATIONS.register(function, DECLARED[how] if isinstance(how, str) else how, overwrite)
 
 
 def unregister_operation(function: Callable[..., Any]) -> None:
-    """Back to what this package knows of a function by itself."""
-    CUSTOM.pop(function, None)
-    OPERATIONS.pop(function, None)
-    known = _table()
-    if function in known:
-        OPERATIONS[function] = known[function]
+    """Back to what this package knows of a function by itself.
+
+    Raises:
+        ValueError: for a function of which nothing is known.
+    """
+    OPERATIONS.unregister(function)
+
+
+def list_operations() -> dict[str, str]:
+    """The kind of each function that propagation rules know, by the function's name (`"custom"`: a rule of your own).
+
+    Example:
+        >>> from captum_extract_aggregate.registry import list_operations
+        >>> list_operations()["torch.relu"]
+        'rectifier'
+    """
+    return {OPERATIONS.described(function): _kind(OPERATIONS[function]) for function in OPERATIONS}
+
+
+def _kind(how: str | Rule) -> str:
+    return how if isinstance(how, str) else "custom"
 
 
 @dataclass(frozen=True)
@@ -196,12 +208,13 @@ def _name(function: Any) -> str:
 
 
 class Call(NamedTuple):
-    """A function as it was called, and its kind (None: nothing is known of it)."""
+    """A function as it was called, its kind (None: nothing is known of it), and a user's own rule, if it has one."""
 
     function: Any
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     kind: str | None
+    rule: Rule | None = None
 
     @property
     def full_name(self) -> str:
@@ -260,3 +273,18 @@ def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
             _collect(value, found)
         elif isinstance(value, dict):
             _collect(value.values(), found)
+
+
+def _register_own() -> None:
+    for kind, names in _KINDS.items():
+        for name in names.split():
+            for function in _functions(name):
+                OPERATIONS.register(function, kind, overwrite=True)  # of two kinds of one name the later one holds
+    for name in _PROPERTIES:
+        OPERATIONS.register(getattr(Tensor, name).__get__, "routing", overwrite=True)
+    for name in _OPERATORS:
+        OPERATIONS.register(getattr(torch.ops.aten, name), "routing", overwrite=True)
+    OPERATIONS.seal()
+
+
+_register_own()

@@ -1,6 +1,6 @@
 """The attribution classes: drop-in replacements for Captum's layer methods."""
 
-from captum_extract_aggregate.attr.base import attribute_together, attribute_together_per_target
+from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.combination import LayerCombination
 from captum_extract_aggregate.attr.decomposition import (
     ActivityAttribution,
@@ -33,12 +33,14 @@ from captum_extract_aggregate.attr.propagation import (
     RectGrad,
     RectGradMod,
 )
+from captum_extract_aggregate.attr.together import attribute_together, attribute_together_per_target
 
 __all__ = [
     "LRP",
     "ActivityAttribution",
     "AggregatedActivity",
     "BiasAttribution",
+    "CaptureAttribution",
     "ContrastiveExcitationBackprop",
     "CumulativeGradCAM",
     "CumulativeGradMid",

@@ -18,11 +18,10 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
-from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
@@ -34,12 +33,13 @@ from captum_extract_aggregate._engine.model_state import set_modes, without_auto
 from captum_extract_aggregate._engine.recording import Evidence, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target, per_target
-from captum_extract_aggregate.attr.entry import captum_entry, check_grad_kwargs, named_arguments
+from captum_extract_aggregate.attr.entry import attributed, captum_entry, check_grad_kwargs, named_arguments
 from captum_extract_aggregate.attr.layer_types import GradientAttribution, L, LayerAttribution, Layers, OneLayer
 from captum_extract_aggregate.attr.rebuilt import Rebuilt
 
 Map = Tensor | tuple[Tensor, ...]
 Maps = Map | list[Map]
+Plan = Sequence[tuple[Place, ...]]  # the places that each layer's map needs
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -77,7 +77,19 @@ _VARYING: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose gradients were
 class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic[L]):
     """A Captum layer method whose map at each layer follows from activations and gradients of one pass.
 
-    Subclasses say what their map is (`_map`), and which places it needs (`_places`).
+    A subclass says *what its map is* (`map_of`), and, if it needs other tensors than the layer's output, *which* it
+    needs (`places`). Everything else is done here, once: one pass for all layers, methods and targets, layouts,
+    precision, devices, Captum's conventions, and the model as it was.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> class PositiveGradients(cea.CaptureAttribution):
+        ...     def map_of(self, layer, activation, gradient):
+        ...         return gradient.clamp(min=0).sum(1, keepdim=True)
+        >>> image, _ = cea.DigitScenes(n=1)[0]
+        >>> method = PositiveGradients(cea.load_scene_model("resnet"), ["layer3", "layer4"])
+        >>> [tuple(m.shape) for m in method.attribute(image[None], target=7)]
+        [(1, 1, 24, 24), (1, 1, 12, 12)]
     """
 
     joins_layers = False  # whether a list of layers gives one map, not a list of maps
@@ -87,7 +99,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "_evidence" in vars(cls):
+        if "run_pass" in vars(cls):  # a pass of its own
             cls.has_plain_pass = bool(vars(cls).get("has_plain_pass", False))
 
     @named_arguments
@@ -129,32 +141,35 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
             return [find_layer(single, forward_func) for single in layer]
         return find_layer(layer, forward_func)
 
-    def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
-        """The places whose activations and gradients the map at `layer` needs."""
+    def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+        """Returns the places whose activations and gradients the map at `layer` needs; `to_input`: of its input.
+
+        The gradient is taken at the first, the activation at the last.
+        """
         side = "input" if to_input or layer is None else "output"
         return (Place(layer, side, call=self.call),)
 
-    def _evidence(
+    def run_pass(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
     ) -> Iterator[Evidence]:
         """Runs one pass, and yields what it shows of the places for each target."""
         recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)
         return recording.evidence(targets)
 
-    def _pass_key(self) -> int:
+    def pass_key(self) -> int:
         """Methods on one forward function whose keys agree can share a pass."""
         return 0
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         """The map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32.
 
         Other methods make their maps of the same two: they must not be changed.
         """
         raise NotImplementedError
 
-    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
-        """The map of each tensor at a layer."""
-        return tuple(self._map(places[0].layer, x, g) for x, g in self._pairs(places, evidence))
+    def maps_at(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+        """Returns the map of each tensor at a layer."""
+        return tuple(self.map_of(places[0].layer, x, g) for x, g in self._pairs(places, evidence))
 
     def _pairs(self, places: tuple[Place, ...], evidence: Evidence) -> list[tuple[Tensor, Tensor]]:
         """The activation and the gradient of each tensor at a layer: gradients from its first place, activations from
@@ -172,7 +187,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         self._warn_where_blind(places[0], evidence, [g for _, g in pairs])
         return pairs
 
-    def _is_blind(self, layer: nn.Module | None) -> bool:
+    def is_blind(self, layer: nn.Module | None) -> bool:
         """Tells whether a gradient that is the same at every position leaves a map that says nothing of the class."""
         return False
 
@@ -181,7 +196,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         layer = place.layer
         owner = next(iter(evidence.models), None) if layer is None else layer
         name = self.get_name()
-        if owner is None or owner in _VARYING or not self._is_blind(layer) or name in _WARNED.get(owner, ()):
+        if owner is None or owner in _VARYING or not self.is_blind(layer) or name in _WARNED.get(owner, ()):
             return
         if gradients and all(map(same_everywhere, gradients)):
             _WARNED.setdefault(owner, set()).add(name)
@@ -237,7 +252,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
     ) -> Any:
         """The map of one target per example; see this module's text for the arguments and the result."""
         check_grad_kwargs(grad_kwargs)
-        (maps,) = _maps_per_target({"": self}, inputs, [target], additional_forward_args, attribute_to_layer_input)
+        (maps,) = maps_per_target({"": self}, inputs, [target], additional_forward_args, attribute_to_layer_input)
         return maps[""]
 
     def attribute_with_graph(
@@ -278,11 +293,11 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
             )
         from captum_extract_aggregate.attr.with_graph import evidence_with_graph
 
-        places = list(dict.fromkeys(self._all_places(attribute_to_layer_input)))
-        evidence = evidence_with_graph(self.forward_func, inputs, places, target, additional_forward_args)
+        plan = self.plan(attribute_to_layer_input)
+        evidence = evidence_with_graph(self.forward_func, inputs, places_of(plan), target, additional_forward_args)
         with Undo() as undo, undo:
             without_autocast(undo)
-            return self._maps(inputs, evidence, attribute_to_layer_input)
+            return self.all_maps(inputs, evidence, plan)
 
     def attribute_future(self) -> None:
         """Not available, as in Captum's own layer methods."""
@@ -314,25 +329,26 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         if not is_own(self, "attribute"):
             how = (additional_forward_args, attribute_to_layer_input)
             return _stacked([attributed(self, inputs, target, *how) for target in wanted])
-        maps = _maps_per_target({"": self}, inputs, wanted, additional_forward_args, attribute_to_layer_input)
+        maps = maps_per_target({"": self}, inputs, wanted, additional_forward_args, attribute_to_layer_input)
         return _stacked([single[""] for single in maps])
 
-    def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
-        """The maps of all layers, in the form in which `layer` was given."""
-        maps = [self._finished_map(layer, inputs, evidence, to_input) for layer in self._layers()]
+    def plan(self, to_input: bool) -> Plan:
+        """Returns the places that the map of each layer needs, layer by layer."""
+        return [self.places(layer, to_input) for layer in self._layers()]
+
+    def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
+        """Returns the maps of all layers, in the form in which `layer` was given."""
+        maps = [self._finished_map(places, inputs, evidence) for places in plan]
         return maps if isinstance(self.layer, (list, tuple)) else maps[0]
 
-    def _finished_map(self, layer: nn.Module | None, inputs: Any, evidence: Evidence, to_input: bool) -> Map:
-        maps = tuple(finished(m, evidence) for m in self._layer_map(self._places(layer, to_input), evidence))
-        is_tuple = isinstance(inputs, tuple) if layer is None else len(maps) > 1
+    def _finished_map(self, places: tuple[Place, ...], inputs: Any, evidence: Evidence) -> Map:
+        maps = tuple(finished(m, evidence) for m in self.maps_at(places, evidence))
+        is_tuple = isinstance(inputs, tuple) if places[0].layer is None else len(maps) > 1
         return maps if is_tuple else maps[0]
 
     def _layers(self) -> list[nn.Module | None]:
         layer = self._find(self.layer, self.forward_func)  # read now: TCAV and users reassign it
         return layer if isinstance(layer, list) else [layer]
-
-    def _all_places(self, to_input: bool) -> list[Place]:
-        return [place for layer in self._layers() for place in self._places(layer, to_input)]
 
     def _layout_key(self) -> str | int:
         """What tells layouts apart while a pass lasts; a callable need not be hashable."""
@@ -430,127 +446,7 @@ class WithDelta(CaptureAttribution[L]):
         return True
 
 
-def attribute_together(
-    methods: Mapping[str, Attribution],
-    inputs: Tensor | tuple[Tensor, ...],
-    target: Target = None,
-    additional_forward_args: Any = None,
-    attribute_to_layer_input: bool = False,
-) -> dict[str, Any]:
-    """The maps of several methods, all from one forward and one backward over the union of their layers.
-
-    Methods of this package on the same `forward_func` share the pass, combinations of their layers included; any others
-    (Captum's own among them, and subclasses with an `attribute` of their own) run by themselves. Either way the result
-    is that of their `attribute`.
-
-    Args:
-        methods: attribution objects by name.
-        inputs, target, additional_forward_args, attribute_to_layer_input: as for `attribute`, the same for all.
-
-    Returns:
-        Each method's maps under its name, in the order of `methods`.
-
-    Example:
-        >>> import captum_extract_aggregate as cea
-        >>> model = cea.load_scene_model("vgg")
-        >>> image, _ = cea.DigitScenes(n=1)[0]
-        >>> layers = list(cea.default_layers(model))
-        >>> maps = cea.attribute_together(
-        ...     {"NormGrad": cea.NormGrad(model, layers), "linear": cea.LinearApproximation(model, layers)},
-        ...     image[None],
-        ...     target=3,
-        ... )
-        >>> [tuple(m.shape) for m in maps["linear"]]
-        [(1, 1, 96, 96), (1, 1, 48, 48), (1, 1, 24, 24), (1, 1, 12, 12)]
-    """
-    (maps,) = attribute_together_per_target(
-        methods, inputs, [target], additional_forward_args, attribute_to_layer_input
-    )
-    return maps
-
-
-def attribute_together_per_target(
-    methods: Mapping[str, Attribution],
-    inputs: Tensor | tuple[Tensor, ...],
-    targets: Sequence[Target],
-    additional_forward_args: Any = None,
-    attribute_to_layer_input: bool = False,
-) -> list[dict[str, Any]]:
-    """What `attribute_together` gives for each of several targets, still from one forward.
-
-    Args:
-        methods, inputs, additional_forward_args, attribute_to_layer_input: as for `attribute_together`.
-        targets: a list of T targets, each in any of Captum's forms.
-
-    Returns:
-        T dictionaries, each method's maps under its name.
-
-    Example:
-        >>> import captum_extract_aggregate as cea
-        >>> model = cea.load_scene_model("vgg")
-        >>> image, _ = cea.DigitScenes(n=1)[0]
-        >>> methods = {"NormGrad": cea.NormGrad(model, "features.8"), "GradCAM": cea.GradCAM(model, "features.18")}
-        >>> len(cea.attribute_together_per_target(methods, image[None], [3, 7]))
-        2
-    """
-    if not isinstance(methods, Mapping) or not all(isinstance(m, Attribution) for m in methods.values()):
-        raise InvalidTypeError(
-            'methods is not a mapping of attribution objects; expected {"name": NormGrad(model, layer), ...}'
-        )
-    if not isinstance(targets, (list, tuple)) or not targets:
-        raise InvalidTypeError(f"targets is {targets!r}; expected a list of at least one target")
-    results: list[dict[str, Any]] = [dict.fromkeys(methods) for _ in targets]
-    groups: dict[Hashable, dict[str, CaptureAttribution]] = {}
-    for name, method in methods.items():
-        capturing = _sharing(method)
-        if capturing is not None:
-            groups.setdefault(_group_of(capturing), {})[name] = capturing
-            continue
-        for result, target in zip(results, targets):
-            result[name] = attributed(method, inputs, target, additional_forward_args, attribute_to_layer_input)
-    for group in groups.values():
-        found = _maps_per_target(group, inputs, targets, additional_forward_args, attribute_to_layer_input)
-        for result, maps in zip(results, found):
-            for name, single in maps.items():
-                asked: Any = methods[name]  # the one that captured, or a LayerCombination of its layers
-                result[name] = single if asked is group[name] else asked.joined(inputs, single)
-    return results
-
-
-def _sharing(method: Any) -> CaptureAttribution | None:
-    """The method whose maps a shared pass can make: `method`, or the one whose layers it combines."""
-    capturing = method if isinstance(method, CaptureAttribution) else getattr(method, "attribution_method", None)
-    if not isinstance(capturing, CaptureAttribution) or not is_own(method, "attribute"):
-        return None
-    return capturing if is_own(capturing, "attribute") else None
-
-
-def _group_of(method: CaptureAttribution) -> Hashable:
-    """What is equal for methods that can share a pass."""
-    record = getattr(method._evidence, "__func__", method._evidence)
-    return id(method.forward_func), record, method._pass_key(), *(method.device_ids or ())
-
-
-def attributed(method: Any, inputs: Any, target: Target, additional_forward_args: Any, to_input: bool) -> Any:
-    """What the method's `attribute` gives. It need not take what was not given."""
-    given: dict[str, Any] = {"target": target}
-    if additional_forward_args is not None:
-        given["additional_forward_args"] = additional_forward_args
-    if to_input and isinstance(method, LayerAttribution):
-        given["attribute_to_layer_input"] = True
-    try:
-        return method.attribute(inputs, **given)
-    except (RuntimeError, AssertionError, AttributeError, LookupError) as error:
-        if not type(method).__module__.startswith("captum.") or "memory" in str(error):
-            raise
-        # The model does not meet a requirement of Captum's class, as DeepLift's of its ReLUs.
-        raise InvalidValueError(
-            f"Captum's {type(method).__name__} does not explain this model: {' '.join(str(error).split())}; expected "
-            "another method, or a model as that class wants it"
-        ) from error
-
-
-def _maps_per_target(
+def maps_per_target(
     methods: Mapping[str, CaptureAttribution],
     inputs: Any,
     targets: Sequence[Target],
@@ -558,24 +454,30 @@ def _maps_per_target(
     to_input: bool,
 ) -> list[dict[str, Maps]]:
     """One pass for all methods (which share a forward_func), and for each target every method's maps."""
-    places = [place for method in methods.values() for place in method._all_places(to_input)]
+    plans = {name: method.plan(to_input) for name, method in methods.items()}
+    places = [place for plan in plans.values() for place in places_of(plan)]
     first = next(iter(methods.values()))
     with Undo() as undo, undo:
         set_modes(undo, grad=False)
-        by_target = first._evidence(inputs, places, additional_forward_args, targets)  # the forward, as the caller's
+        by_target = first.run_pass(inputs, places, additional_forward_args, targets)  # the forward, as the caller's
         without_autocast(undo)
         found = []
         for evidence in by_target:
-            found.append(_maps_of_all(methods, inputs, evidence, to_input))
+            found.append(_maps_of_all(methods, inputs, evidence, plans))
             del evidence  # its gradients' memory is the next backward's
         return found
 
 
 def _maps_of_all(
-    methods: Mapping[str, CaptureAttribution], inputs: Any, evidence: Evidence, to_input: bool
+    methods: Mapping[str, CaptureAttribution], inputs: Any, evidence: Evidence, plans: Mapping[str, Plan]
 ) -> dict[str, Maps]:
-    """The maps of one target."""
-    return {name: method._maps(inputs, evidence, to_input) for name, method in methods.items()}
+    """Returns the maps of one target."""
+    return {name: method.all_maps(inputs, evidence, plans[name]) for name, method in methods.items()}
+
+
+def places_of(plan: Plan) -> list[Place]:
+    """Returns the places of all layers."""
+    return [place for places in plan for place in places]
 
 
 def finished(m: Tensor, evidence: Evidence) -> Tensor:

@@ -1,16 +1,20 @@
-"""Attribution methods by name, for the command line and for plans."""
+"""Attribution methods by name, for the command line, plans and Captum Insights: one registry, which says of each method
+what those need to know."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
 
-import captum.attr
-from captum.attr import Attribution, LayerAttribution
+from captum.attr import Attribution
 from torch import nn
 
-from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file
+from captum_extract_aggregate._common.imported import import_from
+from captum_extract_aggregate._common.registry import Registry
 from captum_extract_aggregate.attr import (
     LRP,
     ActivityAttribution,
@@ -31,99 +35,262 @@ from captum_extract_aggregate.attr import (
     LayerCombination,
     LayerGradient,
     LinearApproximation,
+    MetaSaliency,
     NormGrad,
     RectGrad,
     RectGradMod,
     SelectiveNormGrad,
+    captums,
 )
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
 
-METHODS: dict[str, Callable[..., LayerAttribution]] = {
-    "normgrad": NormGrad,
-    "selective-normgrad": SelectiveNormGrad,
-    "linear-approximation": LinearApproximation,
-    "gradient": LayerGradient,
-    "gradcam": GradCAM,
-    "gradcam-pos": GradCAMPos,
-    "gradcam++": GradCAMPlusPlus,
-    "gradmid": GradMid,
-    "activity": ActivityAttribution,
-    "guided": GuidedBackprop,
-    "deconvolution": Deconvolution,
-    "rectgrad": RectGrad,
-    "rectgrad-mod": RectGradMod,
-    "lrp": LRP,
-    "lrp-gamma": lambda model, layers, gamma=0.25, **kwargs: LRP(model, layers, gamma=gamma, **kwargs),
-    "excitation": ExcitationBackprop,
-    "contrastive-excitation": ContrastiveExcitationBackprop,
-    "cumulative-gradcam": CumulativeGradCAM,
-    "cumulative-gradmid": CumulativeGradMid,
-    "aggregated-activity": AggregatedActivity,
-    "fullgrad": lambda model, layers, **kwargs: FullGrad(model, **kwargs),
-    "normgrad-combined": lambda model, layers, **kwargs: LayerCombination(NormGrad(model, layers), **kwargs),
-}
+MakeT = TypeVar("MakeT", bound=Callable[..., Attribution])
+Layers = Sequence["nn.Module | None"]
+# What a page may offer for an argument: a whole number's usual value, the values to choose from, or what lists them.
+Choices = int | tuple[Any, ...] | Callable[[], Sequence[Any]]
 
-# Methods that only go with layers of a kind, so that a plan has to name them.
-WITH_LAYERS: dict[str, Callable[..., LayerAttribution]] = {"bias": BiasAttribution}
+_HINT = " (or EXTRACT:AGGREGATE, such as conv3x3:norm; a class of your own: FILE.py:CLASS)"
 
 
-def check_method(name: str, more: Sequence[str] = ()) -> None:
-    """Raises our error for a name that is neither a method's nor `EXTRACT:AGGREGATE`; `more` are allowed too."""
-    if name not in METHODS and ":" not in name and name not in more:
-        raise InvalidValueError(
-            unknown_name("method", name, [*METHODS, *more], " (or EXTRACT:AGGREGATE, such as conv3x3:norm)")
-        )
+@dataclass(frozen=True)
+class Method:
+    """What is known of a method by its name.
+
+    Args:
+        make: a class, or a function, that takes a model, a list of layers and the method's arguments.
+        joins_layers: whether one map is made of all layers together.
+        before_the_last: whether nothing of the class may be left of it at the last layer, in front of global pooling.
+        needs_layers: whether it only goes with layers of a kind, which therefore have to be named.
+        takes: how many layers it is made for: all of a list, `"one"` at a time, or `"none"`.
+        choices: what a page may offer for its arguments, the usual value first.
+        aliases: other names of it; a class goes by its own name, too.
+    """
+
+    make: Callable[..., Attribution]
+    joins_layers: bool = False
+    before_the_last: bool = False
+    needs_layers: bool = False
+    takes: str = "list"
+    choices: Mapping[str, Choices] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+
+    def names(self) -> set[str]:
+        """What it is called beside its name in the registry, without regard to case."""
+        own = (self.make.__name__,) if isinstance(self.make, type) else ()
+        return {name.casefold() for name in (*own, *self.aliases)}
 
 
-def make_method(name: str, model: nn.Module, layers: Sequence[nn.Module | None], **arguments: Any) -> Attribution:
-    """The method `name` (or `EXTRACT:AGGREGATE`, or `captum:CLASS`) on the layers."""
-    known = METHODS | WITH_LAYERS
-    if name in known:
-        return known[name](model, list(layers), **arguments)
-    if name.startswith("captum:"):
-        return _captums(name.removeprefix("captum:"), model, layers, **arguments)
-    extract, _, how = name.partition(":")
-    cell: dict[str, Any] = {"extract": extract, "aggregate": how}
-    return ExtractAggregate(model, list(layers), **cell, **arguments)
+class _Methods(Registry[Method]):
+    """Methods by name; their classes' names mean them, too, and case does not matter."""
+
+    def find(self, name: Any) -> str | None:
+        """The name in the registry that `name`, or the name of a class, means."""
+        if not isinstance(name, str) or name in self._things:
+            return super().find(name)
+        folded = name.casefold()
+        return next((n for n, m in self._things.items() if folded == n.casefold() or folded in m.names()), None)
 
 
-def _captums(name: str, model: nn.Module, layers: Sequence[nn.Module | None], **arguments: Any) -> Attribution:
-    """One of Captum's own methods: layer methods on one layer (or as they take it), input methods on none."""
-    method: Any = getattr(captum.attr, name) if name in captum.attr.__all__ else None
-    known = [f"captum:{n}" for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))]
-    if not _is_method(method):
-        needed = _more_that_it_needs(method)
-        if not needed:
-            raise InvalidValueError(unknown_name("method", f"captum:{name}", known))
-        raise InvalidValueError(
-            f"method is 'captum:{name}', which needs more than a model, a layer and inputs ({', '.join(needed)}), so "
-            f"that it cannot be made from its name; expected one of {', '.join(known)}"
-        )
-    if "layer" not in inspect.signature(method).parameters:
-        return method(model, **arguments)
+METHODS = _Methods("method", "unregister_method")
+
+
+def register_method(
+    name: str,
+    *,
+    joins_layers: bool = False,
+    before_the_last: bool = False,
+    needs_layers: bool = False,
+    choices: Mapping[str, Choices] | None = None,
+    aliases: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Callable[[MakeT], MakeT]:
+    """Makes a method available by name, for plans, `--methods` and Captum Insights, in the whole process.
+
+    What it decorates is a class, or a function, that takes a model, a list of layers and the method's own arguments.
+
+    Args:
+        name: as plans and `--methods` will name it, in any case; the name of a class is known beside it.
+        joins_layers: whether one map is made of all layers together; else each layer has a map.
+        before_the_last: whether nothing of the class may be left of it at the last layer, where, in front of global
+            pooling, the gradient is the same at every position; Insights then begins with the layer before.
+        needs_layers: whether it only goes with layers of a kind, which have to be named.
+        choices: what Insights may offer for its arguments: for each the values to choose from, the usual one first, a
+            function that lists them, or one whole number, which may be changed.
+        aliases: other names.
+        overwrite: whether a name that is taken is exchanged.
+
+    Raises:
+        ValueError: for a name that is taken, unless `overwrite` is True.
+        TypeError: for a name that is no string.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.registry import list_methods, register_method, unregister_method
+        >>> @register_method("squared-gradcam")
+        ... class SquaredGradCAM(cea.GradCAM):
+        ...     pass
+        >>> "squared-gradcam" in list_methods()
+        True
+        >>> unregister_method("squared-gradcam")
+    """
+    METHODS.check_free(name, overwrite)
+
+    def register(make: MakeT) -> MakeT:
+        joins = joins_layers or getattr(make, "joins_layers", False) is True
+        takes = captums.layers_taken(make)
+        about = Method(make, joins, before_the_last, needs_layers, takes, choices or {}, tuple(aliases))
+        METHODS.register(name, about, overwrite)
+        return make
+
+    return register
+
+
+def unregister_method(name: str) -> None:
+    """Forgets a method, or brings back this package's own, if it was overwritten.
+
+    Raises:
+        ValueError: for a name that is unknown.
+    """
+    METHODS.unregister(name)
+
+
+def list_methods() -> list[str]:
+    """The names of all methods: this package's own first, then those registered.
+
+    Example:
+        >>> from captum_extract_aggregate.registry import list_methods
+        >>> list_methods()[:3]
+        ['normgrad', 'selective-normgrad', 'linear-approximation']
+    """
+    return METHODS.names()
+
+
+def find_method(name: str) -> Method:
+    """The method that a name means.
+
+    It is a registered one (or its class), `captum:CLASS` (or Captum's class alone, in any case), `FILE.py:CLASS`,
+    `MODULE.NAME:CLASS`, or `EXTRACT:AGGREGATE`.
+
+    Raises:
+        ValueError: for a name that is unknown, with the nearest ones, and for one of Captum's that needs more.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    where, _, what = name.rpartition(":")
+    if where == "captum":
+        return _of_class(captums.find_class(what))
+    captums_own = None if where else captums.called(what)
+    if captums_own is not None:
+        return _of_class(captums.find_class(captums_own))
+    if where.endswith(".py") or "." in where:
+        return _of_class(_imported(name, _stamp(where)))
+    if not where:
+        METHODS.check(name, _HINT)
+    make = METHODS["extract-aggregate"].make
+    return Method(
+        lambda model, layers, **arguments: make(model, list(layers), extract=where, aggregate=what, **arguments)
+    )
+
+
+def make_method(name: str, model: nn.Module, layers: Layers, **arguments: Any) -> Attribution:
+    """The method that `name` means (see `find_method`) on the layers."""
+    found = find_method(name)
+    if found.takes == "none":
+        return found.make(model, **arguments)
+    if found.takes == "list":
+        return found.make(model, list(layers), **arguments)
     if len(layers) != 1:
-        raise InvalidValueError(
-            f"method 'captum:{name}' has {len(layers)} layers; expected one: Captum's own take one at a time"
-        )
-    return method(model, layers[0], **arguments)
+        raise InvalidValueError(f"method {name!r} has {len(layers)} layers; expected one: it takes one at a time")
+    return found.make(model, layers[0], **arguments)
 
 
-def _is_method(thing: Any) -> bool:
-    """Tells whether a class of Captum's makes maps of a model (and a layer) and its inputs alone."""
-    if not isinstance(thing, type) or not issubclass(thing, Attribution):
-        return False
-    return callable(getattr(thing, "attribute", None)) and not _more_that_it_needs(thing)
+def _of_class(make: Callable[..., Any]) -> Method:
+    """A class, or function, that is not registered; its parameters tell how many layers it takes."""
+    return Method(make, getattr(make, "joins_layers", False) is True, takes=captums.layers_taken(make))
 
 
-def _more_that_it_needs(thing: Any) -> list[str]:
-    """What a method has to be given beside a model, a layer and inputs."""
-    if not isinstance(thing, type) or not issubclass(thing, Attribution):
-        return []
-    needed = [*_required(thing), *_required(getattr(thing, "attribute", None))]
-    return [name for name in needed if name not in ("self", "model", "forward_func", "layer", "inputs")]
+_LOADED: dict[tuple[str, tuple[int, int]], Callable[..., Any]] = {}
 
 
-def _required(function: Any) -> list[str]:
-    if not callable(function):
-        return []
-    parameters = inspect.signature(function).parameters.values()
-    return [p.name for p in parameters if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+def _imported(name: str, stamp: tuple[int, int]) -> Callable[..., Any]:
+    """The class of a name, imported once as long as its file stays what it is: it may register things."""
+    if (name, stamp) not in _LOADED:
+        _LOADED[name, stamp] = import_from("method", name)
+    return _LOADED[name, stamp]
+
+
+def _stamp(where: str) -> tuple[int, int]:
+    state = Path(where).stat() if is_file(where) else None
+    return (state.st_mtime_ns, state.st_size) if state is not None else (0, 0)
+
+
+# --- This package's own. To add one, register its class here. --------------------------------------------------------
+
+_POSITIVE: dict[str, Choices] = {"positive": ("abs", "relu")}
+_SHARES: dict[str, Choices] = {"sums": ("signed", "positive"), "lost": ("drop", "spread")}
+_EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", "layer")
+
+register_method("normgrad", before_the_last=True, choices={"virtual_identity": (True, False)})(NormGrad)
+register_method("selective-normgrad")(SelectiveNormGrad)
+register_method("linear-approximation")(LinearApproximation)
+register_method("gradient", before_the_last=True, choices={"aggregate": ("max_abs", "sum", "norm")})(LayerGradient)
+register_method("gradcam")(GradCAM)
+register_method("gradcam-pos", choices=_POSITIVE)(GradCAMPos)
+register_method("gradcam++")(GradCAMPlusPlus)
+register_method("gradmid", before_the_last=True, choices=_POSITIVE)(GradMid)
+register_method("activity")(ActivityAttribution)
+register_method("guided", before_the_last=True)(GuidedBackprop)
+register_method("deconvolution", before_the_last=True)(Deconvolution)
+register_method("rectgrad", choices={"percentile": 98})(RectGrad)
+register_method("rectgrad-mod", choices={"percentile": 98})(RectGradMod)
+register_method("lrp", choices={"gamma": (0.0, 0.25, 1.0, math.inf)})(LRP)
+
+
+@register_method("lrp-gamma")
+def _lrp_gamma(model: nn.Module, layers: Layers, gamma: float = 0.25, **arguments: Any) -> LRP:
+    return LRP(model, layers, gamma=gamma, **arguments)
+
+
+register_method("excitation", choices=_SHARES)(ExcitationBackprop)
+register_method("contrastive-excitation", choices={"clamp": ("map", "contrast"), **_SHARES})(
+    ContrastiveExcitationBackprop
+)
+register_method("cumulative-gradcam", choices=_POSITIVE)(CumulativeGradCAM)
+register_method("cumulative-gradmid", choices=_POSITIVE)(CumulativeGradMid)
+register_method("aggregated-activity")(AggregatedActivity)
+
+
+@register_method(
+    "fullgrad", joins_layers=True, choices={"rescale": ("channel_joint", "layer_map")}, aliases=("FullGrad",)
+)
+def _fullgrad(model: nn.Module, layers: Layers, **arguments: Any) -> FullGrad:
+    return FullGrad(model, **arguments)  # of all biases, whichever layers there are
+
+
+@register_method("normgrad-combined", joins_layers=True, choices={"mode": ("product", "sum")})
+def _normgrad_combined(model: nn.Module, layers: Layers, **arguments: Any) -> LayerCombination:
+    return LayerCombination(NormGrad(model, layers), **arguments)
+
+
+register_method("bias", needs_layers=True)(BiasAttribution)
+register_method(
+    "extract-aggregate", before_the_last=True, choices={"extract": _EXTRACTS, "aggregate": AGGREGATES.names}
+)(ExtractAggregate)
+
+
+def _single_methods() -> list[str]:
+    """The methods that make a map of one layer, which a meta step can be taken for."""
+    return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n != "meta-saliency"]
+
+
+@register_method(
+    "meta-saliency",
+    before_the_last=True,
+    choices={"method": _single_methods, "lr": (0.001, 0.0025, 0.01)},
+    aliases=("MetaSaliency",),
+)
+def _meta_saliency(model: nn.Module, layers: Layers, method: str = "normgrad", **arguments: Any) -> MetaSaliency:
+    return MetaSaliency(make_method(method, model, layers), **arguments)
+
+
+METHODS.seal()

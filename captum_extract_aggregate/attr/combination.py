@@ -27,9 +27,9 @@ from captum_extract_aggregate._engine.input_positions import (
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, find_layer, model_of
 from captum_extract_aggregate._engine.model_state import without_traces
 from captum_extract_aggregate._engine.targets import Target, per_target
-from captum_extract_aggregate.attr.base import CaptureAttribution, attributed, is_own, own
+from captum_extract_aggregate.attr.base import CaptureAttribution, is_own, own
 from captum_extract_aggregate.attr.described import described
-from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.entry import attributed, captum_entry, named_arguments
 from captum_extract_aggregate.attr.layer_types import LayerAttribution
 from captum_extract_aggregate.attr.rebuilt import Rebuilt
 

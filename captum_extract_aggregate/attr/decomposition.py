@@ -33,7 +33,7 @@ from captum_extract_aggregate._engine.layout import Layout, to_channels_first
 from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, WithDelta, finished
+from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, Plan, WithDelta, finished, places_of
 from captum_extract_aggregate.attr.biases import adds_bias, bias_layers, biased, fused_norms
 from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, the_model, with_biases
 from captum_extract_aggregate.attr.described import described
@@ -100,7 +100,7 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
         branches of the network bypass the layer: it is no cut, and nothing can be complete there. Costs one more
         forward per layer, with the graph severed there, to find that out.
         """
-        places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
+        places = [first for first, *_ in self.plan(attribute_to_layer_input)]
         evidence = with_biases(self.forward_func, inputs, target, additional_forward_args, places, self.device_ids)
         deltas = []
         for place in places:
@@ -160,11 +160,11 @@ class BiasAttribution(CaptureAttribution[L]):
 
     uses_parameters = True
 
-    def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+    def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         _check_bias(layer, to_input)
-        return super()._places(layer, to_input)
+        return super().places(layer, to_input)
 
-    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+    def maps_at(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
         (place,) = places
         assert place.layer is not None
         gradients = evidence.gradients[place]
@@ -173,7 +173,7 @@ class BiasAttribution(CaptureAttribution[L]):
         self._warn_where_blind(place, evidence, [g for g, _ in pairs])
         return tuple(term.sum(1, keepdim=True) for _, term in pairs)
 
-    def _is_blind(self, layer: nn.Module | None) -> bool:
+    def is_blind(self, layer: nn.Module | None) -> bool:
         return True
 
     @classmethod
@@ -244,20 +244,22 @@ class FullGrad(WithDelta[nn.Module]):
             raise InvalidValueError(unknown_name("rescale", rescale, _RESCALE))
         self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
         self.size = check_size(size)
-        self._all_places(to_input=False)  # a layer without a bias is refused here, not only at the first map
+        self.plan(to_input=False)  # a layer without a bias is refused here, not only at the first map
 
     def argument(self, name: str) -> Any:
         """All layers that add a bias were not named."""
         return None if name == "layer" and self._only_seen else super().argument(name)
 
-    def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+    def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         _check_bias(layer, to_input)
         return (Place(layer, value=False, optional=self._only_seen),)
 
-    def _all_places(self, to_input: bool) -> list[Place]:
-        return [Place(None, "input")] * self.include_input + super()._all_places(to_input)
+    def plan(self, to_input: bool) -> Plan:
+        """Returns the input's place, if its term counts, and those of the layers."""
+        return [(Place(None, "input"),)] * self.include_input + [*super().plan(to_input)]
 
-    def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Maps:
+    def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
+        biases = [place for place in places_of(plan) if place.layer is not None]
         left_out: list[str] = []
         by_size: dict[tuple[int, ...], Tensor] = {}
 
@@ -266,7 +268,7 @@ class FullGrad(WithDelta[nn.Module]):
             own = tuple(map_.shape[2:])
             by_size[own] = by_size[own] + map_ if own in by_size else map_
 
-        for place in super()._all_places(to_input):
+        for place in biases:
             for term in self._terms(place, evidence, left_out):
                 add(term)
         positions = find_positions(evidence.inputs, list(by_size), size=self.size, models=evidence.models)
@@ -277,7 +279,7 @@ class FullGrad(WithDelta[nn.Module]):
         for map_ in by_size.values():  # upsampling is linear: once for all layers of one size
             total = total + upsample(map_, positions.size, self.align_corners)
         left_out += self._fused
-        self._warn_where_uncalled(super()._all_places(to_input), evidence)
+        self._warn_where_uncalled(biases, evidence)
         if left_out:
             warnings.warn(
                 f"FullGrad's map lacks the biases of {len(left_out)} layers whose positions are not the picture's, or "
@@ -291,8 +293,8 @@ class FullGrad(WithDelta[nn.Module]):
 
         What of a network did not run, an auxiliary head say, adds nothing, and is looked at once.
         """
-        idle = [place.layer for place in places if place.layer is not None and not evidence.activations.get(place)]
-        unknown = [layer for layer in idle if layer not in _LOOKED]
+        idle = [place.layer for place in places if not evidence.activations.get(place)]
+        unknown = [layer for layer in idle if layer is not None and layer not in _LOOKED]
         _LOOKED.update(unknown)
         used = [describe(layer, evidence.models) for layer in unknown if evidence.uses(layer)]
         if used:
@@ -408,5 +410,5 @@ class AggregatedActivity(InputSizedAttribution):
         chosen = super()._layers()[self.l0 :]
         return [None, *chosen] if self.include_input else chosen
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return over_channels(lambda x, g: (x * g).sum(1, keepdim=True), x, g)

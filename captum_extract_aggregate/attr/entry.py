@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from captum.attr import LayerAttribution
 from captum.log import log_usage
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._engine.targets import Target
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -129,3 +131,22 @@ def check_grad_kwargs(grad_kwargs: Any) -> None:
         raise InvalidValueError(
             f"grad_kwargs holds {changing[0]!r}, which would change what the map is made of; expected it left out"
         )
+
+
+def attributed(method: Any, inputs: Any, target: Target, additional_forward_args: Any, to_input: bool) -> Any:
+    """What the method's `attribute` gives. It need not take what was not given."""
+    given: dict[str, Any] = {"target": target}
+    if additional_forward_args is not None:
+        given["additional_forward_args"] = additional_forward_args
+    if to_input and isinstance(method, LayerAttribution):
+        given["attribute_to_layer_input"] = True
+    try:
+        return method.attribute(inputs, **given)
+    except (RuntimeError, AssertionError, AttributeError, LookupError) as error:
+        if not type(method).__module__.startswith("captum.") or "memory" in str(error):
+            raise
+        # The model does not meet a requirement of Captum's class, as DeepLift's of its ReLUs.
+        raise InvalidValueError(
+            f"Captum's {type(method).__name__} does not explain this model: {' '.join(str(error).split())}; expected "
+            "another method, or a model as that class wants it"
+        ) from error

@@ -63,7 +63,7 @@ class WeightedChannels(CaptureAttribution[L]):
         """The activations of some channels times their weights, in memory of its own."""
         raise NotImplementedError
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         if self._attr_dim_summation:
             map_ = over_channels(lambda x, g: self._weighted(x, g).sum(1, keepdim=True), x, g)
         else:
@@ -189,7 +189,7 @@ class GradCAMPos(_Positive[L]):
     Source: Khakzar et al., ICML WHI 2020, section 3.
     """
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _gradcam_pos(x, g, self.positive)
 
     @classmethod
@@ -218,10 +218,10 @@ class GradMid(_Positive[L]):
     Source: Khakzar et al., ICML WHI 2020, section 3.
     """
 
-    def _is_blind(self, layer: nn.Module | None) -> bool:
+    def is_blind(self, layer: nn.Module | None) -> bool:
         return True
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _gradmid(g, self.positive)
 
     @classmethod
@@ -336,7 +336,7 @@ class CumulativeGradCAM(_Cumulative):
     Source: Khakzar et al., ICML WHI 2020, section 3.1 ("an all-layer aggregation on GradCAM_Pos").
     """
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _gradcam_pos(x, g, self.positive)
 
     @classmethod
@@ -371,10 +371,10 @@ class CumulativeGradMid(_Cumulative):
     Source: Khakzar et al., ICML WHI 2020, section 3.1.
     """
 
-    def _is_blind(self, layer: nn.Module | None) -> bool:
+    def is_blind(self, layer: nn.Module | None) -> bool:
         return True
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         return _gradmid(g, self.positive)
 
     @classmethod

@@ -15,7 +15,7 @@ from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
-from captum_extract_aggregate.attr.base import CaptureAttribution, Map, finished
+from captum_extract_aggregate.attr.base import CaptureAttribution, Map, Plan, finished
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.layer_types import Layers, OneLayer
 
@@ -48,11 +48,10 @@ class InputSizedAttribution(CaptureAttribution[nn.Module]):
         super().__init__(forward_func, given, device_ids, layout=layout, call=call)
         self.size = check_size(size)
 
-    def _maps(self, inputs: Any, evidence: Evidence, to_input: bool) -> Map:
-        places = [self._places(layer, to_input) for layer in self._layers()]
-        maps = [m for of in places if not _is_input(of) for m in self._layer_map(of, evidence)]
+    def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Map:
+        maps = [m for of in plan if not _is_input(of) for m in self.maps_at(of, evidence)]
         positions = find_positions(evidence.inputs, [m.shape[2:] for m in maps], size=self.size, models=evidence.models)
-        maps += [m for of in places if _is_input(of) for m in self._input_maps(of[0], positions, evidence)]
+        maps += [m for of in plan if _is_input(of) for m in self._input_maps(of[0], positions, evidence)]
         total: Tensor | None = None
         for map_ in maps:
             scaled = upsample(min_max(map_.abs()), positions.size)
@@ -63,10 +62,10 @@ class InputSizedAttribution(CaptureAttribution[nn.Module]):
     def _input_maps(self, place: Place, positions: Positions, evidence: Evidence) -> Sequence[Tensor]:
         """The maps of the inputs with such positions; `layout` says where their channels are if nothing else does."""
         if not positions.arrange and self.layout != "auto":
-            return self._layer_map((place,), evidence)
+            return self.maps_at((place,), evidence)
         of = evidence.activations[place], evidence.gradients[place]
         pairs = [[positions.arranged(at_least_float32(t[i]), i) for t in of] for i in positions.arrange or (0,)]
-        return [self._map(None, x, g) for x, g in pairs]
+        return [self.map_of(None, x, g) for x, g in pairs]
 
 
 def _is_input(places: tuple[Place, ...]) -> bool:

@@ -27,7 +27,7 @@ from captum_extract_aggregate._engine.one_output import is_probability
 from captum_extract_aggregate._engine.operations import tensors_in
 from captum_extract_aggregate._engine.recording import Evidence, record
 from captum_extract_aggregate._engine.taps import Place, gives_out_its_input, gives_out_new_tensors
-from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
+from captum_extract_aggregate.attr.base import CaptureAttribution, Plan, is_own, places_of
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself
 _MOST_POSITIONS = 64 * 64  # of a picture
@@ -56,7 +56,8 @@ def vectorized_maps(
     target: Any,
 ) -> Any:
     """The maps of a method of this package after each example's own steps, or `NotVectorizedError`."""
-    places = _places(method)
+    plan = _plan(method)
+    places = list(dict.fromkeys(places_of(plan)))
     (x,) = checked_inputs(inputs)
     classes = _classes(target, len(x), x.device)
     if method.forward_func is not model or x.is_inference():
@@ -84,10 +85,10 @@ def vectorized_maps(
     with Undo() as undo, undo:
         set_modes(undo, grad=False)
         without_autocast(undo)
-        return method._maps(inputs, evidence, False)
+        return method.all_maps(inputs, evidence, plan)
 
 
-def _places(method: Any) -> list[Place]:
+def _plan(method: Any) -> Plan:
     """The layers' outputs (or the input) that a method needs, if it needs nothing else."""
     if not isinstance(method, CaptureAttribution) or not method.has_plain_pass:
         raise NotVectorizedError
@@ -95,10 +96,10 @@ def _places(method: Any) -> list[Place]:
         raise NotVectorizedError
     if method.uses_parameters:  # which are each example's own
         raise NotVectorizedError
-    places = list(dict.fromkeys(method._all_places(False)))
-    if any(p.call is not None or p.optional or (p.side == "input" and p.layer is not None) for p in places):
+    plan = method.plan(to_input=False)
+    if any(p.call is not None or p.optional or (p.side == "input" and p.layer is not None) for p in places_of(plan)):
         raise NotVectorizedError
-    return places
+    return plan  # type: ignore[no-any-return]
 
 
 def _classes(target: Any, examples: int, device: torch.device) -> Tensor:

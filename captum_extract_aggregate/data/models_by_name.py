@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file, said, unknown_name
+from captum_extract_aggregate._common.imported import build_from
+from captum_extract_aggregate._common.registry import Registry
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
 
-SCENES = {"scene-vgg": "vgg", "scene-resnet": "resnet", "scene-vit": "vit"}
 _MOST_CLASSES = 1_000_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -33,24 +32,139 @@ class Subject:
     classes: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class KnownModel:
+    """A registered model: the function that builds it, what it takes, and whether that is scenes of digits."""
+
+    build: Callable[[], nn.Module]
+    size: int = 224
+    resize: int = 256
+    mean: tuple[float, ...] = _IMAGENET_MEAN
+    std: tuple[float, ...] = _IMAGENET_STD
+    classes: tuple[str, ...] = ()
+    of_scenes: bool = False
+
+    def subject(self, name: str) -> Subject:
+        """The model, built; our error where what was registered builds none."""
+        try:
+            model = self.build()
+        except (Exception, SystemExit) as error:
+            raise InvalidValueError(f"model is {name!r}, whose function failed: {error!r}") from error
+        _check_module(name, model)
+        return Subject(model, self.size, self.resize, self.mean, self.std, list(self.classes))
+
+
+MODELS: Registry[KnownModel] = Registry("model", "unregister_model")
+BuildT = TypeVar("BuildT", bound=Callable[[], nn.Module])
+
+
+def register_model(
+    name: str,
+    *,
+    size: int = 224,
+    resize: int | None = None,
+    mean: Sequence[float] = _IMAGENET_MEAN,
+    std: Sequence[float] = _IMAGENET_STD,
+    classes: Sequence[str] = (),
+    overwrite: bool = False,
+) -> Callable[[BuildT], BuildT]:
+    """Makes a model available by name, for `--model` and plans, in the whole process.
+
+    The function takes nothing and returns a `torch.nn.Module`.
+
+    Args:
+        name: as plans and `--model` will name it.
+        size: side of its input in pixels.
+        resize: the short side of a picture, from whose middle the input is cut; None: `size`, in the usual proportion
+            of 256 to 224.
+        mean, std: normalisation of values in [0, 1], a number for each channel or one for all.
+        classes: what its outputs are called.
+        overwrite: whether a name that is taken is exchanged.
+
+    Raises:
+        ValueError: for a name that is taken, unless `overwrite` is True.
+        TypeError: for a name that is no string.
+
+    Example:
+        >>> from torch import nn
+        >>> from captum_extract_aggregate.registry import list_models, register_model, unregister_model
+        >>> @register_model("tiny", size=32)
+        ... def tiny():
+        ...     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> list_models()
+        ['scene-vgg', 'scene-resnet', 'scene-vit', 'tiny']
+        >>> unregister_model("tiny")
+    """
+    MODELS.check_free(name, overwrite)
+    short = round(size * 256 / 224) if resize is None else resize
+
+    def register(build: BuildT) -> BuildT:
+        known = KnownModel(build, size, short, tuple(mean), tuple(std), tuple(classes))
+        MODELS.register(name, known, overwrite)
+        return build
+
+    return register
+
+
+def unregister_model(name: str) -> None:
+    """Forgets a model, or brings back this package's own, if it was overwritten.
+
+    Raises:
+        ValueError: for a name that is unknown.
+    """
+    MODELS.unregister(name)
+
+
+def list_models() -> list[str]:
+    """The names of all registered models; torchvision's and timm's are known beside them.
+
+    Example:
+        >>> from captum_extract_aggregate.registry import list_models
+        >>> list_models()
+        ['scene-vgg', 'scene-resnet', 'scene-vit']
+    """
+    return MODELS.names()
+
+
+def takes_scenes(name: str) -> bool:
+    """Whether a model is one of the embedded ones, for scenes of handwritten digits."""
+    return name in MODELS and MODELS[name].of_scenes
+
+
+for _kind in ("vgg", "resnet", "vit"):
+    _scene_classes = tuple(str(digit) for digit in range(10))
+    _scene = KnownModel(
+        functools.partial(load_scene_model, _kind),
+        SCENE_SIZE,
+        SCENE_SIZE,
+        (SCENE_MEAN,),
+        (SCENE_STD,),
+        _scene_classes,
+        of_scenes=True,
+    )
+    MODELS.register(f"scene-{_kind}", _scene)
+MODELS.seal()
+
+
 def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
-    """The model `name` in eval mode: `scene-vgg`, `scene-resnet`, `scene-vit`, a torchvision model, `timm:NAME`, or the
-    result of `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line."""
+    """The model `name` in eval mode.
+
+    It is a registered one (`scene-vgg`, `scene-resnet`, ...), a torchvision model, `timm:NAME`, or the result of
+    `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line.
+    """
     if not 0 <= num_classes <= _MOST_CLASSES:
         raise InvalidValueError(f"num_classes is {num_classes}; expected 0 (the usual) to {_MOST_CLASSES:,}")
-    if name in SCENES:
-        if weights:
+    if name in MODELS:
+        if weights and MODELS[name].of_scenes:
             raise InvalidValueError(f"weights is {weights!r}, but {name} brings its own; expected none")
-        model = load_scene_model(SCENES[name])
-        subject = Subject(model, SCENE_SIZE, SCENE_SIZE, (SCENE_MEAN,), (SCENE_STD,), [str(i) for i in range(10)])
+        subject = MODELS[name].subject(name)
+        if weights:
+            _load_weights(subject.model, weights)
     elif name.startswith("timm:"):
         subject = _timm_subject(name.removeprefix("timm:"), weights, num_classes)
     elif ":" in name:
         model = build_from("model", name)
-        if not isinstance(model, nn.Module):
-            raise InvalidValueError(
-                f"model is {name!r}, which returned a {type(model).__name__}; expected a torch.nn.Module"
-            )
+        _check_module(name, model)
         if weights:
             _load_weights(model, weights)
         subject = Subject(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
@@ -60,13 +174,20 @@ def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
     return subject
 
 
+def _check_module(name: str, model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise InvalidValueError(
+            f"model is {name!r}, which returned a {type(model).__name__}; expected a torch.nn.Module"
+        )
+
+
 def _torchvision_subject(name: str, weights: str, num_classes: int) -> Subject:
     from torchvision import models
 
     known = models.list_models(module=models)
     if name not in known:
         raise InvalidValueError(
-            unknown_name("model", name, [*SCENES, *known], "; timm's: timm:NAME; your own: FILE.py:FUNCTION")
+            unknown_name("model", name, [*MODELS, *known], "; timm's: timm:NAME; your own: FILE.py:FUNCTION")
         )
     if not weights:
         raise InvalidValueError(
@@ -151,39 +272,6 @@ def _download(build: Callable[[], nn.Module]) -> nn.Module:
         raise InvalidValueError(
             f"the weights could not be downloaded ({error}); expected a connection, or a file"
         ) from None
-
-
-def build_from(what: str, spec: str, **arguments: Any) -> Any:
-    """What the function in `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
-    function = import_from(what, spec)
-    try:
-        return function(**arguments)
-    except (Exception, SystemExit) as error:
-        raise InvalidValueError(f"{what} is {spec!r}, which failed: {error!r}") from error
-
-
-def import_from(what: str, spec: str) -> Callable[..., Any]:
-    """The function (or class) that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names."""
-    where, _, name = spec.rpartition(":")
-    if where.endswith(".py"):
-        path = Path(where)
-        if not is_file(path):
-            raise InvalidValueError(f"{what} is {spec!r}, but there is no file {where!r}")
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert module_spec is not None
-        assert module_spec.loader is not None
-        module, execute = importlib.util.module_from_spec(module_spec), module_spec.loader.exec_module
-    try:
-        if where.endswith(".py"):
-            execute(module)
-        else:
-            module = importlib.import_module(where)
-    except (Exception, SystemExit) as error:
-        raise InvalidValueError(f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise InvalidValueError(unknown_name(what, name, [n for n in vars(module) if callable(vars(module)[n])]))
-    return function
 
 
 def _load_weights(model: nn.Module, path: str) -> None:

@@ -1,5 +1,16 @@
 """Evaluation at scale: many images x methods x layers x measures, from a plan, resumable, on one process or many."""
 
+import captum_extract_aggregate.evaluation.measures  # noqa: F401  # registers them
+from captum_extract_aggregate.evaluation.comparing import ComparisonTable, comparisons
+from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
+from captum_extract_aggregate.evaluation.measure_spec import (
+    Interpretation,
+    MeasureSpec,
+    describe_measure,
+    list_measures,
+    register_measure,
+    unregister_measure,
+)
 from captum_extract_aggregate.evaluation.plan import (
     CombinationPlan,
     DataPlan,
@@ -11,21 +22,38 @@ from captum_extract_aggregate.evaluation.plan import (
     RunPlan,
     load_plan,
     plan_from,
+    plan_schema,
 )
+from captum_extract_aggregate.evaluation.reporting.report import report
 from captum_extract_aggregate.evaluation.runner import run
+from captum_extract_aggregate.evaluation.statistics import Summary, summarize
 from captum_extract_aggregate.evaluation.store import Results
 
 __all__ = [
+    "Column",
     "CombinationPlan",
+    "ComparisonTable",
     "DataPlan",
+    "ImageBatch",
+    "Interpretation",
     "MeasurePlan",
+    "MeasureSpec",
     "MetaPlan",
     "MethodPlan",
     "ModelPlan",
     "Plan",
     "Results",
     "RunPlan",
+    "Summary",
+    "comparisons",
+    "describe_measure",
+    "list_measures",
     "load_plan",
     "plan_from",
+    "plan_schema",
+    "register_measure",
+    "report",
     "run",
+    "summarize",
+    "unregister_measure",
 ]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +18,14 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file
+from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate.data.image_files import load_image, refuse_virtual, to_rgb
-from captum_extract_aggregate.data.models_by_name import Subject, build_from
+from captum_extract_aggregate.data.models_by_name import Subject
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs, coco_pairs, mask_from_boxes, pairs_of, voc_pairs
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
+from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS, PICTURES, SOME, own_kind
 from captum_extract_aggregate.evaluation.guard import undisturbed
-from captum_extract_aggregate.evaluation.plan import DataPlan, check_applies
+from captum_extract_aggregate.evaluation.plan import DataPlan
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -75,19 +77,13 @@ class Images:
 def open_images(plan: DataPlan, subject: Subject) -> Images:
     """Finds the data set; raises ValueError with one clear line if it is not there."""
     check_applies(plan)
-    openers = {
-        "scenes": _scenes,
-        "voc": _voc,
-        "coco": _coco,
-        "folder": _folder,
-        "list": _list,
-        "custom": _custom,
-    }
+    kind = DATA_KINDS[plan.kind]
     try:
         with undisturbed():
-            opened = openers[plan.kind](plan, _Preprocess(plan, subject))
+            preprocess = _Preprocess(plan, subject)
+            opened = kind.open(plan, preprocess) if kind.open is not None else _registered(plan, preprocess)
     except ValueError as error:
-        if plan.kind in ("scenes", "list", "custom"):
+        if kind.tells or kind.make is not None:
             raise
         raise _not_opened(plan, error) from None
     except Exception as error:  # whatever the data set's own code raises
@@ -119,6 +115,17 @@ def open_images(plan: DataPlan, subject: Subject) -> Images:
         tuple(opened.classes),
         normalisation,
     )
+
+
+def check_applies(data: DataPlan) -> None:
+    """Our error for a key that says nothing of data of this kind: it would be ignored."""
+    usual = DataPlan()
+    for f in fields(DataPlan):
+        if f.name not in ("kind", *DATA_KINDS[data.kind].keys) and getattr(data, f.name) != getattr(usual, f.name):
+            raise InvalidValueError(
+                f"data.{f.name} is {getattr(data, f.name)!r}, but does not apply to data of the kind {data.kind!r}; "
+                f"expected it left out (there are {', '.join(DATA_KINDS[data.kind].keys)})"
+            )
 
 
 def storable(text: str) -> str:
@@ -158,6 +165,7 @@ class _Preprocess:
         return TF.normalize(x, self.mean, self.std).as_subclass(Tensor)
 
 
+@own_kind("scenes", ("seed", "split", *SOME), tells=True)
 def _scenes(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     count = plan.start + (plan.n or 100) * plan.every
     scenes = DigitScenes(count, plan.seed, plan.split)
@@ -175,6 +183,7 @@ def _scenes(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     return _Opened(count, read, name, lambda index: Source(), True, [str(digit) for digit in range(10)])
 
 
+@own_kind("voc", ("root", "year", "image_set", *PICTURES), needed=("root",))
 def _voc(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     from torchvision.datasets import VOCDetection
 
@@ -196,6 +205,7 @@ def _voc(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     return _Opened(len(data), read, name, source, preprocess.resize != "crop", VOC_CLASSES)
 
 
+@own_kind("coco", ("root", "file", *PICTURES), needed=("root", "file"))
 def _coco(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     from torchvision.datasets import CocoDetection
 
@@ -218,6 +228,7 @@ def _coco(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     return _Opened(len(data), read, name, source, preprocess.resize != "crop", classes)
 
 
+@own_kind("folder", ("root", *PICTURES), needed=("root",))
 def _folder(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     from torchvision.datasets import ImageFolder
 
@@ -239,6 +250,7 @@ def _folder(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     return _Opened(len(data), read, name, source, classes=data.classes)
 
 
+@own_kind("list", ("root", "file", *PICTURES), needed=("file",), tells=True)
 def _list(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     path = Path(plan.file)
     if not is_file(path):
@@ -271,12 +283,29 @@ def _entry(line: str, number: int, file: str) -> tuple[str, int]:
         ) from None
 
 
+@own_kind("custom", ("dataset", "arguments", *PICTURES), needed=("dataset",), tells=True)
 def _custom(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
-    data = build_from("data.dataset", plan.dataset, **plan.arguments)
+    return _of_items(build_from("data.dataset", plan.dataset, **plan.arguments), repr(plan.dataset), preprocess)
+
+
+DATA_KINDS.seal()
+
+
+def _registered(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
+    make = DATA_KINDS[plan.kind].make
+    assert make is not None
+    try:
+        data = make(**plan.arguments)
+    except Exception as error:
+        raise InvalidValueError(f"data.kind is {plan.kind!r}, whose function failed: {error!r}") from error
+    return _of_items(data, repr(plan.kind), preprocess)
+
+
+def _of_items(data: Any, what: str, preprocess: _Preprocess) -> _Opened:
+    """A user's data set, item by item."""
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise InvalidValueError(
-            f"data.dataset is {plan.dataset!r}, which returned a {type(data).__name__}; expected a data set "
-            "with a length"
+            f"data.dataset is {what}, which returned a {type(data).__name__}; expected a data set with a length"
         )
 
     def read(index: int, i: int) -> Sample:

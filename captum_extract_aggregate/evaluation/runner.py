@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,18 +17,10 @@ from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.model_state import keep_modes, without_fused_attention
 from captum_extract_aggregate.evaluation.changes import check_images
 from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError, content_of, storable
+from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch, Value
 from captum_extract_aggregate.evaluation.guard import undisturbed
-from captum_extract_aggregate.evaluation.measures import POINTING, Batch, Column, randomization
 from captum_extract_aggregate.evaluation.plan import Plan
-from captum_extract_aggregate.evaluation.prepare import (
-    CENTRE,
-    WHOLE_IMAGE,
-    Cell,
-    Measurement,
-    Prepared,
-    batch_of,
-    prepare,
-)
+from captum_extract_aggregate.evaluation.prepare import Cell, Measurement, Prepared, prepare
 from captum_extract_aggregate.evaluation.processes import Team, set_threads
 from captum_extract_aggregate.evaluation.store import (
     BatchRows,
@@ -45,8 +35,6 @@ from captum_extract_aggregate.evaluation.store import (
     done_batches,
 )
 from captum_extract_aggregate.metrics.pointing_game import centre_map
-from captum_extract_aggregate.metrics.randomization import find_stages, randomized
-from captum_extract_aggregate.metrics.similarity import find_similarity
 
 
 def run(plan: Plan, results: str | Path | None = None, show_progress: bool = True) -> Results:
@@ -80,7 +68,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
                 prepared = prepare(plan, team.device)
             make_folder("results", folder)
             wanted, keys = prepared.cells(), prepared.keys()
-            record = Record(plan, prepared.images.count, prepared.inputs(), wanted, keys)
+            record = Record(plan, prepared.images.count, prepared.inputs(), wanted, keys, told=prepared.told())
             with Writer(folder, team.rank) as writer:
                 team.wait()  # every file is there, and locked against other runs
                 done = done_batches(folder, plan)
@@ -151,85 +139,89 @@ def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> B
         contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, sample)))
         by_size[tuple(sample.x.shape)].append(sample)
     for samples in by_size.values():
-        _evaluate(prepared, batch_of(prepared, samples, device), found)
+        _evaluate(prepared, prepared.batch(samples, device), found)
     return found
 
 
-def _evaluate(prepared: Prepared, batch: Batch, found: BatchRows) -> None:
+def _evaluate(prepared: Prepared, batch: ImageBatch, found: BatchRows) -> None:
     found.targets.extend(_targets(batch))
     columns = prepared.columns(batch.x, batch.targets) if prepared.methods else []
-    shown = [c for c in columns if any(prepared.wants((c.method, c.layer, m.label)) for m in prepared.measures)]
+    shown = [c for c in columns if any(prepared.wants((*c.place, m.label)) for m in prepared.measures)]
     found.maps.extend(_maps(batch, shown))
     for measure in prepared.measures:
-        own = [c for c in columns if prepared.wants((c.method, c.layer, measure.label))]
-        if measure.function is randomization:
-            found.rows.extend(_randomized(prepared, batch, own, measure) if own else ())
-            continue
-        if measure.plan.measure in POINTING and prepared.wants((CENTRE, WHOLE_IMAGE, measure.label)):
+        own = [c for c in columns if prepared.wants((*c.place, measure.label))]
+        if measure.spec.null == "centre" and prepared.wants((*CENTRE, measure.label)):
             own.append(_centre(batch))
+        if measure.spec.takes == "columns":
+            found.rows.extend(_rows_of_all(prepared, batch, own, measure) if own else ())
+            continue
         for column in own:
             found.rows.extend(_rows(prepared, batch, column, measure))
 
 
-def _rows(prepared: Prepared, batch: Batch, column: Column, measure: Measurement) -> list[Row]:
-    """What a measure says of one column. It draws from the batch's seed anew, and can change nothing for the next."""
+def _rows(prepared: Prepared, batch: ImageBatch, column: Column, measure: Measurement) -> list[Row]:
+    """What a measure says of one column. It draws from the batch's seed anew."""
+    with _alone(prepared, batch, measure, f" of {column.method} at {column.layer}"), seeded(batch.seed):
+        if measure.spec.takes == "maps":
+            values = _values_of_maps(batch, column, measure)
+        else:
+            values = list(measure.spec.function(batch, column, **measure.arguments()))
+    return [_row(batch, column, measure, value) for value in values]
+
+
+def _rows_of_all(prepared: Prepared, batch: ImageBatch, columns: Sequence[Column], measure: Measurement) -> list[Row]:
+    """What a measure says of all columns together; it may have the network, as it then is, explained again."""
+
+    def explain() -> list[Column]:
+        return prepared.columns(batch.x, batch.targets[:, :1])
+
+    with _alone(prepared, batch, measure), seeded(torch.initial_seed()):
+        values = list(measure.spec.function(batch, columns, explain, **measure.arguments()))
+    return [_row(batch, column, measure, value) for column, value in values]
+
+
+def _values_of_maps(batch: ImageBatch, column: Column, measure: Measurement) -> list[Value]:
+    """The values of a function of maps, inputs, targets and model, which gets copies: whatever it does to them."""
+    own = (t.clone() for t in (column.at_image_size(0, batch), batch.x, batch.best))
+    values = measure.spec.function(*own, batch.model, **measure.arguments())
+    if not isinstance(values, Tensor) or values.shape != (len(batch.samples),):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InvalidValueError(
+            f"measure {measure.plan.measure!r} returned {got}; expected {len(batch.samples)} values, one per image"
+        )
+    return [(i, int(batch.best[i]), "", float(value)) for i, value in enumerate(values.tolist())]
+
+
+def _row(batch: ImageBatch, column: Column, measure: Measurement, value: Value) -> Row:
+    example, target, detail, number = value
+    return Row(batch.samples[example].image, target, column.method, column.layer, measure.label, detail, number)
+
+
+@contextlib.contextmanager
+def _alone(prepared: Prepared, batch: ImageBatch, measure: Measurement, whose: str = "") -> Iterator[None]:
+    """A measure at work, which can change nothing for the next, and whose errors say what it was working on."""
     try:
-        with seeded(batch.seed), undisturbed():
-            values = list(measure.function(batch, column, **copy.deepcopy(measure.plan.arguments)))
+        with undisturbed():
+            yield
     except (Exception, SystemExit) as error:  # whatever a measure of one's own raises
         if is_out_of_memory(error):
             raise
         raise InvalidValueError(
-            f"measure {measure.label!r} failed on the maps of {column.method} at {column.layer} of image "
-            f"{batch.samples[0].name!r} and its neighbours: {error if isinstance(error, ValueError) else said(error)}"
+            f"measure {measure.label!r} failed on the maps{whose} of image {batch.samples[0].name!r} and its "
+            f"neighbours: {error if isinstance(error, ValueError) else said(error)}"
         ) from error
     finally:
         if prepared.keeper is not None and measure.is_users:
             prepared.keeper.restore()
-    return [
-        Row(batch.samples[example].image, target, column.method, column.layer, measure.label, detail, value)
-        for example, target, detail, value in values
-    ]
 
 
-def _centre(batch: Batch) -> Column:
+def _centre(batch: ImageBatch) -> Column:
     """The baseline of the pointing game; of odd sizes, so that resizing keeps the maximum in the middle."""
     m = centre_map((batch.x.shape[2], batch.x.shape[3])).expand(len(batch.samples), -1, -1, -1)
-    return Column(CENTRE, WHOLE_IMAGE, [m] * batch.targets.shape[1])
+    return Column(*CENTRE, [m] * batch.targets.shape[1])
 
 
-def _randomized(prepared: Prepared, batch: Batch, columns: Sequence[Column], measure: Measurement) -> Iterator[Row]:
-    """Every stage of the randomised network explained once, by all methods together."""
-    given: dict[str, Any] = {
-        "order": "cascading",
-        "init": "normal",
-        "similarity": "spearman",
-        "n_seeds": 1,
-        "layers": (),
-    }
-    given |= measure.plan.arguments
-    compare = find_similarity(given["similarity"])
-    stages = find_stages(batch.model, given["layers"] or None, (batch.x,), ())
-    best = batch.targets[:, :1]
-    values = torch.full(
-        (given["n_seeds"], len(stages), len(columns), len(batch.samples)), torch.nan, dtype=torch.float64
-    )
-    states = randomized(batch.model, stages, given["order"], given["init"], given["n_seeds"], prepared.plan.run.seed)
-    with contextlib.closing(states):
-        for s, i in states:
-            explained = {(now.method, now.layer): now for now in prepared.columns(batch.x, best)}
-            for c, column in enumerate(columns):
-                now = explained[column.method, column.layer]
-                values[s, i, c] = compare(column.at_image_size(0, batch), now.at_image_size(0, batch)).double().cpu()
-    means = values.nanmean(0)
-    for i, (name, _) in enumerate(stages):
-        for c, column in enumerate(columns):
-            for example, sample in enumerate(batch.samples):
-                value, target = float(means[i, c, example]), int(batch.best[example])
-                yield Row(sample.image, target, column.method, column.layer, measure.label, f"{i:03d} {name}", value)
-
-
-def _targets(batch: Batch) -> Iterator[TargetRow]:
+def _targets(batch: ImageBatch) -> Iterator[TargetRow]:
     for i, sample in enumerate(batch.samples):
         present = {} if sample.pairs is None else dict(zip(sample.pairs.classes, sample.pairs.difficult))
         best, worst = batch.targets[i, :2].tolist()
@@ -240,15 +232,15 @@ def _targets(batch: Batch) -> Iterator[TargetRow]:
             yield TargetRow(sample.image, target, score, is_there, is_difficult, len(present), role)
 
 
-def _maps(batch: Batch, columns: Sequence[Column]) -> Iterator[MapRow]:
+def _maps(batch: ImageBatch, columns: Sequence[Column]) -> Iterator[MapRow]:
     for position, column in enumerate(columns):
         height, width = column.maps[0].shape[2:]
         size = batch.x.shape[2], batch.x.shape[3]
         yield MapRow(column.method, column.layer, position, height, width, *size, batch.samples[0].image)
 
 
-def maps_of(prepared: Prepared, image: int, device: torch.device) -> tuple[Sample, Tensor, list[Column], Batch]:
+def maps_of(prepared: Prepared, image: int, device: torch.device) -> tuple[Sample, Tensor, list[Column], ImageBatch]:
     """One image of a plan explained again, for pictures: the image, its picture in [0, 1], all maps, and its batch."""
     sample = prepared.images.read(image)
-    batch = batch_of(prepared, [sample], device)
+    batch = prepared.batch([sample], device)
     return sample, prepared.images.picture(sample.x), prepared.columns(batch.x, batch.targets), batch

@@ -9,9 +9,10 @@ import ast
 import contextlib
 import hashlib
 import importlib.util
+import inspect
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -40,6 +41,30 @@ def sources(spec: str, model: nn.Module | None = None) -> dict[str, str]:
     for kind in {type(module) for module in model.modules()} if model is not None else ():
         _follow_module(kind.__module__, kind.__qualname__.partition(".")[0], wanted)
     return {str(path): _digest(path, names) for path, names in sorted(wanted.items())}
+
+
+def code_of(name: str, function: Callable[..., object]) -> dict[str, str]:
+    """The digests of a user's function: by `sources` if a plan names its file or it has one, else of its text."""
+    if ":" in name:
+        return sources(name)
+    path = _path_of(function)
+    if path is not None:
+        return sources(f"{path}:{function.__name__}")
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):  # nothing is known of how it was written
+        return {}
+    return {name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}
+
+
+def _path_of(function: Callable[..., object]) -> Path | None:
+    """The user's file that a function stands in, under a name of its own."""
+    name = getattr(function, "__name__", "")
+    try:
+        path = Path(inspect.getsourcefile(function) or "")
+    except TypeError:
+        return None
+    return path if path.suffix == ".py" and path.is_file() and name.isidentifier() else None
 
 
 def _digest(path: Path, names: set[str]) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.notebook_figure import NotebookFigure
-from captum_extract_aggregate.insights.methods import check_arguments
+from captum_extract_aggregate.insights.offered import check_arguments
 from captum_extract_aggregate.insights.requests import RefusedError, told
 from captum_extract_aggregate.visualization.figures import overlay
 

@@ -140,15 +140,11 @@ def parameter_randomization(
         >>> result.stages, tuple(result.values.shape)
         (('fc', 'layer4', 'layer3', 'layer2'), (4, 2))
     """
-    if order not in _ORDERS:
-        raise InvalidValueError(unknown_name("order", order, _ORDERS))
-    if isinstance(n_seeds, bool) or not isinstance(n_seeds, int) or n_seeds < 1:
-        raise InvalidValueError(f"n_seeds is {n_seeds!r}; expected an integer of at least 1")
+    check_randomization(order, init, n_seeds)  # its errors come before any work
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model is a {type(model).__name__}; expected the torch.nn.Module that is explained")
     check_mode(model)
     compare = find_similarity(similarity)
-    _initializer(init)  # its error comes before any work
     tensors = checked_inputs(inputs)
     kwargs |= {} if target is None else {"target": target}
     kwargs |= {} if additional_forward_args is None else {"additional_forward_args": additional_forward_args}
@@ -165,6 +161,15 @@ def parameter_randomization(
             values[i, s] = compare(original, reader.maps(explain(inputs, **kwargs), tensors)).double().cpu()
     name = similarity if isinstance(similarity, str) else getattr(similarity, "__name__", "similarity")
     return Randomization(tuple(n for n, _ in stages), values.nanmean(1), values, order, name)
+
+
+def check_randomization(order: str, init: str | Initializer, n_seeds: int) -> None:
+    """Our error for a way to randomise that is not known."""
+    if order not in _ORDERS:
+        raise InvalidValueError(unknown_name("order", order, _ORDERS))
+    if isinstance(n_seeds, bool) or not isinstance(n_seeds, int) or n_seeds < 1:
+        raise InvalidValueError(f"n_seeds is {n_seeds!r}; expected an integer of at least 1")
+    _initializer(init)
 
 
 def randomized(

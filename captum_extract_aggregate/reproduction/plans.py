@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from captum_extract_aggregate.evaluation import CombinationPlan, MeasurePlan, MethodPlan
 from captum_extract_aggregate.reproduction.setting import Setting
 
@@ -17,7 +19,7 @@ R20 = {
     "selective": MethodPlan("selective-normgrad", "selective"),
 }
 SCHEMES = ("uniform", "linear", "feature spread", "accuracy")
-MODES = ("product", "sum")
+MODES: tuple[Literal["product", "sum"], ...] = ("product", "sum")
 
 
 def combined(setting: Setting) -> list[MethodPlan]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.visualization.figures import COLOURS, scale_of
+from captum_extract_aggregate.visualization.page_templates import render
 
 # By class, method and layer: each one example's map, 1 x h x w.
 MapsByClass = Sequence[Mapping[str, Mapping[str, Tensor]]]
@@ -60,9 +59,7 @@ def write_page(
         "methods": methods,
         "colours": {"signed": _colours(COLOURS["all"]), "positive": _colours(COLOURS["positive"])},
     }
-    template = files("captum_extract_aggregate").joinpath("visualization/explain.html").read_text(encoding="utf-8")
-    text = json.dumps(data).replace("<", "\\u003c")  # no name ends the script
-    path.write_text(template.replace("@DATA@", text), encoding="utf-8")
+    path.write_text(render(__package__, "explain.html", data=data), encoding="utf-8")
 
 
 def _check(picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: Sequence[float]) -> None:

@@ -40,7 +40,7 @@ def test_maps_equal_reference(index, sizes, channels, seed, rectified):
     x, g = (torch.randn(2, channels, *sizes, dtype=torch.float64, generator=generator) for _ in range(2))
     if rectified:
         x, g = x.clamp(min=0), g.where(torch.rand(g.shape, generator=generator) > 0.3, torch.zeros(()))
-    got, want = method._map(None, x, g), expected(x, g)
+    got, want = method.map_of(None, x, g), expected(x, g)
     assert torch.allclose(got, want, rtol=1e-10, atol=1e-13)
 
 
@@ -123,7 +123,7 @@ def test_gradcam_plus_plus_is_made_of_the_derivatives_of_exp_score(seed):
 
 def cell(x, g):
     """GradCAM++ of one activation and gradient, `1 x K x 2 x 2`."""
-    return cea.GradCAMPlusPlus(lambda t: t, nn.Identity())._map(None, x, g)
+    return cea.GradCAMPlusPlus(lambda t: t, nn.Identity()).map_of(None, x, g)
 
 
 X = torch.tensor([[[[1.0, 2], [3, 4]], [[4.0, 0], [1, 2]]]], dtype=torch.float64)
@@ -150,7 +150,7 @@ def test_where_the_denominator_vanishes_alpha_is_zero(normalize_alpha):
     expected = reference.gradcam_plus_plus(x, g, normalize_alpha)
     assert expected.isfinite().all()
     assert expected.any()
-    assert torch.allclose(method._map(None, x, g), expected, rtol=1e-12)
+    assert torch.allclose(method.map_of(None, x, g), expected, rtol=1e-12)
 
 
 def test_the_denominator_counts():

@@ -155,12 +155,12 @@ def test_adapters_ask_attribute(small_net, images):
 
 def test_what_a_subclass_says_of_its_map_or_pass_is_kept_in_company(small_net, images):
     class OwnMap(cea.GradCAM):
-        def _map(self, layer, x, g):
+        def map_of(self, layer, x, g):
             return (x * g).sum(1, keepdim=True) * 2
 
     class OwnPass(cea.LinearApproximation):
-        def _evidence(self, inputs, *args):
-            return super()._evidence(inputs * 0, *args)
+        def run_pass(self, inputs, *args):
+            return super().run_pass(inputs * 0, *args)
 
     methods = {
         "plain": cea.LinearApproximation(small_net, "conv3"),

@@ -12,6 +12,7 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate._engine.recording import Evidence, joined, record
 from captum_extract_aggregate._engine.taps import Place, device_order
+from captum_extract_aggregate.attr.base import places_of
 from tests.conftest import SmallNet, relative_error
 
 
@@ -474,7 +475,7 @@ def test_targets_share_views_of_activations_alone(dtype, small_net, images):
     """Copies in float32 would be kept for every layer until the last target."""
     net = copy.deepcopy(small_net).to(dtype)
     method = cea.NormGrad(net, ["conv1", "conv2"])
-    places = method._all_places(False)
-    evidence = next(method._evidence(images.to(dtype), places, None, [0, 1]))
-    method._maps(images.to(dtype), evidence, False)
+    plan = method.plan(to_input=False)
+    evidence = next(method.run_pass(images.to(dtype), places_of(plan), None, [0, 1]))
+    method.all_maps(images.to(dtype), evidence, plan)
     assert len(evidence.channels) == (2 if dtype == torch.float32 else 0)

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from captum_extract_aggregate.evaluation import plan_from, run, store
+from captum_extract_aggregate.evaluation import plan_from, run
 
 
 def die():
@@ -70,7 +70,7 @@ def wait_for_a_write(folder, process):
 
 if __name__ == "__main__":
     plain = json.loads(Path(sys.argv[1]).read_text())
-    original, store.sqlite3.connect = sqlite3.connect, connect
+    original, sqlite3.connect = sqlite3.connect, connect
     for folder, where in zip(sys.argv[2::2], sys.argv[3::2]):
         kind, _, number = where.partition(":")
         process = os.fork()

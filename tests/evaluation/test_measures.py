@@ -8,8 +8,9 @@ from torch import nn
 
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs
 from captum_extract_aggregate.evaluation.datasets import Sample
-from captum_extract_aggregate.evaluation.measures import Batch, Column, contrast, pointing
-from captum_extract_aggregate.evaluation.prepare import levelled
+from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
+from captum_extract_aggregate.evaluation.measures import contrast, pointing
+from captum_extract_aggregate.evaluation.methods import levelled
 from captum_extract_aggregate.metrics import removal_contrast, spearman
 
 
@@ -24,7 +25,7 @@ def batch(n):
     model = Weighted()
     pairs = PointingPairs([0], torch.zeros(1, 16, 16, dtype=torch.bool), [False])
     samples = [Sample(i, str(i), x[i], 0, pairs) for i in range(n)]
-    return Batch(model, x, samples, model(x), torch.tensor([[0, 1]] * n), 3)
+    return ImageBatch(model, x, samples, model(x), torch.tensor([[0, 1]] * n), 3)
 
 
 def by_detail(values, n):
@@ -53,7 +54,7 @@ def test_undefined_maps_are_not_drawn():
     some = batch(4)
     maps = torch.rand(4, 1, 16, 16, generator=torch.Generator().manual_seed(1))
     maps[1] = torch.nan
-    found = by_detail(contrast(some, Column("m", "l", [maps]), step=8), 4)
+    found = by_detail(contrast(some, Column("m", "l", [maps]), baselines=0.0, step=8, n_shuffles=1), 4)
     kept = [0, 2, 3]
     expected = removal_contrast(some.model, some.x[kept], maps[kept], step=8, seed=3)
     for name in ("delta_minus", "delta_plus", "delta"):
@@ -65,7 +66,9 @@ def test_undefined_maps_are_not_drawn():
 
 def test_too_few_to_draw_from_is_undefined_and_counted():
     some = batch(1)
-    found = by_detail(contrast(some, Column("m", "l", [torch.rand(1, 1, 16, 16)]), step=8), 1)
+    found = by_detail(
+        contrast(some, Column("m", "l", [torch.rand(1, 1, 16, 16)]), baselines=0.0, step=8, n_shuffles=1), 1
+    )
     assert len(found) == 10
     assert all(math.isnan(values[0]) for values in found.values())
 

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import json
+import re
 
 import pytest
 import torch
@@ -21,9 +22,11 @@ from captum_extract_aggregate.evaluation import (
     RunPlan,
     load_plan,
     plan_from,
+    plan_schema,
     run,
 )
-from captum_extract_aggregate.evaluation.plan import KINDS, RESIZES
+from captum_extract_aggregate.evaluation.data_kinds import list_datasets
+from captum_extract_aggregate.evaluation.plan import RESIZES
 from tests.evaluation.plans import HERE, content, picture_folder, voc_tree
 
 
@@ -404,7 +407,7 @@ METHODS = st.builds(
 )
 DATA = st.builds(
     DataPlan,
-    kind=st.sampled_from(KINDS),
+    kind=st.sampled_from(list_datasets()),
     root=st.just("somewhere"),
     file=st.just("a file"),
     dataset=st.just("a.py:b"),
@@ -521,6 +524,48 @@ def test_the_hash_is_the_same_tomorrow():
     assert plan.hash() == Plan(plan.methods, plan.measures, plan.data, plan.model, plan.run, plan.layers).hash()
     assert len(plan.hash()) == 16
     assert int(plan.hash(), 16) >= 0
+
+
+def test_the_hash_is_the_same_as_ever():
+    assert plan_from(content()).hash() == "b8554c62a0c087fc"
+    assert FULL.hash() == "5f808792110cb255"
+
+
+def test_parts_are_checked_as_soon_as_they_are_made():
+    for make, message in (
+        (lambda: DataPlan(n="3"), "data.n is '3'; expected a whole number"),
+        (lambda: DataPlan(kind="list"), "data.file is empty; expected it for data of the kind 'list'"),
+        (lambda: DataPlan(rooot="."), "a key of data is 'rooot', which is unknown; did you mean 'root'?"),
+        (lambda: MethodPlan(), "method lacks 'method'; expected it"),
+        (lambda: MethodPlan("normgrad", "label", "layer3"), "method.layers is 'layer3'; expected a list"),
+        (lambda: MethodPlan("normgrad", combine=[{"mod": "sum"}]), "a key of method.combine[0] is 'mod', which is"),
+        (lambda: MetaPlan(steps=0), "meta_saliency.steps is 0; expected 1 to 10000"),
+        (lambda: CombinationPlan(weights=[1, True]), "combination.weights[1] is True; expected a number"),
+        (
+            lambda: MeasurePlan("a", arguments={"b": {1, 2}}),
+            "measure.arguments is {'b': {1, 2}}; expected text, numbers",
+        ),
+        (lambda: plan_from([]), "the plan is []; expected a table"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
+            make()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        DataPlan().n = 3
+    assert hash(MetaPlan()) == hash(MetaPlan(lr=1e-3))
+    assert repr(MeasurePlan("a")) == "MeasurePlan(measure='a', label='', arguments={})"
+
+
+def test_the_schema_knows_keys_choices_and_bounds():
+    schema = json.loads(json.dumps(plan_schema()))
+    parts = schema["$defs"]
+    assert schema["required"] == ["methods", "measures"]
+    for kind in (DataPlan, ModelPlan, RunPlan, MethodPlan, MeasurePlan, CombinationPlan, MetaPlan):
+        assert list(parts[kind.__name__]["properties"]) == [f.name for f in dataclasses.fields(kind)]
+        assert parts[kind.__name__]["additionalProperties"] is False
+    assert parts["DataPlan"]["properties"]["kind"]["enum"] == list_datasets()
+    assert parts["RunPlan"]["properties"]["batch_size"]["minimum"] == 1
+    assert parts["MetaPlan"]["properties"]["steps"]["maximum"] == 10_000
 
 
 def test_a_plan_from_python_continues_from_its_results(tmp_path):

@@ -10,12 +10,13 @@ import pytest
 import torch
 from scipy.stats import wilcoxon
 
-from captum_extract_aggregate.evaluation import statistics
+from captum_extract_aggregate.evaluation import comparisons, statistics, summarize
+from captum_extract_aggregate.evaluation.explained import MethodAtLayer
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, DataPlan, MeasurePlan, MethodPlan, Plan
-from captum_extract_aggregate.evaluation.reporting import results
+from captum_extract_aggregate.evaluation.reporting.charts import combined
 from captum_extract_aggregate.evaluation.reporting.maps_page import Entry, write_page
-from captum_extract_aggregate.evaluation.reporting.results import escaped, number, write_report
-from captum_extract_aggregate.evaluation.statistics import Place, comparisons, summarize
+from captum_extract_aggregate.evaluation.reporting.report import write_report
+from captum_extract_aggregate.evaluation.reporting.tables import escaped, number
 from captum_extract_aggregate.evaluation.store import BatchRows, ImageRow, MapRow, Results, Row, TargetRow, Writer
 from captum_extract_aggregate.metrics import holm, null_baseline
 
@@ -297,7 +298,7 @@ def test_combinations_of_layers_belong_to_no_curve(tmp_path):
     maps.append(MapRow("B", "l3", 3, 6, 6, 24, 24))
     with Writer(tmp_path, 0, plan, 0) as writer:
         writer.add(0, BatchRows([], [], maps, []))
-    assert results.combined(Results(tmp_path)) == {("A", "product")}
+    assert combined(Results(tmp_path)) == {("A", "product")}
 
 
 def test_csv_holds_every_digit(tmp_path):
@@ -480,4 +481,4 @@ def test_words_and_numbers():
         "undefined",
         "inf",
     ]
-    assert Place("a", "b") == ("a", "b")
+    assert MethodAtLayer("a", "b") == ("a", "b")

@@ -259,8 +259,8 @@ def test_an_undefined_map_is_nan_not_a_miss(tmp_path, monkeypatch):
     def undefined(self, *args, **kwargs):
         return [torch.full_like(m, math.nan) for m in original(self, *args, **kwargs)]
 
-    original = cea.NormGrad._maps
-    monkeypatch.setattr(cea.NormGrad, "_maps", undefined)
+    original = cea.NormGrad.all_maps
+    monkeypatch.setattr(cea.NormGrad, "all_maps", undefined)
     results = evaluated(
         tmp_path,
         measures=[

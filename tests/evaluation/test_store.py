@@ -126,7 +126,7 @@ def test_exceptions_leave_the_folder_usable(error, whole, tmp_path, monkeypatch)
 def test_an_exception_inside_a_method(whole, tmp_path, monkeypatch):
     from captum_extract_aggregate.attr import NormGrad
 
-    original, calls = NormGrad._maps, []
+    original, calls = NormGrad.all_maps, []
 
     def failing(self, *args, **kwargs):
         calls.append(1)
@@ -134,7 +134,7 @@ def test_an_exception_inside_a_method(whole, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(NormGrad, "_maps", failing)
+    monkeypatch.setattr(NormGrad, "all_maps", failing)
     with pytest.raises(KeyboardInterrupt):
         evaluated(tmp_path, **QUICK)
     monkeypatch.undo()
@@ -360,7 +360,7 @@ def disk(monkeypatch):
     def limited(pages):
         Full.pages = pages
 
-    monkeypatch.setattr(store.sqlite3, "connect", connect)
+    monkeypatch.setattr(sqlite3, "connect", connect)
     yield limited
     Full.pages = 10**9
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import insights
 from captum_extract_aggregate.cli import app
-from captum_extract_aggregate.insights import methods
+from captum_extract_aggregate.insights import input_maps, methods, offered
 from tests.browser import open_page
 from tests.conftest import REAL_DATA, needs_real_data
 
@@ -69,7 +69,7 @@ class TestRegistered:
         (found,) = calculation.calculate_attribution(baselines, (x,), None, torch.tensor(5), name, arguments, model)
         return found
 
-    @pytest.mark.parametrize("name", methods.names())
+    @pytest.mark.parametrize("name", offered.names())
     def test_every_method_gives_what_the_page_can_draw(self, name, model, x, config):
         params = config.ATTRIBUTION_METHOD_CONFIG[name].params
         arguments = {key: value.value for key, value in params.items()}
@@ -83,7 +83,7 @@ class TestRegistered:
         assert float(found.abs().max()) == pytest.approx(1, abs=1e-4) or found.count_nonzero() == 3
         assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
 
-    @pytest.mark.parametrize("name", methods.names())
+    @pytest.mark.parametrize("name", offered.names())
     def test_every_choice_of_every_argument_is_taken(self, name, model, x, config):
         params = config.ATTRIBUTION_METHOD_CONFIG[name].params
         for key, value in params.items():
@@ -99,7 +99,7 @@ class TestRegistered:
 
     def test_layers_by_name(self, model, x, config):
         shown = config.ATTRIBUTION_METHOD_CONFIG["normgrad"].params["layer"]
-        assert shown.limit[:5] == ["layer1", "layer2", "layer3", "layer4", methods.INPUT]
+        assert shown.limit[:5] == ["layer1", "layer2", "layer3", "layer4", offered.INPUT]
         assert "layer4.conv2" in shown.limit
         assert len(set(shown.limit)) == len(shown.limit)
         assert shown.value == "layer3"  # behind layer4 positions are averaged, and nothing of the class is left
@@ -107,14 +107,14 @@ class TestRegistered:
         for layer in (*shown.limit[:4], "layer2.conv1"):
             wanted = cea.NormGrad(model, layer).attribute(x, target=5)
             found = self.calculate(model, x, "normgrad", {"layer": layer, "virtual_identity": "yes"})
-            torch.testing.assert_close(found, methods.like_input(wanted, x))
+            torch.testing.assert_close(found, input_maps.like_input(wanted, x))
 
     def test_without_a_model_the_layer_is_typed_in(self, model, x, config):
         insights.register()
         assert config.ATTRIBUTION_METHOD_CONFIG["normgrad"].params["layer"].type == "string"
-        wanted = methods.like_input(cea.LinearApproximation(model, "layer4").attribute(x, target=5), x)
+        wanted = input_maps.like_input(cea.LinearApproximation(model, "layer4").attribute(x, target=5), x)
         torch.testing.assert_close(self.calculate(model, x, "linear-approximation", {"layer": ""}), wanted)
-        wanted = methods.like_input(cea.NormGrad(model, "layer3").attribute(x, target=5), x)
+        wanted = input_maps.like_input(cea.NormGrad(model, "layer3").attribute(x, target=5), x)
         found = self.calculate(model, x, "normgrad", {"layer": "", "virtual_identity": "yes"})
         torch.testing.assert_close(found, wanted)
         insights.register(model, x)
@@ -126,15 +126,15 @@ class TestRegistered:
 def test_maps_that_the_page_would_wait_for():
     x = torch.rand(2, 3, 4, 4)
     for map_ in (torch.zeros(2, 1, 2, 2), torch.full((2, 3, 4, 4), torch.nan), torch.full((2, 1, 1, 1), 1e-38)):
-        found = methods.like_input(map_, x)
+        found = input_maps.like_input(map_, x)
         assert found.shape == x.shape
         assert found.count_nonzero() == 6
     mixed = torch.stack([torch.zeros(1, 2, 2), torch.tensor([[[1.0, -4.0], [0.0, torch.inf]]])])
-    found = methods.like_input(mixed, x)
+    found = input_maps.like_input(mixed, x)
     assert found[0].count_nonzero() == 3
     assert found[1].abs().max() == 1
     with pytest.raises(ValueError, match="cannot be drawn on an input"):
-        methods.like_input(torch.zeros(2, 1, 5), torch.zeros(2, 3, 9))
+        input_maps.like_input(torch.zeros(2, 1, 5), torch.zeros(2, 3, 9))
 
 
 @needs_insights
@@ -294,11 +294,11 @@ class TestSeveralInputs:
         model = Two(kind, second_first)
         inputs = model.inputs()
         insights.register(model, inputs)
-        for name in ["Feature Ablation", *methods.names()]:
+        for name in ["Feature Ablation", *offered.names()]:
             arguments = {key: field.value for key, field in ATTRIBUTION_METHOD_CONFIG[name].params.items()}
             layers = {"layer": "both"} if "layer" in arguments else {}
-            for chosen in [layers, *([{"layer": methods.INPUT}] if layers and name != "bias" else [])]:
-                if chosen.get("layer") == methods.INPUT and name.startswith("captum:"):
+            for chosen in [layers, *([{"layer": offered.INPUT}] if layers and name != "bias" else [])]:
+                if chosen.get("layer") == offered.INPUT and name.startswith("captum:"):
                     with pytest.raises(ValueError, match=r"layer is 'the input'.*expected a layer of the model"):
                         of_insights(model, inputs, name, **arguments | chosen)
                     continue
@@ -315,15 +315,15 @@ class TestSeveralInputs:
             inputs = model.inputs()
             wanted = method(model).attribute(inputs, target=2)
             largest = max(float(w.abs().max()) for w in wanted)
-            for found, own in zip(of_insights(model, inputs, name, layer=methods.INPUT), wanted):
+            for found, own in zip(of_insights(model, inputs, name, layer=offered.INPUT), wanted):
                 torch.testing.assert_close(found, own / largest)
 
     def test_at_the_input_of_one_image(self):
         model = Two("vector").a
         x = torch.rand(1, 3, 8, 8)
-        (found,) = of_insights(lambda x: model(x).mean((2, 3)), (x,), "lrp", layer=methods.INPUT)
+        (found,) = of_insights(lambda x: model(x).mean((2, 3)), (x,), "lrp", layer=offered.INPUT)
         wanted = cea.LRP(lambda x: model(x).mean((2, 3))).attribute(x, target=2)
-        torch.testing.assert_close(found, methods.like_input(wanted, x))
+        torch.testing.assert_close(found, input_maps.like_input(wanted, x))
 
     def test_a_layer_s_map_goes_to_the_images_it_depends_on(self):
         model = Two("image")
@@ -333,12 +333,12 @@ class TestSeveralInputs:
             assert [f.count_nonzero() > 3 for f in found] == [sees_x, sees_y], layer
         map_a = cea.NormGrad(model, "a").attribute((x, y), target=2)
         found, nothing = of_insights(model, (x, y), "normgrad", layer="a")
-        torch.testing.assert_close(found, methods.like_input(map_a, x))
+        torch.testing.assert_close(found, input_maps.like_input(map_a, x))
         assert nothing.count_nonzero() == 3  # the pixel of a map of zeros
         nothing, found = of_insights(model, (x, y), "normgrad", layer="b")
         assert found.shape == y.shape
         of_y = cea.NormGrad(lambda second: model(x, second), model.b).attribute(y, target=2)
-        torch.testing.assert_close(found, methods.like_input(of_y, y))
+        torch.testing.assert_close(found, input_maps.like_input(of_y, y))
 
     @pytest.mark.parametrize("kind", ["vector", "tokens"])
     def test_ablation_takes_other_inputs_value_by_value(self, kind):

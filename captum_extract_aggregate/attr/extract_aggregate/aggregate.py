@@ -24,7 +24,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, taken_name, unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._common.registry import Registry
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Elementwise, Summand
 
 Aggregate = Callable[[Summand], Tensor]
@@ -32,7 +33,7 @@ Materialized = Callable[[Tensor], Tensor]
 # The package's own; a registered one is told to checkers by a cast.
 AggregateName = Literal["norm", "filter_norm", "sum", "abs_sum", "filter_sum", "sum_filter", "max", "max_abs"]
 
-AGGREGATES: dict[str, Aggregate] = {}
+AGGREGATES: Registry[Aggregate] = Registry("aggregate", "unregister_aggregate")
 _CHUNK = 2**24  # entries multiplied out at once for a user's own aggregate
 
 
@@ -62,20 +63,7 @@ def register_aggregate(name: str, overwrite: bool = False) -> Callable[[Aggregat
         torch.Size([1, 1, 24, 24])
         >>> unregister_aggregate("mean")
     """
-    if not isinstance(name, str) or not name:
-        raise InvalidTypeError(f"name is {name!r}; expected a string, by which methods name the aggregate")
-
-    def check() -> None:
-        if name in AGGREGATES and not overwrite:
-            raise InvalidValueError(taken_name("the aggregate", name, f"unregister_aggregate({name!r})"))
-
-    def register(function: Aggregate) -> Aggregate:
-        check()
-        AGGREGATES[name] = function
-        return function
-
-    check()
-    return register
+    return AGGREGATES.decorator(name, overwrite)
 
 
 def unregister_aggregate(name: str) -> None:
@@ -84,9 +72,18 @@ def unregister_aggregate(name: str) -> None:
     Raises:
         ValueError: for a name that is unknown.
     """
-    del AGGREGATES[check_aggregate(name)]
-    if name in _OWN:
-        AGGREGATES[name] = _OWN[name]
+    AGGREGATES.unregister(name)
+
+
+def list_aggregates() -> list[str]:
+    """The names of all aggregates: this package's own first, then those registered.
+
+    Example:
+        >>> from captum_extract_aggregate.registry import list_aggregates
+        >>> list_aggregates()[:3]
+        ['norm', 'filter_norm', 'sum']
+    """
+    return AGGREGATES.names()
 
 
 # Elementwise functions. What is fresh is worked on in place: on a CPU, fresh memory is what takes the time.
@@ -181,7 +178,7 @@ def _max_abs(summand: Summand) -> Tensor:
     return _largest(part.p.magnitude() * part.q.magnitude() for part in summand.parts)
 
 
-_OWN = dict(AGGREGATES)
+AGGREGATES.seal()
 
 
 def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:
@@ -203,11 +200,9 @@ def aggregate(summand: Summand, how: str | Materialized) -> Tensor:
     """One number per position, `N x 1 x *S`, by a registered closed form or a function of the multiplied-out rows."""
     if callable(how):
         return _aggregate_materialized(summand, how).unsqueeze(1)
-    return AGGREGATES[check_aggregate(how)](summand).unsqueeze(1)
+    return AGGREGATES[how](summand).unsqueeze(1)
 
 
 def check_aggregate(how: str) -> str:
     """`how` itself if it names an aggregate; otherwise our error."""
-    if not isinstance(how, str) or how not in AGGREGATES:
-        raise InvalidValueError(unknown_name("aggregate", how, AGGREGATES))
-    return how
+    return AGGREGATES.check(how)

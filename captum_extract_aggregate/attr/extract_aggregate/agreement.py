@@ -13,8 +13,8 @@ from torch import Tensor
 
 from captum_extract_aggregate._engine.layers import Layer
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.base import attribute_together
 from captum_extract_aggregate.attr.extract_aggregate.attribution import NormGrad
+from captum_extract_aggregate.attr.together import attribute_together
 
 
 def virtual_identity_agreement(

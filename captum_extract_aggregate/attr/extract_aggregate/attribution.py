@@ -99,7 +99,7 @@ class ExtractAggregate(CaptureAttribution[L]):
             check_aggregate(aggregate)
         if extract not in REAL_LAYER_EXTRACTS:
             virtual_extract(extract)
-        self._all_places(to_input=False)  # a layer without such parameters is refused here, not only at the first map
+        self.plan(to_input=False)  # a layer without such parameters is refused here, not only at the first map
 
     def _check_real_layer(self, layer: nn.Module | None) -> None:
         if layer is None:
@@ -116,9 +116,9 @@ class ExtractAggregate(CaptureAttribution[L]):
         model = model_of(self.forward_func)
         return describe(layer, () if model is None else (model,))
 
-    def _places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+    def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         if self.extract not in REAL_LAYER_EXTRACTS:
-            return super()._places(layer, to_input)
+            return super().places(layer, to_input)
         self._check_real_layer(layer)
         if to_input:
             raise InvalidValueError(
@@ -130,7 +130,7 @@ class ExtractAggregate(CaptureAttribution[L]):
             Place(layer, "input", differentiate=False, call=self.call),
         )
 
-    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+    def maps_at(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
         if callable(self.layout) and (views := self._views(places, evidence)) is not None:
             return self._map_of_views(places, evidence, views)
         layer, pairs = places[0].layer, self._pairs(places, evidence)
@@ -164,7 +164,7 @@ class ExtractAggregate(CaptureAttribution[L]):
             maps.append(map_.unflatten(0, (len(x), -1)).movedim(1, axis))
         return tuple(maps)
 
-    def _is_blind(self, layer: nn.Module | None) -> bool:
+    def is_blind(self, layer: nn.Module | None) -> bool:
         """Where all channels of the gradient meet all of the activation, only their sizes are left."""
         if self.extract in ("bias", "layer_bias"):
             return True

@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, taken_name, unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.registry import Table
 from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Factor, Summand, Window, one
 
@@ -160,7 +161,24 @@ def virtual_extract(name: str) -> VirtualExtract:
 
 # --- Real layers. To add one, register a function (module, x, g) -> Summand for its type. ---------------------------
 
-_REAL_LAYERS: dict[type | str, LayerExtract] = {}
+
+class _LayerTypes(Table[type | str, LayerExtract]):
+    """Extracts of real layers by type, or by a type's dotted name: both mean the same."""
+
+    def find(self, name: Any) -> type | str | None:
+        """The key that a type, or its dotted name, is known by."""
+        if super().find(name) is not None or not isinstance(name, (type, str)):
+            return super().find(name)
+        if isinstance(name, type):
+            return super().find(self.described(name))
+        return next((t for t in self if isinstance(t, type) and self.described(t) == name), None)
+
+    def described(self, name: Any) -> str:
+        """The dotted name of a type."""
+        return f"{name.__module__}.{name.__qualname__}" if isinstance(name, type) else str(name)
+
+
+REAL_LAYERS = _LayerTypes("layer type", "unregister_layer")
 
 
 def register_layer(*types: type | str, overwrite: bool = False) -> Callable[[LayerExtract], LayerExtract]:
@@ -196,19 +214,16 @@ def register_layer(*types: type | str, overwrite: bool = False) -> Callable[[Lay
     if not types or not all(isinstance(t, str) or (isinstance(t, type) and issubclass(t, nn.Module)) for t in types):
         raise InvalidTypeError(f"types are {types!r}; expected types of layers, or their dotted names")
 
-    def check() -> None:
-        for layer_type in types:
-            if _known_as(layer_type) is not None and not overwrite:
-                cure = f"unregister_layer({_described(layer_type)})"
-                raise InvalidValueError(taken_name("the layer type", _described(layer_type), cure))
+    for layer_type in types:
+        REAL_LAYERS.check_free(layer_type, overwrite)
 
     def register(function: LayerExtract) -> LayerExtract:
-        check()
         for layer_type in types:
-            _REAL_LAYERS[_known_as(layer_type) or layer_type] = function
+            REAL_LAYERS.check_free(layer_type, overwrite)
+        for layer_type in types:
+            REAL_LAYERS.register(layer_type, function, overwrite)
         return function
 
-    check()
     return register
 
 
@@ -218,42 +233,30 @@ def unregister_layer(*types: type | str) -> None:
     Raises:
         ValueError: for a type that is unknown.
     """
-    keys = []
-    for layer_type in types:
-        key = _known_as(layer_type)
-        if key is None:
-            known = sorted(map(_described, _REAL_LAYERS))
-            raise InvalidValueError(unknown_name("the layer type", _described(layer_type), known))
-        keys.append(key)
-    for key in keys:
-        _REAL_LAYERS.pop(key, None)
-        if key in _OWN_LAYERS:
-            _REAL_LAYERS[key] = _OWN_LAYERS[key]
+    for key in {REAL_LAYERS.check(layer_type) for layer_type in types}:
+        REAL_LAYERS.unregister(key)
 
 
-def _known_as(layer_type: type | str) -> type | str | None:
-    """How the table calls a type, by itself or by its dotted name; None: it does not know it."""
-    if layer_type in _REAL_LAYERS:
-        return layer_type
-    if isinstance(layer_type, type):
-        name = _described(layer_type)
-        return name if name in _REAL_LAYERS else None
-    return next((t for t in _REAL_LAYERS if isinstance(t, type) and _described(t) == layer_type), None)
+def list_layers() -> list[str]:
+    """The dotted names of all layer types that `extract="layer"` knows.
 
-
-def _described(layer_type: type | str) -> str:
-    return layer_type if isinstance(layer_type, str) else f"{layer_type.__module__}.{layer_type.__qualname__}"
+    Example:
+        >>> from captum_extract_aggregate.registry import list_layers
+        >>> "torch.nn.modules.conv.Conv2d" in list_layers()
+        True
+    """
+    return [REAL_LAYERS.described(layer_type) for layer_type in REAL_LAYERS]
 
 
 def layer_extract(module: nn.Module, name: str) -> LayerExtract:
     """The extract of a real layer. A subclass is served by its base's only if it does not compute something else."""
     for base in type(module).__mro__:
-        function = _REAL_LAYERS.get(base) or _REAL_LAYERS.get(_described(base))
+        function = REAL_LAYERS.get(base) or REAL_LAYERS.get(REAL_LAYERS.described(base))
         if function is not None:
             if type(module).forward is not base.forward:  # type: ignore[attr-defined]
                 break
             return function
-    known = sorted({t.__name__ if isinstance(t, type) else t.rpartition(".")[2] for t in _REAL_LAYERS})
+    known = sorted({t.__name__ if isinstance(t, type) else t.rpartition(".")[2] for t in REAL_LAYERS})
     raise InvalidValueError(
         f"layer {name} is a {type(module).__name__}, whose parameters extract='layer' does not know; expected one of "
         f"{', '.join(known)}. Choose such a layer inside it, use a virtual identity layer (extract='conv1x1', "
@@ -377,7 +380,7 @@ def _real_instance_norm(module: nn.InstanceNorm2d, x: Tensor, g: Tensor) -> Summ
     return _normalized(F.instance_norm(x, eps=module.eps), g)
 
 
-_OWN_LAYERS = dict(_REAL_LAYERS)
+REAL_LAYERS.seal()
 
 
 def unit_scale(g: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -71,7 +71,7 @@ class PropagationAttribution(CaptureAttribution[L]):
         """What the backward pass runs within."""
         return contextlib.nullcontext
 
-    def _evidence(
+    def run_pass(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
     ) -> Iterator[Evidence]:
         def within(undo: Undo) -> Interception:
@@ -84,17 +84,17 @@ class PropagationAttribution(CaptureAttribution[L]):
         recording.context.check(recording.output)
         return recording.evidence(targets, self._seed, self._around(recording))
 
-    def _pass_key(self) -> int:
+    def pass_key(self) -> int:
         return id(self)  # no other method has these rules
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
         pair = Pair.scaled(x, g)
         return pair.unscaled(aggregate_entries(pair.summand(self._extract), self.aggregate))
 
-    def _layer_map(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
+    def maps_at(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
         at = places[0]
         if at.layer is not None:
-            return super()._layer_map(places, evidence)
+            return super().maps_at(places, evidence)
         return tuple(self._at_input(x, R) for x, R in zip(evidence.activations[at], evidence.gradients[at]))
 
     def _at_input(self, x: Tensor, R: Tensor) -> Tensor:

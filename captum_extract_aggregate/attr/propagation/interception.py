@@ -25,7 +25,7 @@ from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.layers import describe, running_modules
 from captum_extract_aggregate._engine.model_state import function_modes, leave_function_modes
-from captum_extract_aggregate._engine.operations import CUSTOM, OPERATIONS, Call, of_torch, tensors_in
+from captum_extract_aggregate._engine.operations import OPERATIONS, Call, Rule, of_torch, tensors_in
 from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
 
 Tensors = tuple[Tensor, ...]
@@ -126,7 +126,8 @@ class Custom(Step):
 
     def __init__(self, call: Call, inputs: Tensors) -> None:
         super().__init__(call, inputs)
-        self.rule = CUSTOM[call.function]
+        assert call.rule is not None
+        self.rule = call.rule
 
     def after(self, output: Tensor) -> Tensors:
         if not isinstance(output, Tensor) or any(output is t for t in self.inputs):
@@ -187,11 +188,13 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kind = OPERATIONS.get(func)
-        if kind is None:
+        known = OPERATIONS.get(func)
+        if known is None:
             func = of_torch(func)
-            kind = OPERATIONS.get(func)
-        call = Call(func, args, kwargs or {}, kind)
+            known = OPERATIONS.get(func)
+        how = self.find_rule(func, known)
+        kind, rule = ("custom", how) if callable(how) else (how, None)
+        call = Call(func, args, kwargs or {}, kind, rule)
         given = [t for t in tensors_in((args, call.kwargs)) if t.requires_grad] if torch.is_grad_enabled() else []
         if not given:
             return call.run()
@@ -205,6 +208,10 @@ class Interception(TorchFunctionMode):
             self.made(call, variables, output, step)
         self._note(call.args[:1] if output is None else output, below)
         return output
+
+    def find_rule(self, function: Any, known: str | Rule | None) -> str | Rule | None:
+        """The kind of a function, or a user's own rule for it; `known` is what the whole process knows of it."""
+        return known
 
     def _run_unknown(self, call: Call) -> Any:
         """A function that is not known may run if it gives nothing differentiable, or an argument as it was."""

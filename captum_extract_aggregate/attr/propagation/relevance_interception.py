@@ -23,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, where_positive
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
-from captum_extract_aggregate._engine.operations import Call, tensors_in
+from captum_extract_aggregate._engine.operations import Call, Rule, tensors_in
 from captum_extract_aggregate.attr.propagation.interception import (
     Interception,
     Pass,
@@ -45,6 +45,7 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
     ratio,
     without_constants,
 )
+from captum_extract_aggregate.attr.propagation.own_operations import OwnOperations
 from captum_extract_aggregate.attr.propagation.padding import Varying
 
 NamedRules = Mapping[nn.Module | type[nn.Module], LinearRule]
@@ -206,9 +207,11 @@ class RelevanceInterception(Interception):
         watch: nn.Module | None = None,
         sums: str = "signed",
         lost: str = "drop",
+        operations: OwnOperations | None = None,
     ) -> None:
         super().__init__(method, watch)
         self.rule = rule
+        self.operations = operations
         self.named_rules = named_rules or {}
         self.parts = parts_of_sums(sums, lost)
         # Of the shares in sums and averages where biases take theirs too.
@@ -217,6 +220,12 @@ class RelevanceInterception(Interception):
         self._claimed: set[nn.Module] = set()
         self._made_by: Any = WeakIdKeyDictionary()  # outputs of linear steps, with their version
         self._merged: list[LinearStep] = []
+
+    def find_rule(self, function: Any, known: str | Rule | None) -> str | Rule | None:
+        if self.operations is None:
+            return known
+        found: str | Rule | None = self.operations.find(function, known, self.running_modules)
+        return found
 
     def step(self, call: Call, variables: Tensors) -> Step | None:
         if call.kind == "routing":
@@ -265,6 +274,11 @@ class RelevanceInterception(Interception):
             raise InvalidValueError(
                 f"{self.method} takes a BatchNorm and the convolution in front of it as one operation, but here that "
                 "convolution's output is used elsewhere too; expected gamma=math.inf, or rules with ZPlus() for it"
+            )
+        for unused in self.operations.unused if self.operations is not None else ():
+            raise InvalidValueError(
+                f"rules holds a rule for a {type(unused).__name__} that no non-linear operation follows; expected a "
+                "layer that calls some (or a function as the key)"
             )
         for module in self.named_rules:
             if isinstance(module, nn.Module) and module not in self._claimed:

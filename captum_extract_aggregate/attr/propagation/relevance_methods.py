@@ -15,6 +15,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.layout import Layout
+from captum_extract_aggregate._engine.operations import DECLARED, Rule
 from captum_extract_aggregate._engine.recording import Around, Recording
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import WithDelta, own
@@ -34,9 +35,10 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
     check_number,
     parts_of_sums,
 )
+from captum_extract_aggregate.attr.propagation.own_operations import OwnOperations
 from captum_extract_aggregate.attr.propagation.relevance_interception import LinearStep, RelevanceInterception
 
-Rules = Mapping[Any, LinearRule]
+Rules = Mapping[Any, "LinearRule | str | Rule"]
 Clamp = Literal["map", "contrast"]
 
 
@@ -60,8 +62,8 @@ class RelevanceAttribution(WithDelta[L], PropagationAttribution[L]):
         z+ rule, what units without any positive contribution had to pass on, and sums of addends that cancel exactly.
         At a layer that parallel branches bypass it is also what went through them.
         """
-        places = [self._places(layer, attribute_to_layer_input)[0] for layer in self._layers()]
-        (evidence,) = self._evidence(inputs, list(places), additional_forward_args, [target])
+        places = [first for first, *_ in self.plan(attribute_to_layer_input)]
+        (evidence,) = self.run_pass(inputs, list(places), additional_forward_args, [target])
         sent = self._seed(evidence.scores).double()
         deltas = []
         for place in places:
@@ -101,6 +103,9 @@ class LRP(RelevanceAttribution[L]):
         rules: other rules for some layers, a composite: a mapping from layer types, dotted names or modules to rules of
             `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`). A
             rule holds for all linear operations inside the layer; names win over types, inner layers over outer ones.
+            For non-linear operations `"relu"`, `"identity"`, `"gradient"` or a callable, as for `register_operation`
+            but of this object alone: by the function (`{torch.sigmoid: "gradient"}`, however it is spelled where it is
+            called), or by a layer that calls some (`{nn.SiLU: "gradient"}`).
         sums, lost: with `gamma=math.inf`, as for `ExcitationBackprop`.
 
     Raises:
@@ -234,10 +239,10 @@ class LRP(RelevanceAttribution[L]):
     def _seed(self, scores: Tensor) -> Tensor:
         return scores
 
-    def _named_rules(self) -> dict[Any, LinearRule]:
-        """The rules by module or type; names are looked up in the model."""
+    def _named_rules(self) -> dict[Any, LinearRule | str | Rule]:
+        """The rules by function, module or type; names are looked up in the model."""
         return {
-            key if isinstance(key, type) else find_layer(key, self.forward_func): rule
+            find_layer(key, self.forward_func) if isinstance(key, (str, nn.Module)) else key: rule
             for key, rule in self.rules.items()
         }
 
@@ -247,7 +252,11 @@ class LRP(RelevanceAttribution[L]):
             rule = ZPlus(self.lost)
         elif self.gamma:
             rule = Gamma(self.gamma, self.epsilon)
-        return RelevanceInterception("LRP", rule, self._named_rules(), sums=self.sums, lost=self.lost)
+        rules = self._named_rules()
+        linear = {key: own for key, own in rules.items() if isinstance(own, LinearRule)}
+        others = {key: own for key, own in rules.items() if not isinstance(own, LinearRule)}
+        operations = OwnOperations(others) if others else None
+        return RelevanceInterception("LRP", rule, linear, sums=self.sums, lost=self.lost, operations=operations)
 
     @classmethod
     def get_name(cls) -> str:
@@ -262,14 +271,27 @@ def _not_a_mapping(rules: Any) -> dict[Any, LinearRule]:
 
 
 def _check_rule(key: Any, rule: Any) -> None:
-    if key is None or not (isinstance(key, (str, nn.Module)) or (isinstance(key, type) and issubclass(key, nn.Module))):
+    is_layer = isinstance(key, (str, nn.Module)) or (isinstance(key, type) and issubclass(key, nn.Module))
+    is_function = callable(key) and not is_layer and not isinstance(key, type)
+    if not is_layer and not is_function:
         raise InvalidTypeError(
-            f"rules has the key {key!r}; expected a layer type (nn.Conv2d), a dotted name or a module"
+            f"rules has the key {key!r}; expected a layer type (nn.Conv2d), a dotted name, a module or a function"
         )
-    if not isinstance(rule, LinearRule):
+    if isinstance(rule, LinearRule):
+        if is_function:
+            raise InvalidTypeError(
+                f"rules holds {type(rule).__name__} for the function {key!r}; expected a layer's type, name or module "
+                f"as its key, or one of {', '.join(map(repr, DECLARED))} or a callable how(quantity, output, *inputs)"
+            )
+    elif isinstance(rule, str):
+        if rule not in DECLARED:
+            raise InvalidValueError(unknown_name(f"the rule for {key!r}", rule, DECLARED))
+    elif not callable(rule) or isinstance(rule, type):
         got = rule.__name__ if isinstance(rule, type) else type(rule).__name__
         raise InvalidTypeError(
-            f"rules holds {got} for {key!r}; expected a rule of captum_extract_aggregate.rules, such as Gamma(0.25)"
+            f"rules holds {got} for {key!r}; expected a rule of captum_extract_aggregate.rules, such as Gamma(0.25), "
+            f"or, for non-linear operations, one of {', '.join(map(repr, DECLARED))} or a callable "
+            "how(quantity, output, *inputs)"
         )
 
 
@@ -458,8 +480,8 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
             )
         return R
 
-    def _map(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return super()._map(layer, x, g).clamp(min=0)
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        return super().map_of(layer, x, g).clamp(min=0)
 
     def _at_input(self, x: Tensor, R: Tensor) -> Tensor:
         return R.clamp(min=0)

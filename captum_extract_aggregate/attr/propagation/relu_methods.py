@@ -62,7 +62,7 @@ class GuidedBackprop(PropagationAttribution[L]):
 
     _aggregate = "max_abs"
 
-    def _is_blind(self, layer: nn.Module | None) -> bool:
+    def is_blind(self, layer: nn.Module | None) -> bool:
         return self._extract == "bias"
 
     _gate: Gate = staticmethod(guided_gate)

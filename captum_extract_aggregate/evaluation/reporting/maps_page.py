@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,28 +16,16 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate.evaluation.statistics import BETTER, Place, places
+from captum_extract_aggregate.evaluation.explained import MethodAtLayer
+from captum_extract_aggregate.evaluation.grouping import methods_at_layers
 from captum_extract_aggregate.evaluation.store import Results
 from captum_extract_aggregate.visualization.figures import overlay
+from captum_extract_aggregate.visualization.page_templates import render
 
 _SIDE = 200  # pixels, of the longer side
 _COLOURS = 128  # a thumbnail needs no more, and the page holds hundreds
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.45 system-ui, sans-serif; margin: 1.5rem; background: Canvas; color: CanvasText; }
-section { border-top: 1px solid GrayText; margin-top: 2rem; }
-.maps { overflow-x: auto; }
-table { border-collapse: collapse; }
-th, td { padding: .3rem .5rem; text-align: left; vertical-align: top; overflow-wrap: anywhere; }
-th { min-width: 7rem; max-width: 14rem; }
-figure { margin: 0; width: 200px; }
-figcaption ul { margin: .2rem 0 0; padding: 0; list-style: none; font-size: .8rem; }
-img { display: block; max-width: 200px; height: auto; }
-"""
-
-Numbers = dict[tuple[int, int], dict[Place, list[tuple[str, float]]]]
+Numbers = dict[tuple[int, int], dict[MethodAtLayer, list[tuple[str, float]]]]
 
 
 @dataclass(frozen=True)
@@ -71,84 +59,50 @@ def write_page(path: Path, results: Results, entries: Sequence[Entry]) -> None:
     for entry in entries:
         if entry.picture.ndim != 3 or entry.picture.shape[0] != 3:
             raise InvalidValueError(f"picture has shape {tuple(entry.picture.shape)}; expected 3 x H x W, in [0, 1]")
-    title = escape(results.plan.title or "Evaluation")
     numbers, names = _numbers(results, entries), {row.image: row.name for row in results.images()}
-    parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en">',
-        "<head>",
-        '<meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{title}: maps</title>",
-        f"<style>{_STYLE}</style>",
-        "</head>",
-        "<body>",
-        "<main>",
-        f"<h1>{title}: maps</h1>",
-        *_introduction(results, len(entries)),
-        *_contents(entries, names),
-    ]
-    for i, entry in enumerate(entries):
-        parts += _section(i, entry, results, names, numbers)
-    text = "\n".join([*parts, "</main>", "</body>", "</html>"]) + "\n"
+    text = render(
+        __package__,
+        "maps.html",
+        title=results.plan.title or "Evaluation",
+        plan=results.plan,
+        incomplete=_incomplete(results),
+        sections=[_section(entry, results, names, numbers) for entry in entries],
+    )
     path.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _introduction(results: Results, count: int) -> Iterator[str]:
+def _incomplete(results: Results) -> tuple[str, str] | None:
+    """What is missing, and what that means."""
     looked_at = len(results.images())
-    yield f"<p>{escape(results.plan.model.name)} on {escape(results.plan.data.kind)}, plan {results.plan.hash()}.</p>"
     if looked_at < results.expected:
-        yield (
-            f"<p><strong>Incomplete: {looked_at} of {results.expected} images were looked at.</strong> "
-            "The others have no numbers.</p>"
-        )
-    elif not results.complete:
-        yield f"<p><strong>Incomplete: {results.lacking} batches of images lack some numbers.</strong></p>"
-    yield (
-        "<p>Each map is scaled by its own largest magnitude: dark is 0, bright the largest. Signed maps: purple speaks "
-        "against the class, orange for it. Numbers belong to the one image and class; undefined ones say so.</p>"
-    )
-    if not count:
-        yield "<p>No images were chosen.</p>"
+        return f"{looked_at} of {results.expected} images were looked at.", " The others have no numbers."
+    if not results.complete:
+        return f"{results.lacking} batches of images lack some numbers.", ""
+    return None
 
 
-def _contents(entries: Sequence[Entry], names: Mapping[int, str]) -> Iterator[str]:
-    if len(entries) > 1:
-        yield '<nav aria-label="Images"><ul>'
-        for i, entry in enumerate(entries):
-            yield f'<li><a href="#entry-{i}">{_heading(entry, names)}</a></li>'
-        yield "</ul></nav>"
-
-
-def _heading(entry: Entry, names: Mapping[int, str]) -> str:
-    name = names.get(entry.image, "")
-    return f"Image {entry.image}{f' ({escape(name)})' if name else ''}: class {escape(entry.class_name)}"
-
-
-def _section(i: int, entry: Entry, results: Results, names: Mapping[int, str], numbers: Numbers) -> Iterator[str]:
+def _section(entry: Entry, results: Results, names: Mapping[int, str], numbers: Numbers) -> dict[str, Any]:
+    """What the template shows of an entry."""
     layers = list(dict.fromkeys(layer for by_layer in entry.maps.values() for layer in by_layer))
     own = numbers.get((entry.image, entry.target), {})
-    yield f'<section id="entry-{i}" aria-labelledby="heading-{i}">'
-    yield f'<h2 id="heading-{i}">{_heading(entry, names)}</h2>'
-    yield f"<p>{_told(entry, results)}</p>"
-    yield _image(_thumbnail(entry.picture), f"Image {entry.image}")
-    yield f'<div class="maps" tabindex="0" role="region" aria-label="Maps of image {entry.image}">'
-    yield "<table>"
-    yield f"<thead><tr><td></td>{''.join(f'<th scope=col>{escape(layer)}</th>' for layer in layers)}</tr></thead>"
-    yield "<tbody>"
+    rows = []
     for method, by_layer in entry.maps.items():
-        yield f"<tr><th scope=row>{escape(method)}</th>"
         signed = any(bool((m < 0).any()) for m in by_layer.values())
-        for layer in layers:
-            yield f"<td>{_cell(entry, Place(method, layer), signed, own)}</td>"
-        yield "</tr>"
-    yield "</tbody></table></div></section>"
+        rows.append((method, [_cell(entry, MethodAtLayer(method, layer), signed, own) for layer in layers]))
+    name = names.get(entry.image, "")
+    return {
+        "heading": f"Image {entry.image}{f' ({name})' if name else ''}: class {entry.class_name}",
+        "told": _told(entry, results),
+        "image": entry.image,
+        "picture": _image(_thumbnail(entry.picture), f"Image {entry.image}"),
+        "layers": layers,
+        "rows": rows,
+    }
 
 
 def _told(entry: Entry, results: Results) -> str:
     """The class, its score, and whether it is in the image."""
-    name = "" if entry.class_name == str(entry.target) else f", {escape(entry.class_name)}"
+    name = "" if entry.class_name == str(entry.target) else f", {entry.class_name}"
     told = [f"Class {entry.target}{name}"]
     target = results.targets().get((entry.image, entry.target))
     if target is not None:
@@ -159,14 +113,15 @@ def _told(entry: Entry, results: Results) -> str:
     return "; ".join(told) + "."
 
 
-def _cell(entry: Entry, place: Place, signed: bool, numbers: Mapping[Place, list[tuple[str, float]]]) -> str:
+def _cell(
+    entry: Entry, place: MethodAtLayer, signed: bool, numbers: Mapping[MethodAtLayer, list[tuple[str, float]]]
+) -> dict[str, Any] | None:
     map_ = entry.maps[place.method].get(place.layer)
     if map_ is None:
-        return ""
+        return None
     alt = f"{place.method} at {place.layer}, for class {entry.class_name} in image {entry.image}"
-    listed = "".join(f"<li>{escape(name)} {_number(value)}</li>" for name, value in numbers.get(place, []))
-    caption = f"<figcaption><ul>{listed}</ul></figcaption>" if listed else ""
-    return f"<figure>{_image(_overlaid(entry.picture, map_, signed), alt)}{caption}</figure>"
+    listed = [(name, _number(value)) for name, value in numbers.get(place, [])]
+    return {"picture": _image(_overlaid(entry.picture, map_, signed), alt), "numbers": listed}
 
 
 def _number(value: float) -> str:
@@ -176,18 +131,15 @@ def _number(value: float) -> str:
 def _numbers(results: Results, entries: Sequence[Entry]) -> Numbers:
     """By image and class, then method and layer: what methods are compared by."""
     wanted = {(entry.image, entry.target) for entry in entries}
-    known = set(places(results))
+    known = set(methods_at_layers(results))
     found: Numbers = {pair: {} for pair in wanted}
     for measure in results.plan.measures:
-        label, kind = measure.label or measure.measure, measure.measure
-        if kind == "restricted_pointing_game":  # its numbers belong to another class's map
+        label, interpretation = measure.label or measure.measure, results.interpretation(measure)
+        if not interpretation.of_own_map:
             continue
-        details = [detail for name, detail in results.measures() if name == label]
-        order = ["", *BETTER.get(kind, {})]
-        shown = details[-1:] if kind == "parameter_randomization" else [d for d in order if d in details]
-        for detail in shown:
+        for detail in interpretation.compared([detail for name, detail in results.measures() if name == label]):
             for row in results.rows(label, detail):
-                pair, place = (row.image, row.target), Place(row.method, row.layer)
+                pair, place = (row.image, row.target), MethodAtLayer(row.method, row.layer)
                 if pair in wanted and place in known:
                     found[pair].setdefault(place, []).append((f"{label} {detail}".rstrip(), row.value))
     return found
@@ -196,12 +148,11 @@ def _numbers(results: Results, entries: Sequence[Entry]) -> Numbers:
 # --- Pictures --------------------------------------------------------------------------------------------------------
 
 
-def _image(picture: Image.Image, alt: str) -> str:
+def _image(picture: Image.Image, alt: str) -> dict[str, Any]:
     file = io.BytesIO()
     picture.convert("RGB").quantize(_COLOURS).save(file, format="PNG", optimize=True)
-    data = base64.b64encode(file.getvalue()).decode("ascii")
     width, height = picture.size
-    return f'<img width="{width}" height="{height}" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
+    return {"width": width, "height": height, "alt": alt, "data": base64.b64encode(file.getvalue()).decode("ascii")}
 
 
 def _size(picture: Tensor) -> tuple[int, int]:

@@ -1,7 +1,9 @@
-"""The report of an evaluation, with the maps of chosen images explained anew."""
+"""The report of an evaluation: the same bytes for the same results, and the maps of chosen images explained anew."""
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,10 +11,15 @@ import torch
 
 from captum_extract_aggregate._common.errors import InvalidValueError, make_folder
 from captum_extract_aggregate._common.seeding import seeded
+from captum_extract_aggregate.evaluation.comparing import compare_groups
+from captum_extract_aggregate.evaluation.grouping import groups
 from captum_extract_aggregate.evaluation.prepare import Prepared, prepare
+from captum_extract_aggregate.evaluation.reporting.charts import draw
+from captum_extract_aggregate.evaluation.reporting.csv_files import file_names, write_rows, write_tables
 from captum_extract_aggregate.evaluation.reporting.maps_page import Entry, write_page
-from captum_extract_aggregate.evaluation.reporting.results import write_report
+from captum_extract_aggregate.evaluation.reporting.markdown import PAGE, chosen_images, head, origin, section
 from captum_extract_aggregate.evaluation.runner import maps_of
+from captum_extract_aggregate.evaluation.statistics import Nulls, summarize_group
 from captum_extract_aggregate.evaluation.store import Results
 
 
@@ -27,12 +34,59 @@ def report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[P
     Raises:
         ValueError: for an image that the plan does not have.
     """
-    make_folder("output", folder)
     written = write_report(results, folder, images)
     if images:
-        written.append(folder / "maps.html")
+        written.append(folder / PAGE)
         write_page(written[-1], results, entries(results, images))
     return written
+
+
+def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[Path]:
+    """Writes `report.md`, CSV tables and PNG pictures, and returns their paths.
+
+    `summary.csv` holds a line for each measure, method and layer, `comparisons.csv` methods in pairs, `rows-*.csv` one
+    measure's numbers each, `images.csv` and `targets.csv` what they belong to.
+
+    Args:
+        results: complete or not; the report says which.
+        folder: made if it is not there.
+        images: images whose numbers are listed, with a link to the page of their maps, `maps.html`.
+
+    Raises:
+        ValueError: for an image that the plan does not have.
+
+    Example:
+        >>> import dataclasses, tempfile
+        >>> from pathlib import Path
+        >>> from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, Plan, run
+        >>> from captum_extract_aggregate.evaluation.reporting.report import write_report
+        >>> plan = Plan((MethodPlan("normgrad"),), (MeasurePlan("class_sensitivity"),), DataPlan(n=2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     results = run(dataclasses.replace(plan, layers=("layer3",)), folder, show_progress=False)
+        ...     [path.name for path in write_report(results, Path(folder))][:2]
+        ['report.md', 'summary.csv']
+    """
+    wrong = [image for image in images if not 0 <= image < results.expected]
+    if wrong:
+        raise InvalidValueError(f"images holds {wrong[0]!r}; expected image numbers from 0 to {results.expected - 1}")
+    make_folder("output", folder)
+    nulls, names = Nulls(results), file_names(results)
+    sections, summaries, comparisons, written = [], [], [], []
+    for measure in results.plan.measures:
+        found = groups(results, measure)
+        own = [line for group in found for line in summarize_group(group, nulls)]
+        compared = compare_groups(found)
+        label = measure.label or measure.measure
+        pictures = draw(results, found, own, folder, names[label])
+        sections.append(section(measure, results.interpretation(measure), found, own, compared, pictures))
+        written += [write_rows(results, label, folder / f"rows-{names[label]}.csv"), *pictures]
+        summaries += own
+        comparisons += compared
+    text = [*head(results), *itertools.chain(*sections), *chosen_images(results, images), *origin(results)]
+    path = folder / "report.md"
+    content = re.sub(r"\n{3,}", "\n\n", "\n".join(text))
+    path.write_text(content + "\n", encoding="utf-8", newline="\n")
+    return [path, *write_tables(results, summaries, comparisons, folder), *written]
 
 
 def entries(results: Results, images: Sequence[int]) -> list[Entry]:

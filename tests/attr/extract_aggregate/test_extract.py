@@ -220,7 +220,7 @@ def test_a_new_layer_type_takes_a_few_lines(monkeypatch):
         def forward(self, x):
             return self.weight * x
 
-    monkeypatch.setattr(ex, "_REAL_LAYERS", dict(ex._REAL_LAYERS))
+    monkeypatch.setattr(ex.REAL_LAYERS, "_things", dict(ex.REAL_LAYERS._things))
 
     @ex.register_layer(ChannelScale)
     def channel_scale(module, x, g):
@@ -358,11 +358,10 @@ def test_a_factor_of_one_for_many_blocks(monkeypatch):
 @pytest.fixture
 def tables():
     """The tables as they were, whatever a test registers."""
-    kept = [(table, dict(table)) for table in (ex._REAL_LAYERS, AGGREGATES)]
+    kept = [(table, dict(table._things)) for table in (ex.REAL_LAYERS, AGGREGATES)]
     yield
     for table, content in kept:
-        table.clear()
-        table.update(content)
+        table._things = content
 
 
 def zero(summand):
@@ -408,18 +407,18 @@ def other_layer(module, x, g):
 @pytest.mark.parametrize("spelling", [nn.Conv2d, "torch.nn.modules.conv.Conv2d"])
 def test_a_layer_type_that_is_taken_is_an_error(tables, small_net, images, spelling):
     method = cea.NormGrad(small_net, "conv3", virtual_identity=False)
-    before, content = method.attribute(images, 1), dict(ex._REAL_LAYERS)
+    before, content = method.attribute(images, 1), dict(ex.REAL_LAYERS._things)
 
     class Fresh(nn.Conv2d):
         pass
 
     with pytest.raises(ValueError, match=r"torch.nn.modules.conv.Conv2d', which is taken; .* overwrite=True"):
         ex.register_layer(Fresh, spelling)
-    assert content == ex._REAL_LAYERS  # nor was the other one registered
+    assert content == ex.REAL_LAYERS._things  # nor was the other one registered
     ex.register_layer(Fresh, spelling, overwrite=True)(other_layer)
     assert not method.attribute(images, 1).any()
     ex.unregister_layer(spelling, Fresh, Fresh)
-    assert content == ex._REAL_LAYERS
+    assert content == ex.REAL_LAYERS._things
     assert torch.equal(method.attribute(images, 1), before)
     with pytest.raises(ValueError, match="Fresh', which is unknown"):
         ex.unregister_layer(spelling, Fresh)

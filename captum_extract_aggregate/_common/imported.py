@@ -1,0 +1,44 @@
+"""Functions and classes of the user's own, from a file or a module that is named in text."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file, unknown_name
+
+
+def build_from(what: str, spec: str, **arguments: Any) -> Any:
+    """What the function in `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
+    function = import_from(what, spec)
+    try:
+        return function(**arguments)
+    except (Exception, SystemExit) as error:
+        raise InvalidValueError(f"{what} is {spec!r}, which failed: {error!r}") from error
+
+
+def import_from(what: str, spec: str) -> Callable[..., Any]:
+    """The function (or class) that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names."""
+    where, _, name = spec.rpartition(":")
+    if where.endswith(".py"):
+        path = Path(where)
+        if not is_file(path):
+            raise InvalidValueError(f"{what} is {spec!r}, but there is no file {where!r}")
+        module_spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert module_spec is not None
+        assert module_spec.loader is not None
+        module, execute = importlib.util.module_from_spec(module_spec), module_spec.loader.exec_module
+    try:
+        if where.endswith(".py"):
+            execute(module)
+        else:
+            module = importlib.import_module(where)
+    except (Exception, SystemExit) as error:
+        raise InvalidValueError(f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise InvalidValueError(unknown_name(what, name, [n for n in vars(module) if callable(vars(module)[n])]))
+    return function

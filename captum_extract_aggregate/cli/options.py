@@ -1,0 +1,64 @@
+"""Options that several commands share, and how their texts are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate.attr.by_name import METHODS
+from captum_extract_aggregate.registry import list_models
+
+_SINGLE = ", ".join(name for name, method in METHODS.items() if not method.joins_layers)
+_JOINED = ", ".join(name for name, method in METHODS.items() if method.joins_layers)
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help=f"{', '.join(list_models())}, a torchvision model's name, or FILE.py:FUNCTION / MODULE:FUNCTION that "
+        "returns a model."
+    ),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="For torchvision models: DEFAULT (or another name torchvision knows), a state dict file (.pth, .pt, "
+        ".safetensors), or 'random'."
+    ),
+]
+ClassNames = Annotated[
+    Path | None, typer.Option(help="A file with one class name per line, in the order of the outputs.")
+]
+Methods = Annotated[
+    str,
+    typer.Option(
+        help=f"Methods, separated by commas: {_SINGLE}; of all layers together {_JOINED}; a class's name (GradCAM, or "
+        "Captum's LayerGradCam); any EXTRACT:AGGREGATE such as conv3x3:filter_norm; or a class of your own, "
+        "FILE.py:CLASS."
+    ),
+]
+ReportImages = Annotated[str, typer.Option(help="Indices of images whose maps the report shows, separated by commas.")]
+
+# Which data and which model the papers' experiments take
+Data = Annotated[str, typer.Option(help="scenes, voc or imagenet.")]
+Root = Annotated[
+    Path | None, typer.Option(help="For voc the folder that holds VOCdevkit; for imagenet a list file or a folder.")
+]
+DataModel = Annotated[str, typer.Option(help="For voc and imagenet: a torchvision or timm model, or FILE.py:FUNCTION.")]
+DataWeights = Annotated[str, typer.Option(help="DEFAULT, or a state dict file.")]
+Head = Annotated[str, typer.Option(help="A file with a linear head for the data's classes.")]
+
+
+def names_in(text: str) -> tuple[str, ...]:
+    """The parts of a text between commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def indices_in(text: str) -> list[int]:
+    """The numbers of images between commas."""
+    try:
+        return [int(part) for part in names_in(text)]
+    except ValueError:
+        raise InvalidValueError(f"images is {text!r}; expected indices separated by commas") from None

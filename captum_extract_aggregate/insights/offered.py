@@ -1,0 +1,106 @@
+"""What the page of Insights offers: the methods, and their arguments as fields, both read from the registry of methods.
+
+Insights sends whole numbers and words alone; every other value is offered as the word it is written by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
+from captum_extract_aggregate.attr.by_name import METHODS, Method, find_method
+from captum_extract_aggregate.insights.requests import told
+
+INPUT = "the input"
+LIMITS = (1, 100)  # of whole numbers
+_LONGEST = 200  # of what is typed
+# Captum's layer methods that the page offers, with the number of steps where they take some.
+_CAPTUMS: dict[str, dict[str, int]] = {
+    "captum:LayerGradCam": {},
+    "captum:LayerGradientXActivation": {},
+    "captum:LayerActivation": {},
+    "captum:LayerConductance": {"n_steps": 25},
+    "captum:LayerIntegratedGradients": {"n_steps": 25},
+    "captum:InternalInfluence": {"n_steps": 25},
+    "captum:LayerDeepLift": {},
+    "captum:GuidedGradCam": {},
+}
+
+
+def names() -> list[str]:
+    """The methods that `register` adds, as they stand in the page's list.
+
+    Example:
+        >>> from captum_extract_aggregate.insights.offered import names
+        >>> [name for name in names() if "grad" in name.lower()][:3]
+        ['normgrad', 'selective-normgrad', 'gradient']
+    """
+    return [*METHODS, *_CAPTUMS]
+
+
+def is_captums(name: str) -> bool:
+    """Whether a method of the list is Captum's, whose arguments go to the call and not to the class."""
+    return name in _CAPTUMS
+
+
+def method(name: str) -> Method:
+    """What the registry knows of a method of the list."""
+    return find_method(name)
+
+
+def offered(name: str) -> dict[str, int | dict[str, Any]]:
+    """A method's arguments: for each a whole number, or the values to choose from by the words for them."""
+    choices = _CAPTUMS[name] if name in _CAPTUMS else METHODS[name].choices
+    found: dict[str, int | dict[str, Any]] = {}
+    for argument, values in choices.items():
+        listed = values() if callable(values) else values
+        found[argument] = listed if isinstance(listed, int) else {_word(value): value for value in listed}
+    return found
+
+
+def values_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that the page's words stand for."""
+    known = offered(name)
+    words = {argument: values for argument, values in known.items() if isinstance(values, dict)}
+    return {argument: words[argument][v] if argument in words else v for argument, v in given.items()}
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def fields(config: Any, name: str) -> dict[str, Any]:
+    """A method's arguments as the page's fields; the layer's name is typed in."""
+    shown = {} if method(name).joins_layers else {"layer": config.StrConfig(value="")}
+    for argument, values in offered(name).items():
+        if isinstance(values, int):
+            shown[argument] = config.NumberConfig(value=values, limit=LIMITS)
+        else:
+            shown[argument] = config.StrEnumConfig(value=next(iter(values)), limit=list(values))
+    return shown
+
+
+def check_arguments(method: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Our error where an argument is not what the page offers in its field.
+
+    Raises:
+        ValueError: naming the argument, what was got and what was expected.
+    """
+    for name, value in given.items():
+        if name not in fields:
+            raise InvalidValueError(unknown_name(f"an argument of {method}", name[:80], fields))
+        field = fields[name]
+        if field.type == "enum":
+            fits, expected = value in field.limit, f"one of {', '.join(map(repr, field.limit[:40]))}"
+        elif field.type == "number":
+            low, high = field.limit
+            fits = type(value) is int and (low is None or low <= value) and (high is None or value <= high)
+            expected = f"a whole number from {low} to {high}"
+        else:
+            fits = isinstance(value, str) and len(value) <= _LONGEST and value.isprintable()
+            expected = f"at most {_LONGEST} printable characters"
+        if not fits:
+            raise InvalidValueError(f"{name} is {told(value)}; expected {expected}")
