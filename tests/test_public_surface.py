@@ -20,7 +20,7 @@ def surface():
     for suffix in MODULES:
         module = importlib.import_module("captum_extract_aggregate" + suffix)
         for name in module.__all__:
-            thing = vars(module)[name]
+            thing = getattr(module, name)
             if suffix and vars(cea).get(name) is thing:
                 lines.append(f"{module.__name__}.{name}: captum_extract_aggregate.{name}")
             else:

@@ -67,7 +67,9 @@ def index_of_name(what: str, text: str, names: Sequence[str]) -> int | None:
     found = exact or [i for i, name in enumerate(names) if _folded(name) == _folded(text)]
     if len(found) > 1:
         listed = ", ".join(f"{i} ({names[i]!r})" for i in found)
-        raise ValueError(f"{what} is {text!r}, which is the name of {len(found)} classes; expected an index: {listed}")
+        raise InvalidValueError(
+            f"{what} is {text!r}, which is the name of {len(found)} classes; expected an index: {listed}"
+        )
     return found[0] if found else None
 
 
@@ -77,7 +79,7 @@ def _folded(name: str) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out: Python's, CUDA's, or that of torch's allocator on the CPU."""
+    """Tells whether an exception says that memory ran out: Python's, CUDA's, or torch's allocator's on the CPU."""
     told = str(error).lower()
     return isinstance(error, MemoryError) or any(
         words in told for words in ("out of memory", "can't allocate memory", "not enough memory")
@@ -91,7 +93,7 @@ def said(error: BaseException) -> str:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is a file of this name, on a disk; not so for a name that no file can have."""
+    """Tells whether there is a file of this name, on a disk; not so for a name that no file can have."""
     try:
         return Path(path).is_file() and not is_virtual(Path(path))
     except (OSError, ValueError):  # too long, in a folder that may not be read, with a NUL
@@ -99,7 +101,7 @@ def is_file(path: str | Path) -> bool:
 
 
 def is_virtual(path: Path) -> bool:
-    """Whether a path lies in /proc, /sys or /dev, where reading may wait, and walking go round, for ever."""
+    """Tells whether a path lies in /proc, /sys or /dev, where reading may wait, and walking go round, for ever."""
     real = path.resolve()
     return any(map(real.is_relative_to, ("/proc", "/sys", "/dev"))) and not real.is_relative_to("/dev/shm")
 
@@ -112,4 +114,4 @@ def make_folder(what: str, folder: Path) -> None:
             pass
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", "") or str(error)
-        raise ValueError(f"{what} is {str(folder)!r}; expected a folder that can be written ({why})") from None
+        raise InvalidValueError(f"{what} is {str(folder)!r}; expected a folder that can be written ({why})") from None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from captum_extract_aggregate._common.errors import is_file, unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file, unknown_name
 
 
 def build_from(what: str, spec: str, **arguments: Any) -> Any:
@@ -17,7 +17,7 @@ def build_from(what: str, spec: str, **arguments: Any) -> Any:
     try:
         return function(**arguments)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} is {spec!r}, which failed: {error!r}") from error
+        raise InvalidValueError(f"{what} is {spec!r}, which failed: {error!r}") from error
 
 
 def import_from(what: str, spec: str) -> Callable[..., Any]:
@@ -26,7 +26,7 @@ def import_from(what: str, spec: str) -> Callable[..., Any]:
     if where.endswith(".py"):
         path = Path(where)
         if not is_file(path):
-            raise ValueError(f"{what} is {spec!r}, but there is no file {where!r}")
+            raise InvalidValueError(f"{what} is {spec!r}, but there is no file {where!r}")
         module_spec = importlib.util.spec_from_file_location(path.stem, path)
         assert module_spec is not None
         assert module_spec.loader is not None
@@ -37,8 +37,8 @@ def import_from(what: str, spec: str) -> Callable[..., Any]:
         else:
             module = importlib.import_module(where)
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
+        raise InvalidValueError(f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
     function = getattr(module, name, None)
     if not callable(function):
-        raise ValueError(unknown_name(what, name, [n for n in vars(module) if callable(vars(module)[n])]))
+        raise InvalidValueError(unknown_name(what, name, [n for n in vars(module) if callable(vars(module)[n])]))
     return function

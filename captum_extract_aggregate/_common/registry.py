@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-from captum_extract_aggregate._common.errors import taken_name, unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, taken_name, unknown_name
 
 KeyT = TypeVar("KeyT")
 T = TypeVar("T")
@@ -67,7 +67,7 @@ class Table(Generic[KeyT, T]):
         """Raises the errors of `register`, and registers nothing."""
         if self.find(name) is not None and not overwrite:
             told = self.described(name)
-            raise ValueError(taken_name(f"the {self.kind}", told, f"{self._unregister}({told!r})"))
+            raise InvalidValueError(taken_name(f"the {self.kind}", told, f"{self._unregister}({told!r})"))
 
     def unregister(self, name: KeyT) -> None:
         """Forgets a name, or brings back what it meant when the table was sealed, if that was overwritten.
@@ -101,7 +101,9 @@ class Table(Generic[KeyT, T]):
         """
         key = self.find(name)
         if key is None:
-            raise ValueError(unknown_name(self.kind, self.described(name), map(self.described, self._things), hint))
+            raise InvalidValueError(
+                unknown_name(self.kind, self.described(name), map(self.described, self._things), hint)
+            )
         return key
 
     def get(self, name: KeyT) -> T | None:
@@ -142,5 +144,5 @@ class Registry(Table[str, T]):
     def check_free(self, name: str, overwrite: bool = False) -> None:
         """Raises the errors of `register`, and registers nothing."""
         if not isinstance(name, str) or not name:
-            raise TypeError(f"name is {name!r}; expected a string, by which the {self.kind} is found")
+            raise InvalidTypeError(f"name is {name!r}; expected a string, by which the {self.kind} is found")
         super().check_free(name, overwrite)

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from captum_extract_aggregate._common.errors import InvalidValueError
+
 _ROUNDING = 1e-5  # relative to an example's largest magnitude
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _SUMMED = 64  # roundings that a sum over channels may gather
@@ -19,7 +21,7 @@ def upsample(map_: Tensor, size: Sequence[int], align_corners: bool = False) -> 
     """`N x C x *S` linearly (1-D, 2-D or 3-D) at another resolution."""
     dims = map_.ndim - 2
     if len(size) != dims:
-        raise ValueError(
+        raise InvalidValueError(
             f"a map with {dims} position dimensions cannot be brought to the size {tuple(size)} of the input; "
             "expected as many: choose layers whose positions are the input's"
         )

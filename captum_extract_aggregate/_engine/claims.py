@@ -13,6 +13,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import describe, running_modules
 
@@ -48,7 +49,7 @@ class Claim:
         for module in self.modules:
             shares = any(id(p) in held for p in module._parameters.values() if p is not None)
             if shares or (module in other.modules):
-                raise ValueError(
+                raise InvalidValueError(
                     f"{describe(module, self.models)} is being explained, or changed, in another thread; {_CURE}"
                 )
 
@@ -72,7 +73,7 @@ class Claim:
     def check_training(self, module: nn.Module, frozen: bool) -> None:
         """Our error in the thread that would lose gradients because this one's pass has frozen the parameters."""
         if frozen and torch.is_grad_enabled() and self.is_others(module):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{describe(module, self.models)} runs with gradients while it is being explained in another thread, "
                 f"where its parameters are frozen for the time of a forward; {_CURE}, or torch.no_grad()"
             )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.seeding import random_state
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
@@ -75,7 +76,7 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
         ['layer1', 'layer2', 'layer3', 'layer4']
     """
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise InvalidTypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     model = model_of(model) or model
     trace, example = _trace(model, inputs)
     names = {module: name for name, module in model.named_modules()}
@@ -92,12 +93,12 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
     if not chosen:
         shared = [names[unit] for unit in units if trace[unit].times > 1 and _weighted(unit)]
         if shared:
-            raise ValueError(
+            raise InvalidValueError(
                 f"model ({type(model).__name__}) runs {', '.join(shared[:5])} several times in one forward, for views "
                 "or branches that share their weights; expected layers that you name yourself, and call=0, call=1, ... "
                 "for the view to be explained"
             )
-        raise ValueError(
+        raise InvalidValueError(
             f"model ({type(model).__name__}) has no resolution stages that default_layers can tell; expected an image "
             "classifier: name the layers yourself"
         )
@@ -185,7 +186,7 @@ def _check_one_branch(chosen: list[nn.Module], trace: _Trace, names: dict[nn.Mod
         return
     for module, other in itertools.pairwise(chosen):
         if not _is_above(module, other, trace):
-            raise ValueError(
+            raise InvalidValueError(
                 f"default_layers found layers of different branches ({names[other]!r} is not computed from "
                 f"{names[module]!r}); expected layers of one branch, which you name yourself: of "
                 f"{', '.join(names[module] for module in chosen)}, ..."
@@ -267,7 +268,7 @@ def _trace(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> tupl
             return trace, tensors
         except Exception as caught:  # whatever the model's own code raises on a size it does not take
             error = caught
-    raise ValueError(
+    raise InvalidValueError(
         f"default_layers could not run {type(model).__name__} on {'inputs' if inputs is not None else 'an example'} "
         f"({type(error).__name__}: {error}); expected inputs=, a batch that the model accepts"
     ) from error

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.layout import LayoutFunction
 
@@ -36,7 +36,7 @@ class Positions:
     def arranged(self, t: Tensor, which: int = 0) -> Tensor:
         """A tensor laid out as the input `which`, as `N x C x *S`, or our error where only the size is known."""
         if which not in self.arrange:
-            raise ValueError(
+            raise InvalidValueError(
                 f"size is {self.size}, and where an input of shape {tuple(t.shape)} has its channels cannot be told; "
                 "expected layout='channels_first', 'channels_last', or a function that returns batch x channels x size"
             )
@@ -63,7 +63,7 @@ def check_input_layout(layout: InputLayout) -> InputLayout:
     """`layout` itself if it is one of an input; otherwise our error."""
     if callable(layout) or layout in INPUT_LAYOUTS:
         return layout
-    raise ValueError(unknown_name("layout", layout, INPUT_LAYOUTS, ", or a function of the input"))
+    raise InvalidValueError(unknown_name("layout", layout, INPUT_LAYOUTS, ", or a function of the input"))
 
 
 def check_size(size: Size | None) -> tuple[int, ...] | None:
@@ -75,7 +75,7 @@ def check_size(size: Size | None) -> tuple[int, ...] | None:
     except (TypeError, ValueError):
         numbers = ()
     if not 1 <= len(numbers) <= 3 or min(numbers) < 1 or any(n != m for n, m in zip(numbers, size)):
-        raise ValueError(f"size is {size!r}; expected one to three whole numbers above 0, such as (224, 224)")
+        raise InvalidValueError(f"size is {size!r}; expected one to three whole numbers above 0, such as (224, 224)")
     return numbers
 
 
@@ -104,20 +104,20 @@ def find_positions(
     most = max(t.ndim for t in inputs)
     counts = {len(m) for m in maps} or {dims or max(1, most - 2)}
     if len(counts) > 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"maps have {' and '.join(map(str, sorted(counts)))} position dimensions; expected layers whose positions "
             "are the input's, with as many dimensions each"
         )
     (dims,) = counts
     if size is not None and len(size) != dims:
-        raise ValueError(
+        raise InvalidValueError(
             f"size is {size}, and maps have {dims} position dimensions; expected as many numbers, and layers whose "
             "positions are the input's"
         )
     found = {i: _of_one(t, maps, layout, size, models, dims) for i, t in enumerate(inputs) if t.ndim == most}
     sizes = list(dict.fromkeys(own for own, _ in found.values()))
     if len(sizes) > 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"inputs hold several tensors with positions, of the sizes {', '.join(map(str, sizes))}, and nothing tells "
             "whose the map is; expected size=, that of the input which the layers see"
         )
@@ -139,7 +139,7 @@ def _of_one(
     if size is not None:
         return size, _only(_distinct([o for o in options if o.size == size]))
     if not options:
-        raise ValueError(
+        raise InvalidValueError(
             f"a map with {dims} position dimensions cannot be brought to an input of shape {tuple(t.shape)}; expected "
             "as many as the input has: choose layers whose positions are the input's, or give size="
         )
@@ -148,7 +148,7 @@ def _of_one(
         return told[0].size, _only(_distinct(told))
     sizes = " or ".join(str(o.size) for o in _distinct(options))
     known = ", ".join(str(tuple(m)) for m in list(maps)[:3])
-    raise ValueError(
+    raise InvalidValueError(
         f"inputs hold a tensor of shape {tuple(t.shape)}, whose positions may be {sizes}, and nothing tells for sure "
         f"which{f' (maps are {known})' if known else ''}; expected size=, or the input's layout= ('channels_first', "
         "'channels_last' or a function) where it is taken"
@@ -168,19 +168,21 @@ def _by_function(t: Tensor, layout: LayoutFunction, size: tuple[int, ...] | None
     out = layout(t)
     if not isinstance(out, Tensor) or out.ndim != dims + 2 or len(out) != len(t):
         got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise ValueError(
+        raise InvalidValueError(
             f"layout(inputs) returned {got} for an input of shape {tuple(t.shape)}; expected batch x channels x "
             f"{dims} position dimensions, as the map has"
         )
     index = _indices(t)
     if not torch.equal(layout(index).flatten().sort().values, index.flatten()):
-        raise ValueError(
+        raise InvalidValueError(
             f"layout leaves values of an input of shape {tuple(t.shape)} out, or changes them; expected a function "
             "that only moves dimensions"
         )
     own = tuple(out.shape[2:])
     if size is not None and size != own:
-        raise ValueError(f"size is {size}, and layout(inputs) has positions of the size {own}; expected one of the two")
+        raise InvalidValueError(
+            f"size is {size}, and layout(inputs) has positions of the size {own}; expected one of the two"
+        )
     return own
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 
 Layer = nn.Module | str | None
 _RUNS_A_MODULE = nn.Module._call_impl.__code__
@@ -60,13 +60,13 @@ def find_layer(layer: Layer, forward_func: Callable[..., Any]) -> nn.Module | No
     if isinstance(layer, nn.Module):
         return as_written(layer)
     if not isinstance(layer, str):
-        raise TypeError(
+        raise InvalidTypeError(
             f"layer is a {type(layer).__name__}; expected a module, a dotted name, a list of those, or None for the "
             "network's input"
         )
     model = model_of(forward_func)
     if model is None:
-        raise TypeError(
+        raise InvalidTypeError(
             f"layer is the name {layer!r}, but forward_func is a {type(forward_func).__name__}, not a model to look "
             "it up in; expected the module itself: layer=model.get_submodule(name)"
         )
@@ -74,7 +74,7 @@ def find_layer(layer: Layer, forward_func: Callable[..., Any]) -> nn.Module | No
         model = model.module
     modules = dict(model.named_modules())
     if not layer or layer not in modules:
-        raise ValueError(
+        raise InvalidValueError(
             unknown_name("layer", layer, [name for name in modules if name], "; default_layers(model) lists good ones")
         )
     return modules[layer]
@@ -85,11 +85,11 @@ def checked_inputs(inputs: Any) -> tuple[Tensor, ...]:
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     for t in tensors:
         if not isinstance(t, Tensor):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"inputs is or holds a {type(t).__name__}; expected a tensor or a tuple of tensors, batch first"
             )
         if t.ndim == 0 or t.shape[0] == 0:
-            raise ValueError(f"inputs holds a tensor of shape {tuple(t.shape)}; expected at least one example")
+            raise InvalidValueError(f"inputs holds a tensor of shape {tuple(t.shape)}; expected at least one example")
     if len({t.shape[0] for t in tensors}) != 1:
-        raise ValueError(f"inputs hold batches of {[t.shape[0] for t in tensors]}; expected one batch size")
+        raise InvalidValueError(f"inputs hold batches of {[t.shape[0] for t in tensors]}; expected one batch size")
     return tensors

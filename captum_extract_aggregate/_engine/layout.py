@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.dimensions import CHANNELS, FRESH, Dim, Dims, Part, kinds_of, size_of
 from captum_extract_aggregate._engine.layers import describe
 
@@ -117,7 +118,7 @@ class Surroundings(NamedTuple):
 def check_layout(layout: Layout) -> Layout:
     """`layout` itself if it is one we know; otherwise our error."""
     if not callable(layout) and layout not in LAYOUTS:
-        raise ValueError(f"layout is {layout!r}; expected one of {', '.join(map(repr, LAYOUTS))} or a callable")
+        raise InvalidValueError(f"layout is {layout!r}; expected one of {', '.join(map(repr, LAYOUTS))} or a callable")
     return layout
 
 
@@ -136,7 +137,7 @@ def to_channels_first(activation: Tensor, layout: Layout, around: Surroundings) 
     if layout == "channels_last":
         return _channels_last
     if activation.ndim != 3:
-        raise ValueError(
+        raise InvalidValueError(
             f"layout='tokens' got an activation of shape {tuple(activation.shape)} at {around.name}; "
             "expected batch x tokens x channels"
         )
@@ -173,13 +174,13 @@ def _checked(function: LayoutFunction, around: Surroundings) -> LayoutFunction:
         try:
             out = function(t)
         except (RuntimeError, IndexError, ValueError) as error:
-            raise ValueError(
+            raise InvalidValueError(
                 f"layout(activation) failed for an activation of shape {tuple(t.shape)} at {around.name} ({error}); "
                 f"expected a function that fits each layer and any batch (write -1 for the number of examples)"
             ) from error
         if not isinstance(out, Tensor) or out.ndim < 3 or (around.batch is not None and out.shape[0] != around.batch):
             got = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-            raise ValueError(
+            raise InvalidValueError(
                 f"layout(activation) returned {got} for an activation of shape {tuple(t.shape)} at {around.name}; "
                 f"expected batch x channels x one or more position dimensions, batch {around.batch}"
             )
@@ -212,18 +213,18 @@ def _is_plain_batch(activation: Tensor, around: Surroundings) -> bool:
 def _check_positions(activation: Tensor, around: Surroundings) -> None:
     shape = tuple(activation.shape)
     if activation.ndim < 3:
-        raise ValueError(
+        raise InvalidValueError(
             f"{around.name} gives an activation of shape {shape}, which has no positions to map; expected a layer "
             "before the flattening or global pooling (default_layers(model) lists good ones; inputs without positions "
             "go into additional_forward_args)"
         )
     if around.batch is not None and shape[0] != around.batch:
-        raise ValueError(
+        raise InvalidValueError(
             f"{around.name} gives an activation of shape {shape}, whose first dimension is not the batch of "
             f"{around.batch}; expected batch first ({_cure_of_batch(activation, around)})"
         )
     if not _is_plain_batch(activation, around):
-        raise ValueError(
+        raise InvalidValueError(
             f"{around.name} gives an activation of shape {shape} in a model with sequence-first layers, and nothing "
             "tells its batch from its sequence; expected another batch size, or layout=lambda t: t.permute(1, 2, 0)"
         )
@@ -363,7 +364,7 @@ def _likely(activation: Tensor, around: Surroundings) -> LayoutFunction:
     elif is_first and is_last:
         is_first, is_last = _holds(around.module, "first") and not _holds(around.module, "last"), False
     if is_first == is_last:
-        raise ValueError(
+        raise InvalidValueError(
             f"{around.name} gives an activation of shape {tuple(activation.shape)}, and nothing tells whether its "
             "channels are in dimension 1 or the last; expected layout='channels_first', 'channels_last' or 'tokens'"
         )
@@ -372,7 +373,7 @@ def _likely(activation: Tensor, around: Surroundings) -> LayoutFunction:
     if activation.ndim > 3:
         return _channels_last
     if around.known.is_recurrent:
-        raise ValueError(
+        raise InvalidValueError(
             f"{around.name} gives {activation.shape[1]} tokens in a model with recurrent layers, whose steps are no "
             "picture, and nothing tells which these are; expected layout='channels_last' for a plain sequence, or "
             "'tokens' for patches of the picture"
@@ -516,7 +517,7 @@ def _widths_of(module: nn.Module) -> set[int]:
 def _token_grid(tokens: int, around: Surroundings) -> tuple[int, int, int]:
     """How many leading tokens have no position, and the height and width of the grid of the others."""
     if any(hasattr(model, "reroll") for model in around.models):
-        raise ValueError(
+        raise InvalidValueError(
             f"{around.name} gives tokens in an order of the model's own (it has a `reroll`), not row by row; expected "
             "layout=lambda t: ... that returns batch x channels x height x width"
         )
@@ -528,7 +529,7 @@ def _token_grid(tokens: int, around: Surroundings) -> tuple[int, int, int]:
                     if height * width == tokens - prefix:
                         return prefix, height, width
     image = "x".join(map(str, around.image)) or "unknown"
-    raise ValueError(
+    raise InvalidValueError(
         f"{around.name} gives {tokens} tokens, which make no grid of square patches over an input of size {image} "
         "(with no, 1, 2 or 5 leading tokens dropped); expected layout='channels_last' for a plain sequence, or "
         "layout=lambda t: ... that returns batch x channels x height x width"

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.seeding import random_state
 from captum_extract_aggregate._common.undo import ProcessWide, Undo, hook_everywhere
 from captum_extract_aggregate._engine.checkpoints import checkpoints_as_written
@@ -108,10 +109,10 @@ def _require_gradients(modules: list[nn.Module], value: bool, undo: Undo) -> Non
     """Sets the flag of all parameters that have another."""
     held = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad != value]
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in held):
-        raise ValueError("the model has lazy parameters without values; expected one that has run once")
+        raise InvalidValueError("the model has lazy parameters without values; expected one that has run once")
     parameters = [p for p in held if p.is_leaf and (p.is_floating_point() or p.is_complex())]
     if any(p.is_inference() for p in parameters):
-        raise ValueError(
+        raise InvalidValueError(
             "the model was built under torch.inference_mode, so nothing can be differentiated through it; "
             "expected one built outside (or copied: parameter.clone() outside of it)"
         )
@@ -145,12 +146,12 @@ def check_batch_norm(module: nn.Module, models: list[nn.Module], batch: int) -> 
     if not isinstance(module, nn.modules.batchnorm._BatchNorm):
         return
     if module.training:
-        raise ValueError(
+        raise InvalidValueError(
             f"{_name(module, models)} is in train mode, where examples of a batch mix and running statistics change; "
             "expected eval mode: call model.eval() first"
         )
     if module.running_mean is None and batch > 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"{_name(module, models)} has no running statistics (track_running_stats=False), so each example's score "
             "depends on the others of its batch; expected batches of one example"
         )
@@ -174,7 +175,7 @@ def _make_eager(modules: list[nn.Module], undo: Undo) -> None:
     if not any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):
         return
     if not hasattr(torch.compiler, "set_stance"):
-        raise ValueError(
+        raise InvalidValueError(
             "the model is compiled, or holds a compiled part, whose layers cannot be reached before torch 2.6; "
             "expected the model before torch.compile"
         )

@@ -14,6 +14,7 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import as_written
 from captum_extract_aggregate._engine.model_state import set_modes
@@ -57,7 +58,7 @@ def check_logit(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], ex
         given = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in inputs]
         output = forward_func(*given, *extra)
     if isinstance(output, Tensor) and is_probability(output):
-        raise ValueError(no_logit("its sign, the decision, never changes"))
+        raise InvalidValueError(no_logit("its sign, the decision, never changes"))
 
 
 def no_logit(why: str) -> str:
@@ -95,7 +96,7 @@ def signed(explained: Any, forward_func: Callable[..., Any], sign: int) -> Itera
                 method.forward_func = scores
         yield
     if not calls:
-        raise TypeError(
+        raise InvalidTypeError(
             "the model has one output, and the explanation did not call forward_func, so there is none for the other "
             "sign; expected the model itself as forward_func and an explanation of it, or a model of both classes: "
             "lambda x: torch.stack([-f(x), f(x)], 1)"

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import resolve_name
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.registry import Table
 
 Rule = Callable[..., Any]
@@ -160,12 +160,12 @@ def register_operation(function: Callable[..., Any], how: str | Rule, overwrite:
         >>> cea.unregister_operation(torch.sigmoid)
     """
     if not callable(function):
-        raise TypeError(f"function is a {type(function).__name__}; expected a function of PyTorch, as torch.sin")
+        raise InvalidTypeError(f"function is a {type(function).__name__}; expected a function of PyTorch, as torch.sin")
     if not callable(how) and (not isinstance(how, str) or how not in DECLARED):
-        raise ValueError(unknown_name("how", how, DECLARED, ", or a callable how(quantity, output, *inputs)"))
+        raise InvalidValueError(unknown_name("how", how, DECLARED, ", or a callable how(quantity, output, *inputs)"))
     known = OPERATIONS.get(function)
     if known is not None and not overwrite:
-        raise ValueError(
+        raise InvalidValueError(
             f"function is {OPERATIONS.described(function)}, which has a rule already ({_kind(known)}); expected one "
             "that has none, or overwrite=True to replace it everywhere (unregister_operation brings back what is "
             "built in)"

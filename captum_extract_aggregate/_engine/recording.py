@@ -20,6 +20,7 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.seeding import random_state
 from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu, plain
 from captum_extract_aggregate._common.undo import Undo
@@ -203,7 +204,7 @@ class Recording:
     def _check_scores(self, scores: Tensor) -> None:
         batch = self.inputs[0].shape[0]
         if len(scores) != batch:
-            raise ValueError(
+            raise InvalidValueError(
                 f"forward_func gives {len(scores)} score(s) for a batch of {batch}; expected one per example, shape "
                 f"({batch},) or ({batch}, classes), so that each example's map is its own"
                 + _cure_of_scores(len(scores), batch)
@@ -211,7 +212,7 @@ class Recording:
         # Elsewhere a check would make the host wait for the device: there the maps say NaN (see attr/base.py).
         bad = [i for i, s in enumerate(scores.tolist()) if not math.isfinite(s)] if on_cpu(scores) else []
         if bad:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the explained score is NaN or infinite for example {', '.join(map(str, bad[:10]))}; expected finite "
                 "numbers: check the inputs (torch.isfinite(x).all()), the weights, and the range of half precision; of "
                 "actions that a mask rules out (-inf) take another target"
@@ -230,7 +231,7 @@ class Recording:
         """The next gradients for a place's tensors; zeros for those that the score does not use, our error if all."""
         tensors = [[(part.value, next(found)) for part in parts] for parts in self._taps[place]]
         if not place.optional and all(gradient is None for parts in tensors for _, gradient in parts):
-            raise ValueError(
+            raise InvalidValueError(
                 f"the explained score does not depend on {describe(place.layer, self.models)} in a differentiable way"
                 f"{_of_final_states(place)}; expected a layer between the input and the output (not an auxiliary "
                 "head), and a forward_func that neither detaches, nor runs under torch.no_grad, nor takes an argmax, "
@@ -244,7 +245,7 @@ class Recording:
             return False
         found = magnitudes(g).tolist()
         if not all(map(math.isfinite, found)):
-            raise ValueError(
+            raise InvalidValueError(
                 f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
                 "expected a score that is differentiable there (no square root or logarithm of 0)"
             )
@@ -270,7 +271,7 @@ def record(
     places = list(dict.fromkeys(asked))
     tensors = checked_inputs(inputs)
     if any(place.layer is None for place in places) and not all(t.is_floating_point() for t in tensors):
-        raise TypeError(
+        raise InvalidTypeError(
             f"layer=None asks for maps at the input, but inputs hold {[str(t.dtype) for t in tensors]}; expected "
             "floating point tensors (for token indices choose the embedding layer)"
         )
@@ -291,7 +292,7 @@ def record(
             CAREFUL.update(error.layers)
         except OverwrittenError as error:
             if all(layer in CAREFUL for layer in layers):
-                raise ValueError(
+                raise InvalidValueError(
                     "the model works in place on a tensor that does not come from its inputs, or on a view of another, "
                     "at one of the layers; expected other layers, or a model that leaves such tensors as they are"
                 ) from error
@@ -380,14 +381,14 @@ def _explained_failure() -> Iterator[None]:
         if "leaf Variable that requires grad" in text or "is being modified inplace" in text:
             raise OverwrittenError from error
         if "checkpoint" in text.lower() or "incompatible with .grad()" in text:
-            raise ValueError(
+            raise InvalidValueError(
                 "gradient checkpointing runs parts of the forward again, without hooks, during the backward; expected "
                 "a model with checkpointing switched off (gradient_checkpointing_disable(), "
                 "set_grad_checkpointing(False), memory_efficient=False, or whatever its own switch is called): "
                 f"{text.splitlines()[0]}"
             ) from error
         if "modified by an inplace operation" in text:
-            raise ValueError(
+            raise InvalidValueError(
                 "the model overwrites a tensor in place that its own gradient needs, so it cannot be differentiated; "
                 f"expected a model that could be trained ({text.splitlines()[0]})"
             ) from error

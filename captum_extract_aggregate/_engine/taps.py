@@ -18,6 +18,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import plain
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import Claim
@@ -144,7 +145,7 @@ class Taps:
         undo.callback(self._unmark)
         for place in self._calls:
             if isinstance(place.layer, torch.jit.ScriptModule):
-                raise ValueError(
+                raise InvalidValueError(
                     f"layer is a {type(place.layer).__name__}, and hooks do not run in scripted or traced code; "
                     "expected a layer of the Python module it was made from"
                 )
@@ -184,12 +185,12 @@ class Taps:
         chosen = tappable(place, values)
         if not chosen:
             if any(isinstance(value, PackedSequence) for value in values):
-                raise ValueError(
+                raise InvalidValueError(
                     f"the {place.side} of layer {type(place.layer).__name__} is a packed sequence, in which examples "
                     "and steps share one dimension; expected padded sequences: take the layer before "
                     "pack_padded_sequence, or one behind pad_packed_sequence, or hand the recurrent layer padded ones"
                 )
-            raise TypeError(
+            raise InvalidTypeError(
                 f"the {place.side} of layer {type(place.layer).__name__} is {_kinds(values)}; expected a floating "
                 "point tensor or a tuple of them: choose a layer inside it, or a neighbour"
             )
@@ -269,7 +270,7 @@ class Taps:
             if not by_device:
                 if place.optional:
                     continue
-                raise ValueError(never_ran(place, models))
+                raise InvalidValueError(never_ran(place, models))
             devices = device_order(by_device, device_ids)
             if place.optional:
                 parts = [[tapped for call in by_device[device] for tapped in call] for device in devices]
@@ -354,14 +355,16 @@ def chosen_call(place: Place, calls: list[list[Tapped]], models: tuple[nn.Module
     count = len(calls)
     if place.call is None:
         if count > 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"layer {describe(place.layer, models)} ran {count} times in one forward (its weights are shared); "
                 f"expected one call: choose which with call=0 ... call={count - 1} (or call=-1 for the last)"
             )
         return calls[0]
     if not -count <= place.call < count:
         name = describe(place.layer, models)
-        raise ValueError(f"call is {place.call}, but layer {name} ran {count} times; expected {-count} to {count - 1}")
+        raise InvalidValueError(
+            f"call is {place.call}, but layer {name} ran {count} times; expected {-count} to {count - 1}"
+        )
     return calls[place.call]
 
 

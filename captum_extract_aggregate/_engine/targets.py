@@ -9,6 +9,8 @@ import torch
 from captum._utils.common import _select_targets
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
 
 FORMS = (
@@ -23,7 +25,7 @@ def select_scores(output: Any, target: Target) -> Tensor:
     Raises TypeError or ValueError that names the mistake where Captum would assert, or index out of range.
     """
     if not isinstance(output, Tensor):
-        raise TypeError(
+        raise InvalidTypeError(
             f"forward_func returned a {type(output).__name__}{_fields(output)}; expected a tensor of scores. "
             "Wrap the model: NormGrad(lambda x: model(x)[...], layer)"
         )
@@ -35,7 +37,7 @@ def select_scores(output: Any, target: Target) -> Tensor:
     scores = _select_targets(output, target)  # type: ignore[arg-type]
     if scores[0].numel() != 1:
         cure = "pass target=" if target is None else f"pass a target of {output.ndim - 1} indices"
-        raise ValueError(
+        raise InvalidValueError(
             f"target {target!r} selects {scores[0].numel()} numbers per example from an output of shape "
             f"{tuple(output.shape)}; expected one: {cure}"
         )
@@ -64,12 +66,14 @@ def plain_target(target: Any) -> Any:
 def _check_target(output: Tensor, target: Any) -> None:
     examples, sizes = output.shape[0], tuple(output.shape[1:])
     if isinstance(target, bool) or not isinstance(target, (int, tuple, list, Tensor)):
-        raise TypeError(f"target is a {type(target).__name__}; expected {FORMS}")
+        raise InvalidTypeError(f"target is a {type(target).__name__}; expected {FORMS}")
     if isinstance(target, Tensor):
         if target.dtype != torch.long:
-            raise TypeError(f"target is a tensor of {target.dtype}; expected class indices (multi-hot vectors are not)")
+            raise InvalidTypeError(
+                f"target is a tensor of {target.dtype}; expected class indices (multi-hot vectors are not)"
+            )
         if target.numel() > 1 and target.ndim > 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"target is a tensor of shape {tuple(target.shape)}; expected one index per example. For several "
                 "targets per example use attribute_per_target"
             )
@@ -78,7 +82,7 @@ def _check_target(output: Tensor, target: Any) -> None:
         entries = target if isinstance(target, list) else [target]
     per_example = isinstance(target, list) or len(entries) != 1
     if per_example and len(entries) != examples:
-        raise ValueError(f"target has {len(entries)} entries for {examples} examples; expected {FORMS}")
+        raise InvalidValueError(f"target has {len(entries)} entries for {examples} examples; expected {FORMS}")
     for entry in entries:
         _check_entry(entry, sizes, per_example)
 
@@ -91,10 +95,10 @@ def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
     """
     indices = entry if isinstance(entry, tuple) else (entry,)
     if not all(isinstance(i, int) and not isinstance(i, bool) for i in indices):
-        raise TypeError(f"target holds {entry!r}; expected {FORMS}")
+        raise InvalidTypeError(f"target holds {entry!r}; expected {FORMS}")
     gathered = per_example and not isinstance(entry, tuple)
     if len(indices) > len(sizes) or (gathered and len(sizes) != 1):
-        raise ValueError(
+        raise InvalidValueError(
             f"target {entry!r} holds {len(indices)} indices for an output of {len(sizes)} dimensions beside the batch, "
             f"{sizes}; expected one index each"
             + ("" if sizes else " (forward_func gives one score per example already: leave target out)")
@@ -102,20 +106,24 @@ def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
     for index, size in zip(indices, sizes):
         lowest = 0 if gathered else -size
         if not lowest <= index < size:
-            raise ValueError(f"target {entry!r} is out of range; expected 0 to {size - 1} (the output has {size})")
+            raise InvalidValueError(
+                f"target {entry!r} is out of range; expected 0 to {size - 1} (the output has {size})"
+            )
 
 
 def per_target(targets: Any, examples: int) -> list[Target]:
     """`targets` as a list of T Captum targets: from `N x T` indices, or a list of T targets for all examples."""
     if isinstance(targets, (list, tuple)) and targets and all(isinstance(row, list) for row in targets):
         if len({len(row) for row in targets}) > 1 or not all(isinstance(i, int) for row in targets for i in row):
-            raise ValueError(f"targets is {targets!r}; expected rows of equally many indices, one row per example")
+            raise InvalidValueError(
+                f"targets is {targets!r}; expected rows of equally many indices, one row per example"
+            )
         targets = torch.tensor(targets)
     if isinstance(targets, np.ndarray):
         targets = torch.from_numpy(targets)
     if isinstance(targets, Tensor):
         if targets.ndim not in (1, 2) or (targets.ndim == 2 and targets.shape[0] != examples) or not targets.numel():
-            raise ValueError(
+            raise InvalidValueError(
                 f"targets has shape {tuple(targets.shape)}; expected {examples} x T, T targets for each of the "
                 f"{examples} examples, or a list of T targets for all"
             )
@@ -123,5 +131,7 @@ def per_target(targets: Any, examples: int) -> list[Target]:
             return list(targets.flatten().tolist())
         return list(targets.T)
     if not isinstance(targets, (list, tuple)) or not targets:
-        raise TypeError(f"targets is {targets!r}; expected an N x T tensor of indices or a non-empty list of T targets")
+        raise InvalidTypeError(
+            f"targets is {targets!r}; expected an N x T tensor of indices or a non-empty list of T targets"
+        )
     return list(targets)

@@ -24,6 +24,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu, same_everywhere
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, find_layer
@@ -34,6 +35,7 @@ from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target, per_target
 from captum_extract_aggregate.attr.entry import attributed, captum_entry, check_grad_kwargs, named_arguments
 from captum_extract_aggregate.attr.layer_types import GradientAttribution, L, LayerAttribution, Layers, OneLayer
+from captum_extract_aggregate.attr.rebuilt import Rebuilt
 
 Map = Tensor | tuple[Tensor, ...]
 Maps = Map | list[Map]
@@ -50,8 +52,13 @@ def own(function: _F) -> _F:
     return function
 
 
+def own_as(made: _F, function: Any) -> _F:
+    """Marks what was made of a function, and does what it does, as that is marked."""
+    return own(made) if function in _OWN else made
+
+
 def is_own(method: Any, *names: str) -> bool:
-    """Whether the functions of these names are this package's: not a subclass's, nor put onto a class or the object.
+    """Tells whether functions of these names are this package's, not a subclass's or put onto a class or the object.
 
     Only then is what a shared pass gives what calling them gives. (Every class counts, not the first alone: what it
     defines may call the next one's.)
@@ -67,7 +74,7 @@ _WARNED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDiction
 _VARYING: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose gradients were seen to differ from place to place
 
 
-class CaptureAttribution(LayerAttribution, GradientAttribution, Generic[L]):
+class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic[L]):
     """A Captum layer method whose map at each layer follows from activations and gradients of one pass.
 
     A subclass says *what its map is* (`map_of`), and, if it needs other tensors than the layer's output, *which* it
@@ -106,16 +113,18 @@ class CaptureAttribution(LayerAttribution, GradientAttribution, Generic[L]):
         call: int | None = None,
     ) -> None:
         if not callable(forward_func):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"forward_func is a {type(forward_func).__name__}; expected a model or another callable that returns "
                 "scores"
             )
         if isinstance(layer, (list, tuple)) and not layer:
-            raise ValueError("layer is an empty list; expected at least one layer (default_layers(model) lists some)")
+            raise InvalidValueError(
+                "layer is an empty list; expected at least one layer (default_layers(model) lists some)"
+            )
         if call is not None and (isinstance(call, bool) or not isinstance(call, int)):
-            raise TypeError(f"call is {call!r}; expected None or the index of one of a shared layer's calls")
+            raise InvalidTypeError(f"call is {call!r}; expected None or the index of one of a shared layer's calls")
         if device_ids is not None and not (isinstance(device_ids, list) and all(type(d) is int for d in device_ids)):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"device_ids is {device_ids!r}; expected None or a list of a DataParallel model's device numbers (all "
                 "other arguments go by name)"
             )
@@ -143,7 +152,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution, Generic[L]):
     def run_pass(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
     ) -> Iterator[Evidence]:
-        """One pass, and what it shows of the places for each target."""
+        """Runs one pass, and yields what it shows of the places for each target."""
         recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)
         return recording.evidence(targets)
 
@@ -179,7 +188,7 @@ class CaptureAttribution(LayerAttribution, GradientAttribution, Generic[L]):
         return pairs
 
     def is_blind(self, layer: nn.Module | None) -> bool:
-        """Whether a gradient that is the same at every position leaves a map that says nothing of the class."""
+        """Tells whether a gradient that is the same at every position leaves a map that says nothing of the class."""
         return False
 
     def _warn_where_blind(self, place: Place, evidence: Evidence, gradients: list[Tensor]) -> None:
@@ -427,7 +436,9 @@ class WithDelta(CaptureAttribution[L]):
         if not return_convergence_delta:
             return maps
         if not self.has_convergence_delta():
-            raise ValueError(f"{type(self).__name__} has no convergence delta; expected return_convergence_delta=False")
+            raise InvalidValueError(
+                f"{type(self).__name__} has no convergence delta; expected return_convergence_delta=False"
+            )
         to_input = {"attribute_to_layer_input": True} if attribute_to_layer_input else {}
         return maps, self.compute_convergence_delta(inputs, target, additional_forward_args, **to_input)
 

@@ -32,7 +32,7 @@ def _bias(module: nn.Module) -> Tensor:
 
 
 def adds_bias(module: nn.Module) -> bool:
-    """Whether `bias_of` gives something."""
+    """Tells whether `bias_of` gives something."""
     if _has_running_statistics(module):
         return not _is_fused(module)
     if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, *_NORMS)) or _is_fused(module):

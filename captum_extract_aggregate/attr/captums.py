@@ -9,7 +9,7 @@ from typing import Any
 import captum.attr
 from captum.attr import Attribution
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 
 
 def called(name: str) -> str | None:
@@ -30,8 +30,8 @@ def find_class(name: str) -> Callable[..., Attribution]:
     known = [f"captum:{n}" for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))]
     needed = _more_that_it_needs(method)
     if not needed:
-        raise ValueError(unknown_name("method", f"captum:{name}", known))
-    raise ValueError(
+        raise InvalidValueError(unknown_name("method", f"captum:{name}", known))
+    raise InvalidValueError(
         f"method is 'captum:{name}', which needs more than a model, a layer and inputs ({', '.join(needed)}), so "
         f"that it cannot be made from its name; expected one of {', '.join(known)}"
     )

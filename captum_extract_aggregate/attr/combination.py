@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import is_constant, min_max, upsample
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.input_positions import (
@@ -28,8 +28,10 @@ from captum_extract_aggregate._engine.layers import checked_inputs, describe, fi
 from captum_extract_aggregate._engine.model_state import without_traces
 from captum_extract_aggregate._engine.targets import Target, per_target
 from captum_extract_aggregate.attr.base import CaptureAttribution, is_own, own
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import attributed, captum_entry, named_arguments
 from captum_extract_aggregate.attr.layer_types import LayerAttribution
+from captum_extract_aggregate.attr.rebuilt import Rebuilt
 
 WeightsName = Literal["uniform", "linear"]
 Weights = WeightsName | Sequence[float] | Mapping[Any, float]
@@ -38,7 +40,12 @@ _WEIGHTS = get_args(WeightsName)
 _MODES = get_args(Mode)
 
 
-class LayerCombination(LayerAttribution):
+@described(
+    "`N x 1 x H x W` with the input's positions, in [0, 1], without unit",
+    first="Explains one target per example; the maps of all layers are combined.",
+    layers=False,
+)
+class LayerCombination(Rebuilt, LayerAttribution):
     r"""The maps of several layers as one: :math:`\prod_j m_j^{\gamma_j}` or :math:`\sum_j \gamma_j m_j`.
 
     Each layer's map is upsampled bilinearly to the input's size, then scaled to [0, 1] per example: `N x 1 x H x W` in
@@ -87,25 +94,30 @@ class LayerCombination(LayerAttribution):
         layout: InputLayout = "auto",
     ) -> None:
         if not isinstance(attribution_method, LayerAttribution):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"attribution_method is a {type(attribution_method).__name__}; expected a layer method such as "
                 "NormGrad(model, layers) or Captum's LayerGradCam(model, layers)"
             )
         layers = attribution_method.layer
         if not isinstance(layers, (list, tuple)) or not layers or getattr(attribution_method, "joins_layers", False):
-            raise ValueError(
+            raise InvalidValueError(
                 f"attribution_method gives one map, not one per layer ({attribution_method.get_name()} on "
                 f"{type(layers).__name__}); expected a method built on a list of layers"
             )
         if mode not in _MODES:
-            raise ValueError(unknown_name("mode", mode, _MODES))
+            raise InvalidValueError(unknown_name("mode", mode, _MODES))
         forward_func = attribution_method.forward_func
         modules = [find_layer(layer, forward_func) for layer in layers]
         LayerAttribution.__init__(self, forward_func, modules, attribution_method.device_ids)
         self.attribution_method = attribution_method
         self.weights = normalized_weights(weights, modules, forward_func)
+        self.given_weights = weights
         self.mode = mode
         self.size, self.layout = check_size(size), check_input_layout(layout)
+
+    def argument(self, name: str) -> Any:
+        """Normalised weights, normalised again, would differ in their last digit."""
+        return self.given_weights if name == "weights" else super().argument(name)
 
     @own
     @captum_entry
@@ -128,7 +140,7 @@ class LayerCombination(LayerAttribution):
         for name in [n for n in ("target", "attribute_to_layer_input") if n not in taken and not takes_all]:
             given = kwargs.pop(name)
             if given is not None and given is not False:  # such as LayerActivation, which explains no target
-                raise ValueError(
+                raise InvalidValueError(
                     f"{name} is given, but {self.attribution_method.get_name()} takes none; expected it left out"
                 )
         return self.joined(inputs, self._maps_by_layer(inputs, kwargs))
@@ -216,7 +228,7 @@ def _tensor(map_: Any) -> Tensor:
     if isinstance(map_, tuple) and len(map_) == 1:
         return map_[0]
     if not isinstance(map_, Tensor):
-        raise TypeError("a layer emits several tensors, hence several maps; expected layers that emit one")
+        raise InvalidTypeError("a layer emits several tensors, hence several maps; expected layers that emit one")
     return map_
 
 
@@ -225,12 +237,12 @@ def normalized_weights(weights: Weights, layers: list[nn.Module | None], forward
     count = len(layers)
     if isinstance(weights, str):
         if weights not in _WEIGHTS:
-            raise ValueError(unknown_name("weights", weights, _WEIGHTS))
+            raise InvalidValueError(unknown_name("weights", weights, _WEIGHTS))
         values = [1.0] * count if weights == "uniform" else [float(j) for j in range(1, count + 1)]
     elif isinstance(weights, Mapping):
         by_layer = {find_layer(layer, forward_func): value for layer, value in weights.items()}
         if set(by_layer) != set(layers):
-            raise ValueError(
+            raise InvalidValueError(
                 f"weights name {len(by_layer)} layers, {len(set(by_layer) & set(layers))} of them the method's "
                 f"{count}; expected a weight for each of the method's layers and no other"
             )
@@ -240,10 +252,12 @@ def normalized_weights(weights: Weights, layers: list[nn.Module | None], forward
     try:
         values = [float(value) for value in values]
     except (TypeError, ValueError):
-        raise TypeError(f"weights is {weights!r}; expected 'uniform', 'linear', or a number for each layer") from None
+        raise InvalidTypeError(
+            f"weights is {weights!r}; expected 'uniform', 'linear', or a number for each layer"
+        ) from None
     if len(values) != count:
-        raise ValueError(f"weights has {len(values)} numbers for {count} layers; expected one each")
+        raise InvalidValueError(f"weights has {len(values)} numbers for {count} layers; expected one each")
     total = sum(values)
     if min(values) < 0 or not 0 < total < float("inf"):
-        raise ValueError(f"weights are {values}; expected numbers of at least 0, and one above")
+        raise InvalidValueError(f"weights are {values}; expected numbers of at least 0, and one above")
     return tuple(value / total for value in values)

@@ -10,6 +10,7 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
 from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled
@@ -23,7 +24,7 @@ def the_model(forward_func: Callable[..., Any]) -> nn.Module:
     """The model in which biases are looked for, or our error."""
     model = model_of(forward_func)
     if model is None:
-        raise TypeError(
+        raise InvalidTypeError(
             f"forward_func is a {type(forward_func).__name__}, in which no layers with biases can be found; expected "
             "the model itself"
         )
@@ -62,7 +63,7 @@ def completeness_delta(cut: Place, evidence: Evidence) -> Tensor:
 def is_bypassed(
     forward_func: Callable[..., Any], inputs: Any, target: Target, additional_forward_args: Any, place: Place
 ) -> bool:
-    """Whether the score still depends on the inputs when the graph is severed at the place."""
+    """Tells whether the score still depends on the inputs when the graph is severed at the place."""
     tensors = checked_inputs(inputs)
     if place.layer is None:
         return False

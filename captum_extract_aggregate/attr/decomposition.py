@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.chunks import over_channels
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import at_least_float32, low_and_spread, upsample
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate._engine.layers import describe
@@ -36,6 +36,7 @@ from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, Plan, WithDelta, finished, places_of
 from captum_extract_aggregate.attr.biases import adds_bias, bias_layers, biased, fused_norms
 from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, the_model, with_biases
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.attribution import LinearApproximation
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
@@ -47,6 +48,7 @@ Rescale = Literal["channel_joint", "layer_map"]
 _RESCALE = get_args(Rescale)
 
 
+@described("`N x 1 x *S`, signed, in units of the score")
 class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
     r"""Activity attribution: :math:`a^{h}_u = \sum_k h_{u,k} \, \partial f / \partial h_{u,k}`; `N x 1 x *S`, signed.
 
@@ -84,6 +86,7 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
     ) -> None:
         super().__init__(forward_func, layer, device_ids, layout=layout, call=call)
 
+    @named_arguments
     def compute_convergence_delta(  # type: ignore[override]
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -118,19 +121,20 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
 
 
 def _check_bias(layer: nn.Module | None, to_input: bool) -> None:
-    """Our error for a layer that adds no bias, and for the side at which none acts."""
+    """Raises our error for a layer that adds no bias, and for the side at which none acts."""
     if layer is None or not adds_bias(layer):
-        raise ValueError(
+        raise InvalidValueError(
             f"layer is or holds {'the input' if layer is None else type(layer).__name__}, which adds no bias; expected "
             "a convolution, linear layer or normalisation that does (bias_layers(model) lists them)"
         )
     if to_input:
-        raise ValueError(
+        raise InvalidValueError(
             "attribute_to_layer_input is True, but a bias acts at the layer's output; expected "
             "attribute_to_layer_input=False"
         )
 
 
+@described("`N x 1 x *S`, signed, in units of the score")
 class BiasAttribution(CaptureAttribution[L]):
     r"""Bias attribution: :math:`a^{b}_u = \sum_k b_k \, \partial f / \partial z_{u,k}`; `N x 1 x *S`, signed.
 
@@ -177,6 +181,7 @@ class BiasAttribution(CaptureAttribution[L]):
         return "Bias Attribution"
 
 
+@described("`N x 1 x H x W` with the input's positions, non-negative, without unit", layers=False)
 class FullGrad(WithDelta[nn.Module]):
     r"""FullGrad: :math:`\psi(x \odot \nabla_x f) + \sum_l \sum_k \psi(b^l \odot \partial f / \partial z^l)_k`.
 
@@ -230,14 +235,20 @@ class FullGrad(WithDelta[nn.Module]):
             layer = list(bias_layers(the_model(forward_func)).values())
             self._fused = fused_norms(the_model(forward_func))
             if not layer:
-                raise ValueError("the model adds no bias anywhere; expected layers with biases, or another method")
+                raise InvalidValueError(
+                    "the model adds no bias anywhere; expected layers with biases, or another method"
+                )
         given: Any = layer
         super().__init__(forward_func, given, device_ids, layout=layout)
         if not isinstance(rescale, str) or rescale not in _RESCALE:
-            raise ValueError(unknown_name("rescale", rescale, _RESCALE))
+            raise InvalidValueError(unknown_name("rescale", rescale, _RESCALE))
         self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
         self.size = check_size(size)
         self.plan(to_input=False)  # a layer without a bias is refused here, not only at the first map
+
+    def argument(self, name: str) -> Any:
+        """All layers that add a bias were not named."""
+        return None if name == "layer" and self._only_seen else super().argument(name)
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         _check_bias(layer, to_input)
@@ -305,7 +316,7 @@ class FullGrad(WithDelta[nn.Module]):
         return [at_least_float32(term) for term in arranged]
 
     def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
-        """What a layer's bias contributes, channel by channel, `N x K x *S`; nothing where there are no positions.
+        """Gives what a layer's bias contributes to each channel, `N x K x *S`; nothing where there are no positions.
 
         In memory of its own, but for what a layout function makes of it.
         """
@@ -334,6 +345,7 @@ class FullGrad(WithDelta[nn.Module]):
         low, spread = low_and_spread(magnitude)
         return magnitude.sub_(low).sum(1, keepdim=True).div_(spread + _EPS)
 
+    @named_arguments
     def compute_convergence_delta(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None
     ) -> Tensor:
@@ -347,6 +359,7 @@ class FullGrad(WithDelta[nn.Module]):
         return "FullGrad"
 
 
+@described("`N x 1 x H x W` with the input's positions, non-negative, without unit", layers=False)
 class AggregatedActivity(InputSizedAttribution):
     r"""Aggregated activity: :math:`[\psi(a^{h,0})] + \sum_{l \ge l_0} \psi(a^{h,l})`; `N x 1 x H x W`, non-negative.
 
@@ -390,7 +403,7 @@ class AggregatedActivity(InputSizedAttribution):
         super().__init__(forward_func, layer, device_ids, layout=layout, call=call, size=size)
         count = len(super()._layers())
         if isinstance(l0, bool) or not isinstance(l0, int) or not -count <= l0 < count:
-            raise ValueError(f"l0 is {l0!r}; expected {-count} to {count - 1}, one of the {count} layers")
+            raise InvalidValueError(f"l0 is {l0!r}; expected {-count} to {count - 1}, one of the {count} layers")
         self.l0, self.include_input = l0, include_input
 
     def _layers(self) -> list[nn.Module | None]:

@@ -110,6 +110,12 @@ def captum_entry(function: Callable[P, R]) -> Callable[P, R]:
     return entry  # type: ignore[no-any-return]
 
 
+def check_flag(name: str, value: object) -> None:
+    """Raises our error for what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise InvalidTypeError(f"{name} is {value!r}; expected True or False")
+
+
 def check_grad_kwargs(grad_kwargs: Any) -> None:
     """Raises our error for what Captum hands on to `torch.autograd.grad` and would change what is returned."""
     if grad_kwargs is None:
@@ -139,7 +145,8 @@ def attributed(method: Any, inputs: Any, target: Target, additional_forward_args
     except (RuntimeError, AssertionError, AttributeError, LookupError) as error:
         if not type(method).__module__.startswith("captum.") or "memory" in str(error):
             raise
-        raise ValueError(  # a requirement of Captum's class that the model does not meet, as DeepLift's of its ReLUs
+        # The model does not meet a requirement of Captum's class, as DeepLift's of its ReLUs.
+        raise InvalidValueError(
             f"Captum's {type(method).__name__} does not explain this model: {' '.join(str(error).split())}; expected "
             "another method, or a model as that class wants it"
         ) from error

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.chunks import over_channels
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import where_positive
 from captum_extract_aggregate._engine.input_positions import Size
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, own
-from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.described import described
+from captum_extract_aggregate.attr.entry import captum_entry, check_flag, named_arguments
 from captum_extract_aggregate.attr.input_sized import InputSizedAttribution
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
 
@@ -35,7 +36,7 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {"abs": torch.abs_, "relu": t
 
 def _check_positive(positive: str) -> str:
     if not isinstance(positive, str) or positive not in _POSITIVE:
-        raise ValueError(unknown_name("positive", positive, _POSITIVE))
+        raise InvalidValueError(unknown_name("positive", positive, _POSITIVE))
     return positive
 
 
@@ -106,15 +107,15 @@ class WeightedChannels(CaptureAttribution[L]):
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """The map of one target per example."""
-        for name, value in (("relu_attributions", relu_attributions), ("attr_dim_summation", attr_dim_summation)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} is {value!r}; expected True or False")
+        check_flag("relu_attributions", relu_attributions)
+        check_flag("attr_dim_summation", attr_dim_summation)
         asked = copy.copy(self)  # other threads may use this object
         asked._relu_attributions, asked._attr_dim_summation = relu_attributions, attr_dim_summation
         plain: Any = super(WeightedChannels, asked)
         return plain.attribute(inputs, target, additional_forward_args, attribute_to_layer_input, grad_kwargs)
 
 
+@described("`N x 1 x *S`, non-negative (signed without `relu_attributions`), in units of the score")
 class GradCAM(WeightedChannels[L]):
     r"""GradCAM: :math:`(\sum_k w_k A^k)_+`; `N x 1 x *S`, non-negative, in units of the score.
 
@@ -165,6 +166,7 @@ class _Positive(CaptureAttribution[L]):
         self.positive = _check_positive(positive)
 
 
+@described("`N x 1 x *S`, non-negative, in units of the score")
 class GradCAMPos(_Positive[L]):
     r"""GradCAM_Pos: :math:`\sum_k |w_k A^k|`; `N x 1 x *S`, non-negative, in units of the score.
 
@@ -195,6 +197,7 @@ class GradCAMPos(_Positive[L]):
         return "GradCAM Pos"
 
 
+@described("`N x 1 x *S`, non-negative, in units of score per unit of activation")
 class GradMid(_Positive[L]):
     r"""GradMid: :math:`\sum_k |g_{u,k}|`, gradients alone; `N x 1 x *S`, non-negative, in score per activation.
 
@@ -226,6 +229,7 @@ class GradMid(_Positive[L]):
         return "GradMid"
 
 
+@described("`N x 1 x *S`, non-negative (signed without `relu_attributions`), in units of the score")
 class GradCAMPlusPlus(WeightedChannels[L]):
     r"""GradCAM++: :math:`(\sum_k w_k A^k)_+` with :math:`w_k = \sum_u \alpha_{u,k} (g_{u,k})_+`; `N x 1 x *S`.
 
@@ -303,6 +307,9 @@ class _Cumulative(InputSizedAttribution):
         self.positive = _check_positive(positive)
 
 
+@described(
+    "`N x 1 x H x W` with the input's positions, non-negative, at most the number of layers, without unit", layers=False
+)
 class CumulativeGradCAM(_Cumulative):
     r"""CumulativeGradCAM: :math:`\sum_l \psi(\mathrm{GradCAM\_Pos}^l)`; one map of the input's size, `N x 1 x H x W`.
 
@@ -337,6 +344,9 @@ class CumulativeGradCAM(_Cumulative):
         return "Cumulative GradCAM"
 
 
+@described(
+    "`N x 1 x H x W` with the input's positions, non-negative, at most the number of layers, without unit", layers=False
+)
 class CumulativeGradMid(_Cumulative):
     r"""CumulativeGradMid: :math:`\sum_l \psi(\mathrm{GradMid}^l)`; one map of the input's size, `N x 1 x H x W`.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._common.tensors import at_least_float32, min_max, upsample
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
@@ -38,7 +39,7 @@ class InputSizedAttribution(CaptureAttribution[nn.Module]):
         if layer is None:
             model = model_of(forward_func)
             if model is None:
-                raise TypeError(
+                raise InvalidTypeError(
                     "layer is None, but forward_func is no model whose default layers could be found; expected a layer "
                     "or a list of layers"
                 )

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import Layer, describe, find_layer
 from captum_extract_aggregate._engine.layout import to_channels_first
@@ -32,7 +33,9 @@ class LayerWeights(dict[str, float]):
     def __init__(self, raw: Mapping[str, float], what: str, images: int) -> None:
         total = sum(raw.values())
         if not total > 0:
-            raise ValueError(f"every layer's {what} is 0, so there is nothing to weigh them by; expected other images")
+            raise InvalidValueError(
+                f"every layer's {what} is 0, so there is nothing to weigh them by; expected other images"
+            )
         super().__init__({name: value / total for name, value in raw.items()})
         self.raw, self.what, self.images = dict(raw), what, images
 
@@ -57,13 +60,13 @@ class LayerWeights(dict[str, float]):
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or thousands of brackets
-            raise ValueError(_no_weights(path, f"it is no JSON: {error}")) from None
+            raise InvalidValueError(_no_weights(path, f"it is no JSON: {error}")) from None
         raw, what, images = (content.get(k) if isinstance(content, dict) else None for k in ("raw", "what", "images"))
         if not isinstance(raw, dict) or not isinstance(what, str) or type(images) is not int:
-            raise ValueError(_no_weights(path, "it lacks 'raw', 'what' or 'images'"))
+            raise InvalidValueError(_no_weights(path, "it lacks 'raw', 'what' or 'images'"))
         for name, value in raw.items():
             if type(value) not in (int, float) or not 0 <= value < math.inf:
-                raise ValueError(_no_weights(path, f"the raw value of {name!r} is {value!r}"))
+                raise InvalidValueError(_no_weights(path, f"the raw value of {name!r} is {value!r}"))
         return cls(raw, what, images)
 
 
@@ -110,14 +113,16 @@ def feature_spread_weights(
         sums = [total + f.double().sum(0) for total, f in zip(sums, features)]
         count += len(features[0])
     if count < 2:
-        raise ValueError(f"dataloader gives {count} image(s); expected at least two")
+        raise InvalidValueError(f"dataloader gives {count} image(s); expected at least two")
     means = [total / count for total in sums]
     spreads, again = [torch.zeros(()) for _ in modules], 0
     for features, _ in _streamed(model, modules, dataloader, layout, show_progress, "spread"):
         spreads = [total + (f.double() - mean).abs().sum(0) for total, f, mean in zip(spreads, features, means)]
         again += len(features[0])
     if again != count:
-        raise ValueError(f"dataloader gives {count} images, then {again}; expected one that can be gone through twice")
+        raise InvalidValueError(
+            f"dataloader gives {count} images, then {again}; expected one that can be gone through twice"
+        )
     raw = {name: (total / count).mean().item() for name, total in zip(_names(model, modules), spreads)}
     return LayerWeights(raw, "feature spread", count)
 
@@ -159,7 +164,7 @@ def accuracy_weights(
     from sklearn.preprocessing import StandardScaler
 
     if not 0 < test_share < 1:
-        raise ValueError(f"test_share is {test_share}; expected a share between 0 and 1")
+        raise InvalidValueError(f"test_share is {test_share}; expected a share between 0 and 1")
     modules = _modules(model, layers)
     labels: list[int] = []
     with tempfile.TemporaryDirectory() as folder, _FeatureFiles(Path(folder), len(modules)) as files:
@@ -167,7 +172,7 @@ def accuracy_weights(
             labels += _class_indices(batch_labels, len(features[0]))
             files.append(features)
         if len(set(labels)) < 2 or len(labels) < 4:
-            raise ValueError(
+            raise InvalidValueError(
                 f"dataloader gives {len(labels)} images of {len(set(labels))} classes; expected several images of at "
                 "least two classes"
             )
@@ -178,9 +183,11 @@ def accuracy_weights(
                 np.arange(len(classes)), test_size=test_share, random_state=seed, stratify=stratify
             )
         except ValueError as error:
-            raise ValueError(f"{len(labels)} images cannot be divided ({error}); expected more of them") from None
+            raise InvalidValueError(
+                f"{len(labels)} images cannot be divided ({error}); expected more of them"
+            ) from None
         if len(set(classes[train])) < 2:
-            raise ValueError("only one class is left to train on; expected several images of each class")
+            raise InvalidValueError("only one class is left to train on; expected several images of each class")
         raw = {}
         for name, x in zip(_names(model, modules), files.read(len(labels))):
             probe = make_pipeline(StandardScaler(copy=False), LogisticRegression(max_iter=1000))
@@ -215,12 +222,12 @@ class _FeatureFiles:
 
 def _modules(model: nn.Module, layers: Iterable[Layer]) -> list[nn.Module]:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise InvalidTypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if isinstance(layers, (str, nn.Module)):
-        raise TypeError(f"layers is a single {type(layers).__name__}; expected a list of layers to weigh")
+        raise InvalidTypeError(f"layers is a single {type(layers).__name__}; expected a list of layers to weigh")
     modules = [find_layer(layer, model) for layer in layers]
     if not modules or None in modules:
-        raise ValueError(
+        raise InvalidValueError(
             "layers is empty or holds None; expected at least one layer, and layers alone (default_layers(model) "
             "lists some)"
         )
@@ -240,30 +247,36 @@ def _streamed(
     for batch in tqdm(dataloader, desc=what, disable=not show):
         inputs, rest = (batch[0], batch[1:]) if isinstance(batch, (tuple, list)) and batch else (batch, ())
         if not isinstance(inputs, Tensor):
-            raise TypeError(f"dataloader gives {type(inputs).__name__}; expected batches of tensors, or tuples of them")
+            raise InvalidTypeError(
+                f"dataloader gives {type(inputs).__name__}; expected batches of tensors, or tuples of them"
+            )
         with Undo() as undo, undo:
             set_grad_mode(undo, False)
             evidence = record(model, inputs.to(device), places).activity()
             features = []
             for place in places:
                 if len(evidence.activations[place]) > 1:
-                    raise TypeError("a layer emits several tensors, so it has no one feature; expected other layers")
+                    raise InvalidTypeError(
+                        "a layer emits several tensors, so it has no one feature; expected other layers"
+                    )
                 (x,) = evidence.activations[place]
                 on_grid = to_channels_first(x, layout, evidence.surroundings(place))(x)
                 mean = on_grid.flatten(2).float().mean(2)
                 if not torch.isfinite(mean).all():
-                    raise ValueError("features are NaN or infinite; expected finite images and weights")
+                    raise InvalidValueError("features are NaN or infinite; expected finite images and weights")
                 features.append(mean)
         yield features, rest
 
 
 def _class_indices(rest: Any, count: int) -> list[int]:
     if not rest or not isinstance(rest[0], (Tensor, list, tuple)) or len(rest[0]) != count:
-        raise ValueError("dataloader gives no class index for each image; expected batches (inputs, labels)")
+        raise InvalidValueError("dataloader gives no class index for each image; expected batches (inputs, labels)")
     try:
         labels = torch.as_tensor(rest[0])
     except (TypeError, ValueError):
-        raise ValueError(f"labels are {rest[0]!r}; expected class indices") from None
+        raise InvalidValueError(f"labels are {rest[0]!r}; expected class indices") from None
     if labels.ndim != 1 or labels.is_floating_point():
-        raise ValueError(f"labels have shape {tuple(labels.shape)} and {labels.dtype}; expected one index per image")
+        raise InvalidValueError(
+            f"labels have shape {tuple(labels.shape)} and {labels.dtype}; expected one index per image"
+        )
     return labels.tolist()

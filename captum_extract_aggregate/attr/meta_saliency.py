@@ -26,7 +26,7 @@ from captum.attr import (
 )
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
@@ -41,22 +41,24 @@ from captum_extract_aggregate._engine.model_state import (
 )
 from captum_extract_aggregate._engine.one_output import is_probability, no_logit, with_wrapped
 from captum_extract_aggregate._engine.targets import Target, plain_target, select_scores
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.meta_saliency_vmap import NotVectorizedError, pays, vectorized_maps
+from captum_extract_aggregate.attr.rebuilt import Rebuilt
 
 Loss = Callable[[Tensor, Any], Tensor]
 LossName = Literal["cross_entropy", "binary_cross_entropy"]
 
 
 def _cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Of a class against all others: the class is the first index of the target, any others say where.
+    """Gives the cross-entropy of a class, the first index of the target, against all others; more indices say where.
 
     Where there are no others, cross-entropy is 0 and its step none: a single output is a logit, of its own class.
     """
     if _is_single(output):
         return _binary_cross_entropy(output, target)
     if target is None:
-        raise ValueError(
+        raise InvalidValueError(
             "target is None, and forward_func gives several class scores; expected a target, "
             "loss_func='binary_cross_entropy', or a loss_func(output, target) of one's own"
         )
@@ -69,21 +71,26 @@ def _cross_entropy(output: Tensor, target: Any) -> Tensor:
 
 
 def _binary_cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Of the target's logit alone: is the class there? For networks with one sigmoid per class, or with one output."""
+    """Gives that of the target's logit alone, for networks with one sigmoid per class, or with one output."""
     if _is_single(output) and is_probability(output):
-        raise ValueError(no_logit("binary cross-entropy is of a logit") + ", or a loss_func(output, target)")
+        raise InvalidValueError(no_logit("binary cross-entropy is of a logit") + ", or a loss_func(output, target)")
     return -F.logsigmoid(select_scores(output, target)).sum()
 
 
 def _is_single(output: Any) -> bool:
-    """Whether there is one class only (or, in dense outputs, one at each place)."""
+    """Tells whether there is one class only (or, in dense outputs, one at each place)."""
     return isinstance(output, Tensor) and (output.ndim < 2 or output.shape[1] == 1)
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "binary_cross_entropy": _binary_cross_entropy}
 
 
-class MetaSaliency(LayerAttribution, GradientAttribution):
+@described(
+    "What the wrapped method's `attribute` returns, in its shapes and units",
+    first="Explains one target per example, each with the parameters that a step on this example gives.",
+    layers=False,
+)
+class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
     r"""Meta-saliency: any attribution method, on the parameters after one step of gradient descent on the example.
 
     For each example x with target y by itself, the step is
@@ -149,22 +156,26 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
         vectorized: bool | None = None,
     ) -> None:
         if not isinstance(attribution_method, Attribution):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"attribution_method is a {type(attribution_method).__name__}; expected an attribution object, such as "
                 "NormGrad(model, layer)"
             )
         if any(isinstance(m, FeaturePermutation) for m in with_wrapped(attribution_method)):
-            raise ValueError("FeaturePermutation exchanges values between examples, but each takes a step of its own")
+            raise InvalidValueError(
+                "FeaturePermutation exchanges values between examples, but each takes a step of its own"
+            )
         if isinstance(lr, bool) or not isinstance(lr, (int, float)) or not 0 <= lr < float("inf"):
-            raise ValueError(f"lr is {lr!r}; expected a number of at least 0 (ascent=True climbs)")
+            raise InvalidValueError(f"lr is {lr!r}; expected a number of at least 0 (ascent=True climbs)")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps is {steps!r}; expected an integer of at least 1")
+            raise InvalidValueError(f"steps is {steps!r}; expected an integer of at least 1")
         if isinstance(loss_func, str) and loss_func not in LOSSES:
-            raise ValueError(unknown_name("loss_func", loss_func, LOSSES, ", or a callable loss_func(output, target)"))
+            raise InvalidValueError(
+                unknown_name("loss_func", loss_func, LOSSES, ", or a callable loss_func(output, target)")
+            )
         if loss_func is not None and not isinstance(loss_func, str) and not callable(loss_func):
-            raise TypeError(f"loss_func is a {type(loss_func).__name__}; expected None, a name or a callable")
+            raise InvalidTypeError(f"loss_func is a {type(loss_func).__name__}; expected None, a name or a callable")
         if vectorized is not None and not isinstance(vectorized, bool):
-            raise TypeError(f"vectorized is {vectorized!r}; expected True, False or None")
+            raise InvalidTypeError(f"vectorized is {vectorized!r}; expected True, False or None")
         Attribution.__init__(self, attribution_method.forward_func)
         self.gradient_func = getattr(attribution_method, "gradient_func", None)  # type: ignore[assignment]
         self.device_ids = getattr(attribution_method, "device_ids", None)
@@ -174,6 +185,17 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
         self.model = _checked_model(attribution_method.forward_func if model is None else model)
         self.parameters = _chosen(self.model, parameters)
         self.vectorized = vectorized
+
+    def argument(self, name: str) -> Any:
+        """A named loss by its name; all parameters, and the model that `forward_func` is, were not named."""
+        if name == "loss_func":
+            named = next((known for known, function in LOSSES.items() if function is self.loss_func), None)
+            return self.loss_func if named is None else None if named == "cross_entropy" else named
+        if name == "parameters" and len(self.parameters) == len(_chosen(self.model, None)):
+            return None
+        if name == "model" and self.model is model_of(self.forward_func):
+            return None
+        return super().argument(name)
 
     @property
     def layer(self) -> Any:
@@ -194,7 +216,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
 
     @property
     def gives_lists(self) -> bool:
-        """Whether a list of layers costs one call."""
+        """Tells whether a list of layers costs one call."""
         return getattr(self.attribution_method, "gives_lists", False)
 
     def has_convergence_delta(self) -> bool:
@@ -254,7 +276,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
 
     def _keyword(self, name: str, value: Any, i: int, examples: int) -> Any:
         if not _takes(self.attribution_method, name):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{name} is given, but {self.attribution_method.get_name()} takes none; expected it left out"
             )
         if name == "baselines" and _samples_baselines(self.attribution_method):
@@ -280,7 +302,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
                     p.data = torch.add(p.data, gradient, alpha=rate)  # a new tensor: the old one is kept as it is
 
     def _gradients(self, x: Any, target: Any, extra: Any) -> tuple[Tensor | None, ...]:
-        """Of one example's loss."""
+        """Differentiates one example's loss."""
         tensors = tuple(t.clone() if t.is_inference() else t.detach() for t in checked_inputs(x))
         forward = uncompiled(self.forward_func)
         with Undo() as undo, undo:
@@ -292,7 +314,7 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
             without_autocast(undo)
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         if all(gradient is None for gradient in gradients):
-            raise ValueError(
+            raise InvalidValueError(
                 "the loss depends on none of the chosen parameters; expected parameters of the model that forward_func "
                 "calls (is model= another copy?)"
             )
@@ -300,21 +322,21 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
 
     def _loss(self, output: Any, target: Any) -> Tensor:
         if isinstance(output, Tensor) and output.ndim and len(output) != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"forward_func gives {len(output)} scores for one example; expected one: do additional_forward_args "
                 "hide one entry per example in an object that cannot be taken apart?"
             )
         loss = self.loss_func(output, target)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise ValueError(f"loss_func returned {got} for one example; expected a tensor of one number")
+            raise InvalidValueError(f"loss_func returned {got} for one example; expected a tensor of one number")
         if not loss.requires_grad:
-            raise ValueError(
+            raise InvalidValueError(
                 "the loss cannot be differentiated; expected a forward_func and a loss_func that neither detach nor "
                 "run under torch.no_grad"
             )
         if not torch.isfinite(loss).all():
-            raise ValueError(
+            raise InvalidValueError(
                 f"the loss is {float(loss.detach())}; expected a finite number: check the inputs and the weights"
             )
         return loss.reshape(())
@@ -327,12 +349,12 @@ class MetaSaliency(LayerAttribution, GradientAttribution):
 def _checked_model(forward_func: Any) -> nn.Module:
     model = model_of(forward_func)
     if model is None:
-        raise TypeError(
+        raise InvalidTypeError(
             f"forward_func is a {type(forward_func).__name__}, whose parameters cannot be found; expected model=, the "
             "module that it calls"
         )
     if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise TypeError(
+        raise InvalidTypeError(
             "the model is a DistributedDataParallel, whose gradients are averaged over processes; expected the module "
             "inside: model.module"
         )
@@ -343,15 +365,19 @@ def _chosen(model: nn.Module, wanted: Sequence[str | Tensor] | None) -> list[nn.
     """The parameters that take the step, each once."""
     named = dict(model.named_parameters())
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in named.values()):
-        raise ValueError("the model has lazy parameters without values; expected one that has run once")
+        raise InvalidValueError("the model has lazy parameters without values; expected one that has run once")
     if wanted is None:
         chosen = list(named.values())
     elif isinstance(wanted, (str, Tensor)):
-        raise TypeError(f"parameters is a {type(wanted).__name__}; expected a list of names, patterns or parameters")
+        raise InvalidTypeError(
+            f"parameters is a {type(wanted).__name__}; expected a list of names, patterns or parameters"
+        )
     else:
         chosen = [p for entry in wanted for p in _matching(entry, model, named)]
     if not any(p.is_floating_point() for p in chosen):
-        raise ValueError("no parameters are chosen, or the model has none; expected at least one that can take a step")
+        raise InvalidValueError(
+            "no parameters are chosen, or the model has none; expected at least one that can take a step"
+        )
     return list(dict.fromkeys(p for p in chosen if p.is_floating_point()))
 
 
@@ -359,16 +385,18 @@ def _matching(entry: str | Tensor, model: nn.Module, named: dict[str, nn.Paramet
     if isinstance(entry, Tensor):
         found = [p for p in named.values() if p is entry]
         if not found:
-            raise ValueError(
+            raise InvalidValueError(
                 f"parameters holds a tensor of shape {tuple(entry.shape)} that is no parameter of the model"
             )
         return found
     if not isinstance(entry, str):
-        raise TypeError(f"parameters holds a {type(entry).__name__}; expected names, patterns or parameters")
+        raise InvalidTypeError(f"parameters holds a {type(entry).__name__}; expected names, patterns or parameters")
     everything = dict(model.named_parameters(remove_duplicate=False))  # tied ones go by each of their names
     found = [p for name, p in everything.items() if fnmatchcase(name, entry)]
     if not found:
-        raise ValueError(unknown_name("parameters", entry, everything, "; patterns such as 'layer4.*' match many"))
+        raise InvalidValueError(
+            unknown_name("parameters", entry, everything, "; patterns such as 'layer4.*' match many")
+        )
     return found
 
 
@@ -389,7 +417,7 @@ def _batch_norm_in_eval_mode(model: nn.Module, undo: Undo) -> None:
 
 
 def _takes(method: Any, name: str) -> bool:
-    """Whether a method's `attribute` knows a keyword; wrappers hand theirs on."""
+    """Tells whether a method's `attribute` knows a keyword; wrappers hand theirs on."""
     parameters = inspect.signature(method.attribute).parameters
     if name in parameters:
         return True
@@ -400,7 +428,7 @@ def _takes(method: Any, name: str) -> bool:
 
 
 def _samples_baselines(method: Any) -> bool:
-    """Whether `baselines` is a distribution to draw from, and not one baseline per example."""
+    """Tells whether `baselines` is a distribution to draw from, and not one baseline per example."""
     kinds = (GradientShap, DeepLiftShap, LayerGradientShap, LayerDeepLiftShap)
     return any(isinstance(m, kinds) for m in with_wrapped(method))
 
@@ -420,7 +448,7 @@ def _of(value: Any, i: int, examples: int) -> Any:
 def _target_of(target: Any, i: int, examples: int) -> Any:
     if isinstance(target, list) or (hasattr(target, "ndim") and target.ndim and len(target) != 1):
         if len(target) != examples:
-            raise ValueError(f"target has {len(target)} entries for {examples} examples; expected one each")
+            raise InvalidValueError(f"target has {len(target)} entries for {examples} examples; expected one each")
         return target[i : i + 1]
     return target
 

@@ -40,7 +40,7 @@ class NotVectorizedError(Exception):
 
 
 def pays(model: nn.Module, x: Tensor) -> bool:
-    """Whether running the examples together is known to be faster than one by one."""
+    """Tells whether running the examples together is known to be faster than one by one."""
     small = len(x) >= _FEWEST_EXAMPLES and math.prod(x.shape[2:]) <= _MOST_POSITIONS
     return small and sum(p.numel() for p in model.parameters()) <= _MOST_PARAMETERS
 
@@ -162,7 +162,7 @@ class _Pass:
         return grad(score, has_aux=True)(zeros)  # type: ignore[no-any-return]
 
     def _gives_logit(self, x: Tensor) -> bool:
-        """Whether a single output is none of a sigmoid, of which the loop says why it is not right."""
+        """Tells whether a single output is none of a sigmoid, of which the loop says why it is not right."""
         with torch.enable_grad():
             return not is_probability(self.model(x.detach().requires_grad_()))
 

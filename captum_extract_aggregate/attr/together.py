@@ -8,6 +8,7 @@ from typing import Any
 from captum.attr import Attribution
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, is_own, maps_per_target
 from captum_extract_aggregate.attr.entry import attributed
@@ -77,11 +78,11 @@ def attribute_together_per_target(
         2
     """
     if not isinstance(methods, Mapping) or not all(isinstance(m, Attribution) for m in methods.values()):
-        raise TypeError(
+        raise InvalidTypeError(
             'methods is not a mapping of attribution objects; expected {"name": NormGrad(model, layer), ...}'
         )
     if not isinstance(targets, (list, tuple)) or not targets:
-        raise TypeError(f"targets is {targets!r}; expected a list of at least one target")
+        raise InvalidTypeError(f"targets is {targets!r}; expected a list of at least one target")
     results: list[dict[str, Any]] = [dict.fromkeys(methods) for _ in targets]
     groups: dict[Hashable, dict[str, CaptureAttribution]] = {}
     for name, method in methods.items():

@@ -14,6 +14,7 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, model_of
 from captum_extract_aggregate._engine.model_state import uncompiled, without_autocast
@@ -42,7 +43,7 @@ def evidence_with_graph(
 ) -> Evidence:
     """What one forward and one backward of the caller's own show of the places, with its graph."""
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
-        raise ValueError(
+        raise InvalidValueError(
             "gradients are off (torch.no_grad or inference_mode), so that no map can have a graph; expected them on, "
             "or attribute, which needs none"
         )
@@ -61,7 +62,7 @@ def evidence_with_graph(
         output = uncompiled(forward_func)(*(t.clone() for t in tensors), *extra)
     scores = select_scores(output, target)
     if len(scores) != len(tensors[0]):
-        raise ValueError(
+        raise InvalidValueError(
             f"forward_func gives {len(scores)} score(s) for a batch of {len(tensors[0])}; expected one per example"
         )
     met = {place: tuple(_call_of(place, found, models)) for place, found in calls.items()}
@@ -70,7 +71,7 @@ def evidence_with_graph(
     gradients = {place: tuple(next(found) for _ in met[place]) for place in met if place.differentiate}
     for place, of_place in gradients.items():
         if all(g is None for g in of_place):
-            raise ValueError(
+            raise InvalidValueError(
                 f"the explained score does not depend on {describe(place.layer, models)} in a differentiable way; "
                 "expected a layer between the input and the output"
             )
@@ -128,8 +129,10 @@ def _hook(undo: Undo, place: Place, layer: nn.Module, calls: list[list[Tapped]])
 
 def _call_of(place: Place, calls: Any, models: tuple[nn.Module, ...]) -> list[Tapped]:
     if not calls:
-        raise ValueError(never_ran(place, models))
+        raise InvalidValueError(never_ran(place, models))
     found: Any = calls[0] if place.layer is None else chosen_call(place, calls, models)
     if not found:
-        raise TypeError(f"{describe(place.layer, models)} gives no floating point tensor; expected one, or a tuple")
+        raise InvalidTypeError(
+            f"{describe(place.layer, models)} gives no floating point tensor; expected one, or a tuple"
+        )
     return list(found)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+
 Batch = tuple[Tensor, Tensor | None]  # inputs and labels, on the model's device
 
 
@@ -21,13 +23,13 @@ def batches_of(dataloader: Iterable[Any], model: nn.Module, show_progress: bool,
         seen = True
         yield as_batch(batch, model)
     if not seen:
-        raise ValueError("dataloader gives no batch; expected at least one")
+        raise InvalidValueError("dataloader gives no batch; expected at least one")
 
 
 def check_loader(dataloader: object) -> None:
     """Our error for what gives no batches."""
     if not isinstance(dataloader, Iterable):
-        raise TypeError(f"dataloader is a {type(dataloader).__name__}; expected something that gives batches")
+        raise InvalidTypeError(f"dataloader is a {type(dataloader).__name__}; expected something that gives batches")
 
 
 def as_batch(batch: Any, model: nn.Module) -> Batch:
@@ -36,17 +38,17 @@ def as_batch(batch: Any, model: nn.Module) -> Batch:
     x, labels = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or not len(x):
         got = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"dataloader gives {got} as inputs; expected a batch of floating-point tensors, N x ...")
+        raise InvalidTypeError(f"dataloader gives {got} as inputs; expected a batch of floating-point tensors, N x ...")
     if labels is not None and (not isinstance(labels, Tensor) or labels.ndim not in (1, 2) or len(labels) != len(x)):
         got = f"a tensor {tuple(labels.shape)}" if isinstance(labels, Tensor) else f"a {type(labels).__name__}"
-        raise TypeError(
+        raise InvalidTypeError(
             f"dataloader gives {got} as labels of {len(x)} inputs; expected class indices N, zeros and ones "
             "N x classes, or no labels"
         )
     if labels is not None and labels.ndim == 1 and (labels.is_floating_point() or labels.dtype == torch.bool):
-        raise TypeError(f"dataloader gives labels of {labels.dtype}; expected whole numbers: class indices")
+        raise InvalidTypeError(f"dataloader gives labels of {labels.dtype}; expected whole numbers: class indices")
     if labels is not None and labels.ndim == 2 and not bool(((labels == 0) | (labels == 1)).all()):
-        raise ValueError("dataloader gives labels N x classes with other numbers; expected zeros and ones")
+        raise InvalidValueError("dataloader gives labels N x classes with other numbers; expected zeros and ones")
     device = device_of(model, x)
     return x.to(device), None if labels is None else labels.to(device)
 
@@ -59,11 +61,11 @@ def device_of(model: nn.Module, x: Tensor) -> torch.device:
 def check_eval(model: object, argument: str = "model") -> None:
     """Our error for what is no network, or one in train mode."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{argument} is a {type(model).__name__}; expected a torch.nn.Module")
+        raise InvalidTypeError(f"{argument} is a {type(model).__name__}; expected a torch.nn.Module")
     for name, module in model.named_modules():
         if module.training:
             where = f"{argument}'s part {name!r}" if name else argument
-            raise ValueError(f"{where} is in train mode; expected eval mode: call {argument}.eval() first")
+            raise InvalidValueError(f"{where} is in train mode; expected eval mode: call {argument}.eval() first")
 
 
 def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     output = model(x.to(device_of(model, x)))
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x) or output.shape[1] < 2:
         got = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise ValueError(f"the model gives {got} for {len(x)} inputs; expected class scores, N x classes")
+        raise InvalidValueError(f"the model gives {got} for {len(x)} inputs; expected class scores, N x classes")
     return output.float() if output.device.type == "mps" else output.double()
 
 
@@ -93,12 +95,16 @@ def hits(output: Tensor, labels: Tensor | None, k: int) -> Tensor:
     known = output.isfinite().all(1)
     if labels.ndim == 1:
         if int(labels.max()) >= classes:
-            raise ValueError(f"dataloader gives the label {int(labels.max())}, but the model has {classes} classes")
+            raise InvalidValueError(
+                f"dataloader gives the label {int(labels.max())}, but the model has {classes} classes"
+            )
         known &= labels >= 0
         right = ranked(output)[:, :k] == labels[:, None]
     else:
         if labels.shape[1] != classes:
-            raise ValueError(f"dataloader gives {labels.shape[1]} labels an image; expected {classes}, one a class")
+            raise InvalidValueError(
+                f"dataloader gives {labels.shape[1]} labels an image; expected {classes}, one a class"
+            )
         known &= (labels > 0).any(1)
         right = labels.gather(1, ranked(output)[:, :k]) > 0
     return right.any(1).to(output.dtype).where(known, unknown)

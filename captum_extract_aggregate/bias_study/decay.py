@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.seeding import seed_all, seeded
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.model_state import keep_modes
@@ -127,7 +128,7 @@ def decay_biases(
     lr, temperature = _positive("lr", lr), _positive("temperature", temperature)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and getattr(dataloader, "persistent_workers", False):
-        raise ValueError(
+        raise InvalidValueError(
             "dataloader has persistent_workers, whose random state goes on from pass to pass, so that a checkpoint "
             "could not be continued exactly; expected persistent_workers=False"
         )
@@ -167,16 +168,18 @@ class _Decay:
         self.original, self.dataloader, self.temperature = model, dataloader, temperature
         self.biases = {name: t.detach().clone() for name, t in bias_tensors(model).items()}
         if not self.biases:
-            raise ValueError(f"the model ({type(model).__name__}) has no biases; expected one with some")
+            raise InvalidValueError(f"the model ({type(model).__name__}) has no biases; expected one with some")
         if torch.is_inference_mode_enabled():
-            raise ValueError("torch.inference_mode is on, where nothing can be learned; expected a call outside of it")
+            raise InvalidValueError(
+                "torch.inference_mode is on, where nothing can be learned; expected a call outside of it"
+            )
         self.network = copied(model)
         tensors = bias_tensors(self.network)
         self.weights = [p for p in self.network.parameters() if not any(p is t for t in tensors.values())]
         self.weights = [p for p in self.weights if p.is_floating_point()]
         low = next((p.dtype for p in self.weights if p.dtype in (torch.float16, torch.bfloat16)), None)
         if low is not None:
-            raise ValueError(f"the model is in {low}, where small steps vanish; expected model.float()")
+            raise InvalidValueError(f"the model is in {low}, where small steps vanish; expected model.float()")
         for p in self.network.parameters():
             p.requires_grad_(any(p is w for w in self.weights))
         self.optimizer = torch.optim.Adam(self.weights, lr=lr)
@@ -190,7 +193,7 @@ class _Decay:
                 t.copy_(self.biases[name] * scale)
         found = torch.cat([self._update(*batch) for batch in chosen], 1).nanmean(1).tolist()
         if not all(bool(p.isfinite().all()) for p in self.weights):
-            raise ValueError(f"the weights are no longer finite after step {step}; expected a lower lr")
+            raise InvalidValueError(f"the weights are no longer finite after step {step}; expected a lower lr")
         return DecayStep(step, scale, *found)
 
     def _update(self, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -201,12 +204,12 @@ class _Decay:
             output = outputs_of(self.network, x)
             loss = distillation_loss(output, wanted, self.temperature)
             if not loss.isfinite():
-                raise ValueError(
+                raise InvalidValueError(
                     f"the loss is {loss.item()} at step {len(self.history) + 1}; expected a finite one: lower lr, or "
                     "look for inputs that are no numbers"
                 )
             if not loss.requires_grad:
-                raise ValueError("no weight of the model changes its outputs; expected a model that can learn")
+                raise InvalidValueError("no weight of the model changes its outputs; expected a model that can learn")
             gradients = torch.autograd.grad(loss, self.weights, allow_unused=True)
         for p, g in zip(self.weights, gradients):
             p.grad = g
@@ -233,12 +236,12 @@ class _Decay:
                     yield x, labels
             if not seen:
                 again = "; expected one that can be gone through again" if self.epoch else "; expected at least one"
-                raise ValueError(f"dataloader gives no batch{again}")
+                raise InvalidValueError(f"dataloader gives no batch{again}")
             self.epoch, self.position, self.first = self.epoch + 1, 0, ""
 
     def _check_first(self, digest: str) -> None:
         if self.first not in ("", digest):
-            raise ValueError(
+            raise InvalidValueError(
                 "checkpoint is of other data: the pass that it is in began with another batch; expected the same data "
                 "loader, or no such file"
             )
@@ -310,12 +313,12 @@ def _resume(path: Path, settings: dict[str, Any], run: _Decay) -> None:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file raises
-        raise ValueError(f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); {cure}") from error
+        raise InvalidValueError(f"checkpoint {str(path)!r} cannot be read ({type(error).__name__}); {cure}") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"checkpoint {str(path)!r} holds something else; {cure}")
+        raise InvalidValueError(f"checkpoint {str(path)!r} holds something else; {cure}")
     other = [name for name, value in settings.items() if content["settings"].get(name) != value]
     if other:
-        raise ValueError(f"checkpoint {str(path)!r} is of another {other[0]}; {cure}")
+        raise InvalidValueError(f"checkpoint {str(path)!r} is of another {other[0]}; {cure}")
     run.network.load_state_dict(content["network"])
     run.optimizer.load_state_dict(content["optimizer"])
     run.history = [DecayStep(**step) for step in content["history"]]
@@ -351,11 +354,11 @@ def _whole(name: str, value: Any) -> int:
     except TypeError:
         number = -1
     if not lowest <= number < 2**62:
-        raise ValueError(f"{name} is {value!r}; expected a whole number from {lowest}")
+        raise InvalidValueError(f"{name} is {value!r}; expected a whole number from {lowest}")
     return number
 
 
 def _positive(name: str, value: Any) -> float:
     if not isinstance(value, (int, float)) or not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name} is {value!r}; expected a positive number")
+        raise InvalidValueError(f"{name} is {value!r}; expected a positive number")
     return float(value)

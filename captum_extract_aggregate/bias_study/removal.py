@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
 from captum_extract_aggregate._engine.model_state import exchange, keep_modes, set_grad_mode
@@ -51,16 +52,16 @@ def _check_layer(name: str, module: nn.Module) -> None:
     layer = f"layer {name!r} ({type(module).__name__})"
     own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
     if any(nn.parameter.is_lazy(t) for t in own.values()):
-        raise ValueError(f"{layer} has not run yet, so its bias has no size; expected a model that has run once")
+        raise InvalidValueError(f"{layer} has not run yet, so its bias has no size; expected a model that has run once")
     computed = isinstance(getattr(module, "bias", None), Tensor) and "bias" not in own
     if computed or "bias_orig" in own:
-        raise ValueError(
+        raise InvalidValueError(
             f"{layer} has a bias that is computed anew from other numbers (parametrised, pruned or weight-normalised), "
             "so there is none to remove; expected a plain one: torch.nn.utils.parametrize.remove_parametrizations, "
             "torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm"
         )
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is None:
-        raise ValueError(
+        raise InvalidValueError(
             f"{layer} has no running mean (track_running_stats=False) but subtracts each batch's own, which is not "
             "the network's to remove; expected running statistics"
         )
@@ -118,7 +119,7 @@ def copied(model: nn.Module) -> nn.Module:
             keep_modes(undo)  # an interrupt can cut short PyTorch's own
             return copy.deepcopy(model)
     except RuntimeError as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"the model cannot be copied ({error}); expected one without computed weights: "
             "torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm first"
         ) from error
@@ -150,7 +151,7 @@ def biases_scaled(model: nn.Module, scale: float) -> Iterator[nn.Module]:
     """
     _check(model)
     if not isinstance(scale, (int, float)) or not math.isfinite(scale):
-        raise ValueError(f"scale is {scale!r}; expected a finite number")
+        raise InvalidValueError(f"scale is {scale!r}; expected a finite number")
     with Undo() as undo, undo:
         scale_biases(undo, model, scale)
         yield model
@@ -189,4 +190,6 @@ def biases_removed(model: nn.Module) -> contextlib.AbstractContextManager[nn.Mod
 
 def _check(model: object) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module, in which biases can be found")
+        raise InvalidTypeError(
+            f"model is a {type(model).__name__}; expected a torch.nn.Module, in which biases can be found"
+        )

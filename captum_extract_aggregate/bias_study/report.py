@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.model_state import set_grad_mode
 from captum_extract_aggregate.bias_study.batches import (
@@ -118,7 +119,9 @@ def bias_report(
             f = outputs_of(model, x)
             f0 = _without(model, x) if without is None else outputs_of(without, x).to(f)
             if f0.shape != f.shape:
-                raise ValueError(f"without gives {f0.shape[1]} classes, the model {f.shape[1]}; expected as many")
+                raise InvalidValueError(
+                    f"without gives {f0.shape[1]} classes, the model {f.shape[1]}; expected as many"
+                )
             found = *(hits(y, labels, k) for k in (1, 5) for y in (f, f0)), same_decision(f, f0), *_line(f, f0)
             columns.append(tuple(column.double().cpu() for column in found))
     parameters = sum(p.numel() for p in model.parameters())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.model_state import set_grad_mode
 from captum_extract_aggregate.bias_study.batches import (
@@ -135,7 +136,7 @@ def input_robustness(
     scales, shifts = _numbers("scales", scales), _numbers("shifts", shifts)
     changes = [(s, 0.0) for s in scales] + [(1.0, d) for d in shifts]
     if not changes:
-        raise ValueError("scales and shifts are empty; expected at least one number")
+        raise InvalidValueError("scales and shifts are empty; expected at least one number")
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in changes]
     with Undo() as undo, undo:
         set_grad_mode(undo, False)
@@ -156,7 +157,7 @@ def _numbers(name: str, given: Any) -> list[float]:
     try:
         numbers = [float(number) for number in given]
     except (TypeError, ValueError):
-        raise TypeError(f"{name} is {given!r}; expected a sequence of numbers") from None
+        raise InvalidTypeError(f"{name} is {given!r}; expected a sequence of numbers") from None
     if not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} are {numbers}; expected finite numbers")
+        raise InvalidValueError(f"{name} are {numbers}; expected finite numbers")
     return numbers

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.cli.options import Data, DataModel, DataWeights, Head, Root
 from captum_extract_aggregate.cli.output import clear_errors, say
 
@@ -27,6 +28,6 @@ def bias_report(
 
     with clear_errors(locals()):
         if n < 1:
-            raise ValueError(f"n is {n}; expected 1 or more")
+            raise InvalidValueError(f"n is {n}; expected 1 or more")
         for setting in settings_of(Request((), data, root, model, weights, head, n=n)):
             say(told(setting, n, robustness, output))

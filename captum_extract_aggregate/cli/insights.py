@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.cli.options import ClassNames, Model, Weights
 from captum_extract_aggregate.cli.output import clear_errors
 
@@ -39,7 +40,7 @@ def _serve(images: Sequence[Path], model: str, weights: str, class_names: Path |
     from captum_extract_aggregate.insights import serve
 
     if not images and not takes_scenes(model):
-        raise ValueError(f"model is {model!r}, but there is no picture to explain; expected IMAGES")
+        raise InvalidValueError(f"model is {model!r}, but there is no picture to explain; expected IMAGES")
     subject = find_subject(model, weights, class_names)
     scenes = DigitScenes(n=12)
     pictures = [preprocess(load_image(path), subject)[0] for path in images]

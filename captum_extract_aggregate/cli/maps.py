@@ -11,7 +11,13 @@ from pathlib import Path
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import index_of_name, is_out_of_memory, said, unknown_name
+from captum_extract_aggregate._common.errors import (
+    InvalidValueError,
+    index_of_name,
+    is_out_of_memory,
+    said,
+    unknown_name,
+)
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr.by_name import METHODS, find_method, make_method
@@ -59,7 +65,7 @@ def run(request: Request) -> str:
     _check_files(request)
     methods = _methods(request.methods)
     if request.image is None and (request.size or request.mean or request.std):
-        raise ValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
+        raise InvalidValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
     subject = find_subject(request.model, request.weights, request.class_names, request.size, request.mean, request.std)
     x, boxes = _scene(request) if request.image is None else (preprocess(load_image(request.image), subject), None)
     scores = scores_of(subject.model, x)
@@ -85,20 +91,20 @@ def run(request: Request) -> str:
 
 def _check_files(request: Request) -> None:
     if request.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp"):
-        raise ValueError(f"output is {str(request.output)!r}; expected a .png, .pdf, .svg, .jpg or .webp file")
+        raise InvalidValueError(f"output is {str(request.output)!r}; expected a .png, .pdf, .svg, .jpg or .webp file")
     if request.html is not None and request.html.suffix.lower() not in (".html", ".htm"):
-        raise ValueError(f"html is {str(request.html)!r}; expected a .html file")
+        raise InvalidValueError(f"html is {str(request.html)!r}; expected a .html file")
     for what, path in (("output", request.output), ("html", request.html)):
         if path is not None and not path.absolute().parent.is_dir():
-            raise ValueError(f"{what} is {str(path)!r}, but the folder {path.parent} does not exist")
+            raise InvalidValueError(f"{what} is {str(path)!r}, but the folder {path.parent} does not exist")
         if path is not None and path.is_dir():
-            raise ValueError(f"{what} is {str(path)!r}, which is a folder; expected a file's name")
+            raise InvalidValueError(f"{what} is {str(path)!r}, which is a folder; expected a file's name")
 
 
 def _methods(text: str) -> list[str]:
     methods = _split(text)
     if not methods:
-        raise ValueError(f"methods is {text!r}; expected at least one of {', '.join(METHODS)}")
+        raise InvalidValueError(f"methods is {text!r}; expected at least one of {', '.join(METHODS)}")
     for method in methods:
         find_method(method)
     return methods
@@ -109,16 +115,18 @@ def _writing(what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(f"{what} is {str(path)!r}, which cannot be written: {error.strerror or error}") from None
+        raise InvalidValueError(
+            f"{what} is {str(path)!r}, which cannot be written: {error.strerror or error}"
+        ) from None
 
 
 def _made(method: str, model: nn.Module, layers: Sequence[nn.Module]) -> Attribution:
     try:
         return make_method(method, model, layers)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"method {method!r}: {error}") from None
+        raise InvalidValueError(f"method {method!r}: {error}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with
-        raise ValueError(f"method {method!r} does not take this model: {said(error)}") from error
+        raise InvalidValueError(f"method {method!r} does not take this model: {said(error)}") from error
 
 
 def _maps(made: dict[str, Attribution], x: Tensor, targets: list[int]) -> list[Rows]:
@@ -129,7 +137,7 @@ def _maps(made: dict[str, Attribution], x: Tensor, targets: list[int]) -> list[R
     except Exception as error:  # whatever Captum's own methods, or the model, raise
         name = next((n for n, method in made.items() if _fails(method, x, targets[0])), ", ".join(made))
         cure = "; expected later --layers, or a smaller --size" * is_out_of_memory(error)
-        raise ValueError(f"method {name!r} cannot explain this model: {said(error)}{cure}") from error
+        raise InvalidValueError(f"method {name!r} cannot explain this model: {said(error)}{cure}") from error
 
 
 def _fails(method: Attribution, x: Tensor, target: int) -> bool:
@@ -154,9 +162,9 @@ def _report(scores: Tensor, classes: list[str], target: int, layers: dict[str, n
 
 def _scene(request: Request) -> tuple[Tensor, Tensor]:
     if not takes_scenes(request.model):
-        raise ValueError(f"model is {request.model!r}, but there is no picture to explain; expected an IMAGE")
+        raise InvalidValueError(f"model is {request.model!r}, but there is no picture to explain; expected an IMAGE")
     if not 0 <= request.seed < 2**62:
-        raise ValueError(f"seed is {request.seed}; expected 0 or more, below 2**62")
+        raise InvalidValueError(f"seed is {request.seed}; expected 0 or more, below 2**62")
     image, target = DigitScenes(n=1, seed=request.seed)[0]
     return image[None], target["boxes"]
 
@@ -183,8 +191,10 @@ def _target(text: str, classes: list[str], scores: Tensor) -> int:
         return int(scores.argmax())
     index = index_of_name("target", text, classes)
     if index is None and not re.fullmatch(r"[+-]?\d+", text.strip(), re.ASCII):
-        raise ValueError(unknown_name("target", text, classes, f" (or an index up to {len(scores) - 1})"))
+        raise InvalidValueError(unknown_name("target", text, classes, f" (or an index up to {len(scores) - 1})"))
     index = int(text) if index is None else index
     if not 0 <= index < len(scores):
-        raise ValueError(f"target is {text!r} (index {index}); expected 0 to {len(scores) - 1}: the model's classes")
+        raise InvalidValueError(
+            f"target is {text!r} (index {index}); expected 0 to {len(scores) - 1}: the model's classes"
+        )
     return index

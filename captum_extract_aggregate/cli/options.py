@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.attr.by_name import METHODS
 from captum_extract_aggregate.registry import list_models
 
@@ -68,4 +69,4 @@ def indices_in(text: str) -> list[int]:
     try:
         return [int(part) for part in names_in(text)]
     except ValueError:
-        raise ValueError(f"images is {text!r}; expected indices separated by commas") from None
+        raise InvalidValueError(f"images is {text!r}; expected indices separated by commas") from None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from captum_extract_aggregate._common.errors import is_out_of_memory, said
+from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 
 
 @contextlib.contextmanager
@@ -39,7 +39,9 @@ def _check_text(options: Mapping[str, object]) -> None:
     for name, value in options.items():
         for part in value if isinstance(value, (list, tuple)) else [value]:
             if isinstance(part, (str, Path)) and "\0" in str(part):
-                raise ValueError(f"{name.replace('_', '-')} is {str(part)!r}; expected text without NUL characters")
+                raise InvalidValueError(
+                    f"{name.replace('_', '-')} is {str(part)!r}; expected text without NUL characters"
+                )
 
 
 def say_written(paths: list[Path]) -> None:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import is_file
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file
 from captum_extract_aggregate.data.models_by_name import Subject, load_subject
 
 _LARGEST = 4096
@@ -22,13 +22,15 @@ def scores_of(model: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
             scores = model(x)
     except Exception as error:  # whatever the model's own code raises
-        raise ValueError(
+        raise InvalidValueError(
             f"the model does not run on a picture of shape {tuple(x.shape)} ({type(error).__name__}: {error}); "
             "expected one that does: see --size"
         ) from error
     if not isinstance(scores, Tensor) or scores.ndim != 2:
         got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise ValueError(f"the model gives {got}; expected a tensor, batch x classes (batch x 1 for a single score)")
+        raise InvalidValueError(
+            f"the model gives {got}; expected a tensor, batch x classes (batch x 1 for a single score)"
+        )
     return scores
 
 
@@ -41,13 +43,13 @@ def find_subject(
     subject.classes = names or subject.classes
     if size:
         if not 8 <= size <= _LARGEST:
-            raise ValueError(f"size is {size}; expected 8 to {_LARGEST} pixels")
+            raise InvalidValueError(f"size is {size}; expected 8 to {_LARGEST} pixels")
         subject.resize = max(size, round(size * subject.resize / subject.size))
         subject.size = size
     subject.mean = _numbers("mean", mean) or subject.mean
     subject.std = _numbers("std", std) or subject.std
     if min(subject.std) <= 0:
-        raise ValueError(f"std is {std!r}; expected positive numbers")
+        raise InvalidValueError(f"std is {std!r}; expected positive numbers")
     return subject
 
 
@@ -55,21 +57,21 @@ def _read_class_names(path: Path | None) -> list[str]:
     if path is None:
         return []
     if not is_file(path):
-        raise ValueError(f"class-names is {str(path)!r}, and there is no such file")
+        raise InvalidValueError(f"class-names is {str(path)!r}, and there is no such file")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"class-names is {str(path)!r}, which is no text in UTF-8 ({error})") from None
+        raise InvalidValueError(f"class-names is {str(path)!r}, which is no text in UTF-8 ({error})") from None
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"class-names is {str(path)!r}, which is empty; expected one class name per line")
+        raise InvalidValueError(f"class-names is {str(path)!r}, which is empty; expected one class name per line")
     return names
 
 
 def check_names(path: Path | None, names: list[str], classes: int) -> None:
     """Our error for a file of class names that has another number of them than the model has classes."""
     if path is not None and len(names) != classes:
-        raise ValueError(
+        raise InvalidValueError(
             f"class-names is {str(path)!r}, which has {len(names)} names, but the model gives {classes} scores; "
             "expected a name for each"
         )
@@ -103,7 +105,7 @@ def _numbers(what: str, text: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if len(numbers) not in (1, 3) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{what} is {text!r}; expected one number, or three separated by commas")
+        raise InvalidValueError(f"{what} is {text!r}; expected one number, or three separated by commas")
     return numbers
 
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.data.scene_models import SceneResNet, load_scene_model, load_weights
 
 START, END = "<start>", "<end>"
@@ -85,7 +86,7 @@ class SceneCaptioner(nn.Module):
             'one and five'
         """
         if image.ndim != 3:
-            raise ValueError(f"image has shape {tuple(image.shape)}; expected one image, 3 x 96 x 96")
+            raise InvalidValueError(f"image has shape {tuple(image.shape)}; expected one image, 3 x 96 x 96")
         return self.captions(self.encoder.features(image[None]))[0]
 
     @torch.no_grad()
@@ -161,7 +162,7 @@ class SceneCaptioner(nn.Module):
     def _score(self, features: Tensor, captions: Sequence[str]) -> Tensor:
         if isinstance(captions, str) or len(captions) != len(features):
             got = repr(captions) if isinstance(captions, str) else f"{len(captions)} captions"
-            raise ValueError(
+            raise InvalidValueError(
                 f"captions is {got} for {len(features)} images; expected a list, one caption for each image"
             )
         words = encode_captions(captions).to(features.device)
@@ -175,7 +176,7 @@ def encode_captions(captions: Sequence[str]) -> Tensor:
     for row in rows:
         for word in row[1:-1]:
             if word not in _NUMBERS or word in (START, END):
-                raise ValueError(f"a caption has the word {word!r}; expected words of {' '.join(WORDS[1:-1])}")
+                raise InvalidValueError(f"a caption has the word {word!r}; expected words of {' '.join(WORDS[1:-1])}")
     longest = max(map(len, rows), default=0)
     return torch.tensor([[_NUMBERS[word] for word in row] + [-1] * (longest - len(row)) for row in rows])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from captum_extract_aggregate._common.errors import is_virtual
+from captum_extract_aggregate._common.errors import InvalidValueError, is_virtual
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -20,9 +20,9 @@ def load_image(path: str | Path) -> Image.Image:
     try:
         refuse_virtual(path)
         if path.exists() and not path.is_file():
-            raise ValueError(f"{str(path)!r} cannot be read: it is a folder or a device, not a file")
+            raise InvalidValueError(f"{str(path)!r} cannot be read: it is a folder or a device, not a file")
     except OSError as error:  # a name that no file can have
-        raise ValueError(f"picture {str(path)!r} cannot be read: {error.strerror}") from None
+        raise InvalidValueError(f"picture {str(path)!r} cannot be read: {error.strerror}") from None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
@@ -30,20 +30,20 @@ def load_image(path: str | Path) -> Image.Image:
                 picture.load()
                 return to_rgb(ImageOps.exif_transpose(picture))
     except (FileNotFoundError, NotADirectoryError):
-        raise ValueError(f"there is no file {str(path)!r}") from None
+        raise InvalidValueError(f"there is no file {str(path)!r}") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{str(path)!r} is not a picture in a format that Pillow reads") from None
+        raise InvalidValueError(f"{str(path)!r} is not a picture in a format that Pillow reads") from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise ValueError(f"{str(path)!r} has more than {limit:,} pixels; scale it down first") from None
+        raise InvalidValueError(f"{str(path)!r} has more than {limit:,} pixels; scale it down first") from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read: {error}") from None
+        raise InvalidValueError(f"{str(path)!r} cannot be read: {error}") from None
 
 
 def refuse_virtual(path: Path) -> None:
     """Our error for what lies on no disk."""
     if is_virtual(path):
-        raise ValueError(f"{str(path)!r} lies in /{path.resolve().parts[1]}, which holds no pictures")
+        raise InvalidValueError(f"{str(path)!r} lies in /{path.resolve().parts[1]}, which holds no pictures")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import is_file, said, unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file, said, unknown_name
 from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate._common.registry import Registry
 from captum_extract_aggregate.data.scene_models import load_scene_model
@@ -49,7 +49,7 @@ class KnownModel:
         try:
             model = self.build()
         except (Exception, SystemExit) as error:
-            raise ValueError(f"model is {name!r}, whose function failed: {error!r}") from error
+            raise InvalidValueError(f"model is {name!r}, whose function failed: {error!r}") from error
         _check_module(name, model)
         return Subject(model, self.size, self.resize, self.mean, self.std, list(self.classes))
 
@@ -153,10 +153,10 @@ def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
     `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line.
     """
     if not 0 <= num_classes <= _MOST_CLASSES:
-        raise ValueError(f"num_classes is {num_classes}; expected 0 (the usual) to {_MOST_CLASSES:,}")
+        raise InvalidValueError(f"num_classes is {num_classes}; expected 0 (the usual) to {_MOST_CLASSES:,}")
     if name in MODELS:
         if weights and MODELS[name].of_scenes:
-            raise ValueError(f"weights is {weights!r}, but {name} brings its own; expected none")
+            raise InvalidValueError(f"weights is {weights!r}, but {name} brings its own; expected none")
         subject = MODELS[name].subject(name)
         if weights:
             _load_weights(subject.model, weights)
@@ -176,7 +176,9 @@ def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
 
 def _check_module(name: str, model: object) -> None:
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model is {name!r}, which returned a {type(model).__name__}; expected a torch.nn.Module")
+        raise InvalidValueError(
+            f"model is {name!r}, which returned a {type(model).__name__}; expected a torch.nn.Module"
+        )
 
 
 def _torchvision_subject(name: str, weights: str, num_classes: int) -> Subject:
@@ -184,11 +186,11 @@ def _torchvision_subject(name: str, weights: str, num_classes: int) -> Subject:
 
     known = models.list_models(module=models)
     if name not in known:
-        raise ValueError(
+        raise InvalidValueError(
             unknown_name("model", name, [*MODELS, *known], "; timm's: timm:NAME; your own: FILE.py:FUNCTION")
         )
     if not weights:
-        raise ValueError(
+        raise InvalidValueError(
             f"model {name!r} has no weights; expected --weights DEFAULT (torchvision downloads them), a state dict "
             "file, or 'random'"
         )
@@ -215,11 +217,13 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> Subject:
     try:
         import timm
     except ImportError:
-        raise ValueError(f"model is 'timm:{name}', but timm is not installed; expected it: pip install timm") from None
+        raise InvalidValueError(
+            f"model is 'timm:{name}', but timm is not installed; expected it: pip install timm"
+        ) from None
     if name not in timm.list_models():
-        raise ValueError(unknown_name("model", name, timm.list_models(), "; these are timm's"))
+        raise InvalidValueError(unknown_name("model", name, timm.list_models(), "; these are timm's"))
     if not weights:
-        raise ValueError(
+        raise InvalidValueError(
             f"model 'timm:{name}' has no weights; expected DEFAULT (timm downloads them), a state dict file, or "
             "'random'"
         )
@@ -246,7 +250,7 @@ def _known_weights(weights: str, names: Sequence[str]) -> str:
 
 def _check_usual(name: str, weights: str, num_classes: int, usual: int) -> None:
     if num_classes not in (0, usual):
-        raise ValueError(
+        raise InvalidValueError(
             f"num_classes is {num_classes}, but weights {weights!r} of {name!r} are for {usual} classes; expected "
             "weights for as many (a file, with --class-names or model.num_classes), or a head"
         )
@@ -256,14 +260,18 @@ def _build(name: str, num_classes: int, build: Callable[[], nn.Module]) -> nn.Mo
     try:
         return build()
     except Exception as error:  # whatever a constructor refuses, and memory that is not there
-        raise ValueError(f"model {name!r} with num_classes {num_classes} cannot be built: {said(error)}") from error
+        raise InvalidValueError(
+            f"model {name!r} with num_classes {num_classes} cannot be built: {said(error)}"
+        ) from error
 
 
 def _download(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         return build()
     except OSError as error:
-        raise ValueError(f"the weights could not be downloaded ({error}); expected a connection, or a file") from None
+        raise InvalidValueError(
+            f"the weights could not be downloaded ({error}); expected a connection, or a file"
+        ) from None
 
 
 def _load_weights(model: nn.Module, path: str) -> None:
@@ -276,7 +284,7 @@ def _load_weights(model: nn.Module, path: str) -> None:
         model.load_state_dict(state)
     except Exception as error:  # a RuntimeError for shapes and names, anything for what is no tensor
         reasons = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ValueError(
+        raise InvalidValueError(
             f"weights {path!r} do not fit {type(model).__name__}: {reasons[0] if reasons else error} (for another "
             "number of classes give --class-names)"
         ) from None
@@ -285,7 +293,7 @@ def _load_weights(model: nn.Module, path: str) -> None:
 def _read_state_dict(what: str, path: str) -> dict[str, Any]:
     if not is_file(path):
         known = "DEFAULT, 'random', or a file" if what == "weights" else "a file"
-        raise ValueError(f"{what} is {path!r}; expected {known}, and there is no such file")
+        raise InvalidValueError(f"{what} is {path!r}; expected {known}, and there is no such file")
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import load_file
@@ -294,14 +302,14 @@ def _read_state_dict(what: str, path: str) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise ValueError(f"{what} {path!r} are no state dict that can be read safely: {reason}") from None
+        raise InvalidValueError(f"{what} {path!r} are no state dict that can be read safely: {reason}") from None
     _check_state_dict(what, path, state)
     return state  # type: ignore[no-any-return]
 
 
 def _check_state_dict(what: str, path: str, state: Any) -> None:
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise ValueError(f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names")
+        raise InvalidValueError(f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names")
 
 
 def replace_head(model: nn.Module, path: str) -> None:
@@ -321,9 +329,11 @@ def replace_head(model: nn.Module, path: str) -> None:
         told = {
             key: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in list(state.items())[:5]
         }
-        raise ValueError(f"head {path!r} holds {told}; expected a weight, classes x channels, and a bias, classes")
+        raise InvalidValueError(
+            f"head {path!r} holds {told}; expected a weight, classes x channels, and a bias, classes"
+        )
     if not weight.is_floating_point() or not bool(weight.isfinite().all() and bias.isfinite().all()) or not len(weight):
-        raise ValueError(
+        raise InvalidValueError(
             f"head {path!r} holds a weight of {weight.dtype} {tuple(weight.shape)}; expected finite numbers"
         )
     classes, channels = weight.shape
@@ -336,7 +346,7 @@ def replace_head(model: nn.Module, path: str) -> None:
     elif not linears and isinstance(getattr(model, "classifier", None), nn.Module) and hasattr(model, "features"):
         model.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     else:
-        raise ValueError(
+        raise InvalidValueError(
             f"head {path!r} takes {channels} features, and the last linear layer of {type(model).__name__} takes "
             f"{model.get_submodule(linears[-1]).in_features if linears else 'none'}; expected a head that fits, or a "
             "model of your own (FILE.py:FUNCTION)"

@@ -11,6 +11,8 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidValueError
+
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
@@ -48,7 +50,7 @@ def mask_from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int
     draw = ImageDraw.Draw(picture)
     for polygon in polygons:
         if len(polygon) < 6 or len(polygon) % 2:
-            raise ValueError(f"a polygon has {len(polygon)} numbers; expected x and y of three corners or more")
+            raise InvalidValueError(f"a polygon has {len(polygon)} numbers; expected x and y of three corners or more")
         draw.polygon([float(v) for v in polygon], fill=1, outline=1)
     return torch.from_numpy(np.array(picture, dtype=bool))
 
@@ -73,7 +75,7 @@ def voc_pairs(annotation: Mapping[str, Any], classes: Sequence[str] = VOC_CLASSE
     easy: set[int] = set()
     for item in content["object"]:
         if item["name"] not in classes:
-            raise ValueError(f"the annotation names a {item['name']!r}; expected one of {', '.join(classes)}")
+            raise InvalidValueError(f"the annotation names a {item['name']!r}; expected one of {', '.join(classes)}")
         index, corners = list(classes).index(item["name"]), item["bndbox"]
         box = [float(corners["xmin"]) - 1, float(corners["ymin"]) - 1, float(corners["xmax"]), float(corners["ymax"])]
         boxes.setdefault(index, []).append(box)
@@ -95,7 +97,9 @@ def coco_pairs(
     easy: set[int] = set()
     for item in annotations:
         if item["category_id"] not in categories:
-            raise ValueError(f"category id {item['category_id']} is not among categories; expected all ids of the data")
+            raise InvalidValueError(
+                f"category id {item['category_id']} is not among categories; expected all ids of the data"
+            )
         index = list(categories).index(item["category_id"])
         mask = _segments(item["segmentation"], size)
         masks[index] = masks[index] | mask if index in masks else mask

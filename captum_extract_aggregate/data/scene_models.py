@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.data.scenes import NUM_CLASSES, SCENE_SIZE
 
 _WIDTHS = (16, 32, 64, 96)
@@ -159,7 +160,7 @@ class SceneViT(nn.Module):
         """Logits of scenes, or of smaller pictures (sides: multiples of 8) cut out at token `corner` of them."""
         (top, left), (height, width) = corner, (side // PATCH for side in x.shape[2:])
         if any(side % PATCH for side in x.shape[2:]) or max(top + height, left + width) > SCENE_SIZE // PATCH:
-            raise ValueError(
+            raise InvalidValueError(
                 f"x has shape {tuple(x.shape)} at corner {corner}; expected N x 3 x height x width, multiples of "
                 f"{PATCH} within a scene's {SCENE_SIZE} x {SCENE_SIZE}"
             )
@@ -176,7 +177,7 @@ _ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {"vgg": SceneVGG, "resnet":
 def build_scene_model(name: str) -> nn.Module:
     """The untrained network; `name` is `"vgg"`, `"resnet"` or `"vit"`."""
     if name not in _ARCHITECTURES:
-        raise ValueError(f"no scene model is called {name!r}; expected one of {sorted(_ARCHITECTURES)}")
+        raise InvalidValueError(f"no scene model is called {name!r}; expected one of {sorted(_ARCHITECTURES)}")
     return _ARCHITECTURES[name]()
 
 

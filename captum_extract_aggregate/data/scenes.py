@@ -15,6 +15,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from captum_extract_aggregate._common.errors import InvalidValueError
+
 NUM_CLASSES = 10
 SCENE_SIZE = 96
 SCENE_MEAN = 0.31  # of all channels of the training scenes; the value a removed pixel gets
@@ -155,11 +157,11 @@ class DigitScenes(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def __init__(self, n: int = 1000, seed: int = 0, split: str = "test") -> None:
         if n < 1:
-            raise ValueError(f"n is {n}; expected at least one scene")
+            raise InvalidValueError(f"n is {n}; expected at least one scene")
         if split not in _SPLITS:
-            raise ValueError(f"split is {split!r}; expected one of {_SPLITS}")
+            raise InvalidValueError(f"split is {split!r}; expected one of {_SPLITS}")
         if seed < 0:
-            raise ValueError(f"seed is {seed}; expected 0 or more")
+            raise InvalidValueError(f"seed is {seed}; expected 0 or more")
         self.n, self.seed, self.split = n, seed, split
 
     def __len__(self) -> int:

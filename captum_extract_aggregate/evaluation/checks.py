@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import is_out_of_memory, said
+from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate.evaluation.datasets import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
@@ -30,13 +30,13 @@ def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, cla
 
 def _check_objects(plan: Plan, name: str, images: Images, classes: int) -> None:
     if not images.has_objects:
-        raise ValueError(
+        raise InvalidValueError(
             f"measure {name!r} needs whole images with known objects, but data of the kind {plan.data.kind!r}"
             f"{_how(plan.data)} has none; expected scenes, voc or coco with resize short or square, or a data set of "
             "your own that gives PointingPairs"
         )
     if images.classes and classes != len(images.classes):
-        raise ValueError(
+        raise InvalidValueError(
             f"the model has {classes} classes, and the data {len(images.classes)} (the first is "
             f"{images.classes[0]!r}); expected a model of the data's classes, in their order (see model.head)"
         )
@@ -46,12 +46,12 @@ def _check_other_images(plan: Plan, measure: Measurement, images: Images) -> Non
     name, together = measure.plan.measure, min(plan.run.batch_size, images.count)
     shuffles = measure.arguments().get("n_shuffles", 1)
     if shuffles >= together:
-        raise ValueError(
+        raise InvalidValueError(
             f"run.batch_size is {plan.run.batch_size}, but {name} takes other images' maps from the batch: n_shuffles "
             f"is {shuffles}, and {together} image(s) go together; expected more"
         )
     if plan.data.kind in ("voc", "coco") and plan.data.resize in ("", "short"):
-        raise ValueError(
+        raise InvalidValueError(
             f"data.resize is 'short', but {name} takes the maps of other images of the same size; expected 'square' or "
             "'crop'"
         )
@@ -67,14 +67,14 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
         with torch.no_grad():
             scores = model(x)
     except Exception as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"the model does not run on an image of shape {tuple(x.shape)} ({type(error).__name__}: {error}); expected "
             "one that does: see data.size and data.resize"
         ) from error
     is_given = isinstance(scores, Tensor) and (scores.ndim == 2 or has_one_output(scores, 1))
     if not is_given:
         got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise ValueError(f"the model gives {got}; expected scores, images x classes, or one score an image")
+        raise InvalidValueError(f"the model gives {got}; expected scores, images x classes, or one score an image")
     return scores
 
 
@@ -86,10 +86,12 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
         try:
             alone.columns(batch.x, batch.targets[:, :1])
         except (ValueError, TypeError) as error:
-            raise ValueError(f"method {method.label!r} cannot explain this model: {error}") from error
+            raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
         except Exception as error:  # whatever Captum's own methods, or the model, raise
             cure = "; one image is too much: take later layers, or a smaller data.size" * is_out_of_memory(error)
-            raise ValueError(f"method {method.label!r} cannot explain this model: {said(error)}{cure}") from error
+            raise InvalidValueError(
+                f"method {method.label!r} cannot explain this model: {said(error)}{cure}"
+            ) from error
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
             find_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())

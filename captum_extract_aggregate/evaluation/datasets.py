@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as TF
 
-from captum_extract_aggregate._common.errors import is_file
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file
 from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate.data.image_files import load_image, refuse_virtual, to_rgb
 from captum_extract_aggregate.data.models_by_name import Subject
@@ -30,7 +30,7 @@ from captum_extract_aggregate.evaluation.plan import DataPlan
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-class UnreadableError(ValueError):
+class UnreadableError(InvalidValueError):
     """An image that cannot be read."""
 
 
@@ -91,7 +91,7 @@ def open_images(plan: DataPlan, subject: Subject) -> Images:
     indices = range(plan.start, opened.count, plan.every)
     indices = indices[: plan.n] if plan.n else indices
     if not indices:
-        raise ValueError(
+        raise InvalidValueError(
             f"data.start is {plan.start}, but there are {opened.count} images; expected at least one to be left"
         )
     normalisation: Normalisation = (SCENE_MEAN,), (SCENE_STD,)
@@ -122,7 +122,7 @@ def check_applies(data: DataPlan) -> None:
     usual = DataPlan()
     for f in fields(DataPlan):
         if f.name not in ("kind", *DATA_KINDS[data.kind].keys) and getattr(data, f.name) != getattr(usual, f.name):
-            raise ValueError(
+            raise InvalidValueError(
                 f"data.{f.name} is {getattr(data, f.name)!r}, but does not apply to data of the kind {data.kind!r}; "
                 f"expected it left out (there are {', '.join(DATA_KINDS[data.kind].keys)})"
             )
@@ -254,12 +254,12 @@ def _folder(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
 def _list(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     path = Path(plan.file)
     if not is_file(path):
-        raise ValueError(f"data.file is {plan.file!r}, and there is no such file")
+        raise InvalidValueError(f"data.file is {plan.file!r}, and there is no such file")
     root = Path(plan.root) if plan.root else path.parent
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"data.file is {plan.file!r}, which is no text in UTF-8 ({error})") from None
+        raise InvalidValueError(f"data.file is {plan.file!r}, which is no text in UTF-8 ({error})") from None
     entries = [_entry(line, n, plan.file) for n, line in enumerate(lines, 1) if line.strip()]
 
     def read(index: int, i: int) -> Sample:
@@ -278,7 +278,9 @@ def _entry(line: str, number: int, file: str) -> tuple[str, int]:
     try:
         return name, int(rest[0]) if rest else -1
     except ValueError:
-        raise ValueError(f"line {number} of {file!r} is {line!r}; expected a path, a tab and a class index") from None
+        raise InvalidValueError(
+            f"line {number} of {file!r} is {line!r}; expected a path, a tab and a class index"
+        ) from None
 
 
 @own_kind("custom", ("dataset", "arguments", *PICTURES), needed=("dataset",), tells=True)
@@ -295,14 +297,14 @@ def _registered(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
     try:
         data = make(**plan.arguments)
     except Exception as error:
-        raise ValueError(f"data.kind is {plan.kind!r}, whose function failed: {error!r}") from error
+        raise InvalidValueError(f"data.kind is {plan.kind!r}, whose function failed: {error!r}") from error
     return _of_items(data, repr(plan.kind), preprocess)
 
 
 def _of_items(data: Any, what: str, preprocess: _Preprocess) -> _Opened:
     """A user's data set, item by item."""
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
-        raise ValueError(
+        raise InvalidValueError(
             f"data.dataset is {what}, which returned a {type(data).__name__}; expected a data set with a length"
         )
 
@@ -311,7 +313,7 @@ def _of_items(data: Any, what: str, preprocess: _Preprocess) -> _Opened:
         x, about = item if isinstance(item, (tuple, list)) and len(item) == 2 else (item, None)
         x = preprocess(to_rgb(x)) if isinstance(x, Image.Image) else x
         if not isinstance(x, Tensor) or x.ndim != 3 or not x.is_floating_point():
-            raise ValueError(
+            raise InvalidValueError(
                 f"the data set gives {type(x).__name__}; expected a normalised float tensor C x H x W, or a PIL picture"
             )
         if isinstance(about, PointingPairs):
@@ -339,7 +341,7 @@ def _first_item(data: Any) -> Any:
 
 def _not_opened(plan: DataPlan, error: Exception) -> ValueError:
     where = f"root {plan.root!r}" + (f" and file {plan.file!r}" if plan.file else "")
-    return ValueError(f"data of the kind {plan.kind!r} cannot be opened with {where}: {error!r}")
+    return InvalidValueError(f"data of the kind {plan.kind!r} cannot be opened with {where}: {error!r}")
 
 
 def _first(pairs: PointingPairs) -> int:

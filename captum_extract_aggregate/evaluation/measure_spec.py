@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.imported import import_from
 from captum_extract_aggregate._common.registry import Registry
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
@@ -160,7 +160,7 @@ class MeasureSpec(Interpretation):
         own = list(inspect.signature(self.function).parameters)[_GIVEN[self.takes] :]
         for argument in arguments:
             if argument not in own:
-                raise ValueError(unknown_name(f"an argument of {name}", argument, own or ["(it takes none)"]))
+                raise InvalidValueError(unknown_name(f"an argument of {name}", argument, own or ["(it takes none)"]))
         if self.null == "similarity" and "similarity" in arguments:
             find_similarity(arguments["similarity"])
 
@@ -168,14 +168,14 @@ class MeasureSpec(Interpretation):
         try:
             inspect.signature(self.function).bind(None, None, None, None, **arguments)
         except TypeError as error:
-            raise ValueError(
+            raise InvalidValueError(
                 f"measure {name!r} does not take (maps, inputs, targets, model) and its arguments: {error}"
             ) from None
 
 
 def _check_choice(what: str, got: object, choices: Sequence[str]) -> None:
     if got not in choices:
-        raise ValueError(unknown_name(what, got, choices))
+        raise InvalidValueError(unknown_name(what, got, choices))
 
 
 # --- The registry ----------------------------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def describe_measure(**facts: Any) -> Callable[[Function], Function]:
     known = [f.name for f in dataclasses.fields(MeasureSpec) if f.name != "function"]
     for name in facts:
         if name not in known:
-            raise TypeError(unknown_name("a fact of a measure", name, known))
+            raise InvalidTypeError(unknown_name("a fact of a measure", name, known))
 
     def attach(function: Function) -> Function:
         setattr(function, _SAID, MeasureSpec(function=function, **facts))
@@ -232,7 +232,7 @@ def register_measure(name: str, *, overwrite: bool = False, **facts: Any) -> Cal
         >>> unregister_measure("total")
     """
     if ":" in name:
-        raise ValueError(f"measure is {name!r}; expected a name without a colon")
+        raise InvalidValueError(f"measure is {name!r}; expected a name without a colon")
     MEASURES.check_free(name, overwrite)
 
     def add(function: Function) -> Function:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs
 from captum_extract_aggregate.evaluation.datasets import Sample
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
@@ -29,7 +30,7 @@ def try_measure(plan: MeasurePlan, spec: MeasureSpec) -> None:
         for _ in spec.function(batch, *given, **_small(plan, spec)):
             pass
     except (ValueError, TypeError) as error:
-        raise ValueError(f"measure {plan.measure!r}: {error}") from None
+        raise InvalidValueError(f"measure {plan.measure!r}: {error}") from None
 
 
 def _small(plan: MeasurePlan, spec: MeasureSpec) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from captum.attr import Attribution, LayerAttribution
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import is_file, said
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file, said
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
@@ -71,7 +71,9 @@ class Method:
 
     def _single(self, map_: Tensor) -> Tensor:
         if map_.ndim != 4:
-            raise ValueError(f"{self.label} gives maps of shape {tuple(map_.shape)}; expected N x K x height x width")
+            raise InvalidValueError(
+                f"{self.label} gives maps of shape {tuple(map_.shape)}; expected N x K x height x width"
+            )
         if self.plan.channels == "max_abs":
             return levelled(map_.abs().amax(1, keepdim=True))
         return levelled((map_.abs() if self.plan.channels == "abs_sum" else map_).sum(1, keepdim=True))
@@ -169,9 +171,9 @@ def make_ready(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) ->
         else:
             made = (make_method(plan.method, model, layers, **plan.arguments),)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise InvalidValueError(f"{where}: {error}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with
-        raise ValueError(f"{where}: {said(error)}") from error
+        raise InvalidValueError(f"{where}: {said(error)}") from error
     (first, *_) = made
     joined: tuple[str, ...] = ()
     if getattr(first, "joins_layers", False):
@@ -182,7 +184,7 @@ def make_ready(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) ->
     columns = [*names, *(c.label for c in combinations)]
     twice = next((name for name in columns if columns.count(name) > 1), None)
     if twice is not None:
-        raise ValueError(
+        raise InvalidValueError(
             f"{where} names {twice!r} twice; expected every layer once, and combinations with labels of their own"
         )
     return Method(plan, made, tuple(names), combinations, tuple(joined), _code(plan.method))
@@ -198,23 +200,25 @@ def _combination(
     plan: CombinationPlan, names: Sequence[str], layers: Sequence[nn.Module | None], model: nn.Module, where: str
 ) -> Combination:
     if len(names) != len(layers) or len(names) < 2:
-        raise ValueError(f"{where} gives {len(names)} map(s), so there is nothing to combine; expected several layers")
+        raise InvalidValueError(
+            f"{where} gives {len(names)} map(s), so there is nothing to combine; expected several layers"
+        )
     weights: Any = plan.weights
     if isinstance(weights, str) and weights.endswith(".json"):
         path = Path(weights)
         if not is_file(path):
-            raise ValueError(f"weights is {weights!r}, and there is no such file")
+            raise InvalidValueError(f"weights is {weights!r}, and there is no such file")
         weights = _stored_weights(path, names)
     label = plan.label or f"{plan.mode}, {plan.weights if isinstance(plan.weights, str) else 'own weights'}"
     try:
         return Combination(label, plan.mode, normalized_weights(weights, list(layers), model))
     except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+        raise InvalidValueError(f"{where}: {error}") from None
 
 
 def _stored_weights(path: Path, names: Sequence[str]) -> dict[str, Any]:
     try:
         stored = json.loads(path.read_text("utf-8"))["weights"].items()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"weights {str(path)!r} is no file that LayerWeights.save wrote: {error!r}") from None
+        raise InvalidValueError(f"weights {str(path)!r} is no file that LayerWeights.save wrote: {error!r}") from None
     return {name: weight for name, weight in stored if name in names}

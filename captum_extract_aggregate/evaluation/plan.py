@@ -17,7 +17,7 @@ from pydantic import AfterValidator, ConfigDict, Field, Strict, TypeAdapter, Val
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
-from captum_extract_aggregate._common.errors import is_file
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file
 from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS
 from captum_extract_aggregate.evaluation.plan_values import (
     Arguments,
@@ -112,9 +112,9 @@ class DataPlan:
     def _check(self) -> Self:
         for name in DATA_KINDS[self.kind].needed:
             if not getattr(self, name):
-                raise ValueError(f"{name} is empty; expected it for data of the kind {self.kind!r}")
+                raise InvalidValueError(f"{name} is empty; expected it for data of the kind {self.kind!r}")
         if self.kind == "scenes" and self.start + self.n * self.every > _MOST_SCENES:
-            raise ValueError(
+            raise InvalidValueError(
                 f"n is {self.n}, with start {self.start} and every {self.every}; expected scenes up to number "
                 f"{_MOST_SCENES:,}"
             )
@@ -240,10 +240,10 @@ class Plan:
             ("measures", [m.label or m.measure for m in self.measures]),
         ):
             if not labels:
-                raise ValueError(f"{what} is empty; expected at least one {what[:-1]}")
+                raise InvalidValueError(f"{what} is empty; expected at least one {what[:-1]}")
             twice = next((label for label in labels if labels.count(label) > 1), None)
             if twice is not None:
-                raise ValueError(f"{what} names {twice!r} twice; expected a different label for each")
+                raise InvalidValueError(f"{what} names {twice!r} twice; expected a different label for each")
         return self
 
     def as_dict(self) -> dict[str, Any]:
@@ -269,11 +269,11 @@ def load_plan(path: str | Path) -> Plan:
         import tomli as tomllib
     path = Path(path)
     if not is_file(path):
-        raise ValueError(f"plan is {str(path)!r}, and there is no such file")
+        raise InvalidValueError(f"plan is {str(path)!r}, and there is no such file")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"plan {str(path)!r} is not TOML: {error}") from None
+        raise InvalidValueError(f"plan {str(path)!r} is not TOML: {error}") from None
     return plan_from(content)
 
 
@@ -282,7 +282,7 @@ def plan_from(content: dict[str, Any]) -> Plan:
     try:
         return TypeAdapter(Plan).validate_python(content)
     except ValidationError as error:
-        raise ValueError(told(error, Plan)) from None
+        raise InvalidValueError(told(error, Plan)) from None
 
 
 def plan_schema() -> dict[str, Any]:

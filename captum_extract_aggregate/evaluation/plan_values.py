@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 
 T = TypeVar("T")
 _LARGEST = 2**53  # whole numbers up to here are exact in every part, JSON and float64 among them
@@ -114,7 +114,7 @@ def in_one_line(name: str) -> Callable[[type[T]], type[T]]:
             try:
                 checked(self, *args, **kwargs)
             except ValidationError as error:
-                raise ValueError(told(error, kind, name)) from None
+                raise InvalidValueError(told(error, kind, name)) from None
 
         kind.__init__ = init  # type: ignore[method-assign,assignment]
         return kind

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import check_logit, give_both_signs, has_one_output
@@ -139,7 +140,7 @@ class Prepared:
         with torch.no_grad():
             scores = self.model(x).float()
         if not torch.isfinite(scores).all():
-            raise ValueError(
+            raise InvalidValueError(
                 f"the model's scores of {samples[0].name!r} and its neighbours are NaN or infinite; expected finite"
             )
         seed = self.plan.run.seed
@@ -168,7 +169,7 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
         give_both_signs(model)
     classes = 2 if of_signs else scores.shape[1]
     if not plan.model.head and plan.model.num_classes not in (0, classes):
-        raise ValueError(
+        raise InvalidValueError(
             f"model.num_classes is {plan.model.num_classes}, but {plan.model.name!r} gives {classes} scores"
         )
     check_needs(plan, measures, images, classes)
@@ -199,7 +200,7 @@ def first_readable(images: Images) -> Sample:
             return images.read(i)
         except UnreadableError as caught:
             error = error or caught
-    raise ValueError(f"none of the first images can be read; {error}")
+    raise InvalidValueError(f"none of the first images can be read; {error}")
 
 
 def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:
@@ -209,7 +210,7 @@ def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:
         first = [int(own.argmax()), int(own.argmin())]
         present = sample.pairs.classes if sample.pairs is not None else []
         if present and max(present) >= len(own):
-            raise ValueError(
+            raise InvalidValueError(
                 f"image {sample.name!r} holds class {max(present)}, but the model has {len(own)} classes; expected a "
                 "model of the data's classes (see model.head)"
             )

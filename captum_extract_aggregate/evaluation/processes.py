@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
+from captum_extract_aggregate._common.errors import InvalidValueError
+
 _PATIENCE = timedelta(days=30)  # the first to end waits for the last
 
 
@@ -19,7 +21,7 @@ class Team:
     def __init__(self, device: str) -> None:
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if not 0 <= self.rank < self.world:
-            raise ValueError(
+            raise InvalidValueError(
                 f"RANK is {self.rank} of WORLD_SIZE {self.world}; expected both as torchrun sets them, or none"
             )
         self.device = _device(device)
@@ -60,7 +62,9 @@ def set_threads(number: int) -> None:
     """So many threads; our error for more than a machine can start."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if number > most:
-        raise ValueError(f"run.threads is {number}; expected at most {most} (this machine has {os.cpu_count()} cores)")
+        raise InvalidValueError(
+            f"run.threads is {number}; expected at most {most} (this machine has {os.cpu_count()} cores)"
+        )
     torch.set_num_threads(number)
 
 
@@ -69,18 +73,22 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"run.device is {name!r}; {expected}") from None
+        raise InvalidValueError(f"run.device is {name!r}; {expected}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"run.device is {name!r}, but torch sees no GPU; expected cpu, or a torch built for your GPU")
+        raise InvalidValueError(
+            f"run.device is {name!r}, but torch sees no GPU; expected cpu, or a torch built for your GPU"
+        )
     if device.type == "cuda":
         if (device.index or 0) >= torch.cuda.device_count() > 0:
-            raise ValueError(f"run.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs; {expected}")
+            raise InvalidValueError(
+                f"run.device is {name!r}, but torch sees {torch.cuda.device_count()} GPUs; {expected}"
+            )
         return device
     try:
         torch.zeros(1, device=device).tolist()
     except Exception as error:  # whatever a device raises that is not there, or that (as meta) holds no numbers
         reason = " ".join(str(error).split())[:120]
-        raise ValueError(f"run.device is {name!r}, which cannot be used here ({reason}); {expected}") from None
+        raise InvalidValueError(f"run.device is {name!r}, which cannot be used here ({reason}); {expected}") from None
     return device
 
 

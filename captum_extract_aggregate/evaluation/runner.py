@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from captum_extract_aggregate._common.errors import is_out_of_memory, make_folder, said
+from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, make_folder, said
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.model_state import keep_modes, without_fused_attention
@@ -109,7 +109,7 @@ def _work(
             bar.update(len(batches[i]))
 
 
-class OutOfMemoryError(ValueError, MemoryError):
+class OutOfMemoryError(InvalidValueError, MemoryError):
     """A batch that does not fit."""
 
 
@@ -134,7 +134,7 @@ def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> B
             sample = prepared.images.read(i)
         except UnreadableError as error:
             if prepared.plan.run.on_error == "stop":
-                raise ValueError(f'{error}; with on_error = "skip" it is left out and counted') from None
+                raise InvalidValueError(f'{error}; with on_error = "skip" it is left out and counted') from None
             found.images.append(ImageRow(i, "", -1, storable(str(error))))
             contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, None)))
             continue
@@ -196,7 +196,7 @@ def _values_of_maps(batch: ImageBatch, column: Column, measure: Measurement) -> 
     values = measure.spec.function(*own, batch.model, **measure.arguments())
     if not isinstance(values, Tensor) or values.shape != (len(batch.samples),):
         got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(
+        raise InvalidValueError(
             f"measure {measure.plan.measure!r} returned {got}; expected {len(batch.samples)} values, one per image"
         )
     return [(i, int(batch.best[i]), "", float(value)) for i, value in enumerate(values.tolist())]
@@ -217,7 +217,7 @@ def _alone(prepared: Prepared, batch: ImageBatch, measure: Measurement, whose: s
     except (Exception, SystemExit) as error:  # whatever a measure of one's own raises
         if is_out_of_memory(error):
             raise
-        raise ValueError(
+        raise InvalidValueError(
             f"measure {measure.label!r} failed on the maps{whose} of image {batch.samples[0].name!r} and its "
             f"neighbours: {error if isinstance(error, ValueError) else said(error)}"
         ) from error

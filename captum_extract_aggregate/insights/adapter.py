@@ -11,6 +11,7 @@ from captum.attr import Attribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr.by_name import make_method
@@ -86,7 +87,7 @@ class _Adapter(Attribution):
         goes_to = seen if len(maps) == 1 and any(seen) else taken
         indices = [i for i, goes in enumerate(goes_to) if goes]
         if len(maps) not in (1, len(indices)):
-            raise ValueError(f"the layer gives {len(maps)} maps; expected a layer that gives one tensor")
+            raise InvalidValueError(f"the layer gives {len(maps)} maps; expected a layer that gives one tensor")
         placed = {i: m for i, m in zip(indices, maps * len(indices)) if m.numel()}  # of GuidedGradCam, for no image
         shown = iter(scaled([in_shape(placed[i], tensors[i]) for i in placed]))
         return tuple(next(shown) if i in placed else zero_map(x) for i, x in enumerate(tensors))
@@ -119,7 +120,9 @@ class _Adapter(Attribution):
         if method(self.method_name).joins_layers:
             return None
         if layer == INPUT and is_captums(self.method_name):
-            raise ValueError(f"layer is {INPUT!r}, where {self.method_name} has no map; expected a layer of the model")
+            raise InvalidValueError(
+                f"layer is {INPUT!r}, where {self.method_name} has no map; expected a layer of the model"
+            )
         if layer == INPUT:
             return [None]
         if layer:

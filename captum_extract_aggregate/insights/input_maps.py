@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import upsample
 
 _SMALLEST, _TINY = 1e-30, 1e-4  # Captum warns below 1e-5
@@ -30,7 +31,7 @@ def in_shape(map_: Tensor, x: Tensor) -> Tensor:
     if map_.shape == x.shape:
         return map_
     if map_.ndim != 4 or x.ndim != 4:
-        raise ValueError(
+        raise InvalidValueError(
             f"a map {tuple(map_.shape)} cannot be drawn on an input {tuple(x.shape)}; expected images N x C x H x W"
         )
     return upsample(map_.sum(1, keepdim=True), x.shape[2:]).expand_as(x) / x.shape[1]

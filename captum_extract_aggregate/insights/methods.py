@@ -9,6 +9,7 @@ import captum
 from captum.attr import FeatureAblation, IntegratedGradients
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.insights.ablation import PATCHES, PatchAblation
@@ -42,7 +43,7 @@ def register(model: nn.Module | None = None, inputs: Tensor | tuple[Tensor, ...]
     """
     config = captum_insights()
     if model is not None and not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module (or None)")
+        raise InvalidTypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module (or None)")
     ends, others = _layers(model, inputs)
     for name in names():
         shown = fields(config, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate.attr.by_name import METHODS, Method, find_method
 from captum_extract_aggregate.insights.requests import told
 
@@ -91,7 +91,7 @@ def check_arguments(method: str, given: Mapping[str, Any], fields: Mapping[str, 
     """
     for name, value in given.items():
         if name not in fields:
-            raise ValueError(unknown_name(f"an argument of {method}", name[:80], fields))
+            raise InvalidValueError(unknown_name(f"an argument of {method}", name[:80], fields))
         field = fields[name]
         if field.type == "enum":
             fits, expected = value in field.limit, f"one of {', '.join(map(repr, field.limit[:40]))}"
@@ -103,4 +103,4 @@ def check_arguments(method: str, given: Mapping[str, Any], fields: Mapping[str, 
             fits = isinstance(value, str) and len(value) <= _LONGEST and value.isprintable()
             expected = f"at most {_LONGEST} printable characters"
         if not fits:
-            raise ValueError(f"{name} is {told(value)}; expected {expected}")
+            raise InvalidValueError(f"{name} is {told(value)}; expected {expected}")

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from captum_extract_aggregate._common.errors import InvalidValueError
+
 LARGEST_BODY = 1 << 20  # bytes; the names of 20,000 classes are less
 # Captum's page has a script in its HTML; a notebook on this machine may frame it.
 _POLICY = (
@@ -121,7 +123,7 @@ def _json(environ: Environ) -> tuple[bytes, dict[str, Any]]:
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise InvalidValueError(f"{name} is no JSON")
 
 
 def told(value: Any) -> str:

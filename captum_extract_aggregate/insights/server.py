@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate.insights.methods import captum_insights, register
 from captum_extract_aggregate.insights.requests import Guard
 
@@ -64,16 +64,16 @@ def serve(
     from captum_extract_aggregate.insights.visualizer import Visualizer, batches_of, show_refusals
 
     if isinstance(hosts, str) or not all(isinstance(name, str) for name in hosts):
-        raise TypeError(f"hosts is {hosts!r}; expected a list of names, as a browser's address bar shows them")
+        raise InvalidTypeError(f"hosts is {hosts!r}; expected a list of names, as a browser's address bar shows them")
     if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds is {seconds}; expected a number above 0")
+        raise InvalidValueError(f"seconds is {seconds}; expected a number above 0")
     batches = batches_of(model, classes, dataset)
     centre, spread = (_by_channel(n, v, batches[0].inputs.shape[1]) for n, v in (("mean", mean), ("std", std)))
     if not bool((spread > 0).all()):
-        raise ValueError(f"std is {std!r}; expected numbers above 0")
+        raise InvalidValueError(f"std is {std!r}; expected numbers above 0")
     known = register(model, batches[0].inputs)
     if method not in known:
-        raise ValueError(unknown_name("method", method, known))
+        raise InvalidValueError(unknown_name("method", method, known))
     to_picture = lambda x: (x.cpu() * spread + centre).clamp(0, 1).expand(3, -1, -1)  # noqa: E731
     visualizer = Visualizer(model, classes, batches, to_picture, method, seconds)
     server: Any = importlib.import_module("captum.insights.attr_vis.server")
@@ -95,7 +95,7 @@ def serve(
 def _opened(app: Any, port: int | None) -> Any:
     """A server on loopback that has its port, and does not wait for requests that never end."""
     if port is not None and not 0 < port < 65536:
-        raise ValueError(f"port is {port}; expected 1 to 65535")
+        raise InvalidValueError(f"port is {port}; expected 1 to 65535")
     serving = importlib.import_module("werkzeug.serving")
     handler = type("Handler", (serving.WSGIRequestHandler,), {"timeout": _SILENCE})
     logging.getLogger("werkzeug").disabled = True  # a line for each request
@@ -119,5 +119,5 @@ def _guarded(app: Any) -> Guard:
 def _by_channel(name: str, values: float | Sequence[float], channels: int) -> Tensor:
     numbers = torch.as_tensor(values, dtype=torch.float32).reshape(-1, 1, 1)
     if len(numbers) not in (1, channels):
-        raise ValueError(f"{name} is {values!r}; expected one number, or one for each of {channels} channels")
+        raise InvalidValueError(f"{name} is {values!r}; expected one number, or one for each of {channels} channels")
     return numbers

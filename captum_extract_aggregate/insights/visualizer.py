@@ -20,7 +20,7 @@ from captum.insights.attr_vis.config import ATTRIBUTION_METHOD_CONFIG, ATTRIBUTI
 from captum.insights.attr_vis.features import FeatureOutput, ImageFeature
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.notebook_figure import NotebookFigure
 from captum_extract_aggregate.insights.offered import check_arguments
 from captum_extract_aggregate.insights.requests import RefusedError, told
@@ -202,15 +202,15 @@ class _Endless:
 def batches_of(model: nn.Module, classes: Sequence[str], dataset: Any) -> list[Batch]:
     """One batch an image; Insights passes over images without a label, so those get the model's own."""
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
+        raise InvalidTypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if model.training:
-        raise ValueError("the model is in train mode; expected eval mode: call model.eval() first")
+        raise InvalidValueError("the model is in train mode; expected eval mode: call model.eval() first")
     if isinstance(classes, str) or not isinstance(classes, Sequence):
-        raise TypeError(f"classes is a {type(classes).__name__}; expected the names of the classes, a list")
+        raise InvalidTypeError(f"classes is a {type(classes).__name__}; expected the names of the classes, a list")
     items = itertools.islice(iter(dataset), len(dataset) if isinstance(dataset, Sized) else None)
     found = [_batch(model, classes, item, i) for i, item in enumerate(items)]
     if not found:
-        raise ValueError("dataset gives no image; expected at least one")
+        raise InvalidValueError("dataset gives no image; expected at least one")
     return found
 
 
@@ -219,7 +219,7 @@ def _batch(model: nn.Module, classes: Sequence[str], item: Any, i: int) -> Batch
     x, label = item if is_pair else (item, -1)
     if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[0] not in (1, 3) or not x.is_floating_point():
         got = f"a {x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-        raise TypeError(
+        raise InvalidTypeError(
             f"dataset gives {got} as image {i}; expected a floating-point image C x H x W of one or three channels, "
             "as the model takes it, or a pair (image, label)"
         )
@@ -227,9 +227,11 @@ def _batch(model: nn.Module, classes: Sequence[str], item: Any, i: int) -> Batch
         scores = model(x[None])
     if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] != len(classes):
         got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise ValueError(f"the model gives {got} and classes has {len(classes)} names; expected one score a class")
+        raise InvalidValueError(
+            f"the model gives {got} and classes has {len(classes)} names; expected one score a class"
+        )
     if not bool(scores.isfinite().all()):
-        raise ValueError(f"the model's scores for image {i} are not finite; expected finite images and scores")
+        raise InvalidValueError(f"the model's scores for image {i} are not finite; expected finite images and scores")
     return Batch(x[None], torch.tensor([_label(label, scores[0], i)]))
 
 
@@ -240,12 +242,16 @@ def _label(label: Any, scores: Tensor, i: int) -> int:
     try:
         present = torch.as_tensor(-1 if label is None else label).reshape(-1)
         if present.is_floating_point():
-            raise TypeError
+            raise InvalidTypeError
     except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"dataset gives the label {label!r} for image {i}; expected the number of a class") from None
+        raise InvalidTypeError(
+            f"dataset gives the label {label!r} for image {i}; expected the number of a class"
+        ) from None
     classes: list[int] = present[present >= 0].tolist() or [int(scores.argmax())]
     if max(classes) >= len(scores):
-        raise ValueError(f"dataset gives the label {max(classes)} for image {i}; expected a class below {len(scores)}")
+        raise InvalidValueError(
+            f"dataset gives the label {max(classes)} for image {i}; expected a class below {len(scores)}"
+        )
     return max(classes, key=lambda c: float(scores[c]))
 
 

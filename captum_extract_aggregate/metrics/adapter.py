@@ -8,6 +8,7 @@ import torch
 from captum.attr import Attribution
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate.attr.entry import captum_entry
@@ -20,9 +21,9 @@ class InputAttribution(Attribution):
     layer = None
     joins_layers = True
 
-    def __init__(self, method: Attribution, size: Size | None = None, layout: InputLayout = "auto") -> None:
-        super().__init__(method.forward_func)
-        self.method = method
+    def __init__(self, attribution_method: Attribution, size: Size | None = None, layout: InputLayout = "auto") -> None:
+        super().__init__(attribution_method.forward_func)
+        self.method = attribution_method
         self.size, self.layout = check_size(size), check_input_layout(layout)
 
     @captum_entry
@@ -30,7 +31,7 @@ class InputAttribution(Attribution):
         """A tuple of one contiguous tensor of the input's shape."""
         tensors = checked_inputs(inputs)
         if len(tensors) != 1:
-            raise ValueError(f"inputs holds {len(tensors)} tensors; expected one picture: a map belongs to one")
+            raise InvalidValueError(f"inputs holds {len(tensors)} tensors; expected one picture: a map belongs to one")
         reader = MapReader(self.method, (), self.size, self.layout)
         maps, positions, _ = reader.read(self.method.attribute(inputs, *args, **kwargs), tensors)
         (x,), elements = tensors, positions.elements(tensors[0])
@@ -40,7 +41,7 @@ class InputAttribution(Attribution):
 
 
 def as_input_attribution(
-    method: Attribution, size: Size | None = None, layout: InputLayout = "auto"
+    attribution_method: Attribution, size: Size | None = None, layout: InputLayout = "auto"
 ) -> InputAttribution:
     """Makes a layer method usable in `captum.metrics.infidelity` and `captum.metrics.sensitivity_max`.
 
@@ -50,7 +51,7 @@ def as_input_attribution(
     all channels.
 
     Args:
-        method: an attribution object that gives one map, on one layer.
+        attribution_method: an attribution object that gives one map, on one layer.
         size, layout: of the input, where its shape does not tell its positions from its channels: as for
             `LayerCombination`.
 
@@ -69,8 +70,9 @@ def as_input_attribution(
         >>> sensitivity_max(method.attribute, images, target=7, n_perturb_samples=2).shape
         torch.Size([2])
     """
-    if not isinstance(method, Attribution):
-        raise TypeError(
-            f"method is a {type(method).__name__}; expected an attribution object, such as NormGrad(model, layer)"
+    if not isinstance(attribution_method, Attribution):
+        raise InvalidTypeError(
+            f"attribution_method is a {type(attribution_method).__name__}; expected an attribution object, such as "
+            "NormGrad(model, layer)"
         )
-    return InputAttribution(method, size, layout)
+    return InputAttribution(attribution_method, size, layout)

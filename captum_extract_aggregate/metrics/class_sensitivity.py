@@ -13,6 +13,7 @@ from captum._utils.common import _format_additional_forward_args
 from captum.attr import Attribution
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.layers import checked_inputs
@@ -87,14 +88,14 @@ def class_sensitivity(
         torch.Size([3])
     """
     if "target" in kwargs:
-        raise ValueError("target is given, but the measure chooses the classes itself; expected classes=")
+        raise InvalidValueError("target is given, but the measure chooses the classes itself; expected classes=")
     compare = find_similarity(similarity)
     check_mode(forward_func)
     tensors = checked_inputs(inputs)
     examples, extra = len(tensors[0]), _format_additional_forward_args(additional_forward_args) or ()
     pairs = None if isinstance(classes, str) else _checked_pairs(classes, examples)
     if pairs is None and classes != "max_min":
-        raise ValueError(f"classes is {classes!r}; expected 'max_min' or an N x 2 tensor of class indices")
+        raise InvalidValueError(f"classes is {classes!r}; expected 'max_min' or an N x 2 tensor of class indices")
     reader = MapReader(explanation_func, (forward_func,), check_size(size), check_input_layout(layout))
     values: list[Tensor] = []
     sizes: tuple[Size, Size] | None = None
@@ -143,7 +144,7 @@ def _both(explanation_func: Any, inputs: Any, chosen: Tensor, kwargs: dict[str, 
 
 def _checked_signs(classes: Tensor) -> Tensor:
     if bool(((classes != 0) & (classes != 1)).any()):
-        raise ValueError(
+        raise InvalidValueError(
             f"classes holds {classes.flatten().tolist()}, but the model has one output, whose signs are the classes; "
             "expected 1 (above 0) and 0"
         )
@@ -175,7 +176,7 @@ def _of_class(positive: Tensor, negative: Tensor, signs: Tensor) -> Tensor:
 def _checked_pairs(classes: Any, examples: int) -> Tensor:
     pairs = torch.as_tensor(classes)
     if pairs.shape != (examples, 2) or pairs.is_floating_point():
-        raise ValueError(
+        raise InvalidValueError(
             f"classes is a tensor of {pairs.dtype} and shape {tuple(pairs.shape)}; expected two class indices for each "
             f"of {examples} examples"
         )

@@ -9,6 +9,7 @@ import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.model_state import set_grad_mode
@@ -53,6 +54,8 @@ def completeness_gap(
     for a in attributions if isinstance(attributions, (tuple, list)) else (attributions,):
         if not isinstance(a, Tensor) or len(a) != len(scores):
             got = tuple(a.shape) if isinstance(a, Tensor) else type(a).__name__
-            raise ValueError(f"attributions holds {got} for {len(scores)} examples; expected tensors, batch first")
+            raise InvalidValueError(
+                f"attributions holds {got} for {len(scores)} examples; expected tensors, batch first"
+            )
         total = total + a.detach().double().reshape(len(scores), -1).sum(1)
     return (scores - total).abs() / scores.abs()

@@ -11,6 +11,7 @@ from captum.attr import Attribution, LayerAttribution
 from torch import Tensor
 from tqdm import tqdm
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, is_constant, upsample
 from captum_extract_aggregate._engine.input_positions import (
     InputLayout,
@@ -34,7 +35,7 @@ def explainer_of(explanation_func: Explanation | Attribution) -> Explanation:
     if isinstance(explanation_func, Attribution):
         return explanation_func.attribute
     if not callable(explanation_func):
-        raise TypeError(
+        raise InvalidTypeError(
             f"explanation_func is a {type(explanation_func).__name__}; expected a method such as "
             "NormGrad(model, layer), its attribute, or another function of inputs and target"
         )
@@ -97,7 +98,7 @@ class MapReader:
             # N x 1 x L is the map of a sequence, more likely than that of a picture in one row
             if tuple(own) == positions.size or (fits(own, positions.size) and (len(own) == 1 or own[0] > 1)):
                 return given.unsqueeze(1), positions
-        raise ValueError(
+        raise InvalidValueError(
             f"the explanation is {tuple(given.shape)} for inputs of shape {tuple(inputs[0].shape)}: no map with "
             f"{full - 2} position dimensions, as the input has; expected N x K x H x W (or N x H x W) of pictures, "
             "N x K x L of signals: choose layers whose positions are the input's"
@@ -129,19 +130,19 @@ def _checked_map(attributions: Any, examples: int) -> Tensor:
     """One real tensor, batch first, in at least float32."""
     if isinstance(attributions, (tuple, list)):
         if len(attributions) != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the explanation is {len(attributions)} tensors; expected one map: explain one layer (or one input), "
                 "or combine them (LayerCombination)"
             )
         attributions = attributions[0]
     if not isinstance(attributions, Tensor) or attributions.ndim < 2 or len(attributions) != examples:
         got = tuple(attributions.shape) if isinstance(attributions, Tensor) else type(attributions).__name__
-        raise ValueError(
+        raise InvalidValueError(
             f"the explanation is {got} for {examples} examples; expected N x K x H x W (or N x H x W) of pictures, "
             "N x K x L of signals"
         )
     if attributions.is_complex():
-        raise TypeError("the explanation is complex, and has no order; expected real numbers")
+        raise InvalidTypeError("the explanation is complex, and has no order; expected real numbers")
     attributions = attributions.detach()
     return at_least_float32(attributions) if attributions.is_floating_point() else attributions.double()
 
@@ -150,7 +151,7 @@ def batches_of(examples: int, max_examples_per_batch: int | None) -> list[slice]
     """The examples in batches."""
     size = examples if max_examples_per_batch is None else max_examples_per_batch
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"max_examples_per_batch is {max_examples_per_batch!r}; expected None or an integer of at least 1"
         )
     return [slice(start, start + size) for start in range(0, examples, size)]
@@ -200,10 +201,10 @@ def class_scores(output: Any, examples: int) -> Tensor:
         output = sign_scores(output)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != examples or output.shape[1] < 2:
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
+        raise InvalidValueError(
             f"forward_func returned {got} for {examples} examples; expected scores, examples x classes (two or more), "
             "or one score per example, whose sign is the class"
         )
     if not torch.isfinite(output).all():
-        raise ValueError("forward_func returned scores that are NaN or infinite; expected finite ones")
+        raise InvalidValueError("forward_func returned scores that are NaN or infinite; expected finite ones")
     return output

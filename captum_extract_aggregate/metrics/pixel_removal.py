@@ -14,7 +14,7 @@ from captum._utils.common import _format_additional_forward_args
 from torch import Tensor
 from tqdm import tqdm
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._engine.input_positions import (
     InputLayout,
     Positions,
@@ -174,7 +174,7 @@ def removal_contrast(
     others = maps if pool is None else _pool_maps(pool, inputs, reader)
     available = len(others) - (pool is None)
     if isinstance(n_shuffles, bool) or not isinstance(n_shuffles, int) or not 1 <= n_shuffles <= available:
-        raise ValueError(
+        raise InvalidValueError(
             f"n_shuffles is {n_shuffles!r}, and there are {available} maps of other images; expected 1 to {available}"
         )
     generator = torch.Generator().manual_seed(seed)
@@ -216,17 +216,17 @@ class _Engine:
         max_examples_per_batch: int | None,
     ) -> None:
         if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-            raise ValueError(f"step is {step!r}; expected an integer of at least 1")
+            raise InvalidValueError(f"step is {step!r}; expected an integer of at least 1")
         batches_of(1, max_examples_per_batch)
         check_mode(forward_func)
         self.forward_func, self.step, self.most_slots = forward_func, step, max_examples_per_batch
         self.extra = _format_additional_forward_args(additional_forward_args) or ()
         self.inputs = inputs.detach()
         if isinstance(baselines, bool) or not isinstance(baselines, (int, float, Tensor)):
-            raise TypeError(f"baselines is a {type(baselines).__name__}; expected a number or a tensor")
+            raise InvalidTypeError(f"baselines is a {type(baselines).__name__}; expected a number or a tensor")
         baseline = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device)
         if not broadcasts(baseline.shape, inputs.shape):
-            raise ValueError(
+            raise InvalidValueError(
                 f"baselines has shape {tuple(baseline.shape)} for inputs of {tuple(inputs.shape)}; expected a number "
                 "or a tensor that broadcasts to them"
             )
@@ -318,7 +318,7 @@ def _order(job: _Job) -> Tensor:
 
 def _is_most(order: str) -> bool:
     if order not in _ORDERS:
-        raise ValueError(unknown_name("order", order, _ORDERS))
+        raise InvalidValueError(unknown_name("order", order, _ORDERS))
     return order == "most"
 
 
@@ -326,7 +326,7 @@ def _checked(inputs: Any) -> Tensor:
     is_given = isinstance(inputs, Tensor) and inputs.ndim >= 2 and len(inputs) and inputs.is_floating_point()
     if not is_given:
         got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise TypeError(
+        raise InvalidTypeError(
             f"inputs is {got}; expected a floating point tensor: pictures N x C x H x W, signals N x C x L, volumes "
             "N x C x D x H x W"
         )
@@ -337,11 +337,13 @@ def _pool_maps(pool: Any, inputs: Tensor, reader: MapReader) -> Tensor:
     pool = pool[0] if isinstance(pool, tuple) and len(pool) == 1 else pool
     if not isinstance(pool, Tensor) or pool.ndim < 2 or not len(pool):
         got = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
-        raise TypeError(f"pool is {got}; expected maps of other images, M x K x h x w")
+        raise InvalidTypeError(f"pool is {got}; expected maps of other images, M x K x h x w")
     return _finite(reader.maps(pool, (inputs[:1].expand(len(pool), *inputs.shape[1:]),)))
 
 
 def _finite(maps: Tensor) -> Tensor:
     if not torch.isfinite(maps).all():
-        raise ValueError("a map holds NaN or infinite values, so it puts pixels in no order; expected finite ones")
+        raise InvalidValueError(
+            "a map holds NaN or infinite values, so it puts pixels in no order; expected finite ones"
+        )
     return maps

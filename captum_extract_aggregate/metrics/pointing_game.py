@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import upsample
 
 Masks = Tensor | Sequence[Tensor]
@@ -45,16 +46,18 @@ def pointing_game(attributions: Tensor | Sequence[Tensor], masks: Masks, toleran
         [True, False]
     """
     if len(attributions) != len(masks):
-        raise ValueError(f"{len(attributions)} maps for {len(masks)} masks; expected one mask for each map")
+        raise InvalidValueError(f"{len(attributions)} maps for {len(masks)} masks; expected one mask for each map")
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float)) or not 0 < tolerance < math.inf:
-        raise ValueError(f"tolerance is {tolerance!r}; expected a number of pixels above 0")
+        raise InvalidValueError(f"tolerance is {tolerance!r}; expected a number of pixels above 0")
     return torch.tensor([_hit(a, m, tolerance) for a, m in zip(attributions, masks)], dtype=torch.bool)
 
 
 def _hit(attribution: Tensor, mask: Tensor, tolerance: float) -> bool:
     if not isinstance(mask, Tensor) or not 1 <= mask.ndim <= 3:
         got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(f"a mask is {got}; expected a tensor, height x width (or a length; or depth x height x width)")
+        raise InvalidTypeError(
+            f"a mask is {got}; expected a tensor, height x width (or a length; or depth x height x width)"
+        )
     peak = _maximum(attribution, tuple(mask.shape))
     reach = math.ceil(tolerance)
     window = tuple(slice(max(0, at - reach), at + reach + 1) for at in peak)
@@ -70,18 +73,18 @@ def _maximum(attribution: Tensor, size: tuple[int, ...]) -> list[int]:
         attribution = attribution[0]  # a batch of one
     if not isinstance(attribution, Tensor) or attribution.ndim not in (dims, dims + 1):
         got = tuple(attribution.shape) if isinstance(attribution, Tensor) else type(attribution).__name__
-        raise TypeError(
+        raise InvalidTypeError(
             f"a map is {got} for a mask of shape {size}; expected a tensor with the mask's dimensions, such as 1 x "
             "height x width"
         )
     if attribution.ndim == dims > 1 and attribution.shape[0] == 1 < size[0]:
-        raise ValueError(
+        raise InvalidValueError(
             f"a map is {tuple(attribution.shape)} for a mask of shape {size}: one row, or the map of a sequence; "
             "expected a map with the mask's dimensions (N x 1 x height x width for several)"
         )
     single = attribution.detach().double().reshape(-1, *attribution.shape[-dims:]).sum(0)
     if not torch.isfinite(single).all():
-        raise ValueError("a map holds NaN or infinite values, so it has no maximum; expected finite ones")
+        raise InvalidValueError("a map holds NaN or infinite values, so it has no maximum; expected finite ones")
     single = upsample(single[None, None], size)[0, 0]
     # Maxima that were equal before they were resized may differ by rounding.
     highest = single >= single.max() - 1e-12 * (single.max() - single.min())
@@ -96,7 +99,7 @@ def centre_map(size: Sequence[int]) -> Tensor:
     """
     if isinstance(size, Tensor) or not 1 <= len(size) <= 3:
         got = f"a tensor {tuple(size.shape)}" if isinstance(size, Tensor) else repr(size)
-        raise ValueError(f"size is {got}; expected the image's height and width, such as image.shape[-2:]")
+        raise InvalidValueError(f"size is {got}; expected the image's height and width, such as image.shape[-2:]")
     squares = [(torch.arange(n, dtype=torch.float64) - n // 2).square() for n in size]
     return -torch.stack(torch.meshgrid(*squares, indexing="ij")).sum(0)[None, None]
 
@@ -131,7 +134,7 @@ class PointingGame(Metric):
     def __init__(self, num_classes: int, tolerance: float = 15, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes is {num_classes!r}; expected an integer of at least 1")
+            raise InvalidValueError(f"num_classes is {num_classes!r}; expected an integer of at least 1")
         self.num_classes, self.tolerance = num_classes, tolerance
         # Pairs by difficulty (all, difficult), outcome (hit, miss) and class.
         self.add_state("counts", torch.zeros(2, 2, num_classes, dtype=torch.long), dist_reduce_fx="sum")
@@ -158,17 +161,17 @@ class PointingGame(Metric):
         hits = pointing_game(attributions, masks, self.tolerance)
         indices = torch.as_tensor(classes).reshape(-1).cpu()
         if len(indices) and (indices.is_floating_point() or indices.dtype == torch.bool):
-            raise TypeError(f"classes holds {indices.dtype}; expected class indices")
+            raise InvalidTypeError(f"classes holds {indices.dtype}; expected class indices")
         indices = indices.long()
         if len(indices) != len(hits) or (indices < 0).any() or (indices >= self.num_classes).any():
-            raise ValueError(
+            raise InvalidValueError(
                 f"classes is {indices.tolist()} for {len(hits)} pairs; expected one index below {self.num_classes} each"
             )
         flags = (
             torch.zeros(len(hits), dtype=torch.bool) if difficult is None else torch.as_tensor(difficult).bool().cpu()
         )
         if len(flags) != len(hits):
-            raise ValueError(f"difficult has {len(flags)} entries for {len(hits)} pairs; expected one each")
+            raise InvalidValueError(f"difficult has {len(flags)} entries for {len(hits)} pairs; expected one each")
         for level, counted in ((0, torch.ones_like(flags)), (1, flags)):
             for outcome, chosen in ((0, hits & counted), (1, ~hits & counted)):
                 self.counts[level, outcome] += torch.bincount(indices[chosen], minlength=self.num_classes).to(
@@ -216,7 +219,7 @@ class RestrictedPointingGame(PointingGame):
     ) -> None:
         """Counts images."""
         if not len(attributions) == len(masks) == len(classes):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{len(attributions)} maps, {len(masks)} lists of masks and {len(classes)} of classes; expected one "
                 "list of each for every image"
             )

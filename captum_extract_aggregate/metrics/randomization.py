@@ -15,7 +15,7 @@ from captum._utils.common import _format_additional_forward_args
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.seeding import keep_generators, random_state
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
@@ -142,7 +142,7 @@ def parameter_randomization(
     """
     check_randomization(order, init, n_seeds)  # its errors come before any work
     if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; expected the torch.nn.Module that is explained")
+        raise InvalidTypeError(f"model is a {type(model).__name__}; expected the torch.nn.Module that is explained")
     check_mode(model)
     compare = find_similarity(similarity)
     tensors = checked_inputs(inputs)
@@ -166,9 +166,9 @@ def parameter_randomization(
 def check_randomization(order: str, init: str | Initializer, n_seeds: int) -> None:
     """Our error for a way to randomise that is not known."""
     if order not in _ORDERS:
-        raise ValueError(unknown_name("order", order, _ORDERS))
+        raise InvalidValueError(unknown_name("order", order, _ORDERS))
     if isinstance(n_seeds, bool) or not isinstance(n_seeds, int) or n_seeds < 1:
-        raise ValueError(f"n_seeds is {n_seeds!r}; expected an integer of at least 1")
+        raise InvalidValueError(f"n_seeds is {n_seeds!r}; expected an integer of at least 1")
     _initializer(init)
 
 
@@ -199,7 +199,7 @@ def _initializer(init: str | Initializer) -> Initializer:
         return init
     known = {"normal": _normal, "reset": _reset}
     if init not in known:
-        raise ValueError(unknown_name("init", init, known, ", or a function that initialises a layer in place"))
+        raise InvalidValueError(unknown_name("init", init, known, ", or a function that initialises a layer in place"))
     return known[init]
 
 
@@ -211,13 +211,13 @@ def _normal(layer: nn.Module) -> None:
 def _reset(layer: nn.Module) -> None:
     reset = getattr(layer, "reset_parameters", None)
     if not callable(reset):
-        raise ValueError(
+        raise InvalidValueError(
             f"init is 'reset', but a {type(layer).__name__} has no reset_parameters; expected init='normal' or a "
             "function of the layer"
         )
     computed = [n for n in ("weight", "bias") if n not in layer._parameters and isinstance(vars(layer).get(n), Tensor)]
     if computed:  # reset would write to what the next forward replaces
-        raise ValueError(
+        raise InvalidValueError(
             f"init is 'reset', but the {computed[0]} of a {type(layer).__name__} is computed anew from other numbers "
             "(pruned, weight-normalised); expected init='normal', a function of the layer, or a plain layer: "
             "torch.nn.utils.prune.remove, remove_weight_norm or remove_spectral_norm"
@@ -243,14 +243,16 @@ def find_stages(
         found = [find_layer(layer, model) for layer in wanted]
     chosen = [m for m in dict.fromkeys(found) if m is not None and m in names]
     if len(chosen) != len(found):
-        raise ValueError("layers holds one twice, or one that is no part of the model; expected its own, each once")
+        raise InvalidValueError(
+            "layers holds one twice, or one that is no part of the model; expected its own, each once"
+        )
     empty = [names[m] for m in chosen if not _holders(m)]
     if empty or not chosen:
         what = ", ".join(map(repr, empty)) or "the model"
-        raise ValueError(f"{what} holds no parameters to randomise; expected layers (or a model) with some")
+        raise InvalidValueError(f"{what} holds no parameters to randomise; expected layers (or a model) with some")
     idle = [names[m] for m in chosen if not any(inner in first for inner in m.modules())]
     if idle:
-        raise ValueError(f"layers {idle} never run; expected layers that the explained scores come from")
+        raise InvalidValueError(f"layers {idle} never run; expected layers that the explained scores come from")
     chosen.sort(key=lambda m: min(first.get(inner, len(first)) for inner in m.modules()))
     return [(names[m] or "the whole model", m) for m in reversed(chosen)]
 

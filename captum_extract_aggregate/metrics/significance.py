@@ -13,6 +13,8 @@ import torch
 from scipy.stats import rankdata, wilcoxon
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+
 Values = Tensor | Sequence[float] | np.ndarray  # type: ignore[type-arg]
 
 
@@ -113,19 +115,19 @@ def compare(
     """
     x, y = (_array(v) for v in (a, b))
     if x.shape != y.shape or not len(x):
-        raise ValueError(f"a holds {len(x)} values and b {len(y)}; expected one of each for every image")
+        raise InvalidValueError(f"a holds {len(x)} values and b {len(y)}; expected one of each for every image")
     if len(names) != 2 or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"names is {names!r}; expected two strings")
+        raise InvalidTypeError(f"names is {names!r}; expected two strings")
     if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence!r}; expected a number between 0 and 1")
+        raise InvalidValueError(f"confidence is {confidence!r}; expected a number between 0 and 1")
     if isinstance(n_bootstrap, bool) or not isinstance(n_bootstrap, int) or n_bootstrap < 1:
-        raise ValueError(f"n_bootstrap is {n_bootstrap!r}; expected an integer of at least 1")
+        raise InvalidValueError(f"n_bootstrap is {n_bootstrap!r}; expected an integer of at least 1")
     with np.errstate(invalid="ignore"):
         differences = x - y
     differences = np.where((x == y), 0.0, differences)  # two infinities of one sign are a tie
     defined = differences[~np.isnan(differences)]
     if not len(defined):
-        raise ValueError(
+        raise InvalidValueError(
             f"every pair of {names[0]!r} and {names[1]!r} holds a NaN; expected at least one image with both defined"
         )
     nonzero = defined[defined != 0]
@@ -170,7 +172,7 @@ def compare_many(
         (3, 'NormGrad')
     """
     if not isinstance(values, Mapping) or len(values) < 2:
-        raise TypeError(
+        raise InvalidTypeError(
             'values is not a mapping of two methods or more; expected {"NormGrad": [...], "GradCAM": [...]}'
         )
     pairs = itertools.combinations(values, 2)
@@ -193,7 +195,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def _array(values: Values) -> np.ndarray:  # type: ignore[type-arg]
     array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else np.asarray(values, dtype=float)
     if array.ndim != 1:
-        raise ValueError(f"values have shape {array.shape}; expected one number per image")
+        raise InvalidValueError(f"values have shape {array.shape}; expected one number per image")
     return array
 
 

@@ -20,7 +20,7 @@ from skimage.feature import hog
 from skimage.metrics import structural_similarity
 from torch import Tensor
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import at_least_float32, min_max, on_cpu, upsample
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
@@ -83,10 +83,12 @@ def top_k_intersection(attributions: Tensor, others: Tensor, k: int | float = 0.
     a, b = (t.flatten(1) for t in _checked(attributions, others))
     size = a.shape[1]
     if isinstance(k, bool) or not isinstance(k, numbers.Real) or not math.isfinite(k):
-        raise ValueError(f"k is {k!r}; expected a number of values, or a fraction of them")
+        raise InvalidValueError(f"k is {k!r}; expected a number of values, or a fraction of them")
     count = int(k) if isinstance(k, numbers.Integral) else math.ceil(k * size - 1e-9)
     if not 0 < count <= size:
-        raise ValueError(f"k is {k!r} of {size} values; expected a number from 1 to {size}, or a fraction of them")
+        raise InvalidValueError(
+            f"k is {k!r} of {size} values; expected a number from 1 to {size}, or a fraction of them"
+        )
     chosen = [
         torch.zeros_like(t, dtype=torch.bool).scatter_(
             1, t.argsort(dim=1, descending=True, stable=True)[:, :count], True
@@ -112,7 +114,7 @@ def find_similarity(similarity: str | Similarity) -> Similarity:
         return similarity
     if similarity not in SIMILARITIES:
         hint = ", or a function of two maps"
-        raise ValueError(unknown_name("similarity", similarity, SIMILARITIES, hint))
+        raise InvalidValueError(unknown_name("similarity", similarity, SIMILARITIES, hint))
     return SIMILARITIES[similarity]
 
 
@@ -150,13 +152,13 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     for t in (a, b):
         if not isinstance(t, Tensor) or t.ndim < 2:
             got = tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__
-            raise TypeError(f"a map is {got}; expected a tensor with the examples in its first dimension")
+            raise InvalidTypeError(f"a map is {got}; expected a tensor with the examples in its first dimension")
     if a.shape != b.shape:
-        raise ValueError(
+        raise InvalidValueError(
             f"maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected one shape (upsample both to the input)"
         )
     if a.is_complex() or b.is_complex():
-        raise TypeError("a map is complex, and has no order; expected real numbers")
+        raise InvalidTypeError("a map is complex, and has no order; expected real numbers")
     a, b = (t.detach() if t.is_floating_point() else t.detach().double() for t in (a, b))
     return at_least_float32(a), at_least_float32(b)
 
@@ -210,13 +212,13 @@ def _scaled_pairs(a: Tensor, b: Tensor, smallest: int) -> list[list[np.ndarray] 
     pictures = []
     for t in (a, b):
         if t.ndim not in (3, 4) or (t.ndim == 3 and t.shape[1] == 1):
-            raise ValueError(
+            raise InvalidValueError(
                 f"maps have shape {tuple(a.shape)}, but HOG and SSIM are of pictures, N x 1 x H x W, and undefined for "
                 "signals and volumes; expected similarity='spearman', 'abs_spearman' or 'top_k_intersection' there"
             )
         t = t.sum(1) if t.ndim == 4 else t
         if min(t.shape[1:]) < smallest:
-            raise ValueError(
+            raise InvalidValueError(
                 f"maps have shape {tuple(a.shape)}; expected N x 1 x H x W of at least {smallest} x {smallest} pixels "
                 "(upsample them to the input)"
             )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from captum_extract_aggregate._common.errors import InvalidTypeError
+
 
 class ValueSummary(Metric):
     """Collects one value per image of any measure, and sums them up without letting the undefined count as zero.
@@ -36,7 +38,7 @@ class ValueSummary(Metric):
         """Adds values."""
         if not isinstance(values, Tensor) or values.ndim > 1:
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise TypeError(f"values is {got}; expected a tensor of one value per image")
+            raise InvalidTypeError(f"values is {got}; expected a tensor of one value per image")
         assert isinstance(self.values, list)
         self.values.append(values.detach().double().reshape(-1))
 

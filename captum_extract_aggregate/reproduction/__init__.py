@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from captum_extract_aggregate._common.errors import make_folder, unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, make_folder, unknown_name
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
 from captum_extract_aggregate.reproduction import main_findings
 from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
@@ -48,7 +48,7 @@ def reproduce(request: Request) -> tuple[str, bool]:
     names = list(EXPERIMENTS) if "all" in request.names else list(request.names)
     for name in names:
         if name not in EXPERIMENTS:
-            raise ValueError(unknown_name("the table or figure", name, [*EXPERIMENTS, "all", "list"]))
+            raise InvalidValueError(unknown_name("the table or figure", name, [*EXPERIMENTS, "all", "list"]))
     settings = settings_of(request)
     make_folder("output", request.output)
     lines, all_stand = [], True
@@ -95,9 +95,9 @@ def _told(name: str, setting: Setting, outcome: Outcome, path: Path) -> list[str
 def settings_of(request: Request) -> list[Setting]:
     """The networks and images that a request names."""
     if request.data not in DATA:
-        raise ValueError(unknown_name("data", request.data, DATA))
+        raise InvalidValueError(unknown_name("data", request.data, DATA))
     if request.n < 0:
-        raise ValueError(f"n is {request.n}; expected 0 (as many as each experiment is meant for) or more")
+        raise InvalidValueError(f"n is {request.n}; expected 0 (as many as each experiment is meant for) or more")
     sizes = dict(QUICK if request.quick else SIZES)
     if request.n:
         sizes = dict.fromkeys(sizes, request.n)
@@ -106,7 +106,9 @@ def settings_of(request: Request) -> list[Setting]:
         given = ("root", "model", "weights", "head", "layers", "resize")
         wrong = [name for name in given if getattr(request, name)]
         if wrong:
-            raise ValueError(f"{wrong[0]} is given, but the scenes bring their own data and networks; expected none")
+            raise InvalidValueError(
+                f"{wrong[0]} is given, but the scenes bring their own data and networks; expected none"
+            )
         return [
             Setting(
                 name,
@@ -120,7 +122,7 @@ def settings_of(request: Request) -> list[Setting]:
             for name in ("scene-vgg", "scene-resnet")
         ]
     if not request.model or request.root is None:
-        raise ValueError(f"data is {request.data!r}, which needs --root and --model; expected both")
+        raise InvalidValueError(f"data is {request.data!r}, which needs --root and --model; expected both")
     model = ModelPlan(request.model, request.weights, head=request.head)
     name = f"{request.data}-{request.model.replace(':', '-').replace(os.sep, '-').replace('.py', '')}"
     look = {"resize": request.resize, "mean": request.mean, "std": request.std}

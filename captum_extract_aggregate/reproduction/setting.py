@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate.attr.by_name import make_method
 from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
@@ -139,7 +140,7 @@ class Setting:
         """
         known = len(self._opened[1].classes)
         if known and known != self.classes:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the model has {self.classes} classes, and the data {known}; expected a model of the data's classes, "
                 "in their order (see head)"
             )

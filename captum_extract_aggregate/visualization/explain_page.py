@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.visualization.figures import COLOURS, scale_of
 from captum_extract_aggregate.visualization.page_templates import render
 
@@ -63,19 +64,21 @@ def write_page(
 
 def _check(picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: Sequence[float]) -> None:
     if picture.ndim != 3 or picture.shape[0] != 3:
-        raise ValueError(f"picture has shape {tuple(picture.shape)}; expected 3 x H x W, in [0, 1]")
+        raise InvalidValueError(f"picture has shape {tuple(picture.shape)}; expected 3 x H x W, in [0, 1]")
     if not maps or not len(maps) == len(classes) == len(scores):
-        raise ValueError(
+        raise InvalidValueError(
             f"maps, classes and scores are {len(maps)}, {len(classes)} and {len(scores)}; expected as many"
         )
     places = [{(method, layer) for method, layers in own.items() for layer in layers} for own in maps]
     if not places[0] or any(own != places[0] for own in places):
-        raise ValueError("maps differ in their methods or layers from class to class, or have none; expected the same")
+        raise InvalidValueError(
+            "maps differ in their methods or layers from class to class, or have none; expected the same"
+        )
     for own in maps:
         for method, layers in own.items():
             for layer, map_ in layers.items():
                 if map_.ndim != 3:
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"the map of {method!r} at {layer!r} has shape {tuple(map_.shape)}; expected 1 x h x w: a page "
                         "draws maps of a picture"
                     )

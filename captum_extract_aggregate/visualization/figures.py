@@ -12,7 +12,7 @@ from captum.attr import LayerAttribution
 from captum.attr import visualization as captums
 from torch import Tensor
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,7 +101,7 @@ def scale_of(maps: Iterable[Tensor], sign: str = "all", outlier_perc: float = 0)
     """
     _checked_sign(sign)
     if not 0 <= outlier_perc < 100:
-        raise ValueError(f"outlier_perc is {outlier_perc!r}; expected a percentage from 0, below 100")
+        raise InvalidValueError(f"outlier_perc is {outlier_perc!r}; expected a percentage from 0, below 100")
     shown = [np.abs(_shown(_plane(m).double().cpu().numpy(), sign)).ravel() for m in maps]
     values = np.sort(np.concatenate([v[np.isfinite(v)] for v in shown]) if shown else np.zeros(0))
     if not values.size:
@@ -151,9 +151,9 @@ def grid(
         ['input', 'features.8', 'features.18']
     """
     if scaling not in SCALINGS:
-        raise ValueError(unknown_name("scaling", scaling, SCALINGS))
+        raise InvalidValueError(unknown_name("scaling", scaling, SCALINGS))
     if not isinstance(maps, Mapping) or not maps or not all(isinstance(r, Mapping) and r for r in maps.values()):
-        raise ValueError(
+        raise InvalidValueError(
             "maps is empty or no mapping of mappings; expected maps by row and column: {row: {column: map}}"
         )
     columns = list(dict.fromkeys(column for row in maps.values() for column in row))
@@ -206,7 +206,7 @@ def _plane(map_: Tensor) -> Tensor:
     map_ = _unbatched(map_)
     if not isinstance(map_, Tensor) or map_.ndim not in (2, 3):
         got = f"a tensor {tuple(map_.shape)}" if isinstance(map_, Tensor) else f"a {type(map_).__name__}"
-        raise TypeError(f"a map is {got}; expected one example's, 1 x h x w, h x w or K x h x w (maps[0], say)")
+        raise InvalidTypeError(f"a map is {got}; expected one example's, 1 x h x w, h x w or K x h x w (maps[0], say)")
     values = map_.detach().float()
     return values.sum(0) if values.ndim == 3 else values
 
@@ -218,7 +218,7 @@ def _unbatched(tensor: Tensor) -> Tensor:
 
 def _at_size(map_: Tensor, size: tuple[int, int]) -> np.ndarray:
     if isinstance(map_, Tensor) and map_.ndim == 2 and map_.shape[0] == 1 < size[0]:
-        raise ValueError(
+        raise InvalidValueError(
             f"a map is {tuple(map_.shape)}, one row, or the map of a sequence, for an image of {size[0]} x {size[1]}; "
             "expected one whose positions are the image's"
         )
@@ -237,7 +237,7 @@ def _shown(values: np.ndarray, sign: str) -> np.ndarray:
 
 def _checked_sign(sign: str) -> str:
     if sign not in COLOURS:
-        raise ValueError(unknown_name("sign", sign, COLOURS))
+        raise InvalidValueError(unknown_name("sign", sign, COLOURS))
     return sign
 
 
@@ -255,7 +255,7 @@ def _pixels(image: Tensor) -> np.ndarray:
     is_image = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in (1, 3)
     if not is_image or not image.is_floating_point():
         got = f"a {image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else f"a {type(image).__name__}"
-        raise TypeError(f"image is {got}; expected one image, 3 x H x W in [0, 1]")
+        raise InvalidTypeError(f"image is {got}; expected one image, 3 x H x W in [0, 1]")
     return image.detach().float().cpu().expand(3, -1, -1).permute(1, 2, 0).clamp(0, 1).numpy()
 
 
@@ -273,7 +273,7 @@ def _draw_input(axes: Axes, images: Mapping[str, Tensor], row: str, is_first: bo
     """The image of a row, unless it is the one above."""
     axes.set_axis_off()
     if row not in images:
-        raise ValueError(unknown_name("image of the row", row, images))
+        raise InvalidValueError(unknown_name("image of the row", row, images))
     if is_first or len({id(image) for image in images.values()}) > 1:
         axes.imshow(_pixels(images[row]))
     if is_first:
@@ -297,6 +297,6 @@ def _draw_boxes(axes: Axes, boxes: Tensor | None) -> None:
 
     found = torch.as_tensor(torch.empty(0, 4) if boxes is None else boxes)
     if found.ndim != 2 or found.shape[1] != 4:
-        raise ValueError(f"boxes have shape {tuple(found.shape)}; expected D x 4, x0, y0, x1, y1")
+        raise InvalidValueError(f"boxes have shape {tuple(found.shape)}; expected D x 4, x0, y0, x1, y1")
     for x0, y0, x1, y1 in found.tolist():
         axes.add_patch(Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, edgecolor="white", linewidth=1.5))

@@ -10,6 +10,7 @@ from typing import Any
 from captum.attr import Attribution
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.layers import find_layer, model_of
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr import attribute_together_per_target
@@ -125,7 +126,7 @@ def class_title(scores: Tensor, target: int, classes: Sequence[str] = ()) -> str
 def _one(inputs: Any) -> Tensor:
     if not isinstance(inputs, Tensor) or inputs.ndim < 3 or len(inputs) != 1:
         got = f"a tensor {tuple(inputs.shape)}" if isinstance(inputs, Tensor) else f"a {type(inputs).__name__}"
-        raise TypeError(f"inputs is {got}; expected one image, 1 x C x H x W (x[:1], say)")
+        raise InvalidTypeError(f"inputs is {got}; expected one image, 1 x C x H x W (x[:1], say)")
     return inputs
 
 

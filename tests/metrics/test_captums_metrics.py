@@ -75,7 +75,7 @@ def test_infidelity(net, x):
 def test_the_adapter_in_noise_tunnels_and_its_errors(net, x):
     tunnel = captum.attr.NoiseTunnel(as_input_attribution(cea.NormGrad(net, net.conv3)))
     assert tunnel.attribute((x,), target=1, nt_samples=2)[0].shape == x.shape
-    with pytest.raises(TypeError, match="method is a SmallNet"):
+    with pytest.raises(TypeError, match="attribution_method is a SmallNet"):
         as_input_attribution(net)
     with pytest.raises(ValueError, match="2 tensors"):
         as_input_attribution(cea.NormGrad(net, ["conv1", "conv3"])).attribute(x, target=1)

@@ -24,6 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.registry import Registry
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Elementwise, Summand
 
@@ -187,7 +188,7 @@ def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:
         value = function(rows)
         if not isinstance(value, Tensor) or value.shape != rows.shape[:1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
+            raise InvalidValueError(
                 f"aggregate returned {got} for contributions of shape {tuple(rows.shape)}; expected one number per "
                 f"row, shape ({rows.shape[0]},): reduce every dimension but the first"
             )

@@ -12,12 +12,14 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.layers import describe, model_of
 from captum_extract_aggregate._engine.layout import Layout, view_axis
 from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.attr.entry import named_arguments
+from captum_extract_aggregate.attr.described import described
+from captum_extract_aggregate.attr.entry import check_flag, named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import (
     AggregateName,
     Materialized,
@@ -38,6 +40,10 @@ from captum_extract_aggregate.attr.extract_aggregate.extract import (
 from captum_extract_aggregate.attr.layer_types import L
 
 
+@described(
+    "`N x 1 x *S`; signed for `sum` and `max`, else non-negative; in units of the score, or of score per "
+    "unit of activation for `bias` and `layer_bias`"
+)
 class ExtractAggregate(CaptureAttribution[L]):
     r"""Any extract with any aggregate: `map_u = aggregate(extract_u)`, `N x 1 x *S`.
 
@@ -97,7 +103,7 @@ class ExtractAggregate(CaptureAttribution[L]):
 
     def _check_real_layer(self, layer: nn.Module | None) -> None:
         if layer is None:
-            raise ValueError(
+            raise InvalidValueError(
                 f"extract is {self.extract!r} and layer is None, but the input has no parameters; expected a "
                 "layer, or a virtual extract such as 'conv1x1'"
             )
@@ -115,7 +121,7 @@ class ExtractAggregate(CaptureAttribution[L]):
             return super().places(layer, to_input)
         self._check_real_layer(layer)
         if to_input:
-            raise ValueError(
+            raise InvalidValueError(
                 f"attribute_to_layer_input is True, but extract={self.extract!r} takes the layer's input and the "
                 "gradient at its output by definition; expected False, or a virtual extract such as 'conv1x1'"
             )
@@ -211,6 +217,7 @@ class _Named(ExtractAggregate[L]):
         super().__init__(forward_func, layer, device_ids, **grid, layout=layout, call=call)
 
 
+@described("`N x 1 x *S`, non-negative, in units of the score")
 class NormGrad(ExtractAggregate[L]):
     r"""NormGrad: :math:`\|g_u\| \, \|x_u\|`, the Frobenius norm of :math:`g_u x_u^T`.
 
@@ -247,8 +254,7 @@ class NormGrad(ExtractAggregate[L]):
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        if not isinstance(virtual_identity, bool):
-            raise TypeError(f"virtual_identity is {virtual_identity!r}; expected True or False")
+        check_flag("virtual_identity", virtual_identity)
         extract: Extract = "conv1x1" if virtual_identity else "layer"
         super().__init__(forward_func, layer, device_ids, extract=extract, aggregate="norm", layout=layout, call=call)
         self.virtual_identity = virtual_identity
@@ -258,6 +264,7 @@ class NormGrad(ExtractAggregate[L]):
         return "NormGrad"
 
 
+@described("`N x 1 x *S`, non-negative, in units of the score")
 class SelectiveNormGrad(_Named[L]):
     r"""Selective NormGrad: :math:`\|(g_u \odot x_u)_+\|`; `N x 1 x *S`, non-negative, in units of the score.
 
@@ -286,6 +293,7 @@ class SelectiveNormGrad(_Named[L]):
         return "Selective NormGrad"
 
 
+@described("`N x 1 x *S`, signed, in units of the score (without the activation: of score per unit of activation)")
 class LinearApproximation(ExtractAggregate[L]):
     r"""Linear approximation: :math:`\sum_k g_{u,k} x_{u,k}`; `N x 1 x *S`, signed, in units of the score.
 
@@ -322,9 +330,8 @@ class LinearApproximation(ExtractAggregate[L]):
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
-        for name, value in (("multiply_by_inputs", multiply_by_inputs), ("memory_efficient", memory_efficient)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} is {value!r}; expected True or False")
+        check_flag("multiply_by_inputs", multiply_by_inputs)
+        check_flag("memory_efficient", memory_efficient)
         extract: Extract = "scaling" if multiply_by_inputs else "bias"
         super().__init__(forward_func, layer, device_ids, extract=extract, aggregate="sum", layout=layout, call=call)
         self.multiply_by_inputs = multiply_by_inputs
@@ -334,6 +341,7 @@ class LinearApproximation(ExtractAggregate[L]):
         return self.multiply_by_inputs
 
 
+@described("`N x 1 x *S`, non-negative (signed for `sum` and `max`), in units of score per unit of activation")
 class LayerGradient(ExtractAggregate[L]):
     r"""Gradient: :math:`\max_k |g_{u,k}|`, or with `aggregate="sum"` :math:`\sum_k g_{u,k}`; `N x 1 x *S`.
 
@@ -346,6 +354,7 @@ class LayerGradient(ExtractAggregate[L]):
         forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.
         aggregate: `"max_abs"` or `"sum"` (any other aggregate of `ExtractAggregate` works too).
         multiply_by_inputs: False, as Captum's `LayerGradientXActivation` has to be called for the gradient alone.
+        memory_efficient: as for `LinearApproximation`.
 
     Raises:
         TypeError, ValueError: as `ExtractAggregate`.
@@ -369,12 +378,14 @@ class LayerGradient(ExtractAggregate[L]):
         *,
         aggregate: AggregateName | Materialized = "max_abs",
         multiply_by_inputs: Literal[False] = False,
+        memory_efficient: bool = False,
         layout: Layout = "auto",
         call: int | None = None,
     ) -> None:
         if multiply_by_inputs is not False:
-            raise ValueError(
+            raise InvalidValueError(
                 f"multiply_by_inputs is {multiply_by_inputs!r}, but this is the gradient alone; expected False, or "
                 "LinearApproximation, which multiplies by the activation"
             )
+        check_flag("memory_efficient", memory_efficient)
         super().__init__(forward_func, layer, device_ids, extract="bias", aggregate=aggregate, layout=layout, call=call)

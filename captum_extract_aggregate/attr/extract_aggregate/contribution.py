@@ -138,7 +138,7 @@ class Factor:
 
     @property
     def is_never_negative(self) -> bool:
-        """Whether no entry is seen to be: what follows a ReLU. Looked for on the CPU, where nobody waits for it."""
+        """Tells whether no entry is seen to be, as behind a ReLU. Looks on the CPU alone, where nobody waits for it."""
         if self.is_one:
             return True
         if not on_cpu(self.values) or not self.values.numel():
@@ -147,7 +147,7 @@ class Factor:
 
     @property
     def is_single(self) -> bool:
-        """Whether a block has one entry; then there are as many numbers as the activation has."""
+        """Tells whether a block has one entry; then there are as many numbers as the activation has."""
         return self.values.shape[2] == 1
 
     @property

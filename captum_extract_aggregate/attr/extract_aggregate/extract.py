@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.registry import Table
 from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Factor, Summand, Window, one
@@ -148,10 +148,12 @@ def virtual_extract(name: str) -> VirtualExtract:
     match = _WINDOWED.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         known = [*VIRTUAL_EXTRACTS, "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", *REAL_LAYER_EXTRACTS]
-        raise ValueError(unknown_name("extract", name, known, " (convNxN and depthwiseNxN take any odd N up to 99)"))
+        raise InvalidValueError(
+            unknown_name("extract", name, known, " (convNxN and depthwiseNxN take any odd N up to 99)")
+        )
     kind, size, other = match.group(1), int(match.group(2)), int(match.group(3))
     if size != other or size % 2 == 0:
-        raise ValueError(
+        raise InvalidValueError(
             f"extract is {name!r}; expected a square window of odd size, so that it has a centre: {kind}3x3"
         )
     return lambda pair: _WINDOWED_EXTRACTS[kind](pair, size)
@@ -210,7 +212,7 @@ def register_layer(*types: type | str, overwrite: bool = False) -> Callable[[Lay
         >>> unregister_layer(ChannelScale)
     """
     if not types or not all(isinstance(t, str) or (isinstance(t, type) and issubclass(t, nn.Module)) for t in types):
-        raise TypeError(f"types are {types!r}; expected types of layers, or their dotted names")
+        raise InvalidTypeError(f"types are {types!r}; expected types of layers, or their dotted names")
 
     for layer_type in types:
         REAL_LAYERS.check_free(layer_type, overwrite)
@@ -255,7 +257,7 @@ def layer_extract(module: nn.Module, name: str) -> LayerExtract:
                 break
             return function
     known = sorted({t.__name__ if isinstance(t, type) else t.rpartition(".")[2] for t in REAL_LAYERS})
-    raise ValueError(
+    raise InvalidValueError(
         f"layer {name} is a {type(module).__name__}, whose parameters extract='layer' does not know; expected one of "
         f"{', '.join(known)}. Choose such a layer inside it, use a virtual identity layer (extract='conv1x1', "
         f"'scaling', ...) which works anywhere, or teach it with extract.register_layer"
@@ -268,10 +270,10 @@ def layer_bias_extract(module: nn.Module, x: Tensor, g: Tensor) -> Summand:
 
 
 def check_parameter(module: nn.Module, which: str, name: str) -> None:
-    """Our error for a layer that has no `weight` (or `bias`) of its own."""
+    """Raises our error for a layer that has no `weight` (or `bias`) of its own."""
     if getattr(module, which, None) is None:
         extract, virtual = ("layer", "scaling") if which == "weight" else ("layer_bias", "bias")
-        raise ValueError(
+        raise InvalidValueError(
             f"layer {name} ({type(module).__name__}) has no {which} of its own, so extract={extract!r} has nothing to "
             f"contribute to; expected a layer with a {which}, or use extract={virtual!r}"
         )
@@ -342,7 +344,7 @@ def _per_channel(t: Tensor, like: Tensor) -> Tensor:
 @register_layer(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 def _real_batch_norm(module: nn.BatchNorm2d, x: Tensor, g: Tensor) -> Summand:
     if module.running_mean is None or module.running_var is None:
-        raise ValueError(
+        raise InvalidValueError(
             "extract='layer' got a BatchNorm without running statistics (track_running_stats=False), whose output "
             "mixes the examples of a batch; expected one with running statistics, in eval mode"
         )
@@ -358,7 +360,7 @@ def _real_batch_norm(module: nn.BatchNorm2d, x: Tensor, g: Tensor) -> Summand:
 )
 def _real_layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Summand:
     if len(module.normalized_shape) > 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"extract='layer' got a LayerNorm over {tuple(module.normalized_shape)}, whose weight is not shared "
             "between positions; expected one over the channels alone"
         )

@@ -56,6 +56,10 @@ class PropagationAttribution(CaptureAttribution[L]):
         super().__init__(model, layer, device_ids, layout=layout, call=call)
         self.aggregate = self._aggregate if aggregate is None else check_aggregate(aggregate)
 
+    def argument(self, name: str) -> Any:
+        """The class's own aggregate was not named."""
+        return None if name == "aggregate" and self.aggregate == self._aggregate else super().argument(name)
+
     def _interception(self, batch: int) -> Interception:
         raise NotImplementedError
 

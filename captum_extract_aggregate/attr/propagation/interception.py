@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import plain
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
@@ -49,7 +50,7 @@ class Step:
         self.shapes = [t.shape for t in inputs]
 
     def apply(self) -> Tensor:
-        """The call's output, with this step as its node in the graph."""
+        """Runs the call, and makes this step its output's node in the graph."""
         # What is overwritten has to be the first input of the node, also if it is a constant.
         first = next(iter(self.call.args), self.inputs[0]) if self.call.in_place else self.inputs[0]
         self.extra = 0 if any(first is t for t in self.inputs) else 1
@@ -110,11 +111,11 @@ class Pass(Step):
 
 
 def check_output(step: Step, output: Any) -> None:
-    """Our error for a function that was registered as what it is not."""
+    """Raises our error for a function that was registered as what it is not."""
     shape = step.shapes[0]
     if not isinstance(output, Tensor) or not broadcasts(shape, output.shape):
         got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise ValueError(
+        raise InvalidValueError(
             f"{step.full_name} returns {got} for a tensor of shape {tuple(shape)}, so that nothing can pass it "
             "position by position; expected a function that keeps the shape, or a rule of one's own for it"
         )
@@ -130,7 +131,7 @@ class Custom(Step):
 
     def after(self, output: Tensor) -> Tensors:
         if not isinstance(output, Tensor) or any(output is t for t in self.inputs):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.full_name} has a rule of one's own, but works in place or returns {type(output).__name__}; "
                 "expected a function that returns one new tensor"
             )
@@ -142,7 +143,7 @@ class Custom(Step):
         got = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in received]
         expected = [tuple(t.shape) for t in kept[1:]]
         if got != expected:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the rule registered for {self.full_name} returned {got}; expected one tensor per input, of shapes "
                 f"{expected}"
             )
@@ -241,7 +242,7 @@ class Interception(TorchFunctionMode):
     def unknown(self, call: Call, why: str = "") -> ValueError:
         modules = self.running_modules()
         where = f", called in {describe(modules[0], modules[-1:])}" if modules else ""
-        return ValueError(
+        return InvalidValueError(
             f"{self.method} has no rule for {call.full_name}{why}{where}; expected convolutions, linear layers, "
             "rectifiers, sums, pooling, normalisation and reshapes, or a rule for it: captum_extract_aggregate."
             f"register_operation({call.full_name}, how{', overwrite=True' if call.kind else ''}), where how is 'relu', "
@@ -258,11 +259,11 @@ class Interception(TorchFunctionMode):
                 waiting += [lower for lower, _ in node.next_functions]
 
     def check(self, output: Any) -> None:
-        """Our error if something that led to the output could not be seen."""
+        """Raises our error if something that led to the output could not be seen."""
         for node in nodes_below(t.grad_fn for t in tensors_in(output)):
             name = node.name()
             if node not in self._seen and not name.endswith("AccumulateGrad") and name not in _HARMLESS:
-                raise ValueError(
+                raise InvalidValueError(
                     f"{self.method} met {name}, whose call it could not see: scripted code, a custom "
                     "autograd.Function, a checkpoint, a DataParallel replica or weights computed outside of the model "
                     "hide operations, and none can be registered for them; expected a plain Python module on one device"
@@ -271,7 +272,7 @@ class Interception(TorchFunctionMode):
 
 
 def check_maximum(interception: Interception, call: Call, variables: Tensors) -> None:
-    """Our error for the larger of a tensor and a constant: a rectifier in disguise, or worse."""
+    """Raises our error for the larger of a tensor and a constant: a rectifier in disguise, or worse."""
     second = call.argument(1, "other")
     if isinstance(second, Tensor) and len(variables) < 2:
         raise interception.unknown(call, " of a tensor and a constant")
@@ -281,7 +282,7 @@ _LOW = -1e4  # of a filling: no rectifier ends so low, but masked logits do
 
 
 def check_choice(interception: Interception, call: Call) -> None:
-    """Our error for a mask that may be a rectifier in disguise; one that puts very low numbers rules entries out."""
+    """Raises our error for a mask that may be a rectifier in disguise; one with very low numbers rules entries out."""
     given = [value for value in (*call.args, *call.kwargs.values()) if not is_mask(value)]
     fillings = [value for value in given if not (isinstance(value, Tensor) and value.requires_grad)]
     if len(fillings) == len(given) - 1 and all(map(is_low, fillings)):
@@ -290,12 +291,12 @@ def check_choice(interception: Interception, call: Call) -> None:
 
 
 def is_low(value: Any) -> bool:
-    """Whether a number, or all of a tensor, is as low as masked logits are."""
+    """Tells whether a number, or all of a tensor, is as low as masked logits are."""
     return bool((torch.as_tensor(value) <= _LOW).all())
 
 
 def is_mask(value: Any) -> bool:
-    """Whether it is a tensor of booleans."""
+    """Tells whether it is a tensor of booleans."""
     return isinstance(value, Tensor) and value.dtype == torch.bool
 
 
@@ -310,5 +311,5 @@ def normalization_arguments(call: Call) -> dict[str, Any]:
 
 
 def uses_batch_statistics(call: Call) -> bool:
-    """Whether a BatchNorm mixes the examples of a batch."""
+    """Tells whether a BatchNorm mixes the examples of a batch."""
     return call.name == "batch_norm" and bool(normalization_arguments(call)["training"])

@@ -40,7 +40,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import where_positive
 
 Sums = Literal["signed", "positive"]
@@ -108,7 +108,7 @@ def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[],
 
 
 def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    """Whether one shape broadcasts to another."""
+    """Tells whether one shape broadcasts to another."""
     pairs = zip(reversed(shape), reversed(to))
     return len(shape) <= len(to) and all(n in (1, m) for n, m in pairs)
 
@@ -135,7 +135,7 @@ class LinearRule:
     """How a convolution, linear layer or matrix product passes R down; subclasses define `relevance`."""
 
     shares_bias = False
-    """Whether the bias takes a share; a BatchNorm behind the operation is then part of it, else R passes it.
+    """Tells whether the bias takes a share; a BatchNorm behind the operation is then part of it, else R passes it.
 
     Where it takes none, neither does padding: `a` is 0 there, and `linear.varying` says where.
     """
@@ -200,7 +200,7 @@ class AlphaBeta(LinearRule):
         for name in ("alpha", "beta", "epsilon"):
             check_number(name, getattr(self, name))
         if not math.isclose(self.alpha - self.beta, 1):
-            raise ValueError(f"alpha - beta is {self.alpha - self.beta}; expected 1, so that relevance is kept")
+            raise InvalidValueError(f"alpha - beta is {self.alpha - self.beta}; expected 1, so that relevance is kept")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         received = self.alpha * share_out(R, linear, _excitation(a, linear), None, self.epsilon)[0]
@@ -260,11 +260,13 @@ class ZBox(LinearRule):
         for name in ("low", "high"):
             bound = getattr(self, name)
             if isinstance(bound, bool) or not isinstance(bound, (numbers.Real, Tensor)):
-                raise TypeError(f"{name} is a {type(bound).__name__}; expected a number or a tensor")
+                raise InvalidTypeError(f"{name} is a {type(bound).__name__}; expected a number or a tensor")
             if not bool(torch.as_tensor(bound).isfinite().all()):
-                raise ValueError(f"{name} is not finite; expected the smallest and the largest value of the inputs")
+                raise InvalidValueError(
+                    f"{name} is not finite; expected the smallest and the largest value of the inputs"
+                )
         if not bool((torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all()):
-            raise ValueError("low is above high; expected the smallest and the largest value of the inputs")
+            raise InvalidValueError("low is above high; expected the smallest and the largest value of the inputs")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         w = _weight(linear)
@@ -275,7 +277,7 @@ class ZBox(LinearRule):
     def _bound(self, bound: float | Tensor, a: Tensor) -> Tensor:
         values = torch.as_tensor(bound, dtype=a.dtype, device=a.device)
         if not broadcasts(values.shape, a.shape):
-            raise ValueError(
+            raise InvalidValueError(
                 f"a bound of ZBox has shape {tuple(values.shape)} for inputs of shape {tuple(a.shape)}; expected one "
                 "that broadcasts to them: C x 1 x 1"
             )
@@ -308,23 +310,23 @@ def _weight(linear: Linear) -> Tensor:
 
 
 def check_number(name: str, value: Any, may_be_infinite: bool = False, hint: str = "") -> None:
-    """Our error for what is no non-negative number."""
+    """Raises our error for what is no non-negative number."""
     a_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not a_number or not float(value) >= 0 or (math.isinf(value) and not may_be_infinite):
         finite = "" if may_be_infinite else "finite "
-        raise ValueError(f"{name} is {value!r}; expected a {finite}number that is not negative{hint}")
+        raise InvalidValueError(f"{name} is {value!r}; expected a {finite}number that is not negative{hint}")
 
 
 def check_lost(lost: str) -> None:
-    """Our error for an unknown fate of what no input contributes to."""
+    """Raises our error for an unknown fate of what no input contributes to."""
     if lost not in LOST:
-        raise ValueError(unknown_name("lost", lost, LOST))
+        raise InvalidValueError(unknown_name("lost", lost, LOST))
 
 
 def parts_of_sums(sums: str, lost: str) -> tuple[Part, ...]:
     """What addends share R by; where the first of these is 0 for all of them together, by the next."""
     if sums not in _PARTS:
-        raise ValueError(unknown_name("sums", sums, _PARTS))
+        raise InvalidValueError(unknown_name("sums", sums, _PARTS))
     check_lost(lost)
     return (_PARTS[sums], torch.abs, torch.ones_like) if lost == "spread" else (_PARTS[sums],)
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, where_positive
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.operations import Call, Rule, tensors_in
@@ -86,7 +87,7 @@ class LinearStep(Step):
         weight, bias = self.linear.weight, self.linear.bias
         assert weight is not None
         if self.versions != [t._version for t in (weight, bias) if t is not None]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
             )
         weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
@@ -149,7 +150,7 @@ class _Affine(Step):
 
 
 class _Average(Step):
-    """A sum over the input's positions with fixed, non-negative weights."""
+    """Passes R through a sum over the input's positions with fixed, non-negative weights."""
 
     def __init__(self, call: Call, inputs: Tensors, average: Average, varying: Tensor | None) -> None:
         super().__init__(call, inputs)
@@ -270,18 +271,18 @@ class RelevanceInterception(Interception):
     def check(self, output: Any) -> None:
         super().check(output)
         if _has_other_readers(self._merged, output):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.method} takes a BatchNorm and the convolution in front of it as one operation, but here that "
                 "convolution's output is used elsewhere too; expected gamma=math.inf, or rules with ZPlus() for it"
             )
         for unused in self.operations.unused if self.operations is not None else ():
-            raise ValueError(
+            raise InvalidValueError(
                 f"rules holds a rule for a {type(unused).__name__} that no non-linear operation follows; expected a "
                 "layer that calls some (or a function as the key)"
             )
         for module in self.named_rules:
             if isinstance(module, nn.Module) and module not in self._claimed:
-                raise ValueError(
+                raise InvalidValueError(
                     f"rules holds a rule for a {type(module).__name__} in which no convolution, linear layer or matrix "
                     "product ran; expected layers that hold some"
                 )
@@ -368,7 +369,7 @@ class RelevanceInterception(Interception):
 
 
 def _has_other_readers(merged: list[LinearStep], output: Any) -> bool:
-    """Whether the output of one of these steps goes anywhere but to its BatchNorm."""
+    """Tells whether the output of one of these steps goes anywhere but to its BatchNorm."""
     readers: dict[Any, list[Any]] = {}
     nodes = list(nodes_below(t.grad_fn for t in tensors_in(output)))
     for node in nodes:
@@ -385,7 +386,7 @@ def _count(node: Any, readers: dict[Any, list[Any]]) -> int:
 
 
 def _gives_indices(call: Call) -> bool:
-    """Whether it returns more than the largest entries, or the smallest."""
+    """Tells whether it returns more than the largest entries, or the smallest."""
     second = call.argument(1, "dim", call.kwargs.get("other"))
     over_a_dimension = call.name == "max" and not (second is None or isinstance(second, Tensor))
     return "indices" in call.name or "min" in call.name or bool(call.kwargs.get("return_indices")) or over_a_dimension

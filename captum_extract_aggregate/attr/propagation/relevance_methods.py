@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
-from captum_extract_aggregate._common.errors import unknown_name
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.layout import Layout
@@ -19,6 +19,7 @@ from captum_extract_aggregate._engine.operations import DECLARED, Rule
 from captum_extract_aggregate._engine.recording import Around, Recording
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import WithDelta, own
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
@@ -47,6 +48,7 @@ class RelevanceAttribution(WithDelta[L], PropagationAttribution[L]):
     # A sum has to know all its addends, also those that come past the layer, from constants.
     _from_the_start = True
 
+    @named_arguments
     def compute_convergence_delta(  # type: ignore[override]
         self,
         inputs: Tensor | tuple[Tensor, ...],
@@ -70,6 +72,7 @@ class RelevanceAttribution(WithDelta[L], PropagationAttribution[L]):
         return deltas if isinstance(self.layer, (list, tuple)) else deltas[0]
 
 
+@described("At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; signed, in units of the score")
 class LRP(RelevanceAttribution[L]):
     r"""Layer-wise relevance propagation, LRP-:math:`\gamma`, from the explained logit; `gamma=0` is LRP-0.
 
@@ -147,7 +150,7 @@ class LRP(RelevanceAttribution[L]):
         check_number("epsilon", epsilon)
         parts_of_sums(sums, lost)
         if (sums, lost) != ("signed", "drop") and not math.isinf(gamma):
-            raise ValueError(
+            raise InvalidValueError(
                 f"sums is {sums!r} and lost {lost!r}, but gamma is {gamma}; expected gamma=math.inf, or 'signed' and "
                 "'drop': a finite gamma has its own shares for sums, and loses what the biases take"
             )
@@ -160,6 +163,10 @@ class LRP(RelevanceAttribution[L]):
     @property
     def multiplies_by_inputs(self) -> bool:
         return True
+
+    def argument(self, name: str) -> Any:
+        """Without rules there is nothing to write."""
+        return (self.rules or None) if name == "rules" else super().argument(name)
 
     @overload  # type: ignore[override]
     def attribute(  # type: ignore[overload-overlap]
@@ -223,7 +230,9 @@ class LRP(RelevanceAttribution[L]):
     ) -> Any:
         """The relevance; with `return_convergence_delta` the pair of it and `compute_convergence_delta`."""
         if verbose is not False:
-            raise ValueError(f"verbose is {verbose!r}; expected False: print(method) shows which rules it applies")
+            raise InvalidValueError(
+                f"verbose is {verbose!r}; expected False: print(method) shows which rules it applies"
+            )
         to_input, deltas = attribute_to_layer_input, return_convergence_delta
         return super().attribute(inputs, target, additional_forward_args, to_input, grad_kwargs, deltas)
 
@@ -255,7 +264,7 @@ class LRP(RelevanceAttribution[L]):
 
 
 def _not_a_mapping(rules: Any) -> dict[Any, LinearRule]:
-    raise TypeError(
+    raise InvalidTypeError(
         f"rules is a {type(rules).__name__}; expected a mapping from layer types, dotted names or modules to rules of "
         "captum_extract_aggregate.rules: {'conv1': Flat()}"
     )
@@ -265,27 +274,31 @@ def _check_rule(key: Any, rule: Any) -> None:
     is_layer = isinstance(key, (str, nn.Module)) or (isinstance(key, type) and issubclass(key, nn.Module))
     is_function = callable(key) and not is_layer and not isinstance(key, type)
     if not is_layer and not is_function:
-        raise TypeError(
+        raise InvalidTypeError(
             f"rules has the key {key!r}; expected a layer type (nn.Conv2d), a dotted name, a module or a function"
         )
     if isinstance(rule, LinearRule):
         if is_function:
-            raise TypeError(
+            raise InvalidTypeError(
                 f"rules holds {type(rule).__name__} for the function {key!r}; expected a layer's type, name or module "
                 f"as its key, or one of {', '.join(map(repr, DECLARED))} or a callable how(quantity, output, *inputs)"
             )
     elif isinstance(rule, str):
         if rule not in DECLARED:
-            raise ValueError(unknown_name(f"the rule for {key!r}", rule, DECLARED))
+            raise InvalidValueError(unknown_name(f"the rule for {key!r}", rule, DECLARED))
     elif not callable(rule) or isinstance(rule, type):
         got = rule.__name__ if isinstance(rule, type) else type(rule).__name__
-        raise TypeError(
+        raise InvalidTypeError(
             f"rules holds {got} for {key!r}; expected a rule of captum_extract_aggregate.rules, such as Gamma(0.25), "
             f"or, for non-linear operations, one of {', '.join(map(repr, DECLARED))} or a callable "
             "how(quantity, output, *inputs)"
         )
 
 
+@described(
+    "At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; a share of 1, which the whole "
+    "map sums to less what was lost"
+)
 class ExcitationBackprop(RelevanceAttribution[L]):
     r"""Excitation backprop: the probability that a winner-take-all walk down the network meets each unit.
 
@@ -361,6 +374,10 @@ class ExcitationBackprop(RelevanceAttribution[L]):
         return "Excitation Backprop"
 
 
+@described(
+    "At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; non-negative, a difference of "
+    "two shares of 1"
+)
 class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
     r"""Contrastive excitation backprop: what speaks for the class more than against it.
 
@@ -410,7 +427,7 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
     ) -> None:
         super().__init__(model, layer, device_ids, sums=sums, lost=lost, aggregate=aggregate, layout=layout, call=call)
         if clamp not in get_args(Clamp):
-            raise ValueError(unknown_name("clamp", clamp, get_args(Clamp)))
+            raise InvalidValueError(unknown_name("clamp", clamp, get_args(Clamp)))
         self.contrast_layer = find_layer(contrast_layer, model)  # type: ignore[arg-type]
         self.clamp = clamp
 
@@ -425,9 +442,9 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
             features = classifier.saved_tensors[0]
             at = features if self.contrast_layer is None else self._watched(recording.context)
             if classifier in nodes_below([at.grad_fn]):
-                raise ValueError("contrast_layer lies behind the classifier; expected a layer in front of it")
+                raise InvalidValueError("contrast_layer lies behind the classifier; expected a layer in front of it")
             if not recording.leads_to(at):
-                raise ValueError(
+                raise InvalidValueError(
                     "a layer does not lie in front of the contrast layer; expected one whose output the classifier's "
                     "input (or contrast_layer) is computed from"
                 )
@@ -449,7 +466,7 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
 
     def _watched(self, interception: Interception) -> Tensor:
         if len(interception.watched) != 1:
-            raise ValueError(
+            raise InvalidValueError(
                 f"contrast_layer gave {len(interception.watched)} tensors in the forward; expected one: a layer that "
                 "runs once, in front of the classifier"
             )
@@ -458,7 +475,7 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
     def _arriving(self, above: Tensor, at: Tensor, sent: Tensor) -> Tensor:
         (R,) = torch.autograd.grad(above, at, sent, retain_graph=True, allow_unused=True)
         if R is None:
-            raise ValueError(
+            raise InvalidValueError(
                 "the explained score does not depend on contrast_layer; expected a layer in front of the classifier"
             )
         return R
@@ -485,7 +502,7 @@ def _classifier(scores: Tensor) -> Any:
 
     found = [node for node in nodes_below([scores.grad_fn], lambda node: not is_linear(node)) if is_linear(node)]
     if len(found) != 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"{len(found)} linear layers or convolutions lead to the explained score without another behind them; "
             "expected one, the classifier (explain one head at a time)"
         )

@@ -88,7 +88,7 @@ class GatedInterception(Interception):
 
 
 def _masks(call: Call) -> bool:
-    """Whether booleans choose what passes: `y * (y > 0)`, `y[y < 0] = 0`."""
+    """Tells whether booleans choose what passes: `y * (y > 0)`, `y[y < 0] = 0`."""
     if call.kind == "scale":
         return any(is_mask(t) for t in tensors_in(call.args[:2]))
     if call.name != "setitem" or any(t.requires_grad for t in tensors_in(call.args[2:])) or is_low(call.args[2]):

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.layout import Layout
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
 from captum_extract_aggregate.attr.layer_types import L
@@ -20,6 +22,10 @@ from captum_extract_aggregate.attr.propagation.relu_interception import GatedInt
 from captum_extract_aggregate.attr.propagation.relu_rules import Gate, RectifiedGate, deconvolution_gate, guided_gate
 
 
+@described(
+    "At the input its shape (a tuple for a tuple), signed; at a layer `N x 1 x *S`, non-negative (signed "
+    "for `sum` and `max`); in units of score per unit of activation"
+)
 class GuidedBackprop(PropagationAttribution[L]):
     r"""Guided backprop: at every ReLU with output a, R passes where :math:`a > 0` and :math:`R > 0`.
 
@@ -69,6 +75,10 @@ class GuidedBackprop(PropagationAttribution[L]):
         return "Guided Backprop"
 
 
+@described(
+    "At the input its shape (a tuple for a tuple), signed; at a layer `N x 1 x *S`, non-negative (signed "
+    "for `sum` and `max`); in units of score per unit of activation"
+)
 class Deconvolution(GuidedBackprop[L]):
     r"""Deconvolution: at every ReLU, :math:`(R)_+` passes, whether the unit was active or not.
 
@@ -97,6 +107,7 @@ class Deconvolution(GuidedBackprop[L]):
         return "Deconvolution"
 
 
+@described("At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; signed, in units of the score")
 class RectGrad(GuidedBackprop[L]):
     r"""RectGrad: at every ReLU with output a, R passes where :math:`a R > \tau`.
 
@@ -141,7 +152,7 @@ class RectGrad(GuidedBackprop[L]):
         super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
         check_number("percentile", percentile)
         if percentile > 100:
-            raise ValueError(f"percentile is {percentile}; expected a number between 0 and 100")
+            raise InvalidValueError(f"percentile is {percentile}; expected a number between 0 and 100")
         self.percentile = percentile
 
     @property
@@ -156,6 +167,7 @@ class RectGrad(GuidedBackprop[L]):
         return "RectGrad"
 
 
+@described("At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; signed, in units of the score")
 class RectGradMod(RectGrad[L]):
     r"""Modified RectGrad: at every ReLU with output a, R passes where :math:`|a R| > \tau`: negative evidence too.
 

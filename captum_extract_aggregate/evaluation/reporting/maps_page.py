@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.evaluation.explained import MethodAtLayer
 from captum_extract_aggregate.evaluation.grouping import methods_at_layers
 from captum_extract_aggregate.evaluation.store import Results
@@ -57,7 +58,7 @@ def write_page(path: Path, results: Results, entries: Sequence[Entry]) -> None:
     """
     for entry in entries:
         if entry.picture.ndim != 3 or entry.picture.shape[0] != 3:
-            raise ValueError(f"picture has shape {tuple(entry.picture.shape)}; expected 3 x H x W, in [0, 1]")
+            raise InvalidValueError(f"picture has shape {tuple(entry.picture.shape)}; expected 3 x H x W, in [0, 1]")
     numbers, names = _numbers(results, entries), {row.image: row.name for row in results.images()}
     text = render(
         __package__,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from captum_extract_aggregate._common.errors import make_folder
+from captum_extract_aggregate._common.errors import InvalidValueError, make_folder
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate.evaluation.comparing import compare_groups
 from captum_extract_aggregate.evaluation.grouping import groups
@@ -68,7 +68,7 @@ def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> 
     """
     wrong = [image for image in images if not 0 <= image < results.expected]
     if wrong:
-        raise ValueError(f"images holds {wrong[0]!r}; expected image numbers from 0 to {results.expected - 1}")
+        raise InvalidValueError(f"images holds {wrong[0]!r}; expected image numbers from 0 to {results.expected - 1}")
     make_folder("output", folder)
     nulls, names = Nulls(results), file_names(results)
     sections, summaries, comparisons, written = [], [], [], []
@@ -93,7 +93,7 @@ def entries(results: Results, images: Sequence[int]) -> list[Entry]:
     """The maps of chosen images, for every explained class that is in the image (else for the best class)."""
     wrong = [i for i in images if not 0 <= i < results.expected]
     if wrong:
-        raise ValueError(f"images holds {wrong[0]}; expected 0 to {results.expected - 1}")
+        raise InvalidValueError(f"images holds {wrong[0]}; expected 0 to {results.expected - 1}")
     device = torch.device("cpu")
     with seeded(results.plan.run.seed):
         prepared = prepare(results.plan, device)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.evaluation.plan import Plan, plan_from
 
 Cell = tuple[str, str, str]  # method, layer, measure
@@ -120,5 +121,5 @@ def record_of(row: Sequence[Any]) -> Record:
     return Record(plan_from(json.loads(plan)), images, json.loads(inputs), marks, json.loads(keys), generation)
 
 
-class ResultsError(ValueError):
+class ResultsError(InvalidValueError):
     """A results folder that cannot be used, with its cure."""
