@@ -87,5 +87,5 @@ __all__ = [
 
 
 def __dir__() -> list[str]:
-    """What users need, and not the rooms that happen to be loaded."""
+    """Returns what users need, and not the rooms that happen to be loaded."""
     return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -23,7 +23,7 @@ def pieces(t: Tensor, dim: int) -> tuple[Tensor, ...]:
 
 
 def over_channels(share: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """The sum of what each channel contributes: `share` gives that of some channels, in memory of its own.
+    """Returns the sum of what each channel contributes: `share` gives that of some channels, in memory of its own.
 
     All tensors are `N x K x *S`, of one shape.
     """

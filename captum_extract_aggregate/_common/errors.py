@@ -31,7 +31,8 @@ class InvalidTypeError(CaptumExtractAggregateError, TypeError):
 
 
 def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -> str:
-    """`what is 'got', which ...; did you mean ...?` with the close matches, or all names where none is close."""
+    """Returns `what is 'got', which ...; did you mean ...?` with the close matches, or all names where none is
+    close."""
     names = list(known)
     folded = {_folded(name): name for name in reversed(names)}
     close = [folded[n] for n in difflib.get_close_matches(_folded(str(got)), folded, n=3, cutoff=0.5)]
@@ -40,7 +41,7 @@ def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -
 
 
 def taken_name(what: str, got: object, cure: str) -> str:
-    """`what is 'got', which is taken ...`; `cure` is the call that undoes an exchange."""
+    """Returns `what is 'got', which is taken ...`; `cure` is the call that undoes an exchange."""
     return (
         f"{what} is {got!r}, which is taken; expected another, or overwrite=True, which exchanges it for the whole "
         f"process ({cure} then brings the package's own back)"
@@ -52,7 +53,8 @@ def _listed(names: list[str]) -> str:
 
 
 def index_of_name(what: str, text: str, names: Sequence[str]) -> int | None:
-    """The place of a name in a list: spelled exactly so, else without regard to case; None where it is not there.
+    """Returns the place of a name in a list: spelled exactly so, else without regard to case; None where it is not
+    there.
 
     Raises:
         ValueError: for a name that is there several times, with the index of each.
@@ -74,7 +76,7 @@ def index_of_name(what: str, text: str, names: Sequence[str]) -> int | None:
 
 
 def _folded(name: str) -> str:
-    """A name without regard to case, spaces around it and the ways to write an accent."""
+    """Returns a name without regard to case, spaces around it and the ways to write an accent."""
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 
@@ -87,7 +89,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """An exception in one line: its type and its words."""
+    """Returns an exception in one line: its type and its words."""
     words = " ".join(str(error).split())
     return f"{type(error).__name__}: {words}" if words else type(error).__name__
 

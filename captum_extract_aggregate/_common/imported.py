@@ -12,7 +12,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError, is_file, 
 
 
 def build_from(what: str, spec: str, **arguments: Any) -> Any:
-    """What the function in `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
+    """Returns what the function in `FILE.py:FUNCTION` or `MODULE:FUNCTION` returns."""
     function = import_from(what, spec)
     try:
         return function(**arguments)
@@ -21,7 +21,7 @@ def build_from(what: str, spec: str, **arguments: Any) -> Any:
 
 
 def import_from(what: str, spec: str) -> Callable[..., Any]:
-    """The function (or class) that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names."""
+    """Returns the function (or class) that `FILE.py:FUNCTION` or `MODULE:FUNCTION` names."""
     where, _, name = spec.rpartition(":")
     if where.endswith(".py"):
         path = Path(where)

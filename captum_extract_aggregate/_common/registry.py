@@ -29,14 +29,14 @@ class Table(Generic[KeyT, T]):
         self._own: dict[KeyT, T] = {}
 
     def find(self, name: Any) -> KeyT | None:
-        """The key that `name` means; None where nothing is known by it."""
+        """Returns the key that `name` means; None where nothing is known by it."""
         try:
             return name if name in self._things else None
         except TypeError:  # it cannot be hashed
             return None
 
     def described(self, name: Any) -> str:
-        """What errors call a key."""
+        """Returns what errors call a key."""
         return str(name)
 
     def register(self, name: KeyT, value: T, overwrite: bool = False) -> None:
@@ -51,7 +51,7 @@ class Table(Generic[KeyT, T]):
         self._things[name if known is None else known] = value
 
     def decorator(self, name: KeyT, overwrite: bool = False) -> Callable[[AnyT], AnyT]:
-        """A decorator that registers what it decorates and returns it unchanged.
+        """Returns a decorator that registers what it decorates and returns it unchanged.
 
         A clash is an error where the decorator is made, before anything is defined under it.
         """
@@ -86,15 +86,15 @@ class Table(Generic[KeyT, T]):
         self._own = dict(self._things)
 
     def names(self) -> list[KeyT]:
-        """All keys, in the order in which they were registered."""
+        """Returns all keys, in the order in which they were registered."""
         return list(self._things)
 
     def items(self) -> list[tuple[KeyT, T]]:
-        """All keys with what is registered by them."""
+        """Returns all keys with what is registered by them."""
         return list(self._things.items())
 
     def check(self, name: Any, hint: str = "") -> KeyT:
-        """The key that `name` means.
+        """Returns the key that `name` means.
 
         Raises:
             ValueError: for one that is unknown, with the nearest ones and `hint`.
@@ -107,7 +107,7 @@ class Table(Generic[KeyT, T]):
         return key
 
     def get(self, name: KeyT) -> T | None:
-        """What is registered by exactly this key; None where nothing is."""
+        """Returns what is registered by exactly this key; None where nothing is."""
         return self._things.get(name)
 
     def __getitem__(self, name: KeyT) -> T:

@@ -18,7 +18,7 @@ _SUMMED = 64  # roundings that a sum over channels may gather
 
 
 def upsample(map_: Tensor, size: Sequence[int], align_corners: bool = False) -> Tensor:
-    """`N x C x *S` linearly (1-D, 2-D or 3-D) at another resolution."""
+    """Returns `N x C x *S` linearly (1-D, 2-D or 3-D) at another resolution."""
     dims = map_.ndim - 2
     if len(size) != dims:
         raise InvalidValueError(
@@ -31,25 +31,25 @@ def upsample(map_: Tensor, size: Sequence[int], align_corners: bool = False) -> 
 
 
 def min_max(map_: Tensor, eps: float = 0) -> Tensor:
-    """Each example from 0 (its smallest value) to 1 (its largest, but for `eps`); a constant map is 0."""
+    """Returns each example from 0 (its smallest value) to 1 (its largest, but for `eps`); a constant map is 0."""
     low, spread = low_and_spread(map_)
     return map_.sub(low).div_(spread + eps)
 
 
 def low_and_spread(map_: Tensor) -> tuple[Tensor, Tensor]:
-    """Each example's smallest value, and how far its largest is from it: `N x 1 x ...`; infinitely far in a constant
-    map, whose rounding then is no map either."""
+    """Returns each example's smallest value, and how far its largest is from it: `N x 1 x ...`; infinitely far in a
+    constant map, whose rounding then is no map either."""
     low, high = (t.reshape(-1, *(1,) * (map_.ndim - 1)) for t in extremes(map_))
     return low, torch.where(_is_rounding(low, high), torch.inf, high - low)
 
 
 def is_constant(map_: Tensor) -> Tensor:
-    """Which examples have the same value everywhere, but for rounding: `N` booleans."""
+    """Returns which examples have the same value everywhere, but for rounding: `N` booleans."""
     return _is_rounding(*extremes(map_))
 
 
 def _is_rounding(low: Tensor, high: Tensor) -> Tensor:
-    """Whether two numbers, each a sum over many channels, differ by no more than their last digits.
+    """Tells whether two numbers, each a sum over many channels, differ by no more than their last digits.
 
     In front of global pooling a gradient is the same everywhere, and yet its sums over channels may differ by that.
     """
@@ -58,7 +58,7 @@ def _is_rounding(low: Tensor, high: Tensor) -> Tensor:
 
 
 def extremes(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Each example's smallest and largest number: `N` each (a tensor without dimensions is one example)."""
+    """Returns each example's smallest and largest number: `N` each (a tensor without dimensions is one example)."""
     if t.ndim == 0 or t.shape[0] == 1:
         low, high = torch.aminmax(t)
         return low.reshape(1), high.reshape(1)
@@ -67,13 +67,13 @@ def extremes(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def magnitudes(t: Tensor) -> Tensor:
-    """Each example's largest magnitude: `N`."""
+    """Returns each example's largest magnitude: `N`."""
     low, high = extremes(t)
     return torch.maximum(-low, high)
 
 
 def on_cpu(t: Tensor) -> bool:
-    """Whether looking at a tensor's numbers costs little: the host would have to wait for any other device.
+    """Tells whether looking at a tensor's numbers costs little: the host would have to wait for any other device.
 
     Whatever works differently there asks this one function, so that the tests can go those ways on a CPU.
     """
@@ -81,7 +81,8 @@ def on_cpu(t: Tensor) -> bool:
 
 
 def same_everywhere(g: Tensor) -> bool:
-    """Whether each example's gradient `N x K x *S` is the same at all positions but for rounding, and not all zero.
+    """Tells whether each example's gradient `N x K x *S` is the same at all positions but for rounding, and not all
+    zero.
 
     Looked for on a CPU alone: elsewhere looking would wait for the device.
     """
@@ -97,12 +98,13 @@ def same_everywhere(g: Tensor) -> bool:
 
 
 def are_tame(magnitudes: Sequence[float]) -> bool:
-    """Whether numbers of these magnitudes can be squared, and multiplied, in float32 without a second thought."""
+    """Tells whether numbers of these magnitudes can be squared, and multiplied, in float32 without a second thought."""
     return min(magnitudes) > 1e-6 and max(magnitudes) < 1e6
 
 
 def where_positive(t: Tensor, chooser: Tensor) -> Tensor:
-    """`t` where `chooser` is above 0, else 0: a ReLU's backward. On a CPU a mask takes up to thirty times as long."""
+    """Returns `t` where `chooser` is above 0, else 0: a ReLU's backward. On a CPU a mask takes up to thirty times as
+    long."""
     return torch.ops.aten.threshold_backward(t, chooser, 0)  # type: ignore[no-any-return]
 
 
@@ -112,7 +114,8 @@ def at_least_float32(t: Tensor) -> Tensor:
 
 
 def plain(t: Tensor) -> Tensor:
-    """A tensor without the ways of a subclass (an image's, a medical volume's) that keeps its numbers as tensors do."""
+    """Returns a tensor without the ways of a subclass (an image's, a medical volume's) that keeps its numbers as
+    tensors do."""
     if type(t) in (Tensor, nn.Parameter) or is_traceable_wrapper_subclass(t):
         return t
     with torch._C.DisableTorchFunctionSubclass():

@@ -12,7 +12,7 @@ def _everywhere(node: Node) -> bool:
 
 
 def nodes_below(tops: Iterable[Node | None], through: Callable[[Node], bool] = _everywhere) -> Iterator[Node]:
-    """The nodes at and below some nodes, each once; the walk goes on below those that `through` accepts."""
+    """Yields the nodes at and below some nodes, each once; the walk goes on below those that `through` accepts."""
     met: set[Node] = set()
     waiting = list(tops)
     while waiting:

@@ -33,7 +33,7 @@ class Claim:
         _CLAIMS.append(self)
 
     def add(self, model: nn.Module, modules: Iterable[nn.Module]) -> None:
-        """Our error if another thread works on one of the modules, or on a parameter of theirs."""
+        """Raises our error if another thread works on one of the modules, or on a parameter of theirs."""
         self.models.append(model)
         if threading.get_ident() == self.thread:
             self._run_here.add(model)
@@ -54,11 +54,12 @@ class Claim:
                 )
 
     def is_innermost(self) -> bool:
-        """Whether no other pass has begun within this one: a hook of the model's may ask for a map."""
+        """Tells whether no other pass has begun within this one: a hook of the model's may ask for a map."""
         return next(c for c in reversed(tuple(_CLAIMS)) if c.runs and c.thread == self.thread) is self
 
     def is_others(self, module: nn.Module) -> bool:
-        """Whether a claimed module that runs now does not belong to the claiming pass, but to another or to a thread.
+        """Tells whether a claimed module that runs now does not belong to the claiming pass, but to another or to a
+        thread.
 
         Modules do belong to it in other threads where the model's own forward starts them for parts of itself, or a
         DataParallel runs replicas. They do not if what runs there is the whole model, or another one that shares them.
@@ -71,7 +72,8 @@ class Claim:
         return outermost in self._run_here or outermost not in self.modules
 
     def check_training(self, module: nn.Module, frozen: bool) -> None:
-        """Our error in the thread that would lose gradients because this one's pass has frozen the parameters."""
+        """Raises our error in the thread that would lose gradients because this one's pass has frozen the
+        parameters."""
         if frozen and torch.is_grad_enabled() and self.is_others(module):
             raise InvalidValueError(
                 f"{describe(module, self.models)} runs with gradients while it is being explained in another thread, "

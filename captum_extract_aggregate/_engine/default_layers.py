@@ -52,7 +52,7 @@ _Trace = dict[nn.Module, _Run]
 
 
 def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None = None) -> dict[str, nn.Module]:
-    """The layers at which maps are usually taken, by name, in network order.
+    """Returns the layers at which maps are usually taken, by name, in network order.
 
     For a network that works at several resolutions: the last layer before each halving of the resolution (`layer1`
     ... `layer4` of a ResNet, the last ReLU of each block of a VGG, the stages of a ConvNeXt or Swin). A stem, that is
@@ -108,7 +108,7 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
 def _reaching(
     model: nn.Module, classifier: nn.Module, layers: list[nn.Module], example: tuple[Tensor, ...]
 ) -> list[nn.Module]:
-    """Those of the layers whose positions have any influence on what the classifier sees."""
+    """Returns those of the layers whose positions have any influence on what the classifier sees."""
 
     def features(*inputs: Tensor) -> Tensor:
         seen: list[Tensor] = []
@@ -129,7 +129,7 @@ def _reaching(
 
 
 def _units(module: nn.Module, trace: _Trace) -> Iterator[nn.Module]:
-    """The largest modules that stay at one resolution or change it once, in the order in which they ran."""
+    """Yields the largest modules that stay at one resolution or change it once, in the order in which they ran."""
     run = trace.get(module)
     children = sorted((c for c in module.children() if _first_start(c, trace) is not None), key=_start_key(trace))
     if run is not None and run.octave is not None and run.octave_in is not None and run.octave - run.octave_in <= 1:
@@ -161,7 +161,7 @@ def _branches(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
 
 
 def _last_of_each(stages: list[list[nn.Module]], trace: _Trace, names: dict[nn.Module, str]) -> list[nn.Module]:
-    """The last unit of each stage; of units side by side, the one named most like that of the stage behind."""
+    """Returns the last unit of each stage; of units side by side, the one named most like that of the stage behind."""
     chosen: list[nn.Module] = []
     for stage in reversed(stages):
         last = stage[-1]
@@ -177,7 +177,7 @@ def _common_parents(name: str, other: str) -> int:
 
 
 def _is_above(module: nn.Module, other: nn.Module, trace: _Trace) -> bool:
-    """Whether the other's output was computed from this one's."""
+    """Tells whether the other's output was computed from this one's."""
     return module is not other and bool(trace[other].above >> trace[module].started & 1)
 
 
@@ -194,7 +194,7 @@ def _check_one_branch(chosen: list[nn.Module], trace: _Trace, names: dict[nn.Mod
 
 
 def _classifier(trace: _Trace, after: nn.Module | None = None) -> nn.Module | None:
-    """The last layer with weights to run, which makes the scores (of the branch that a module belongs to)."""
+    """Returns the last layer with weights to run, which makes the scores (of the branch that a module belongs to)."""
     leaves = [m for m in trace if next(m.children(), None) is None and next(m.parameters(), None) is not None]
     if after is not None:
         leaves = [m for m in leaves if _is_above(after, m, trace)] or leaves
@@ -211,7 +211,7 @@ def _before(classifier: nn.Module | None, units: Iterator[nn.Module]) -> list[nn
 
 
 def _stages(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
-    """The units that have positions and do something, grouped by resolution; stems left out."""
+    """Returns the units that have positions and do something, grouped by resolution; stems left out."""
     by_octave: dict[int, list[nn.Module]] = {}
     for unit in units:
         run = trace[unit]
@@ -235,7 +235,7 @@ def _is_activation(module: nn.Module) -> bool:
 
 
 def _repeated_blocks(model: nn.Module, trace: _Trace) -> list[nn.Module]:
-    """The largest family of alike siblings with positions, such as the encoder blocks of a ViT."""
+    """Returns the largest family of alike siblings with positions, such as the encoder blocks of a ViT."""
     families: list[list[nn.Module]] = []
     for parent in model.modules():
         by_type: dict[type, list[nn.Module]] = {}
@@ -253,7 +253,7 @@ def _weight_layers(module: nn.Module) -> int:
 
 
 def _trace(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> tuple[_Trace, tuple[Tensor, ...]]:
-    """One forward of the model in eval mode: at which resolution each module ran, and the example it ran on."""
+    """Returns one forward of the model in eval mode: at which resolution each module ran, and the example it ran on."""
     trace: _Trace = {}
     error: Exception | None = None
     for tensors in _examples(model) if inputs is None else [checked_inputs(inputs)]:
@@ -275,7 +275,7 @@ def _trace(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> tupl
 
 
 def _examples(model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
-    """Noise of the sizes that the model may take, the likeliest first."""
+    """Yields noise of the sizes that the model may take, the likeliest first."""
     parameter = next(model.parameters(), torch.zeros(0))
     convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)
     channels = 3 if convolution is None else convolution.in_channels

@@ -81,14 +81,15 @@ class Watch(TorchFunctionMode):
             )
 
     def dims(self, t: Tensor) -> Dims | None:
-        """The parts of each of a tensor's dimensions as far as has been told by now; None where they are lost."""
+        """Returns the parts of each of a tensor's dimensions as far as has been told by now; None where they are
+        lost."""
         dims = self._known.get(t)
         if dims is None or tuple(map(size_of, dims)) != tuple(t.shape):
             return None
         return self.told(dims)
 
     def told(self, dims: Dims) -> Dims:
-        """The same where what was unknown may have been told of since."""
+        """Returns the same where what was unknown may have been told of since."""
         return tuple(
             tuple(p._replace(kind=self._told.get(p.axis, p.kind)) if p.kind == "unknown" else p for p in dim)
             for dim in dims
@@ -150,7 +151,7 @@ class Watch(TorchFunctionMode):
         return [self._broadcast(known, t) if isinstance(t, Tensor) else None for t in outputs]
 
     def _one(self, func: Any, name: str, x: Tensor, dims: Dims, args: Any, kwargs: Any, outputs: list[Any]) -> Any:
-        """The outputs' dimensions where those of one input decide them."""
+        """Returns the outputs' dimensions where those of one input decide them."""
         out = outputs[0]
         if name in _REORDER:
             return self._reordered(func, x, dims, args, kwargs, outputs)
@@ -201,7 +202,7 @@ class Watch(TorchFunctionMode):
         return (Part("axis", size, (next(self._fresh),)),) if size > 1 else ()
 
     def _tell(self, dim: Dim, kind: str) -> Dim:
-        """The dimension as one of channels or of positions; what it was in the inputs is remembered."""
+        """Returns the dimension as one of channels or of positions; what it was in the inputs is remembered."""
         for part in dim:
             if part.kind == "unknown":
                 self._told[part.axis] = kind
@@ -211,7 +212,7 @@ class Watch(TorchFunctionMode):
         return tuple(self._tell(dim, "axis") for dim in dims)
 
     def _made_channels(self, dims: Dims, at: int) -> Dims | None:
-        """The dimensions where an operation takes `at` for the channels, unless others are known to be."""
+        """Returns the dimensions where an operation takes `at` for the channels, unless others are known to be."""
         others = {p.kind for d, dim in enumerate(dims) if d != at for p in dim}
         if "channel" in others:
             return dims
@@ -238,7 +239,7 @@ class Watch(TorchFunctionMode):
         return (dims[0], channels, *(self._sized(dim, n) for dim, n in zip(spatial, out.shape[2:])))
 
     def _sized(self, dim: Dim, size: int) -> Dim:
-        """The same dimension of another size."""
+        """Returns the same dimension of another size."""
         if size_of(dim) == size:
             return dim
         if size == 1:
@@ -257,7 +258,7 @@ class Watch(TorchFunctionMode):
     # Operations
 
     def _reordered(self, func: Any, x: Tensor, dims: Dims, args: Any, kwargs: Any, outputs: list[Any]) -> Any:
-        """What permutes or drops dimensions is asked by means of a tensor of sizes that tell them apart."""
+        """Returns what permutes or drops dimensions is asked by means of a tensor of sizes that tell them apart."""
         sizes = [101 + d if n > 1 else 1 for d, n in enumerate(x.shape)]
         probe = torch.empty(sizes, device="meta", dtype=x.dtype)
         if len(args) > 1 and isinstance(args[1], Tensor):  # max(a, b)
@@ -287,7 +288,7 @@ class Watch(TorchFunctionMode):
         return tuple(result)
 
     def _gathered(self, dims: Dims, index: tuple[Any, ...], out: Tensor) -> Dims | None:
-        """One list of indices along one dimension: the others stay."""
+        """Returns one list of indices along one dimension: the others stay."""
         if out.ndim != len(dims) or any(i is None or i is Ellipsis for i in index):
             return None
         if any(not isinstance(i, slice) or i != slice(None) for i in index[:-1]):
@@ -381,7 +382,7 @@ class Watch(TorchFunctionMode):
         return tuple(result)
 
     def _product(self, a: Dims | None, b: Dims | None, is_linear: bool, out: Tensor) -> Dims | None:
-        """`a @ b` (`linear`: b is a weight). A weight makes channels of the dimension that it sums over."""
+        """Returns `a @ b` (`linear`: b is a weight). A weight makes channels of the dimension that it sums over."""
         if a is not None and (b is None or is_linear):
             return self._weighted(a, len(a) - 1, out.shape[-1])
         if a is None and b is not None and len(b) >= 2:
@@ -476,7 +477,7 @@ class Watch(TorchFunctionMode):
 
 
 def _reshaped(dims: Dims, shape: Sequence[int]) -> Dims | None:
-    """The same parts, in the same order, in dimensions of other sizes; None where that cuts through a part."""
+    """Returns the same parts, in the same order, in dimensions of other sizes; None where that cuts through a part."""
     rest = [part for dim in dims for part in dim]
     result = list[Dim]()
     for size in shape:
@@ -505,12 +506,12 @@ def _broadcasts(size: Sequence[int], shape: Sequence[int]) -> bool:
 
 
 def kinds_of(dim: Dim) -> set[str]:
-    """The kinds of a dimension's parts."""
+    """Returns the kinds of a dimension's parts."""
     return {part.kind for part in dim}
 
 
 def size_of(dim: Dim) -> int:
-    """A dimension's number of entries."""
+    """Returns a dimension's number of entries."""
     return math.prod(part.size for part in dim)
 
 

@@ -34,7 +34,8 @@ class Positions:
     arrange: Mapping[int, LayoutFunction]
 
     def arranged(self, t: Tensor, which: int = 0) -> Tensor:
-        """A tensor laid out as the input `which`, as `N x C x *S`, or our error where only the size is known."""
+        """Returns a tensor laid out as the input `which`, as `N x C x *S`, or our error where only the size is
+        known."""
         if which not in self.arrange:
             raise InvalidValueError(
                 f"size is {self.size}, and where an input of shape {tuple(t.shape)} has its channels cannot be told; "
@@ -43,7 +44,7 @@ class Positions:
         return self.arrange[which](t)
 
     def elements(self, t: Tensor) -> Tensor:
-        """Which of the values of one example of `t` lie at each position: `C x positions` indices."""
+        """Returns which of the values of one example of `t` lie at each position: `C x positions` indices."""
         return self.arranged(_indices(t))[0].flatten(1)
 
 
@@ -60,14 +61,14 @@ class _Option:
 
 
 def check_input_layout(layout: InputLayout) -> InputLayout:
-    """`layout` itself if it is one of an input; otherwise our error."""
+    """Returns `layout` itself if it is one of an input; otherwise our error."""
     if callable(layout) or layout in INPUT_LAYOUTS:
         return layout
     raise InvalidValueError(unknown_name("layout", layout, INPUT_LAYOUTS, ", or a function of the input"))
 
 
 def check_size(size: Size | None) -> tuple[int, ...] | None:
-    """`size` as a tuple of whole numbers above 0; None stays None."""
+    """Returns `size` as a tuple of whole numbers above 0; None stays None."""
     if size is None:
         return None
     try:
@@ -87,7 +88,7 @@ def find_positions(
     models: Sequence[nn.Module] = (),
     dims: int | None = None,
 ) -> Positions:
-    """The positions of the inputs that maps are brought to.
+    """Returns the positions of the inputs that maps are brought to.
 
     Args:
         inputs: tensors, batch first. Of several those with the most dimensions count.
@@ -132,7 +133,7 @@ def _of_one(
     models: Sequence[nn.Module],
     dims: int,
 ) -> tuple[tuple[int, ...], LayoutFunction | None]:
-    """The size of an input's positions, and how it is brought to `N x C x *S` if that can be told."""
+    """Returns the size of an input's positions, and how it is brought to `N x C x *S` if that can be told."""
     if callable(layout):
         return _by_function(t, layout, size, dims), layout
     options = list(_options(t, dims, layout))
@@ -160,7 +161,7 @@ def _only(options: list[_Option]) -> LayoutFunction | None:
 
 
 def _indices(t: Tensor) -> Tensor:
-    """The index of each value of one example, in its place."""
+    """Returns the index of each value of one example, in its place."""
     return torch.arange(t[0].numel(), device=t.device).reshape(1, *t.shape[1:])
 
 
@@ -187,7 +188,7 @@ def _by_function(t: Tensor, layout: LayoutFunction, size: tuple[int, ...] | None
 
 
 def _options(t: Tensor, dims: int, layout: str) -> Iterator[_Option]:
-    """Where the channels may be. In between, they are those of a clip's frames."""
+    """Yields where the channels may be. In between, they are those of a clip's frames."""
     shape = tuple(t.shape)
     if t.ndim == dims + 1:
         yield _Option(None, 1, shape[1:])
@@ -205,7 +206,7 @@ def _distinct(options: list[_Option]) -> list[_Option]:
 def _told(
     options: list[_Option], maps: Sequence[Sequence[int]], models: Sequence[nn.Module], dims: int
 ) -> list[_Option]:
-    """The options that all evidence allows; none, where it contradicts itself."""
+    """Returns the options that all evidence allows; none, where it contradicts itself."""
     few = [o for o in options if _has_few_channels(o, dims)]
     if len(few) == 1 and dims > 1:
         return few  # a picture; of a signal, three or four may well be samples
@@ -228,13 +229,14 @@ def _has_few_channels(option: _Option, dims: int) -> bool:
 
 
 def _fitting(options: list[_Option], maps: Sequence[Sequence[int]]) -> list[_Option]:
-    """The options with the maps' proportions that are hardly smaller than a map; of those one of a map's very size."""
+    """Returns the options with the maps' proportions that are hardly smaller than a map; of those one of a map's very
+    size."""
     fitting = [o for o in options if maps and all(fits(m, o.size) for m in maps)]
     return [o for o in fitting if any(tuple(m) == o.size for m in maps)] or fitting
 
 
 def fits(own: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether positions `own` may be those of `size` at a lower resolution (borders may add a few)."""
+    """Tells whether positions `own` may be those of `size` at a lower resolution (borders may add a few)."""
     if len(own) != len(size) or any(n > of + 2 for n, of in zip(own, size)):
         return False
     if len(own) == 1:
@@ -244,7 +246,7 @@ def fits(own: Sequence[int], size: Sequence[int]) -> bool:
 
 
 def _numbers_of_channels(models: Sequence[nn.Module]) -> set[int]:
-    """What the layers take for their inputs' numbers of channels."""
+    """Returns what the layers take for their inputs' numbers of channels."""
     found: set[int] = set()
     for module in (m for model in models for m in model.modules()):
         if isinstance(module, nn.modules.conv._ConvNd):
@@ -265,6 +267,6 @@ def _numbers_of_channels(models: Sequence[nn.Module]) -> set[int]:
 
 
 def models_of(*forward_funcs: Callable[..., Any] | None) -> tuple[nn.Module, ...]:
-    """The modules behind forward functions, those that can be found."""
+    """Returns the modules behind forward functions, those that can be found."""
     found = (model_of(f) for f in forward_funcs if f is not None)
     return tuple(dict.fromkeys(model for model in found if model is not None))

@@ -16,7 +16,7 @@ _RUNS_A_MODULE = nn.Module._call_impl.__code__
 
 
 def model_of(forward_func: Callable[..., Any]) -> nn.Module | None:
-    """The module behind a forward function, if it is one: a module, a method of one, or a partial of those."""
+    """Returns the module behind a forward function, if it is one: a module, a method of one, or a partial of those."""
     if isinstance(forward_func, functools.partial):
         return model_of(forward_func.func)
     owner = forward_func if isinstance(forward_func, nn.Module) else getattr(forward_func, "__self__", None)
@@ -24,13 +24,13 @@ def model_of(forward_func: Callable[..., Any]) -> nn.Module | None:
 
 
 def as_written(module: nn.Module) -> nn.Module:
-    """The module itself, or the one that torch.compile wrapped in it."""
+    """Returns the module itself, or the one that torch.compile wrapped in it."""
     held = module._modules  # getattr would make an error for every module that is none; a scripted one's has no `get`
     return held["_orig_mod"] if "_orig_mod" in held else module  # type: ignore[return-value]  # noqa: SIM401
 
 
 def describe(layer: nn.Module | None, models: Sequence[nn.Module]) -> str:
-    """How errors call a layer: its dotted name where a model knows it, and its type."""
+    """Returns how errors call a layer: its dotted name where a model knows it, and its type."""
     if layer is None:
         return "the input"
     for model in models:
@@ -41,7 +41,7 @@ def describe(layer: nn.Module | None, models: Sequence[nn.Module]) -> str:
 
 
 def running_modules() -> Iterator[nn.Module]:
-    """The modules that are running in this thread (their hooks included), innermost first.
+    """Yields the modules that are running in this thread (their hooks included), innermost first.
 
     They are read off its frames, which costs nothing while nobody asks.
     """
@@ -54,7 +54,7 @@ def running_modules() -> Iterator[nn.Module]:
 
 
 def find_layer(layer: Layer, forward_func: Callable[..., Any]) -> nn.Module | None:
-    """A module as it is; a dotted name looked up in the model; None (the input) stays None."""
+    """Returns a module as it is; a dotted name looked up in the model; None (the input) stays None."""
     if layer is None:
         return None
     if isinstance(layer, nn.Module):
@@ -81,7 +81,7 @@ def find_layer(layer: Layer, forward_func: Callable[..., Any]) -> nn.Module | No
 
 
 def checked_inputs(inputs: Any) -> tuple[Tensor, ...]:
-    """`inputs` as a tuple of tensors of one batch size, or our error."""
+    """Returns `inputs` as a tuple of tensors of one batch size, or our error."""
     tensors = inputs if isinstance(inputs, tuple) else (inputs,)
     for t in tensors:
         if not isinstance(t, Tensor):

@@ -116,14 +116,15 @@ class Surroundings(NamedTuple):
 
 
 def check_layout(layout: Layout) -> Layout:
-    """`layout` itself if it is one we know; otherwise our error."""
+    """Returns `layout` itself if it is one we know; otherwise our error."""
     if not callable(layout) and layout not in LAYOUTS:
         raise InvalidValueError(f"layout is {layout!r}; expected one of {', '.join(map(repr, LAYOUTS))} or a callable")
     return layout
 
 
 def to_channels_first(activation: Tensor, layout: Layout, around: Surroundings) -> LayoutFunction:
-    """The function that brings tensors laid out as `activation` to `N x K x *S`, dropping tokens without a position.
+    """Returns the function that brings tensors laid out as `activation` to `N x K x *S`, dropping tokens without a
+    position.
 
     Raises ValueError where the activation has no positions, or where they cannot be told.
     """
@@ -145,7 +146,7 @@ def to_channels_first(activation: Tensor, layout: Layout, around: Surroundings) 
 
 
 def is_final_state(activation: Tensor, around: Surroundings) -> bool:
-    """Whether the tensor holds a recurrent layer's final states, which have no positions."""
+    """Tells whether the tensor holds a recurrent layer's final states, which have no positions."""
     if not around.known.is_recurrent:
         return False
     dims = around.dims(activation)
@@ -203,7 +204,7 @@ def _detected(activation: Tensor, around: Surroundings) -> LayoutFunction:
 
 
 def _is_plain_batch(activation: Tensor, around: Surroundings) -> bool:
-    """Whether dimension 0 holds the batch and nothing else."""
+    """Tells whether dimension 0 holds the batch and nothing else."""
     shape = activation.shape
     if len(shape) < 3 or (around.batch is not None and shape[0] != around.batch):
         return False
@@ -231,7 +232,7 @@ def _check_positions(activation: Tensor, around: Surroundings) -> None:
 
 
 def _cure_of_batch(activation: Tensor, around: Surroundings) -> str:
-    """What to do about a first dimension that is not the batch."""
+    """Returns what to do about a first dimension that is not the batch."""
     windows = "windows or heads folded into the batch have no places in the image: choose the block around them"
     sequence = "for sequence-first layers pass layout=lambda t: t.permute(1, 2, 0)"
     size, batch, dims = activation.shape[0], around.batch or 1, around.dims(activation)
@@ -246,7 +247,8 @@ def _cure_of_batch(activation: Tensor, around: Surroundings) -> str:
 
 
 def view_axis(layout: LayoutFunction, activation: Tensor, around: Surroundings) -> int | None:
-    """The dimension into which a layout unfolds views folded into the batch; None where it unfolds none, or several."""
+    """Returns the dimension into which a layout unfolds views folded into the batch; None where it unfolds none, or
+    several."""
     if activation.shape[0] == around.batch:
         return None
     index = torch.arange(float(activation.shape[0]), device=activation.device)
@@ -257,13 +259,13 @@ def view_axis(layout: LayoutFunction, activation: Tensor, around: Surroundings) 
 
 
 def _is_of_views(dim: Dim, batch: int) -> bool:
-    """Whether a dimension is made of the batch and one more axis, as that of views or frames is."""
+    """Tells whether a dimension is made of the batch and one more axis, as that of views or frames is."""
     others = [part for part in dim if part.kind != "batch"]
     return len(others) == 1 and math.prod(p.size for p in dim if p.kind == "batch") == batch
 
 
 def views_unfolded(batch: int, views: int, activation: Tensor | None = None, dims: Dims | None = None) -> str:
-    """The code of a layout for examples of several views each, folded into dimension 0: `N x K x V x *S`."""
+    """Returns the code of a layout for examples of several views each, folded into dimension 0: `N x K x V x *S`."""
     views_first = dims is not None and batch > 1 and dims[0][-1].kind == "batch"
     unfolded = f"t.unflatten(0, ({views}, -1)).transpose(0, 1)" if views_first else f"t.unflatten(0, (-1, {views}))"
     if dims is not None:
@@ -276,7 +278,7 @@ def views_unfolded(batch: int, views: int, activation: Tensor | None = None, dim
 
 
 def _grid_code(dim: Dim) -> str:
-    """The code that makes a grid of the tokens in dimension 1, if they are of one, row by row."""
+    """Returns the code that makes a grid of the tokens in dimension 1, if they are of one, row by row."""
     tokens = dim[0].inner if dim and dim[0].inner else dim
     before = dim[0].before if dim and dim[0].inner else 0
     cut = f"[:, {before}:{before + size_of(tokens)}]" if size_of(tokens) < size_of(dim) else ""
@@ -286,7 +288,7 @@ def _grid_code(dim: Dim) -> str:
 
 
 def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:
-    """The spatial size of the first picture (or video) among the inputs; nothing if there is none.
+    """Returns the spatial size of the first picture (or video) among the inputs; nothing if there is none.
 
     Of views or frames of pictures, `N x V x colours x H x W`, it is `V x H x W`.
     """
@@ -299,7 +301,7 @@ def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:
 
 
 def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
-    """The layout where the layer itself, what it holds and the picture's proportions leave no doubt."""
+    """Returns the layout where the layer itself, what it holds and the picture's proportions leave no doubt."""
     module, shape = around.module, activation.shape
     if module is None and len(shape) > 4:
         return None  # clips come with frames first, too
@@ -326,7 +328,8 @@ def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
 
 
 def _is_channels_first(module: nn.Module | None) -> bool:
-    """A layer with channels first, or a sequence of modules that begins and ends with one (but for activations)."""
+    """Returns a layer with channels first, or a sequence of modules that begins and ends with one (but for
+    activations)."""
     if module is None or type(module).forward is not nn.Sequential.forward:
         return isinstance(module, _CHANNELS_FIRST) or is_layer_norm_2d(module)
     held = [child for child in module.children() if not _is_elementwise(child)]
@@ -355,7 +358,8 @@ def _quick_last(activation: Tensor, around: Surroundings) -> LayoutFunction | No
 
 
 def _likely(activation: Tensor, around: Surroundings) -> LayoutFunction:
-    """The layout where nothing is seen of what made the tensor: by its fit to the picture, else by its sizes."""
+    """Returns the layout where nothing is seen of what made the tensor: by its fit to the picture, else by its
+    sizes."""
     fits_first, fits_last = _fit(activation, around)
     everywhere = around.known.widths | _widths(around.module)
     is_first, is_last = activation.shape[1] in everywhere, activation.shape[-1] in everywhere
@@ -382,7 +386,8 @@ def _likely(activation: Tensor, around: Surroundings) -> LayoutFunction:
 
 
 def _seen(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
-    """The layout by what the dimensions are made of; None where that is not all seen, or is no batch of maps."""
+    """Returns the layout by what the dimensions are made of; None where that is not all seen, or is no batch of
+    maps."""
     dims = around.dims(activation)
     if dims is None:
         return None
@@ -438,12 +443,12 @@ def _is_plain(dim: Dim) -> bool:
 
 
 def _inner(dim: Dim) -> Dim:
-    """The parts that have positions; one of size 1 for a dimension of size 1."""
+    """Returns the parts that have positions; one of size 1 for a dimension of size 1."""
     return (dim[0].inner if dim[0].inner else dim) if dim else (Part("axis", 1, (FRESH - 1,)),)
 
 
 def _fit(activation: Tensor, around: Surroundings) -> tuple[bool, bool]:
-    """Whether the dimensions behind dimension 1, and those before the last, have the picture's proportions."""
+    """Tells whether the dimensions behind dimension 1, and those before the last, have the picture's proportions."""
     shape, image = activation.shape, around.image[-(activation.ndim - 2) :]
     if activation.ndim == 3:
         return False, False
@@ -453,19 +458,20 @@ def _fit(activation: Tensor, around: Surroundings) -> tuple[bool, bool]:
 
 
 def _proportional(size: Sequence[int], image: tuple[int, ...]) -> bool:
-    """The same height to width, to two cells that borders and rounding may cost. (Time may be reduced otherwise.)"""
+    """Returns the same height to width, to two cells that borders and rounding may cost. (Time may be reduced
+    otherwise.)"""
     (height, width), (image_height, image_width) = size[-2:], image[-2:]
     ratio = image_height / image_width
     return abs(height - width * ratio) <= 2 * max(1, ratio)
 
 
 def _is_over_positions(module: nn.Module) -> bool:
-    """A LayerNorm over more than the channels tells nothing of where they are."""
+    """Returns a LayerNorm over more than the channels tells nothing of where they are."""
     return isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1
 
 
 def is_layer_norm_2d(module: nn.Module | None) -> bool:
-    """A LayerNorm over the channels of N K H W, as torchvision's and timm's networks define for themselves."""
+    """Returns a LayerNorm over the channels of N K H W, as torchvision's and timm's networks define for themselves."""
     return _is_layer_norm_2d(type(module))
 
 
@@ -474,21 +480,22 @@ def _is_layer_norm_2d(kind: type) -> bool:
 
 
 def _holds(root: nn.Module | None, side: str) -> bool:
-    """Whether a module is or holds a layer with channels at that side, "first" or "last"."""
+    """Tells whether a module is or holds a layer with channels at that side, "first" or "last"."""
     return root is not None and any(
         _side(type(module)) == side and not _is_over_positions(module) for module in root.modules()
     )
 
 
 def _side(kind: type[nn.Module]) -> str | None:
-    """Where layers of a type have their channels, if they all have them at one side."""
+    """Returns where layers of a type have their channels, if they all have them at one side."""
     if issubclass(kind, _CHANNELS_FIRST) or _is_layer_norm_2d(kind):
         return "first"
     return "last" if issubclass(kind, (*_CHANNELS_LAST, nn.RNNBase)) else None
 
 
 def _widths(root: nn.Module | None) -> set[int]:
-    """The numbers of channels that a module and the layers in it expect; of a linear layer also what it gives."""
+    """Returns the numbers of channels that a module and the layers in it expect; of a linear layer also what it
+    gives."""
     if root is None:
         return set()
     widths = {width for module in root.modules() for width in _widths_of(module)}
@@ -496,7 +503,8 @@ def _widths(root: nn.Module | None) -> set[int]:
 
 
 def _widths_of(module: nn.Module) -> set[int]:
-    """The numbers of channels of one layer. What a linear layer gives may be the number of classes, and is left out."""
+    """Returns the numbers of channels of one layer. What a linear layer gives may be the number of classes, and is left
+    out."""
     if isinstance(module, nn.modules.conv._ConvNd):
         return {module.in_channels, module.out_channels}
     if isinstance(module, nn.Linear):
@@ -515,7 +523,7 @@ def _widths_of(module: nn.Module) -> set[int]:
 
 
 def _token_grid(tokens: int, around: Surroundings) -> tuple[int, int, int]:
-    """How many leading tokens have no position, and the height and width of the grid of the others."""
+    """Returns how many leading tokens have no position, and the height and width of the grid of the others."""
     if any(hasattr(model, "reroll") for model in around.models):
         raise InvalidValueError(
             f"{around.name} gives tokens in an order of the model's own (it has a `reroll`), not row by row; expected "

@@ -23,7 +23,7 @@ Found = TypeVar("Found")
 
 
 def uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
-    """The eager function behind `torch.compile`: compiled code runs no hooks."""
+    """Returns the eager function behind `torch.compile`: compiled code runs no hooks."""
     if isinstance(forward_func, nn.Module):
         return as_written(forward_func)
     return getattr(forward_func, "_torchdynamo_orig_callable", forward_func)  # type: ignore[no-any-return]
@@ -63,7 +63,7 @@ def prepared(
             without_fused_attention(undo)
 
     def is_called(module: nn.Module) -> bool:
-        """Whether a module that runs in another thread was called by this one's forward."""
+        """Tells whether a module that runs in another thread was called by this one's forward."""
         if module in strangers or all(layer in seen for layer in layers):
             return False
         inside = list(module.modules())
@@ -94,7 +94,7 @@ def prepared(
 
 
 def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
-    """The model and the modules below it that are not in `seen`, and are from now on."""
+    """Returns the model and the modules below it that are not in `seen`, and are from now on."""
     found = [model]
     seen.add(model)
     for module in found:  # which grows on the way
@@ -142,7 +142,7 @@ def _put_back(held: dict[str, Any], name: str, t: Tensor, version: int, value: T
 
 
 def check_batch_norm(module: nn.Module, models: list[nn.Module], batch: int) -> None:
-    """Our error for a normalisation that mixes the examples of a batch."""
+    """Raises our error for a normalisation that mixes the examples of a batch."""
     if not isinstance(module, nn.modules.batchnorm._BatchNorm):
         return
     if module.training:
@@ -184,7 +184,8 @@ def _make_eager(modules: list[nn.Module], undo: Undo) -> None:
 
 
 def _must_run_in_parts(modules: list[nn.Module], hooked: Collection[nn.Module | None]) -> bool:
-    """Whether a fused kernel would leave out a hooked module, or compute something else than the differentiable parts.
+    """Tells whether a fused kernel would leave out a hooked module, or compute something else than the differentiable
+    parts.
 
     PyTorch's transformer layers do the latter: zeros at padded positions, other sums for a mask of floats, their own
     arithmetic in place of a subclass's. Attention by itself does not.
@@ -288,7 +289,7 @@ def _drop_others(held: list[dict[int, Any]], before: list[set[int]], finished: l
 
 
 def function_modes() -> int:
-    """How many `TorchFunctionMode`s this thread is in."""
+    """Returns how many `TorchFunctionMode`s this thread is in."""
     return torch._C._len_torch_function_stack()  # type: ignore[attr-defined, no-any-return]
 
 

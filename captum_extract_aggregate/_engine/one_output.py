@@ -26,20 +26,20 @@ _MOVES = frozenset(
 
 
 def has_one_output(output: Any, examples: int) -> bool:
-    """Whether an output is one score per example: `N`, `N x 1`, or a number for a batch of one."""
+    """Tells whether an output is one score per example: `N`, `N x 1`, or a number for a batch of one."""
     if not isinstance(output, Tensor) or output.numel() != examples:
         return False
     return output.ndim == 0 or (len(output) == examples and output.ndim <= 2)
 
 
 def sign_scores(output: Tensor) -> Tensor:
-    """The scores of both signs of one output, `N x 2`: -f and f."""
+    """Returns the scores of both signs of one output, `N x 2`: -f and f."""
     f = output.reshape(-1)
     return torch.stack([-f, f], 1)
 
 
 def is_probability(output: Tensor) -> bool:
-    """Whether an output that carries its graph comes out of a sigmoid: then no sign of it is a decision."""
+    """Tells whether an output that carries its graph comes out of a sigmoid: then no sign of it is a decision."""
     node = output.grad_fn
     while node is not None and node.name().split("Backward")[0] in _MOVES:
         node = node.next_functions[0][0]
@@ -52,7 +52,7 @@ def give_both_signs(model: nn.Module) -> None:
 
 
 def check_logit(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> None:
-    """Our error for a single output that is a probability."""
+    """Raises our error for a single output that is a probability."""
     with Undo() as undo, undo:
         set_modes(undo, grad=True)
         given = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in inputs]
@@ -62,7 +62,7 @@ def check_logit(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], ex
 
 
 def no_logit(why: str) -> str:
-    """The error for a single output that a sigmoid made."""
+    """Returns the error for a single output that a sigmoid made."""
     return (
         f"forward_func gives one output, which comes out of a sigmoid: {why}; expected the logit: the model without "
         "its sigmoid, or forward_func=lambda x: torch.logit(model(x))"
@@ -104,7 +104,7 @@ def signed(explained: Any, forward_func: Callable[..., Any], sign: int) -> Itera
 
 
 def with_wrapped(method: Any) -> Iterator[Any]:
-    """A method, and those that it wraps."""
+    """Yields a method, and those that it wraps."""
     while isinstance(method, Attribution):
         yield method
         method = getattr(method, "attribution_method", None) or getattr(method, "method", None)

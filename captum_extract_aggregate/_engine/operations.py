@@ -106,7 +106,7 @@ class _Operations(Table[Any, "str | Rule"]):
     """The kind of each function, or a user's own rule for it."""
 
     def described(self, name: Any) -> str:
-        """What errors call a function."""
+        """Returns what errors call a function."""
         return Call(name, (), {}, None).full_name
 
 
@@ -119,7 +119,8 @@ DECLARED = {"relu": "rectifier", "identity": "identity", "gradient": "routing"}
 
 @functools.lru_cache(maxsize=1024)
 def of_torch(function: Any) -> Any:
-    """What an ATen operator is called in torch, with the same arguments: exported programs consist of operators."""
+    """Returns what an ATen operator is called in torch, with the same arguments: exported programs consist of
+    operators."""
     packet = getattr(function, "overloadpacket", function)
     if not isinstance(packet, torch._ops.OpOverloadPacket) or not str(packet).startswith("aten."):
         return function
@@ -183,7 +184,8 @@ def unregister_operation(function: Callable[..., Any]) -> None:
 
 
 def list_operations() -> dict[str, str]:
-    """The kind of each function that propagation rules know, by the function's name (`"custom"`: a rule of your own).
+    """Returns the kind of each function that propagation rules know, by the function's name (`"custom"`: a rule of your
+    own).
 
     Example:
         >>> from captum_extract_aggregate.registry import list_operations
@@ -237,7 +239,7 @@ class Call(NamedTuple):
         return self.function(*self.args, **self.kwargs)
 
     def as_function_of(self, *tensors: Tensor) -> Callable[..., Any]:
-        """The call as a function of these of its arguments; it holds the others, but not them."""
+        """Returns the call as a function of these of its arguments; it holds the others, but not them."""
 
         def hole(value: Any) -> Any:
             return next((_Hole(i) for i, t in enumerate(tensors) if value is t), value)
@@ -259,7 +261,7 @@ class Call(NamedTuple):
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dictionaries."""
+    """Returns all tensors in nested tuples, lists and dictionaries."""
     found: list[Tensor] = []
     _collect((value,), found)
     return found

@@ -66,7 +66,7 @@ class Cache:
         self._found: dict[Hashable, Any] = {}
 
     def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
-        """`compute()`, or what it gave before."""
+        """Returns `compute()`, or what it gave before."""
         if key in self._found:
             return self._found[key]  # type: ignore[no-any-return]
         found = compute()
@@ -103,26 +103,26 @@ class Evidence:
     facts: Facts | None = None
 
     def uses(self, layer: nn.Module) -> bool:
-        """Whether the forward used a parameter of the layer, be it without calling the layer."""
+        """Tells whether the forward used a parameter of the layer, be it without calling the layer."""
         used = set() if self.look is None else self.look().parameters
         return any(id(p) in used for p in layer.parameters(recurse=False))
 
     def surroundings(self, place: Place) -> Surroundings:
-        """What is known about a place, for telling its layout."""
+        """Returns what is known about a place, for telling its layout."""
         look = None if self.look is None else functools.partial(_seen_at, place, self.look)
         image = image_size(self.inputs)
         return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=self.facts)
 
 
 def _of_final_states(place: Place) -> str:
-    """What is likely where a score does not depend on a recurrent layer's steps."""
+    """Returns what is likely where a score does not depend on a recurrent layer's steps."""
     if not isinstance(place.layer, nn.RNNBase) or place.side == "input":
         return ""
     return " but by its final states, which have no positions (attribute_to_layer_input=True gives a map of the steps)"
 
 
 def _cure_of_scores(scores: int, batch: int) -> str:
-    """What to do where several inputs (patches of a slide, views of an object) share a score."""
+    """Returns what to do where several inputs (patches of a slide, views of an object) share a score."""
     if not scores or batch % scores:
         return ""
     parts = batch // scores
@@ -162,7 +162,7 @@ class Recording:
         self._is_shared, self._channels = is_shared, Cache(keeps=True)
 
     def activity(self) -> Evidence:
-        """What the forward alone showed: no score is selected and nothing differentiated."""
+        """Returns what the forward alone showed: no score is selected and nothing differentiated."""
         none = torch.empty(0)
         seen = (self.inputs, self.models)
         return Evidence(none, self._activations, {}, self._order, *seen, look=self._look, facts=self._facts)
@@ -193,7 +193,7 @@ class Recording:
         return Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
 
     def leads_to(self, tensor: Tensor) -> bool:
-        """Whether a tensor of the graph was computed from every place (or is tapped there)."""
+        """Tells whether a tensor of the graph was computed from every place (or is tapped there)."""
         below = set(nodes_below([gradient_edge(tensor).node]))
         return all(
             any(part.edge is not None and part.edge.node in below for parts in tensors for part in parts)
@@ -228,7 +228,8 @@ class Recording:
         return {place: self._gradients(place, found) for place in wanted}
 
     def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
-        """The next gradients for a place's tensors; zeros for those that the score does not use, our error if all."""
+        """Returns the next gradients for a place's tensors; zeros for those that the score does not use, our error if
+        all."""
         tensors = [[(part.value, next(found)) for part in parts] for parts in self._taps[place]]
         if not place.optional and all(gradient is None for parts in tensors for _, gradient in parts):
             raise InvalidValueError(
@@ -240,7 +241,7 @@ class Recording:
         return tuple(joined([torch.zeros_like(x) if g is None else plain(g) for x, g in parts]) for parts in tensors)
 
     def _is_tame(self, g: Tensor, place: Place) -> bool:
-        """Our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
+        """Raises our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
         if not on_cpu(g) or not g.numel():
             return False
         found = magnitudes(g).tolist()
@@ -261,7 +262,7 @@ def record(
     within: Within | None = None,
     from_the_start: bool = False,
 ) -> Recording:
-    """One forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were.
+    """Returns one forward of `forward_func`, tapped at `places`. The model and the inputs are left as they were.
 
     The forward runs within what `within` begins and returns (afresh if it has to run a second time), until that is
     undone. With `from_the_start` everything is recorded, not only what lies above the first place. A place that is
@@ -310,7 +311,7 @@ def _forward(
     within: Within | None,
     from_the_start: bool,
 ) -> tuple[Any, dict[Place, list[list[Tapped]]], tuple[nn.Module, ...], Context]:
-    """The output, what was tapped, the models that ran, and what the forward ran within."""
+    """Returns the output, what was tapped, the models that ran, and what the forward ran within."""
     # Of integer inputs (token indices) the graph can only begin at the weights.
     freeze = None if from_the_start and not any(t.is_floating_point() for t in tensors) else True
     with Undo() as modes, modes:
@@ -335,7 +336,7 @@ def _seen_at(place: Place, look: Callable[[], Look]) -> list[Dims | None]:
 
 
 def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Look:
-    """One more forward of the same."""
+    """Returns one more forward of the same."""
     leaves = [t.detach().clone() for t in tensors]
     watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
     calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
@@ -396,5 +397,5 @@ def _explained_failure() -> Iterator[None]:
 
 
 def joined(parts: list[Tensor]) -> Tensor:
-    """The parts of a batch from several devices, on the first."""
+    """Returns the parts of a batch from several devices, on the first."""
     return parts[0] if len(parts) == 1 else torch.cat([t.to(parts[0].device) for t in parts])

@@ -63,19 +63,20 @@ _WATCHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
 
 def _is_single_operation(layer: nn.Module) -> bool:
-    """Whether nobody can have used what the layer gives out before it does."""
+    """Tells whether nobody can have used what the layer gives out before it does."""
     return not layer._modules and type(layer).__module__.startswith("torch.nn.")
 
 
 def gives_out_new_tensors(layer: nn.Module) -> bool | None:
-    """Whether nothing uses a layer's tensors before it gives them out; None while no pass has looked."""
+    """Tells whether nothing uses a layer's tensors before it gives them out; None while no pass has looked."""
     if layer in CAREFUL:
         return False
     return True if _is_single_operation(layer) or layer in _WATCHED else None
 
 
 def gives_out_its_input(module: nn.Module, t: Tensor, given: Sequence[Tensor]) -> bool:
-    """Whether an output is the very tensor that went in. An activation that works in place has made it another."""
+    """Tells whether an output is the very tensor that went in. An activation that works in place has made it
+    another."""
     if not any(t is one for one in given):
         return False
     return not (getattr(module, "inplace", False) and type(module).__module__ == nn.modules.activation.__name__)
@@ -256,7 +257,7 @@ class Taps:
     def collect(
         self, leaves: list[Tensor], models: tuple[nn.Module, ...], device_ids: list[int] | None
     ) -> dict[Place, list[list[Tapped]]]:
-        """The tensors of the chosen call at each place, each with its parts in the order of the batch."""
+        """Returns the tensors of the chosen call at each place, each with its parts in the order of the batch."""
         if self._used_before:
             raise UsedBeforeError(self._used_before)
         if any(t._version != version for t, version in self._met):
@@ -289,13 +290,13 @@ def _has_no_parts(place: Place) -> bool:
 
 
 def gradient_edge(t: Tensor) -> GradientEdge:
-    """Where in the graph a tensor's gradient arrives; that of a subclass would be a view's."""
+    """Returns where in the graph a tensor's gradient arrives; that of a subclass would be a view's."""
     with torch.enable_grad(), torch._C.DisableTorchFunctionSubclass():  # the former for torch before 2.4
         return get_gradient_edge(t)
 
 
 def tappable(place: Place, values: Sequence[Any]) -> list[int]:
-    """Which values of a layer's input or output are of interest: tensors of floating point numbers.
+    """Returns which values of a layer's input or output are of interest: tensors of floating point numbers.
 
     Of a recurrent layer's the first alone: its initial and final states have no positions.
     """
@@ -305,7 +306,7 @@ def tappable(place: Place, values: Sequence[Any]) -> list[int]:
 
 
 def _kinds(values: list[Any]) -> str:
-    """What a layer gives that no map can be made of."""
+    """Returns what a layer gives that no map can be made of."""
     return ", ".join(_kind(v) for v in values) or "nothing"
 
 
@@ -316,12 +317,12 @@ def _kind(value: Any) -> str:
 
 
 def output_values(output: Any) -> list[Any]:
-    """What a layer gives out."""
+    """Returns what a layer gives out."""
     return list(output) if isinstance(output, (tuple, list)) else [output]
 
 
 def at_output(change: Change, output: Any) -> Any:
-    """A layer's output with other values in it: a tensor, a tuple, a named tuple or a list."""
+    """Returns a layer's output with other values in it: a tensor, a tuple, a named tuple or a list."""
     values = change(output_values(output))
     if not isinstance(output, (tuple, list)):
         return values[0]
@@ -329,12 +330,12 @@ def at_output(change: Change, output: Any) -> Any:
 
 
 def input_values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
-    """What a layer is given: by position, or by name where no tensor comes by position."""
+    """Returns what a layer is given: by position, or by name where no tensor comes by position."""
     return list(args) if _come_by_position(args, kwargs) else list(kwargs.values())
 
 
 def at_input(change: Change, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A layer's arguments with other values in them."""
+    """Returns a layer's arguments with other values in them."""
     values = change(input_values(args, kwargs))
     return (tuple(values), kwargs) if _come_by_position(args, kwargs) else (args, dict(zip(kwargs, values)))
 
@@ -344,14 +345,14 @@ def _come_by_position(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def device_order(by_device: dict[torch.device, Any], device_ids: list[int] | None) -> list[torch.device]:
-    """The devices in the order of the batch's parts."""
+    """Returns the devices in the order of the batch's parts."""
     if device_ids is None:
         return list(by_device)
     return sorted(by_device, key=lambda device: device_ids.index(device.index) if device.index in device_ids else -1)
 
 
 def chosen_call(place: Place, calls: list[list[Tapped]], models: tuple[nn.Module, ...]) -> list[Tapped]:
-    """The tensors of the call that a place asks for, or our error."""
+    """Returns the tensors of the call that a place asks for, or our error."""
     count = len(calls)
     if place.call is None:
         if count > 1:
@@ -369,7 +370,7 @@ def chosen_call(place: Place, calls: list[list[Tapped]], models: tuple[nn.Module
 
 
 def never_ran(place: Place, models: tuple[nn.Module, ...]) -> str:
-    """The error for a layer that the forward has not called."""
+    """Returns the error for a layer that the forward has not called."""
     name = describe(place.layer, models)
     inside = any(place.layer is module for model in models for module in model.modules())
     if not inside:

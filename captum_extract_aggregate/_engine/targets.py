@@ -20,7 +20,7 @@ FORMS = (
 
 
 def select_scores(output: Any, target: Target) -> Tensor:
-    """The explained score of each example, selected from the output of `forward_func` by Captum's rules.
+    """Returns the explained score of each example, selected from the output of `forward_func` by Captum's rules.
 
     Raises TypeError or ValueError that names the mistake where Captum would assert, or index out of range.
     """
@@ -112,7 +112,8 @@ def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
 
 
 def per_target(targets: Any, examples: int) -> list[Target]:
-    """`targets` as a list of T Captum targets: from `N x T` indices, or a list of T targets for all examples."""
+    """Returns `targets` as a list of T Captum targets: from `N x T` indices, or a list of T targets for all
+    examples."""
     if isinstance(targets, (list, tuple)) and targets and all(isinstance(row, list) for row in targets):
         if len({len(row) for row in targets}) > 1 or not all(isinstance(i, int) for row in targets for i in row):
             raise InvalidValueError(

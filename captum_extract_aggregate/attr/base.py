@@ -161,7 +161,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         return 0
 
     def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        """The map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32.
+        """Returns the map `N x 1 x *S` from an activation and a gradient, both `N x K x *S` in at least float32.
 
         Other methods make their maps of the same two: they must not be changed.
         """
@@ -172,8 +172,8 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         return tuple(self.map_of(places[0].layer, x, g) for x, g in self._pairs(places, evidence))
 
     def _pairs(self, places: tuple[Place, ...], evidence: Evidence) -> list[tuple[Tensor, Tensor]]:
-        """The activation and the gradient of each tensor at a layer: gradients from its first place, activations from
-        its last."""
+        """Returns the activation and the gradient of each tensor at a layer: gradients from its first place,
+        activations from its last."""
 
         def canonical() -> list[tuple[Tensor, Tensor]]:
             first, last = places[0], places[-1]
@@ -250,7 +250,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         attribute_to_layer_input: bool = False,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The map of one target per example; see this module's text for the arguments and the result."""
+        """Returns the map of one target per example; see this module's text for the arguments and the result."""
         check_grad_kwargs(grad_kwargs)
         (maps,) = maps_per_target({"": self}, inputs, [target], additional_forward_args, attribute_to_layer_input)
         return maps[""]
@@ -262,7 +262,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
     ) -> Maps:
-        """What `attribute` gives, with its graph: for losses that are about the map.
+        """Returns what `attribute` gives, with its graph: for losses that are about the map.
 
         `attribute` detaches its maps. Here a loss of the map has a gradient for every parameter that requires one (and
         for inputs that do), through the activations and, in second order, through the gradients among which the map is
@@ -314,7 +314,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
     ) -> Maps:
-        """The maps of several targets per example, from one forward and one backward per target.
+        """Returns the maps of several targets per example, from one forward and one backward per target.
 
         A subclass with an `attribute` of its own is asked for one target after the other.
 
@@ -351,7 +351,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         return layer if isinstance(layer, list) else [layer]
 
     def _layout_key(self) -> str | int:
-        """What tells layouts apart while a pass lasts; a callable need not be hashable."""
+        """Returns what tells layouts apart while a pass lasts; a callable need not be hashable."""
         return id(self.layout) if callable(self.layout) else self.layout
 
     def _canonical(self, place: Place, evidence: Evidence, *kinds: Iterable[Tensor]) -> list[Any]:
@@ -429,7 +429,7 @@ class WithDelta(CaptureAttribution[L]):
         grad_kwargs: Mapping[str, Any] | None = None,
         return_convergence_delta: bool = False,
     ) -> Any:
-        """The maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
+        """Returns the maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
         check_grad_kwargs(grad_kwargs)
         plain: Any = super()
         maps = plain.attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
@@ -453,7 +453,7 @@ def maps_per_target(
     additional_forward_args: Any,
     to_input: bool,
 ) -> list[dict[str, Maps]]:
-    """One pass for all methods (which share a forward_func), and for each target every method's maps."""
+    """Returns one pass for all methods (which share a forward_func), and for each target every method's maps."""
     plans = {name: method.plan(to_input) for name, method in methods.items()}
     places = [place for plan in plans.values() for place in places_of(plan)]
     first = next(iter(methods.values()))
@@ -481,7 +481,7 @@ def places_of(plan: Plan) -> list[Place]:
 
 
 def finished(m: Tensor, evidence: Evidence) -> Tensor:
-    """The map in the inputs' dtype; NaN where the score was not finite (on the CPU that has raised already)."""
+    """Returns the map in the inputs' dtype; NaN where the score was not finite (on the CPU that has raised already)."""
     dtype = next((t.dtype for t in evidence.inputs if t.is_floating_point()), m.dtype)
     if not on_cpu(m):
         finite = torch.isfinite(evidence.scores).to(m.device).reshape(-1, *(1,) * (m.ndim - 1))

@@ -11,7 +11,8 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """What the layer adds, detached: one number per channel (or the shape of a LayerNorm); None if it adds nothing.
+    """Returns what the layer adds, detached: one number per channel (or the shape of a LayerNorm); None if it adds
+    nothing.
 
     A convolution's, linear layer's or normalisation's `bias`; for a normalisation with running statistics (BatchNorm
     in eval mode, torchvision's FrozenBatchNorm2d) `beta - gamma * mean / sqrt(variance + eps)`, which it adds even
@@ -41,14 +42,15 @@ def adds_bias(module: nn.Module) -> bool:
 
 
 def biased(module: nn.Module, g: Tensor) -> Tensor:
-    """`b * g` element by element, for a gradient `g` at the output of a layer that adds a bias, in its own layout."""
+    """Returns `b * g` element by element, for a gradient `g` at the output of a layer that adds a bias, in its own
+    layout."""
     bias = _bias(module).to(g.dtype)
     channels_last = bias.ndim > 1 or (isinstance(module, (nn.Linear, nn.LayerNorm)) and not is_layer_norm_2d(module))
     return g * (bias if channels_last else bias.reshape(-1, *(1,) * (g.ndim - 2)))
 
 
 def bias_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Every layer of the model that adds a bias, by name, in the order in which they were defined.
+    """Returns every layer of the model that adds a bias, by name, in the order in which they were defined.
 
     Example:
         >>> import captum_extract_aggregate as cea
@@ -59,7 +61,7 @@ def bias_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def fused_norms(model: nn.Module) -> list[str]:
-    """Names of normalisations that hold further layers, such as timm's BatchNormAct2d with its activation.
+    """Returns names of normalisations that hold further layers, such as timm's BatchNormAct2d with its activation.
 
     At their output the bias can no longer be told, so they are left out of `bias_layers`.
     """

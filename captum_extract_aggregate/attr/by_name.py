@@ -77,7 +77,7 @@ class Method:
     aliases: tuple[str, ...] = ()
 
     def names(self) -> set[str]:
-        """What it is called beside its name in the registry, without regard to case."""
+        """Returns what it is called beside its name in the registry, without regard to case."""
         own = (self.make.__name__,) if isinstance(self.make, type) else ()
         return {name.casefold() for name in (*own, *self.aliases)}
 
@@ -86,7 +86,7 @@ class _Methods(Registry[Method]):
     """Methods by name; their classes' names mean them, too, and case does not matter."""
 
     def find(self, name: Any) -> str | None:
-        """The name in the registry that `name`, or the name of a class, means."""
+        """Returns the name in the registry that `name`, or the name of a class, means."""
         if not isinstance(name, str) or name in self._things:
             return super().find(name)
         folded = name.casefold()
@@ -157,7 +157,7 @@ def unregister_method(name: str) -> None:
 
 
 def list_methods() -> list[str]:
-    """The names of all methods: this package's own first, then those registered.
+    """Returns the names of all methods: this package's own first, then those registered.
 
     Example:
         >>> from captum_extract_aggregate.registry import list_methods
@@ -168,7 +168,7 @@ def list_methods() -> list[str]:
 
 
 def find_method(name: str) -> Method:
-    """The method that a name means.
+    """Returns the method that a name means.
 
     It is a registered one (or its class), `captum:CLASS` (or Captum's class alone, in any case), `FILE.py:CLASS`,
     `MODULE.NAME:CLASS`, or `EXTRACT:AGGREGATE`.
@@ -195,7 +195,7 @@ def find_method(name: str) -> Method:
 
 
 def make_method(name: str, model: nn.Module, layers: Layers, **arguments: Any) -> Attribution:
-    """The method that `name` means (see `find_method`) on the layers."""
+    """Returns the method that `name` means (see `find_method`) on the layers."""
     found = find_method(name)
     if found.takes == "none":
         return found.make(model, **arguments)
@@ -206,7 +206,7 @@ def make_method(name: str, model: nn.Module, layers: Layers, **arguments: Any) -
 
 
 def _of_class(make: Callable[..., Any]) -> Method:
-    """A class, or function, that is not registered; its parameters tell how many layers it takes."""
+    """Returns a class, or function, that is not registered; its parameters tell how many layers it takes."""
     return Method(make, getattr(make, "joins_layers", False) is True, takes=captums.layers_taken(make))
 
 
@@ -214,7 +214,7 @@ _LOADED: dict[tuple[str, tuple[int, int]], Callable[..., Any]] = {}
 
 
 def _imported(name: str, stamp: tuple[int, int]) -> Callable[..., Any]:
-    """The class of a name, imported once as long as its file stays what it is: it may register things."""
+    """Returns the class of a name, imported once as long as its file stays what it is: it may register things."""
     if (name, stamp) not in _LOADED:
         _LOADED[name, stamp] = import_from("method", name)
     return _LOADED[name, stamp]
@@ -280,7 +280,7 @@ register_method(
 
 
 def _single_methods() -> list[str]:
-    """The methods that make a map of one layer, which a meta step can be taken for."""
+    """Returns the methods that make a map of one layer, which a meta step can be taken for."""
     return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n != "meta-saliency"]
 
 

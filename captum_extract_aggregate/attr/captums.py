@@ -38,7 +38,8 @@ def find_class(name: str) -> Callable[..., Attribution]:
 
 
 def layers_taken(make: Callable[..., Any]) -> str:
-    """How many layers a class or a function takes beside a model: a `"list"`, `"one"` (as Captum's), or `"none"`."""
+    """Returns how many layers a class or a function takes beside a model: a `"list"`, `"one"` (as Captum's), or
+    `"none"`."""
     parameters = inspect.signature(make).parameters
     if "layers" in parameters:
         return "list"
@@ -49,14 +50,14 @@ def layers_taken(make: Callable[..., Any]) -> str:
 
 
 def _is_method(thing: Any) -> bool:
-    """Whether a class of Captum's makes maps of a model (and a layer) and its inputs alone."""
+    """Tells whether a class of Captum's makes maps of a model (and a layer) and its inputs alone."""
     if not isinstance(thing, type) or not issubclass(thing, Attribution):
         return False
     return callable(getattr(thing, "attribute", None)) and not _more_that_it_needs(thing)
 
 
 def _more_that_it_needs(thing: Any) -> list[str]:
-    """What a method has to be given beside a model, a layer and inputs."""
+    """Returns what a method has to be given beside a model, a layer and inputs."""
     if not isinstance(thing, type) or not issubclass(thing, Attribution):
         return []
     needed = [*_required(thing), *_required(getattr(thing, "attribute", None))]

@@ -129,7 +129,7 @@ class LayerCombination(Rebuilt, LayerAttribution):
         attribute_to_layer_input: bool = False,
         **kwargs: Any,
     ) -> Tensor:
-        """The combined map; other keywords are handed to the wrapped method's `attribute`."""
+        """Returns the combined map; other keywords are handed to the wrapped method's `attribute`."""
         kwargs |= {
             "target": target,
             "additional_forward_args": additional_forward_args,
@@ -150,7 +150,8 @@ class LayerCombination(Rebuilt, LayerAttribution):
         raise NotImplementedError("attribute_future is not implemented for LayerCombination")
 
     def joined(self, inputs: Any, maps: Sequence[Any]) -> Tensor:
-        """The combined map of the layers' maps, wherever they come from (`attribute_together` shares their pass)."""
+        """Returns the combined map of the layers' maps, wherever they come from (`attribute_together` shares their
+        pass)."""
         tensors, models = [_tensor(m).detach() for m in maps], models_of(self.forward_func)
         shapes = [m.shape[2:] for m in tensors]
         size = find_positions(checked_inputs(inputs), shapes, self.layout, self.size, models).size
@@ -165,7 +166,8 @@ class LayerCombination(Rebuilt, LayerAttribution):
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
     ) -> Tensor:
-        """The combined maps of several targets per example, `N x T x 1 x H x W`; the forward is shared if it can be."""
+        """Returns the combined maps of several targets per example, `N x T x 1 x H x W`; the forward is shared if it
+        can be."""
         method = self.attribution_method
         shared = isinstance(method, CaptureAttribution) and is_own(method, "attribute", "attribute_per_target")
         if not shared or not is_own(self, "attribute"):
@@ -233,7 +235,7 @@ def _tensor(map_: Any) -> Tensor:
 
 
 def normalized_weights(weights: Weights, layers: list[nn.Module | None], forward_func: Any) -> tuple[float, ...]:
-    """A weight for each layer, summing to 1, from any form in which they are given."""
+    """Returns a weight for each layer, summing to 1, from any form in which they are given."""
     count = len(layers)
     if isinstance(weights, str):
         if weights not in _WEIGHTS:

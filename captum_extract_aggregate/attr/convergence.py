@@ -21,7 +21,7 @@ from captum_extract_aggregate.attr.biases import bias_layers, biased
 
 
 def the_model(forward_func: Callable[..., Any]) -> nn.Module:
-    """The model in which biases are looked for, or our error."""
+    """Returns the model in which biases are looked for, or our error."""
     model = model_of(forward_func)
     if model is None:
         raise InvalidTypeError(
@@ -39,7 +39,7 @@ def with_biases(
     places: list[Place],
     device_ids: list[int] | None,
 ) -> Evidence:
-    """One pass with the gradients at `places` and at every layer of the network that adds a bias."""
+    """Returns one pass with the gradients at `places` and at every layer of the network that adds a bias."""
     model = the_model(forward_func)
     # Biases first: at a layer that is tapped as both, its own bias is met before, and so lies in front of, the cut.
     biases = [Place(layer, value=False, optional=True) for layer in bias_layers(model).values()]
@@ -48,7 +48,7 @@ def with_biases(
 
 
 def completeness_delta(cut: Place, evidence: Evidence) -> Tensor:
-    """The activities at a cut plus all biases met after it, minus the score: one number per example."""
+    """Returns the activities at a cut plus all biases met after it, minus the score: one number per example."""
     examples = len(evidence.scores)
     total = -evidence.scores.double()
     for x, g in zip(evidence.activations[cut], evidence.gradients[cut]):
@@ -100,7 +100,7 @@ class _Severed:
         self.place, self.calls = place, 0
 
     def run(self, forward_func: Callable[..., Any], *args: Any) -> Any:
-        """The output with the graph cut."""
+        """Returns the output with the graph cut."""
         assert self.place.layer is not None
         with Undo() as undo, undo:
             if self.place.side == "output":

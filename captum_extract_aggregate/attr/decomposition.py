@@ -94,7 +94,7 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
     ) -> Tensor | list[Tensor]:
-        """The activities at each layer plus all biases behind it, minus the score: `N` per layer, in its units.
+        """Returns the activities at each layer plus all biases behind it, minus the score: `N` per layer, in its units.
 
         0 up to rounding where the decomposition is exact (see this module's text). NaN, with a warning, where other
         branches of the network bypass the layer: it is no cut, and nothing can be complete there. Costs one more
@@ -247,7 +247,7 @@ class FullGrad(WithDelta[nn.Module]):
         self.plan(to_input=False)  # a layer without a bias is refused here, not only at the first map
 
     def argument(self, name: str) -> Any:
-        """All layers that add a bias were not named."""
+        """Returns all layers that add a bias were not named."""
         return None if name == "layer" and self._only_seen else super().argument(name)
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
@@ -305,7 +305,7 @@ class FullGrad(WithDelta[nn.Module]):
             )
 
     def _input_terms(self, positions: Positions, evidence: Evidence) -> list[Tensor]:
-        """What each input with such positions contributes, channel by channel, `N x K x *S`."""
+        """Returns what each input with such positions contributes, channel by channel, `N x K x *S`."""
         place = Place(None, "input")
         pairs = list(zip(evidence.activations[place], evidence.gradients[place]))
         if not positions.arrange and self.layout != "auto":  # nothing else says where the channels are

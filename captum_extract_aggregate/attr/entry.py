@@ -134,7 +134,7 @@ def check_grad_kwargs(grad_kwargs: Any) -> None:
 
 
 def attributed(method: Any, inputs: Any, target: Target, additional_forward_args: Any, to_input: bool) -> Any:
-    """What the method's `attribute` gives. It need not take what was not given."""
+    """Returns what the method's `attribute` gives. It need not take what was not given."""
     given: dict[str, Any] = {"target": target}
     if additional_forward_args is not None:
         given["additional_forward_args"] = additional_forward_args

@@ -60,7 +60,7 @@ class WeightedChannels(CaptureAttribution[L]):
     _attr_dim_summation = True
 
     def _weighted(self, x: Tensor, g: Tensor) -> Tensor:
-        """The activations of some channels times their weights, in memory of its own."""
+        """Returns the activations of some channels times their weights, in memory of its own."""
         raise NotImplementedError
 
     def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class WeightedChannels(CaptureAttribution[L]):
         attr_dim_summation: bool = True,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The map of one target per example."""
+        """Returns the map of one target per example."""
         check_flag("relu_attributions", relu_attributions)
         check_flag("attr_dim_summation", attr_dim_summation)
         asked = copy.copy(self)  # other threads may use this object

@@ -60,7 +60,8 @@ class InputSizedAttribution(CaptureAttribution[nn.Module]):
         return finished(total, evidence)
 
     def _input_maps(self, place: Place, positions: Positions, evidence: Evidence) -> Sequence[Tensor]:
-        """The maps of the inputs with such positions; `layout` says where their channels are if nothing else does."""
+        """Returns the maps of the inputs with such positions; `layout` says where their channels are if nothing else
+        does."""
         if not positions.arrange and self.layout != "auto":
             return self.maps_at((place,), evidence)
         of = evidence.activations[place], evidence.gradients[place]

@@ -37,7 +37,7 @@ class LayerByLayer(LayerAttribution):
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(self, inputs: Any, **kwargs: Any) -> list[Any]:  # type: ignore[override]
-        """What each layer's method gives; keywords that it does not know and that say nothing are left out."""
+        """Returns what each layer's method gives; keywords that it does not know and that say nothing are left out."""
         found: list[Any] = []
         for method in self.methods:
             attribute: Callable[..., Any] = method.attribute  # type: ignore[assignment]
@@ -48,7 +48,7 @@ class LayerByLayer(LayerAttribution):
 
 
 def _keywords(attribute: Callable[..., Any]) -> frozenset[str] | None:
-    """What an `attribute` takes; None: anything."""
+    """Returns what an `attribute` takes; None: anything."""
     parameters = inspect.signature(attribute).parameters
     takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return None if takes_all else frozenset(parameters)

@@ -51,7 +51,7 @@ class LayerWeights(dict[str, float]):
 
     @classmethod
     def load(cls, path: str | Path) -> LayerWeights:
-        """What `save` wrote.
+        """Returns what `save` wrote.
 
         Raises:
             ValueError: for any other file, saying what is wrong with it.
@@ -241,7 +241,7 @@ def _names(model: nn.Module, modules: list[nn.Module]) -> list[str]:
 def _streamed(
     model: nn.Module, layers: list[nn.Module], dataloader: Iterable[Any], layout: Any, show: bool, what: str
 ) -> Iterator[tuple[list[Tensor], Any]]:
-    """Batch by batch the spatial means at each layer, `N x K`, and what came with the inputs."""
+    """Yields batch by batch the spatial means at each layer, `N x K`, and what came with the inputs."""
     places = [Place(layer, differentiate=False) for layer in layers]
     device = next((p.device for p in model.parameters()), None)
     for batch in tqdm(dataloader, desc=what, disable=not show):

@@ -187,7 +187,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         self.vectorized = vectorized
 
     def argument(self, name: str) -> Any:
-        """A named loss by its name; all parameters, and the model that `forward_func` is, were not named."""
+        """Returns a named loss by its name; all parameters, and the model that `forward_func` is, were not named."""
         if name == "loss_func":
             named = next((known for known, function in LOSSES.items() if function is self.loss_func), None)
             return self.loss_func if named is None else None if named == "cross_entropy" else named
@@ -236,7 +236,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         additional_forward_args: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """What the wrapped method's `attribute` gives; other keywords are handed to it.
+        """Returns what the wrapped method's `attribute` gives; other keywords are handed to it.
 
         Tensors among the arguments with one entry per example are taken apart with the inputs.
         """
@@ -362,7 +362,7 @@ def _checked_model(forward_func: Any) -> nn.Module:
 
 
 def _chosen(model: nn.Module, wanted: Sequence[str | Tensor] | None) -> list[nn.Parameter]:
-    """The parameters that take the step, each once."""
+    """Returns the parameters that take the step, each once."""
     named = dict(model.named_parameters())
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in named.values()):
         raise InvalidValueError("the model has lazy parameters without values; expected one that has run once")
@@ -434,7 +434,7 @@ def _samples_baselines(method: Any) -> bool:
 
 
 def _of(value: Any, i: int, examples: int) -> Any:
-    """What belongs to the i-th example: tensors with one entry per example are cut, all else is shared."""
+    """Returns what belongs to the i-th example: tensors with one entry per example are cut, all else is shared."""
     if isinstance(value, Tensor):  # detached: under no_grad, a view of what requires grad cannot be differentiated
         return value[i : i + 1].detach() if value.ndim and len(value) == examples else value
     if isinstance(value, dict):
@@ -460,7 +460,7 @@ def _detached(result: Any) -> Any:
 
 
 def _joined(results: list[Any]) -> Any:
-    """The examples' results, which have the same form, as one."""
+    """Returns the examples' results, which have the same form, as one."""
     first = results[0]
     if isinstance(first, (tuple, list)):
         return type(first)(_joined(list(column)) for column in zip(*results))

@@ -55,7 +55,7 @@ def vectorized_maps(
     inputs: Any,
     target: Any,
 ) -> Any:
-    """The maps of a method of this package after each example's own steps, or `NotVectorizedError`."""
+    """Returns the maps of a method of this package after each example's own steps, or `NotVectorizedError`."""
     plan = _plan(method)
     places = list(dict.fromkeys(places_of(plan)))
     (x,) = checked_inputs(inputs)
@@ -89,7 +89,7 @@ def vectorized_maps(
 
 
 def _plan(method: Any) -> Plan:
-    """The layers' outputs (or the input) that a method needs, if it needs nothing else."""
+    """Returns the layers' outputs (or the input) that a method needs, if it needs nothing else."""
     if not isinstance(method, CaptureAttribution) or not method.has_plain_pass:
         raise NotVectorizedError
     if not is_own(method, "attribute"):  # a subclass's, which does more than the pass
@@ -103,7 +103,7 @@ def _plan(method: Any) -> Plan:
 
 
 def _classes(target: Any, examples: int, device: torch.device) -> Tensor:
-    """One class index per example."""
+    """Returns one class index per example."""
     if isinstance(target, Tensor) and not target.is_floating_point() and target.dtype != torch.bool:
         classes = target.reshape(-1)
     elif isinstance(target, int) and not isinstance(target, bool):

@@ -23,7 +23,7 @@ class Rebuilt:
     """
 
     def argument(self, name: str) -> Any:
-        """What the object was made with; the attribute of that name, where a class does not say otherwise."""
+        """Returns what the object was made with; the attribute of that name, where a class does not say otherwise."""
         return getattr(self, name, inspect.signature(type(self).__init__).parameters[name].default)
 
     def __repr__(self) -> str:
@@ -53,7 +53,7 @@ def _network(forward_func: Any) -> str:
 
 
 def written_as(value: Any, model: nn.Module | None) -> str:
-    """An argument as Python that makes it again: layers by their names, parameters too."""
+    """Returns an argument as Python that makes it again: layers by their names, parameters too."""
     if isinstance(value, nn.Module):
         return _module(value, model)
     if isinstance(value, torch.Tensor):
@@ -93,7 +93,7 @@ def _tensor(value: torch.Tensor, model: nn.Module | None) -> str:
 
 
 def captums_method(method: Any) -> str:
-    """One of Captum's objects, which takes its layer as a module, as a call; ours write themselves."""
+    """Returns one of Captum's objects, which takes its layer as a module, as a call; ours write themselves."""
     if not type(method).__module__.startswith("captum.") or isinstance(method, Rebuilt):
         return repr(method)
     wrapped = getattr(method, "attribution_method", None)

@@ -21,7 +21,7 @@ def attribute_together(
     additional_forward_args: Any = None,
     attribute_to_layer_input: bool = False,
 ) -> dict[str, Any]:
-    """The maps of several methods, all from one forward and one backward over the union of their layers.
+    """Returns the maps of several methods, all from one forward and one backward over the union of their layers.
 
     Methods of this package on the same `forward_func` share the pass, combinations of their layers included; any others
     (Captum's own among them, and subclasses with an `attribute` of their own) run by themselves. Either way the result
@@ -60,7 +60,7 @@ def attribute_together_per_target(
     additional_forward_args: Any = None,
     attribute_to_layer_input: bool = False,
 ) -> list[dict[str, Any]]:
-    """What `attribute_together` gives for each of several targets, still from one forward.
+    """Returns what `attribute_together` gives for each of several targets, still from one forward.
 
     Args:
         methods, inputs, additional_forward_args, attribute_to_layer_input: as for `attribute_together`.
@@ -102,7 +102,7 @@ def attribute_together_per_target(
 
 
 def _sharing(method: Any) -> CaptureAttribution | None:
-    """The method whose maps a shared pass can make: `method`, or the one whose layers it combines."""
+    """Returns the method whose maps a shared pass can make: `method`, or the one whose layers it combines."""
     capturing = method if isinstance(method, CaptureAttribution) else getattr(method, "attribution_method", None)
     if not isinstance(capturing, CaptureAttribution) or not is_own(method, "attribute"):
         return None
@@ -110,6 +110,6 @@ def _sharing(method: Any) -> CaptureAttribution | None:
 
 
 def _group_of(method: CaptureAttribution) -> Hashable:
-    """What is equal for methods that can share a pass."""
+    """Returns what is equal for methods that can share a pass."""
     record = getattr(method.run_pass, "__func__", method.run_pass)
     return id(method.forward_func), record, method.pass_key(), *(method.device_ids or ())

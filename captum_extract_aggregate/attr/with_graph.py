@@ -41,7 +41,7 @@ def evidence_with_graph(
     target: Target,
     additional_forward_args: Any,
 ) -> Evidence:
-    """What one forward and one backward of the caller's own show of the places, with its graph."""
+    """Returns what one forward and one backward of the caller's own show of the places, with its graph."""
     if not torch.is_grad_enabled() or torch.is_inference_mode_enabled():
         raise InvalidValueError(
             "gradients are off (torch.no_grad or inference_mode), so that no map can have a graph; expected them on, "

@@ -16,7 +16,7 @@ Batch = tuple[Tensor, Tensor | None]  # inputs and labels, on the model's device
 
 
 def batches_of(dataloader: Iterable[Any], model: nn.Module, show_progress: bool, what: str) -> Iterator[Batch]:
-    """The inputs and labels of each batch, on the model's device; our error where there is none."""
+    """Yields the inputs and labels of each batch, on the model's device; our error where there is none."""
     check_loader(dataloader)
     seen = False
     for batch in tqdm(dataloader, desc=what, unit="batch", disable=None if show_progress else True):
@@ -27,7 +27,7 @@ def batches_of(dataloader: Iterable[Any], model: nn.Module, show_progress: bool,
 
 
 def check_loader(dataloader: object) -> None:
-    """Our error for what gives no batches."""
+    """Raises our error for what gives no batches."""
     if not isinstance(dataloader, Iterable):
         raise InvalidTypeError(f"dataloader is a {type(dataloader).__name__}; expected something that gives batches")
 
@@ -54,12 +54,12 @@ def as_batch(batch: Any, model: nn.Module) -> Batch:
 
 
 def device_of(model: nn.Module, x: Tensor) -> torch.device:
-    """Where the model is; where the inputs are, if it holds no tensors."""
+    """Returns where the model is; where the inputs are, if it holds no tensors."""
     return next(iter([*model.parameters(), *model.buffers()]), x).device
 
 
 def check_eval(model: object, argument: str = "model") -> None:
-    """Our error for what is no network, or one in train mode."""
+    """Raises our error for what is no network, or one in train mode."""
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"{argument} is a {type(model).__name__}; expected a torch.nn.Module")
     for name, module in model.named_modules():
@@ -69,7 +69,7 @@ def check_eval(model: object, argument: str = "model") -> None:
 
 
 def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
-    """The class scores, `N x classes`, in float64 (float32 on devices that have no other)."""
+    """Returns the class scores, `N x classes`, in float64 (float32 on devices that have no other)."""
     output = model(x.to(device_of(model, x)))
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x) or output.shape[1] < 2:
         got = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
@@ -78,13 +78,13 @@ def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def ranked(output: Tensor) -> Tensor:
-    """The classes of each image from the highest score to the lowest; of equal ones the first comes first."""
+    """Returns the classes of each image from the highest score to the lowest; of equal ones the first comes first."""
     return output.argsort(dim=1, descending=True, stable=True)
 
 
 def hits(output: Tensor, labels: Tensor | None, k: int) -> Tensor:
-    """Whether one of the k highest classes is right, as 0 or 1; NaN where it is unknown, an output is
-    not finite, or k is no fewer than all.
+    """Tells whether one of the k highest classes is right, as 0 or 1; NaN where it is unknown, an output is not finite,
+    or k is no fewer than all.
 
     With several classes in an image, each of them is right.
     """
@@ -111,12 +111,12 @@ def hits(output: Tensor, labels: Tensor | None, k: int) -> Tensor:
 
 
 def same_decision(first: Tensor, second: Tensor) -> Tensor:
-    """Whether two outputs have the same highest class, as 0 or 1; NaN where one is not finite."""
+    """Tells whether two outputs have the same highest class, as 0 or 1; NaN where one is not finite."""
     same = (ranked(first)[:, 0] == ranked(second)[:, 0]).to(first.dtype)
     return same.masked_fill(~(first.isfinite() & second.isfinite()).all(1), math.nan)
 
 
 def percent(values: Tensor, unknown: str = "unknown") -> str:
-    """The mean of zeros and ones in percent."""
+    """Returns the mean of zeros and ones in percent."""
     mean = float(values.nanmean())
     return unknown if math.isnan(mean) else f"{100 * mean:.1f} %"

@@ -74,7 +74,7 @@ def decay_biases(
     checkpoint_every: int = 10,
     show_progress: bool = True,
 ) -> DecayedBiases:
-    r"""A copy of the network whose biases are scaled to zero while its weights make up for them.
+    r"""Returns a copy of the network whose biases are scaled to zero while its weights make up for them.
 
     At step t of T the biases (those of `remove_biases`) are :math:`1 - t / T` times the original's; then the other
     parameters take `updates_per_step` steps of Adam on
@@ -197,7 +197,7 @@ class _Decay:
         return DecayStep(step, scale, *found)
 
     def _update(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """One step of Adam; loss (the batch's), same decision and hit of each image."""
+        """Returns one step of Adam; loss (the batch's), same decision and hit of each image."""
         with torch.no_grad():
             wanted = outputs_of(self.original, x)
         with torch.enable_grad():
@@ -248,7 +248,7 @@ class _Decay:
         self.first = digest
 
     def finished(self) -> nn.Module:
-        """The network, with the original's flags."""
+        """Returns the network, with the original's flags."""
         for p, original in zip(self.network.parameters(), self.original.parameters()):
             p.requires_grad_(original.requires_grad)
             p.grad = None
@@ -262,7 +262,7 @@ def distillation_loss(output: Tensor, wanted: Tensor, temperature: float) -> Ten
 
 
 def plot_decay(history: Sequence[DecayStep]) -> Figure:
-    """The scale of the biases, the loss and the decisions over the steps: `figure.savefig(path)`.
+    """Returns the scale of the biases, the loss and the decisions over the steps: `figure.savefig(path)`.
 
     Example:
         >>> from captum_extract_aggregate.bias_study import DecayStep, plot_decay
@@ -340,7 +340,7 @@ def _digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def _generators(dataloader: Any) -> list[torch.Generator]:
-    """The data loader's own random generators."""
+    """Returns the data loader's own random generators."""
     sampler, batch_sampler = (getattr(dataloader, name, None) for name in ("sampler", "batch_sampler"))
     holders = (dataloader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
     found = [getattr(holder, "generator", None) for holder in holders]

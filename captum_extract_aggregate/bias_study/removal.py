@@ -24,7 +24,7 @@ _NAME = re.compile(r"(.*_)?bias|bias_[ih]h_.*")
 
 
 def bias_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor of the model that is a bias, by name: parameters, and the running means of normalisations.
+    """Returns every tensor of the model that is a bias, by name: parameters, and the running means of normalisations.
 
     A tensor that several layers share is listed once. Raises ValueError for biases that cannot be taken away.
     """
@@ -38,7 +38,7 @@ def bias_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _parts(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """A layer's own biases."""
+    """Yields a layer's own biases."""
     for name, p in module.named_parameters(recurse=False):
         if _NAME.fullmatch(name) and "position" not in name:
             yield name, p
@@ -48,7 +48,7 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_layer(name: str, module: nn.Module) -> None:
-    """Our error for a layer whose biases cannot be taken away."""
+    """Raises our error for a layer whose biases cannot be taken away."""
     layer = f"layer {name!r} ({type(module).__name__})"
     own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
     if any(nn.parameter.is_lazy(t) for t in own.values()):
@@ -68,14 +68,14 @@ def _check_layer(name: str, module: nn.Module) -> None:
 
 
 def count_biases(model: nn.Module) -> int:
-    """How many biases there are: a normalisation's bias and running mean act as one per channel."""
+    """Returns how many biases there are: a normalisation's bias and running mean act as one per channel."""
     tensors = bias_tensors(model)
     normed = {name.removesuffix("running_mean") + "bias" for name in tensors if name.endswith("running_mean")}
     return sum(t.numel() for name, t in tensors.items() if not (name in normed and name.endswith("bias")))
 
 
 def remove_biases(model: nn.Module) -> nn.Module:
-    r"""A copy of the model without biases; the model itself is left alone.
+    r"""Returns a copy of the model without biases; the model itself is left alone.
 
     Zero become the biases of convolutions, linear layers, attention and recurrent layers, and of normalisations
     :math:`\gamma (x - \mu) / \sqrt{\sigma^2 + \epsilon} + \beta` both :math:`\beta` and the running mean :math:`\mu`.
@@ -113,7 +113,7 @@ def remove_biases(model: nn.Module) -> nn.Module:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy, or our error."""
+    """Returns a deep copy, or our error."""
     try:
         with Undo() as undo, undo:
             keep_modes(undo)  # an interrupt can cut short PyTorch's own

@@ -145,7 +145,7 @@ def _line(f: Tensor, f0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _pair(first: Tensor, second: Tensor) -> str:
-    """Both means, over the images where both are known."""
+    """Returns both means, over the images where both are known."""
     known = ~(first.isnan() | second.isnan())
     return f"{percent(first[known]):>10}{percent(second[known]):>10}"
 

@@ -75,7 +75,7 @@ class InputRobustness:
 
 
 def plot_robustness(found: Mapping[str, InputRobustness], title: str = "") -> Figure:
-    """Several networks' robustness, by name, in one figure: `figure.savefig(path)`."""
+    """Returns several networks' robustness, by name, in one figure: `figure.savefig(path)`."""
     from captum_extract_aggregate._common.notebook_figure import NotebookFigure
 
     figure = NotebookFigure(figsize=(9, 3.6), layout="constrained")
@@ -103,7 +103,7 @@ def input_robustness(
     shifts: Sequence[float] = SHIFTS,
     show_progress: bool = True,
 ) -> InputRobustness:
-    r"""How many decisions survive :math:`s \cdot x`, and how many :math:`x + d`.
+    r"""Returns how many decisions survive :math:`s \cdot x`, and how many :math:`x + d`.
 
     Scale and shift act on the tensors that the network takes, that is, after normalisation. A network of convolutions,
     linear layers, ReLU and pooling without biases decides the same for every scale above 0.

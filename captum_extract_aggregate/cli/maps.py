@@ -186,7 +186,7 @@ def _layers(request: Request, model: nn.Module, x: Tensor) -> dict[str, nn.Modul
 
 
 def _target(text: str, classes: list[str], scores: Tensor) -> int:
-    """The class of a name (spelled exactly so, else without regard to case) or of an index."""
+    """Returns the class of a name (spelled exactly so, else without regard to case) or of an index."""
     if not text:
         return int(scores.argmax())
     index = index_of_name("target", text, classes)

@@ -15,7 +15,8 @@ from captum_extract_aggregate.registry import list_models
 
 
 def _listed(names: Iterable[str]) -> str:
-    """Names between commas, in lines that break none of them at its hyphen (the mark keeps the lines as they are)."""
+    """Returns names between commas, in lines that break none of them at its hyphen (the mark keeps the lines as they
+    are)."""
     return "\b\n" + textwrap.fill(", ".join(names), 52, break_on_hyphens=False)
 
 
@@ -60,12 +61,12 @@ Head = Annotated[str, typer.Option(help="A file with a linear head for the data'
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """The parts of a text between commas."""
+    """Returns the parts of a text between commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def indices_in(text: str) -> list[int]:
-    """The numbers of images between commas."""
+    """Returns the numbers of images between commas."""
     try:
         return [int(part) for part in names_in(text)]
     except ValueError:

@@ -17,7 +17,7 @@ _LARGEST = 4096
 
 
 def scores_of(model: nn.Module, x: Tensor) -> Tensor:
-    """The model's class scores of a picture; our error for a model that gives none."""
+    """Returns the model's class scores of a picture; our error for a model that gives none."""
     try:
         with torch.no_grad():
             scores = model(x)
@@ -37,7 +37,7 @@ def scores_of(model: nn.Module, x: Tensor) -> Tensor:
 def find_subject(
     model: str, weights: str, class_names: Path | None, size: int = 0, mean: str = "", std: str = ""
 ) -> Subject:
-    """The model that options name, with what they say of its classes and its input."""
+    """Returns the model that options name, with what they say of its classes and its input."""
     names = _read_class_names(class_names)
     subject = load_subject(model, weights, len(names))
     subject.classes = names or subject.classes
@@ -69,7 +69,7 @@ def _read_class_names(path: Path | None) -> list[str]:
 
 
 def check_names(path: Path | None, names: list[str], classes: int) -> None:
-    """Our error for a file of class names that has another number of them than the model has classes."""
+    """Raises our error for a file of class names that has another number of them than the model has classes."""
     if path is not None and len(names) != classes:
         raise InvalidValueError(
             f"class-names is {str(path)!r}, which has {len(names)} names, but the model gives {classes} scores; "
@@ -89,7 +89,7 @@ def preprocess(picture: Image.Image, subject: Subject) -> Tensor:
 
 
 def to_picture(x: Tensor, subject: Subject) -> Tensor:
-    """The input as a picture in [0, 1]."""
+    """Returns the input as a picture in [0, 1]."""
     return (x * _column(subject.std) + _column(subject.mean)).clamp(0, 1)
 
 
@@ -110,6 +110,6 @@ def _numbers(what: str, text: str) -> tuple[float, ...]:
 
 
 def class_name(classes: list[str], index: int) -> str:
-    """What a class is called: its name, and its index where that is another."""
+    """Returns what a class is called: its name, and its index where that is another."""
     name = classes[index] if index < len(classes) else ""
     return name if name == str(index) else f"{name} ({index})" if name else str(index)

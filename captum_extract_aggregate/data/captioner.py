@@ -20,7 +20,7 @@ _WIDTH = 128
 
 
 def caption_of(classes: Tensor) -> str:
-    """The true caption of a scene: the names of its classes (multi-hot, `10`), in ascending order.
+    """Returns the true caption of a scene: the names of its classes (multi-hot, `10`), in ascending order.
 
     Example:
         >>> import torch
@@ -65,7 +65,7 @@ class SceneCaptioner(nn.Module):
         return self.decode(self.encoder.features(images), words)
 
     def decode(self, features: Tensor, words: Tensor) -> Tensor:
-        """The same from the encoder's features, `N x 96`."""
+        """Returns the same from the encoder's features, `N x 96`."""
         state, logits = torch.tanh(self.start(features)), []
         for word in words.unbind(1):
             state = self.cell(torch.cat([self.embedding(word), features], 1), state)
@@ -74,7 +74,7 @@ class SceneCaptioner(nn.Module):
 
     @torch.no_grad()
     def caption(self, image: Tensor) -> str:
-        """The caption of one image, `3 x 96 x 96`: word by word the likeliest.
+        """Returns the caption of one image, `3 x 96 x 96`: word by word the likeliest.
 
         Raises:
             ValueError: for another shape.
@@ -91,7 +91,7 @@ class SceneCaptioner(nn.Module):
 
     @torch.no_grad()
     def captions(self, features: Tensor) -> list[str]:
-        """The captions of several images from the encoder's features, `N x 96`."""
+        """Returns the captions of several images from the encoder's features, `N x 96`."""
         said = torch.full((len(features), 1), _NUMBERS[START], device=features.device)
         state = torch.tanh(self.start(features))
         for _ in range(_LONGEST):
@@ -100,7 +100,8 @@ class SceneCaptioner(nn.Module):
         return [_text(numbers) for numbers in said[:, 1:].tolist()]
 
     def log_probability(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        """The natural logarithm of the probability of each image's caption, `N`: the sum of its words' and its end's.
+        """Returns the natural logarithm of the probability of each image's caption, `N`: the sum of its words' and its
+        end's.
 
         Args:
             images: `N x 3 x 96 x 96`.
@@ -121,7 +122,7 @@ class SceneCaptioner(nn.Module):
         return self.word_log_probabilities(images, captions).sum(1)
 
     def word_log_probabilities(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        """The same for each word given the words before it, `N x L`: `target=i` explains word `i`.
+        """Returns the same for each word given the words before it, `N x L`: `target=i` explains word `i`.
 
         L is the number of words of the longest caption and its end; behind the end of shorter ones stands 0.
 
@@ -138,7 +139,8 @@ class SceneCaptioner(nn.Module):
         return self._score(self.encoder.features(images), captions)
 
     def log_probability_ratio(self, images: Tensor, captions: Sequence[str], others: Sequence[str]) -> Tensor:
-        """How much likelier each image's caption is than another: the difference of their log-probabilities, `N`.
+        """Returns how much likelier each image's caption is than another: the difference of their log-probabilities,
+        `N`.
 
         The encoder runs once for both, so that its layers can be explained.
 
@@ -182,7 +184,7 @@ def encode_captions(captions: Sequence[str]) -> Tensor:
 
 
 def masked_log_probabilities(logits: Tensor, words: Tensor) -> Tensor:
-    """The log-probabilities of words, `N x L`; 0 where the word is -1."""
+    """Returns the log-probabilities of words, `N x L`; 0 where the word is -1."""
     chosen = logits.log_softmax(2).gather(2, words.clamp(min=0)[..., None])[..., 0]
     return chosen * (words >= 0)
 
@@ -193,7 +195,7 @@ def _text(numbers: list[int]) -> str:
 
 
 def load_scene_captioner() -> SceneCaptioner:
-    """The trained `SceneCaptioner`, in eval mode; its encoder is `load_scene_model("resnet")`.
+    """Returns the trained `SceneCaptioner`, in eval mode; its encoder is `load_scene_model("resnet")`.
 
     Example:
         >>> from captum_extract_aggregate.data import DigitScenes, load_scene_captioner
@@ -206,7 +208,7 @@ def load_scene_captioner() -> SceneCaptioner:
 
 
 def build_scene_captioner() -> SceneCaptioner:
-    """A captioner with a trained encoder and an untrained decoder."""
+    """Returns a captioner with a trained encoder and an untrained decoder."""
     captioner = SceneCaptioner()
     captioner.encoder = cast(SceneResNet, load_scene_model("resnet"))
     return captioner

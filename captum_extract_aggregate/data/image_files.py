@@ -12,7 +12,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError, is_virtua
 
 
 def load_image(path: str | Path) -> Image.Image:
-    """The picture in a file: turned upright by its EXIF tag, in 8-bit RGB, transparent parts white.
+    """Returns the picture in a file: turned upright by its EXIF tag, in 8-bit RGB, transparent parts white.
 
     Raises ValueError with the cause if there is no such file, it is no picture, or it is damaged or too large.
     """
@@ -41,13 +41,13 @@ def load_image(path: str | Path) -> Image.Image:
 
 
 def refuse_virtual(path: Path) -> None:
-    """Our error for what lies on no disk."""
+    """Raises our error for what lies on no disk."""
     if is_virtual(path):
         raise InvalidValueError(f"{str(path)!r} lies in /{path.resolve().parts[1]}, which holds no pictures")
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
-    """A picture of any mode in 8-bit RGB, transparent parts white."""
+    """Returns a picture of any mode in 8-bit RGB, transparent parts white."""
     if picture.mode.startswith("I") or picture.mode == "F":
         return Image.fromarray(_to_8_bit(np.asarray(picture))).convert("RGB")
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):

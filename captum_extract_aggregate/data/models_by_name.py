@@ -45,7 +45,7 @@ class KnownModel:
     of_scenes: bool = False
 
     def subject(self, name: str) -> Subject:
-        """The model, built; our error where what was registered builds none."""
+        """Returns the model, built; our error where what was registered builds none."""
         try:
             model = self.build()
         except (Exception, SystemExit) as error:
@@ -116,7 +116,7 @@ def unregister_model(name: str) -> None:
 
 
 def list_models() -> list[str]:
-    """The names of all registered models; torchvision's and timm's are known beside them.
+    """Returns the names of all registered models; torchvision's and timm's are known beside them.
 
     Example:
         >>> from captum_extract_aggregate.registry import list_models
@@ -127,7 +127,7 @@ def list_models() -> list[str]:
 
 
 def takes_scenes(name: str) -> bool:
-    """Whether a model is one of the embedded ones, for scenes of handwritten digits."""
+    """Tells whether a model is one of the embedded ones, for scenes of handwritten digits."""
     return name in MODELS and MODELS[name].of_scenes
 
 
@@ -147,7 +147,7 @@ MODELS.seal()
 
 
 def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
-    """The model `name` in eval mode.
+    """Returns the model `name` in eval mode.
 
     It is a registered one (`scene-vgg`, `scene-resnet`, ...), a torchvision model, `timm:NAME`, or the result of
     `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line.
@@ -242,7 +242,8 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> Subject:
 
 
 def _known_weights(weights: str, names: Sequence[str]) -> str:
-    """The name of weights to download: spelled exactly so, else, where no file is called so, in any case; else ""."""
+    """Returns the name of weights to download: spelled exactly so, else, where no file is called so, in any case; else
+    ""."""
     if weights in names or is_file(weights):
         return weights if weights in names else ""
     return weights.upper() if weights.upper() in names else ""

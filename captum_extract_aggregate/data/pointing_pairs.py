@@ -33,7 +33,7 @@ class PointingPairs:
 
 
 def mask_from_boxes(boxes: Tensor | Sequence[Sequence[float]], size: tuple[int, int]) -> Tensor:
-    """The pixels inside any of the boxes, `H x W` booleans.
+    """Returns the pixels inside any of the boxes, `H x W` booleans.
 
     Boxes are `x0, y0, x1, y1`, rounded to whole pixels; pixel x, counted from 0, lies inside if `x0 <= x < x1`.
     """
@@ -45,7 +45,8 @@ def mask_from_boxes(boxes: Tensor | Sequence[Sequence[float]], size: tuple[int, 
 
 
 def mask_from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> Tensor:
-    """The pixels inside any of the polygons (`x0, y0, x1, y1, ...` each), outlines included; `H x W` booleans."""
+    """Returns the pixels inside any of the polygons (`x0, y0, x1, y1, ...` each), outlines included; `H x W`
+    booleans."""
     picture = Image.new("1", (size[1], size[0]))
     draw = ImageDraw.Draw(picture)
     for polygon in polygons:
@@ -56,7 +57,7 @@ def mask_from_polygons(polygons: Sequence[Sequence[float]], size: tuple[int, int
 
 
 def voc_pairs(annotation: Mapping[str, Any], classes: Sequence[str] = VOC_CLASSES) -> PointingPairs:
-    """The pairs of an annotation of torchvision's `VOCDetection`.
+    """Returns the pairs of an annotation of torchvision's `VOCDetection`.
 
     A class's mask is all of its boxes; a class whose boxes are all marked difficult by VOC is left out. VOC's corners
     count from 1 and are part of the box.
@@ -88,7 +89,8 @@ def voc_pairs(annotation: Mapping[str, Any], classes: Sequence[str] = VOC_CLASSE
 def coco_pairs(
     annotations: Sequence[Mapping[str, Any]], size: tuple[int, int], categories: Sequence[int]
 ) -> PointingPairs:
-    """The pairs of the annotations that torchvision's `CocoDetection` gives for one image of `size` (height, width).
+    """Returns the pairs of the annotations that torchvision's `CocoDetection` gives for one image of `size` (height,
+    width).
 
     A class's mask is all of its segments; `categories` lists COCO's category ids in the order of the model's classes.
     A class of which there are only crowd annotations is left out.
@@ -119,7 +121,7 @@ def _segments(segmentation: Any, size: tuple[int, int]) -> Tensor:
 
 
 def pairs_of(masks: Mapping[int, Tensor], kept: list[int], size: tuple[int, int]) -> PointingPairs:
-    """The pairs of the classes `kept`, from the masks of all classes that are there."""
+    """Returns the pairs of the classes `kept`, from the masks of all classes that are there."""
     few = len(masks) < 2
     difficult = [not few and float(masks[i].double().mean()) < _DIFFICULT_AREA for i in kept]
     stacked = torch.stack([masks[i] for i in kept]) if kept else torch.zeros(0, *size, dtype=torch.bool)

@@ -84,7 +84,7 @@ class SceneResNet(nn.Module):
         self.fc = nn.Linear(_WIDTHS[3], NUM_CLASSES)
 
     def features(self, x: Tensor) -> Tensor:
-        """What the classifier sees: `N x 96`."""
+        """Returns what the classifier sees: `N x 96`."""
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.avgpool(x).flatten(1)
@@ -175,14 +175,14 @@ _ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {"vgg": SceneVGG, "resnet":
 
 
 def build_scene_model(name: str) -> nn.Module:
-    """The untrained network; `name` is `"vgg"`, `"resnet"` or `"vit"`."""
+    """Returns the untrained network; `name` is `"vgg"`, `"resnet"` or `"vit"`."""
     if name not in _ARCHITECTURES:
         raise InvalidValueError(f"no scene model is called {name!r}; expected one of {sorted(_ARCHITECTURES)}")
     return _ARCHITECTURES[name]()
 
 
 def load_scene_model(name: str = "resnet") -> nn.Module:
-    """A trained network for `DigitScenes`, in eval mode; its ten outputs are one logit per digit class.
+    """Returns a trained network for `DigitScenes`, in eval mode; its ten outputs are one logit per digit class.
 
     Args:
         name: `"vgg"` (max-pooling, no BatchNorm, biases that matter), `"resnet"` (BatchNorm, residual sums,
@@ -200,7 +200,7 @@ def load_scene_model(name: str = "resnet") -> nn.Module:
 
 
 def load_weights(name: str) -> dict[str, Tensor]:
-    """The embedded state dict of that name in single precision."""
+    """Returns the embedded state dict of that name in single precision."""
     from safetensors.torch import load_file
 
     stored = load_file(_WEIGHTS / f"{name}.safetensors")

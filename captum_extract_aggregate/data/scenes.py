@@ -28,7 +28,7 @@ _SPLITS = ("train", "test")
 
 @lru_cache(maxsize=2)
 def _glyphs(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The 8 x 8 digits of one split as uint8, and their classes: every fifth image is a test digit."""
+    """Returns the 8 x 8 digits of one split as uint8, and their classes: every fifth image is a test digit."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -38,14 +38,14 @@ def _glyphs(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _render_glyph(glyph: np.ndarray, size: int, angle: float) -> np.ndarray:
-    """A glyph as an alpha mask of `size` pixels, slanted by `angle` degrees, with crisp strokes."""
+    """Returns a glyph as an alpha mask of `size` pixels, slanted by `angle` degrees, with crisp strokes."""
     picture = Image.fromarray(glyph).resize((size, size), Image.Resampling.BICUBIC)
     picture = picture.rotate(angle, Image.Resampling.BICUBIC)
     return np.clip((np.asarray(picture, dtype=np.float32) / 255 - 0.3) / 0.3, 0, 1)
 
 
 def _stroke(rng: np.random.Generator, size: int) -> np.ndarray:
-    """A full-canvas alpha mask with one line or arc, as wide as a digit's stroke."""
+    """Returns a full-canvas alpha mask with one line or arc, as wide as a digit's stroke."""
     picture = Image.new("L", (size, size))
     draw = ImageDraw.Draw(picture)
     x, y = rng.uniform(0, size, 2)
@@ -67,7 +67,7 @@ def _place(alpha: np.ndarray, top: int, left: int, size: int) -> np.ndarray:
 
 
 def _colour(rng: np.random.Generator) -> np.ndarray:
-    """A colour that stands out from the dark background."""
+    """Returns a colour that stands out from the dark background."""
     colour = rng.uniform(0.2, 1.0, 3).astype(np.float32)
     colour[rng.integers(3)] = rng.uniform(0.7, 1.0)
     return colour

@@ -27,7 +27,7 @@ from captum_extract_aggregate.data.train_scenes import one_cycle
 def load_features(
     encoder: SceneResNet, n: int, seed: int, split: str, show_progress: bool = True
 ) -> tuple[Tensor, list[str]]:
-    """The encoder's features of a set of scenes, and their true captions."""
+    """Returns the encoder's features of a set of scenes, and their true captions."""
     scenes, batch = DigitScenes(n, seed, split), 64
     features, captions = [], []
     for start in tqdm(range(0, n, batch), desc=f"{split} scenes", disable=None if show_progress else True):
@@ -59,7 +59,8 @@ def train(
 
 @torch.no_grad()
 def accuracies(captioner: SceneCaptioner, features: Tensor, captions: Sequence[str]) -> tuple[float, float]:
-    """The shares of captions that are right to the word, and of words (ends included) right after the true ones."""
+    """Returns the shares of captions that are right to the word, and of words (ends included) right after the true
+    ones."""
     exact = sum(said == true for said, true in zip(captioner.captions(features), captions)) / len(captions)
     words = encode_captions(captions)
     likeliest = captioner.decode(features, words[:, :-1].clamp(min=0)).argmax(2)

@@ -23,7 +23,7 @@ _CROP = SCENE_SIZE // 2
 
 
 def load_scenes(n: int, seed: int, split: str, show_progress: bool = True) -> tuple[Tensor, Tensor]:
-    """All images and multi-hot classes of a set of scenes, in memory."""
+    """Returns all images and multi-hot classes of a set of scenes, in memory."""
     scenes = tqdm(DigitScenes(n, seed, split), desc=f"{split} scenes", disable=None if show_progress else True)
     items = [(image, target["classes"]) for image, target in scenes]
     images, classes = zip(*items)
@@ -31,7 +31,7 @@ def load_scenes(n: int, seed: int, split: str, show_progress: bool = True) -> tu
 
 
 def load_crops(n: int, seed: int, split: str, show_progress: bool = True) -> tuple[Tensor, Tensor]:
-    """A crop of half the scene's side around every digit of `n` scenes, and the classes of all digits inside.
+    """Returns a crop of half the scene's side around every digit of `n` scenes, and the classes of all digits inside.
 
     A digit is inside if 70 % of its visible pixels are.
     """

@@ -14,7 +14,7 @@ _CURE = "expected the images that its results were begun with: bring them back, 
 
 
 def check_images(prepared: Prepared, keys: Sequence[str], done: Done, mine: Iterable[int]) -> None:
-    """Our error for an image that is another than it was, in any of some batches, or for one in another's place.
+    """Raises our error for an image that is another than it was, in any of some batches, or for one in another's place.
 
     More images, or fewer, are none: batches that hold the same ones as before are kept.
     """

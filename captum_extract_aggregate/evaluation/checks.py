@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, classes: int) -> None:
-    """Our error for a measure that needs what the plan's data or batches do not give."""
+    """Raises our error for a measure that needs what the plan's data or batches do not give."""
     for measure in measures:
         if "objects" in measure.spec.needs:
             _check_objects(plan, measure.plan.measure, images, classes)
@@ -62,7 +62,7 @@ def _how(data: DataPlan) -> str:
 
 
 def check_runs(model: nn.Module, x: Tensor) -> Tensor:
-    """What the model says of one image: class scores, or one score."""
+    """Returns what the model says of one image: class scores, or one score."""
     try:
         with torch.no_grad():
             scores = model(x)

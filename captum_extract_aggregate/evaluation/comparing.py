@@ -56,7 +56,7 @@ def comparisons(results: Results) -> list[ComparisonTable]:
 
 
 def compare_groups(groups: Sequence[Group]) -> list[ComparisonTable]:
-    """The comparisons of one measure."""
+    """Returns the comparisons of one measure."""
     wanted = groups[0].interpretation.compared([g.detail for g in groups]) if groups else []
     chosen = [g for g in groups if g.detail in wanted]
     return [table for group in chosen for table in _tables(group) if table.comparisons or table.left_out]
@@ -77,7 +77,7 @@ def _tables(group: Group) -> Iterator[ComparisonTable]:
 
 
 def _best(group: Group, values: Mapping[MethodAtLayer, Array], own: Sequence[MethodAtLayer]) -> MethodAtLayer:
-    """Where a method's mean is best; the first of equals, and whatever is undefined last."""
+    """Returns where a method's mean is best; the first of equals, and whatever is undefined last."""
 
     def loss(place: MethodAtLayer) -> float:
         defined = ~np.isnan(values[place])

@@ -79,7 +79,7 @@ def unregister_dataset(name: str) -> None:
 
 
 def list_datasets() -> list[str]:
-    """The kinds of data: this package's own first, then those registered.
+    """Returns the kinds of data: this package's own first, then those registered.
 
     Example:
         >>> from captum_extract_aggregate.registry import list_datasets

@@ -69,7 +69,7 @@ class Images:
     normalisation: Normalisation
 
     def picture(self, x: Tensor) -> Tensor:
-        """The input as a picture in [0, 1]."""
+        """Returns the input as a picture in [0, 1]."""
         mean, std = (torch.tensor(v).view(-1, 1, 1) for v in self.normalisation)
         return (x.cpu() * std + mean).clamp(0, 1)
 
@@ -118,7 +118,7 @@ def open_images(plan: DataPlan, subject: Subject) -> Images:
 
 
 def check_applies(data: DataPlan) -> None:
-    """Our error for a key that says nothing of data of this kind: it would be ignored."""
+    """Raises our error for a key that says nothing of data of this kind: it would be ignored."""
     usual = DataPlan()
     for f in fields(DataPlan):
         if f.name not in ("kind", *DATA_KINDS[data.kind].keys) and getattr(data, f.name) != getattr(usual, f.name):
@@ -129,7 +129,7 @@ def check_applies(data: DataPlan) -> None:
 
 
 def storable(text: str) -> str:
-    """A name as UTF-8 can hold it: files may have names that are no text."""
+    """Returns a name as UTF-8 can hold it: files may have names that are no text."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -302,7 +302,7 @@ def _registered(plan: DataPlan, preprocess: _Preprocess) -> _Opened:
 
 
 def _of_items(data: Any, what: str, preprocess: _Preprocess) -> _Opened:
-    """A user's data set, item by item."""
+    """Returns a user's data set, item by item."""
     if not hasattr(data, "__len__") or not hasattr(data, "__getitem__"):
         raise InvalidValueError(
             f"data.dataset is {what}, which returned a {type(data).__name__}; expected a data set with a length"
@@ -349,7 +349,7 @@ def _first(pairs: PointingPairs) -> int:
 
 
 def to_image_size(map_: Tensor, size: tuple[int, int], interpolation: str) -> Tensor:
-    """A map `N x 1 x h x w` at the image's size."""
+    """Returns a map `N x 1 x h x w` at the image's size."""
     if tuple(map_.shape[2:]) == size:
         return map_
     if interpolation == "nearest":
@@ -361,7 +361,8 @@ def to_image_size(map_: Tensor, size: tuple[int, int], interpolation: str) -> Te
 
 
 def content_of(images: Images, i: int, sample: Sample | None) -> tuple[str, str]:
-    """A digest of all that image i is made of, and the state of its files, which tells whether they may have changed.
+    """Returns a digest of all that image i is made of, and the state of its files, which tells whether they may have
+    changed.
 
     `sample` is None for one that cannot be read.
     """

@@ -49,7 +49,7 @@ class ImageBatch:
         return self.targets[:, 0]
 
     def copied(self) -> ImageBatch:
-        """The same batch in tensors of its own, and with the same model."""
+        """Returns the same batch in tensors of its own, and with the same model."""
         x, scores, targets = (t.detach().clone() for t in (self.x, self.scores, self.targets))
         return replace(self, x=x, samples=copy.deepcopy(self.samples), scores=scores, targets=targets)
 
@@ -69,14 +69,14 @@ class Column:
         return MethodAtLayer(self.method, self.layer)
 
     def copied(self) -> Column:
-        """The same column in tensors of its own."""
+        """Returns the same column in tensors of its own."""
         return replace(self, maps=[m.detach().clone() for m in self.maps])
 
     def at_image_size(self, t: int, batch: ImageBatch) -> Tensor:
-        """The maps of target t at the input's size."""
+        """Returns the maps of target t at the input's size."""
         return to_image_size(self.maps[t], (batch.x.shape[2], batch.x.shape[3]), self.interpolation)
 
     def of(self, example: int, target: int, batch: ImageBatch) -> Tensor:
-        """The map `1 x h x w` of a class of one image."""
+        """Returns the map `1 x h x w` of a class of one image."""
         t = batch.targets[example].tolist().index(target)
         return self.maps[t][example] if self.interpolation == "bilinear" else self.at_image_size(t, batch)[example]

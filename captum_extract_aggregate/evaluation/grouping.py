@@ -51,7 +51,7 @@ def methods_at_layers(results: Results) -> list[MethodAtLayer]:
 
 
 def groups(results: Results, measure: MeasurePlan) -> list[Group]:
-    """A measure's values by detail, the most telling first; hits and misses by subset."""
+    """Returns a measure's values by detail, the most telling first; hits and misses by subset."""
     label, interpretation = measure.label or measure.measure, results.interpretation(measure)
     order = {place: i for i, place in enumerate(methods_at_layers(results))}
     details = interpretation.ordered([detail for name, detail in results.measures() if name == label])
@@ -97,7 +97,8 @@ def _subsets(results: Results, group: Group) -> Iterator[Group]:
 
 
 def shown_groups(found: Sequence[Group]) -> list[Group]:
-    """What a report tells of a measure: of stages the first and the last, else whatever methods are compared by."""
+    """Returns what a report tells of a measure: of stages the first and the last, else whatever methods are compared
+    by."""
     if not found:
         return []
     if found[0].interpretation.is_staged:

@@ -85,27 +85,27 @@ class Interpretation:
         return self.summary == "stages"
 
     def better_of(self, detail: str) -> str:
-        """What is better of a detail: "higher", "lower", or "" where it is unknown, or only summarised."""
+        """Returns what is better of a detail: "higher", "lower", or "" where it is unknown, or only summarised."""
         return self.better.get(detail, "") if isinstance(self.better, Mapping) else self.better
 
     def null_of(self, detail: str) -> float | None:
-        """The number that says nothing, where there is one."""
+        """Returns the number that says nothing, where there is one."""
         null = self.null.get(detail) if isinstance(self.null, Mapping) else self.null
         return None if null is None or isinstance(null, str) else float(null)
 
     def compared(self, details: Collection[str]) -> list[str]:
-        """The details that methods are compared by, the most telling first."""
+        """Returns the details that methods are compared by, the most telling first."""
         if self.is_staged:
             return list(details)[-1:]
         return [d for d in self.better if d in details] if isinstance(self.better, Mapping) else list(details)
 
     def ordered(self, details: Collection[str]) -> list[str]:
-        """All details, the most telling first, the others by name."""
+        """Returns all details, the most telling first, the others by name."""
         known = list(self.better) if isinstance(self.better, Mapping) else []
         return sorted(details, key=lambda d: (known.index(d) if d in known else len(known), d))
 
     def as_dict(self) -> dict[str, Any]:
-        """The interpretation as plain values, as results keep it."""
+        """Returns the interpretation as plain values, as results keep it."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Interpretation)}
 
 
@@ -146,14 +146,14 @@ class MeasureSpec(Interpretation):
         return module.partition(".")[0] != __name__.partition(".")[0]
 
     def defaults(self) -> dict[str, Any]:
-        """Its own arguments, with a default where there is one."""
+        """Returns its own arguments, with a default where there is one."""
         if self.arguments is not None:
             return dict(self.arguments)
         own = list(inspect.signature(self.function).parameters.values())[_GIVEN[self.takes] :]
         return {p.name: p.default for p in own if p.default is not p.empty}
 
     def check_arguments(self, name: str, arguments: Mapping[str, Any]) -> None:
-        """Our error for arguments that the function does not take."""
+        """Raises our error for arguments that the function does not take."""
         if self.takes == "maps":
             self._bind(name, arguments)
             return
@@ -185,7 +185,8 @@ _SAID = "measure_spec"  # the attribute by which a function says what it is
 
 
 def describe_measure(**facts: Any) -> Callable[[Function], Function]:
-    """A decorator by which a function that plans name as `FILE.py:FUNCTION` says what it is, without being registered.
+    """Returns a decorator by which a function that plans name as `FILE.py:FUNCTION` says what it is, without being
+    registered.
 
     Args:
         facts: what `MeasureSpec` holds, but for the function.
@@ -212,7 +213,7 @@ def describe_measure(**facts: Any) -> Callable[[Function], Function]:
 
 
 def register_measure(name: str, *, overwrite: bool = False, **facts: Any) -> Callable[[Function], Function]:
-    """A decorator that gives a function a name by which plans, for this process, know it as a measure.
+    """Returns a decorator that gives a function a name by which plans, for this process, know it as a measure.
 
     Args:
         name: the name.
@@ -249,12 +250,12 @@ def unregister_measure(name: str) -> None:
 
 
 def list_measures() -> list[str]:
-    """The names by which plans know measures."""
+    """Returns the names by which plans know measures."""
     return MEASURES.names()
 
 
 def find_measure(plan: MeasurePlan) -> MeasureSpec:
-    """A measure as a plan names it; our error for an unknown name or a wrong argument."""
+    """Returns a measure as a plan names it; our error for an unknown name or a wrong argument."""
     if ":" in plan.measure:
         function = import_from("measure", plan.measure)
         found = getattr(function, _SAID, None) or MeasureSpec(function=function)
@@ -265,7 +266,7 @@ def find_measure(plan: MeasurePlan) -> MeasureSpec:
 
 
 def find_interpretation(plan: MeasurePlan, told: Mapping[str, Interpretation]) -> Interpretation:
-    """How a measure's numbers are read.
+    """Returns how a measure's numbers are read.
 
     Args:
         plan: the measure.

@@ -16,7 +16,7 @@ from captum_extract_aggregate.evaluation.plan import MeasurePlan
 
 
 def try_measure(plan: MeasurePlan, spec: MeasureSpec) -> None:
-    """Our error for arguments that a measure refuses, from a trial on two noise images and a trivial network."""
+    """Raises our error for arguments that a measure refuses, from a trial on two noise images and a trivial network."""
     if spec.is_users:
         return  # one's own may want real ones
     x = torch.rand(2, 1, 48, 48, generator=torch.Generator().manual_seed(0))
@@ -34,7 +34,7 @@ def try_measure(plan: MeasurePlan, spec: MeasureSpec) -> None:
 
 
 def _small(plan: MeasurePlan, spec: MeasureSpec) -> dict[str, Any]:
-    """The arguments of a trial, which repeats nothing, and does not know the layers of the plan's model."""
+    """Returns the arguments of a trial, which repeats nothing, and does not know the layers of the plan's model."""
     given = spec.defaults() | plan.arguments
     once = {name: 1 for name in spec.repeats if _is_positive(given.get(name))}
     return given | once | ({"layers": None} if "layers" in spec.needs else {})

@@ -29,7 +29,7 @@ Explain = Callable[[], Sequence[Column]]
 
 
 def _defaults(function: Callable[..., Any], *names: str) -> Mapping[str, Any]:
-    """The defaults of some arguments, which stand in the signature of the public measure alone."""
+    """Returns the defaults of some arguments, which stand in the signature of the public measure alone."""
     parameters = inspect.signature(function).parameters
     return {name: parameters[name].default for name in names}
 
@@ -72,7 +72,7 @@ def restricted_pointing(batch: ImageBatch, column: Column, tolerance: float) -> 
 
 
 def _objects(batch: ImageBatch) -> Iterator[tuple[int, int, Tensor]]:
-    """Each class in each image, and where it is."""
+    """Yields each class in each image, and where it is."""
     for i, sample in enumerate(batch.samples):
         if sample.pairs is not None:
             for target, mask in zip(sample.pairs.classes, sample.pairs.masks):
@@ -98,7 +98,7 @@ def _hit(map_: Tensor, mask: Tensor, tolerance: float) -> float:
     arguments=_defaults(class_sensitivity_of, "similarity"),
 )
 def class_sensitivity(batch: ImageBatch, column: Column, similarity: str) -> Iterator[Value]:
-    """How alike the maps of the best and of the worst class are."""
+    """Yields how alike the maps of the best and of the worst class are."""
     values = find_similarity(similarity)(column.at_image_size(0, batch), column.at_image_size(1, batch))
     yield from _per_example(batch, "", values)
 
@@ -137,7 +137,7 @@ def removal(batch: ImageBatch, column: Column, baselines: float, step: int) -> I
     arguments=_defaults(removal_contrast, "baselines", "step", "n_shuffles"),
 )
 def contrast(batch: ImageBatch, column: Column, baselines: float, step: int, n_shuffles: int) -> Iterator[Value]:
-    """The same against the maps of other images of the batch."""
+    """Yields the same against the maps of other images of the batch."""
     maps = column.at_image_size(0, batch)
     kept = torch.nonzero(torch.isfinite(maps).flatten(1).all(1)).flatten()
     n = len(batch.samples)
@@ -162,7 +162,7 @@ def contrast(batch: ImageBatch, column: Column, baselines: float, step: int, n_s
 
 
 def _spread(values: Tensor, kept: Tensor, n: int) -> Tensor:
-    """The values of some of n examples, NaN for the others."""
+    """Returns the values of some of n examples, NaN for the others."""
     return torch.full((n,), torch.nan, dtype=torch.float64).index_copy(0, kept.cpu(), values.double().cpu())
 
 
@@ -187,7 +187,7 @@ def _removals(batch: ImageBatch, minus: Removal, plus: Removal, defined: Tensor)
     better="lower",
 )
 def completeness(batch: ImageBatch, column: Column) -> Iterator[Value]:
-    """How much is missing between the best class's score and the sum of its map, relative to the score."""
+    """Yields how much is missing between the best class's score and the sum of its map, relative to the score."""
     yield from _per_example(batch, "", completeness_gap(batch.model, batch.x, column.maps[0], batch.best))
 
 
@@ -223,7 +223,7 @@ def randomization(
     n_seeds: int,
     layers: Sequence[str] | None,
 ) -> Iterator[tuple[Column, Value]]:
-    """Every stage of the randomised network explained once, by all methods together."""
+    """Yields every stage of the randomised network explained once, by all methods together."""
     check_randomization(order, init, n_seeds)
     compare = find_similarity(similarity)
     stages = find_stages(batch.model, layers or None, (batch.x,), ())

@@ -104,7 +104,7 @@ def _listed(maps: Any) -> list[Tensor]:
 def explain_together(
     methods: Sequence[Method], model: nn.Module, x: Tensor, targets: Tensor, of_signs: bool
 ) -> list[Column]:
-    """The maps of all methods at all layers, from as few passes as they can share."""
+    """Returns the maps of all methods at all layers, from as few passes as they can share."""
     wanted = [*targets.T.contiguous()]
     plain: dict[str, Attribution] = {}
     meta: dict[MetaPlan, dict[str, Attribution]] = {}
@@ -129,7 +129,7 @@ def explain_together(
 
 
 def _explained(methods: Mapping[str, Attribution], x: Tensor, targets: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """Each target's maps. Others' methods may draw: each from the seed anew, whichever others there are."""
+    """Returns each target's maps. Others' methods may draw: each from the seed anew, whichever others there are."""
     ours = {name: m for name, m in methods.items() if type(m).__module__.startswith("captum_extract_aggregate.")}
     others = {name: m for name, m in methods.items() if name not in ours}
     found: list[dict[str, Any]] = attribute_together_per_target(ours, x, targets) if ours else [{} for _ in targets]
@@ -155,13 +155,13 @@ class _Together(LayerAttribution):
         return [m for some in listed for m in some]
 
     def unpacked(self, maps: Sequence[Tensor]) -> list[list[Tensor]]:
-        """The list that `attribute` gave, by method."""
+        """Returns the list that `attribute` gave, by method."""
         rest = iter(maps)
         return [[next(rest) for _ in range(length)] for length in self._lengths]
 
 
 def make_ready(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) -> Method:
-    """A method built for a model; `defaults` are its layers where the plan names none."""
+    """Returns a method built for a model; `defaults` are its layers where the plan names none."""
     names = plan.layers or defaults
     layers = [None if name == INPUT else find_layer(name, model) for name in names]
     where = f"method {plan.label or plan.method!r}"

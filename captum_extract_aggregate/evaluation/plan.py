@@ -247,7 +247,7 @@ class Plan:
         return self
 
     def as_dict(self) -> dict[str, Any]:
-        """The plan as plain values, those that differ from their defaults."""
+        """Returns the plan as plain values, those that differ from their defaults."""
         return _without_defaults(self)
 
     def hash(self) -> str:
@@ -259,7 +259,7 @@ class Plan:
 
 
 def load_plan(path: str | Path) -> Plan:
-    """The plan in a TOML file. Relative paths in it are as seen from where the command runs.
+    """Returns the plan in a TOML file. Relative paths in it are as seen from where the command runs.
 
     Raises ValueError with one clear line for a missing or broken file, a wrong key, or a value of the wrong type.
     """
@@ -278,7 +278,7 @@ def load_plan(path: str | Path) -> Plan:
 
 
 def plan_from(content: dict[str, Any]) -> Plan:
-    """The plan in nested dictionaries and lists, as TOML and JSON give them."""
+    """Returns the plan in nested dictionaries and lists, as TOML and JSON give them."""
     try:
         return TypeAdapter(Plan).validate_python(content)
     except ValidationError as error:
@@ -286,7 +286,7 @@ def plan_from(content: dict[str, Any]) -> Plan:
 
 
 def plan_schema() -> dict[str, Any]:
-    """The JSON schema of plans, by which an editor completes and checks a TOML or JSON file.
+    """Returns the JSON schema of plans, by which an editor completes and checks a TOML or JSON file.
 
     Example:
         >>> from captum_extract_aggregate.evaluation import plan_schema
@@ -297,7 +297,7 @@ def plan_schema() -> dict[str, Any]:
 
 
 def given(part: Any) -> dict[str, Any]:
-    """The keys of a plan's part whose values differ from their defaults, or that have none."""
+    """Returns the keys of a plan's part whose values differ from their defaults, or that have none."""
     found = {}
     for f in dataclasses.fields(part):
         own = getattr(part, f.name)

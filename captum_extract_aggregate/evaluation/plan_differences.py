@@ -15,7 +15,7 @@ _NOT_GIVEN = "(not given)"
 
 
 def differences(before: Plan, after: Plan) -> Iterator[str]:
-    """The keys by which a plan cannot go on with another's results, each with both values.
+    """Yields the keys by which a plan cannot go on with another's results, each with both values.
 
     Methods and measures are matched by their labels. Which of them there are, at which layers, and how layers are
     combined makes no difference.
@@ -36,7 +36,7 @@ def _named(part: MethodPlan | MeasurePlan) -> str:
 
 
 def _changed(where: str, before: Any, after: Any, free: Collection[str] = ()) -> Iterator[str]:
-    """Where two parts of a plan differ, but for some of the first's keys."""
+    """Yields where two parts of a plan differ, but for some of the first's keys."""
     if dataclasses.is_dataclass(before) and dataclasses.is_dataclass(after):
         before, after = ({f.name: getattr(part, f.name) for f in dataclasses.fields(part)} for part in (before, after))
         free = {*free, *_FREE}

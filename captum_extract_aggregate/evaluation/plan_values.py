@@ -40,7 +40,8 @@ _EXPECTED = {
 
 
 def expected(what: str) -> PydanticCustomError:
-    """The error of a value that is wrong in a way that pydantic does not know; `what` stands after "expected"."""
+    """Returns the error of a value that is wrong in a way that pydantic does not know; `what` stands after
+    "expected"."""
     return PydanticCustomError("expected", "{what}", {"what": what})  # type: ignore[arg-type]
 
 
@@ -78,7 +79,7 @@ TextOrNumbers = Annotated[
 
 
 def between(least: int, most: int) -> Callable[[int], int]:
-    """The check of a range that is told as one."""
+    """Returns the check of a range that is told as one."""
 
     def check(value: int) -> int:
         if not least <= value <= most:
@@ -89,7 +90,7 @@ def between(least: int, most: int) -> Callable[[int], int]:
 
 
 def one_of(list_names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
-    """The check of a name in a registry, told as the choice of a `Literal` is."""
+    """Returns the check of a name in a registry, told as the choice of a `Literal` is."""
 
     def check(value: str) -> str:
         if value not in list_names():
@@ -104,7 +105,8 @@ def one_of(list_names: Callable[[], Sequence[str]]) -> Callable[[str], str]:
 
 
 def in_one_line(name: str) -> Callable[[type[T]], type[T]]:
-    """A decorator above a pydantic dataclass: a wrong value is a ValueError of one line, which calls it `name`."""
+    """Returns a decorator above a pydantic dataclass: a wrong value is a ValueError of one line, which calls it
+    `name`."""
 
     def wrap(kind: type[T]) -> type[T]:
         checked = kind.__init__
@@ -123,7 +125,8 @@ def in_one_line(name: str) -> Callable[[type[T]], type[T]]:
 
 
 def told(error: ValidationError, kind: type, name: str = "") -> str:
-    """The first of the errors in one line: the key, what was got, and what was expected, with the nearest choice."""
+    """Returns the first of the errors in one line: the key, what was got, and what was expected, with the nearest
+    choice."""
     ranks = ("unexpected_keyword_argument", "missing")
     details = error.errors(include_url=False)
     first = min(details, key=lambda e: ranks.index(e["type"]) if e["type"] in ranks else len(ranks))
@@ -164,7 +167,7 @@ def _where(name: str, path: Sequence[int | str]) -> str:
 
 
 def _kind_at(kind: Any, path: Sequence[int | str]) -> Any:
-    """The class of a plan's part."""
+    """Returns the class of a plan's part."""
     for key in path:
         if isinstance(key, str):
             kind = _class_in(typing.get_type_hints(kind)[key])
@@ -178,11 +181,11 @@ def _class_in(hint: Any) -> Any:
 
 
 def shown(value: object) -> str:
-    """A value, shortened where it is long."""
+    """Returns a value, shortened where it is long."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def choices(literal: Any) -> tuple[str, ...]:
-    """The choices of a `Literal`, but for the empty one."""
+    """Returns the choices of a `Literal`, but for the empty one."""
     return tuple(choice for choice in typing.get_args(literal) if choice)

@@ -44,7 +44,7 @@ class Measurement:
         return self.plan.label or self.plan.measure
 
     def marked(self) -> str:
-        """A digest of whatever its numbers depend on, besides the maps."""
+        """Returns a digest of whatever its numbers depend on, besides the maps."""
         return digest(self.plan.measure, self.plan.arguments, self.code)
 
     @property
@@ -53,7 +53,7 @@ class Measurement:
         return self.spec.is_users
 
     def arguments(self) -> dict[str, Any]:
-        """The arguments of its function, which may do to them whatever it likes."""
+        """Returns the arguments of its function, which may do to them whatever it likes."""
         return self.spec.defaults() | copy.deepcopy(self.plan.arguments)
 
 
@@ -71,7 +71,7 @@ class Prepared:
     of_signs: bool = False  # the model has one output, and its signs are the classes
 
     def inputs(self) -> dict[str, str]:
-        """A digest of each thing that a plan only names: weights, code, files; by what to call it."""
+        """Returns a digest of each thing that a plan only names: weights, code, files; by what to call it."""
         digest = hashlib.blake2b(digest_size=8)
         for name, value in self.model.state_dict().items():
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -85,12 +85,13 @@ class Prepared:
         return found
 
     def told(self) -> dict[str, dict[str, Any]]:
-        """What measures of the user's own say of how their numbers are read, by label."""
+        """Returns what measures of the user's own say of how their numbers are read, by label."""
         said = {measure.label: measure.spec.as_dict() for measure in self.measures if measure.is_users}
         return {label: facts for label, facts in said.items() if facts != Interpretation().as_dict()}
 
     def cells(self) -> dict[Cell, str]:
-        """What is computed for each batch: every measure of every column, with a digest of what it depends on."""
+        """Returns what is computed for each batch: every measure of every column, with a digest of what it depends
+        on."""
         found: dict[Cell, str] = {}
         for method in self.methods:
             for layer, mark in method.marks().items():
@@ -99,7 +100,7 @@ class Prepared:
         return found | {(*CENTRE, m.label): digest(m.marked()) for m in centred}
 
     def only(self, cells: Collection[Cell]) -> Prepared:
-        """The part of it that computes some cells alone, from no more layers than that takes."""
+        """Returns the part of it that computes some cells alone, from no more layers than that takes."""
         wanted = frozenset(cells)
         columns: dict[str, set[str]] = {method.label: set() for method in self.methods}
         for method, layer, _ in wanted:
@@ -115,7 +116,7 @@ class Prepared:
         return make_ready(replace(method.plan, layers=kept, combine=()), (), self.model)
 
     def wants(self, cell: Cell) -> bool:
-        """Whether a cell is to be computed."""
+        """Tells whether a cell is to be computed."""
         return self.wanted is None or cell in self.wanted
 
     def keys(self) -> list[str]:
@@ -123,7 +124,7 @@ class Prepared:
         return [digest(b.start, b.stop, [self.images.name(i) for i in b]) for b in self.batches()]
 
     def batches(self) -> list[range]:
-        """The images that are explained together; none by itself, if it can be helped."""
+        """Returns the images that are explained together; none by itself, if it can be helped."""
         n, size = self.images.count, self.plan.run.batch_size
         starts = list(range(0, n, size))
         if size > 1 and len(starts) > 1 and n - starts[-1] == 1:
@@ -131,7 +132,7 @@ class Prepared:
         return [range(a, b) for a, b in zip(starts, [*starts[1:], n])]
 
     def columns(self, x: Tensor, targets: Tensor) -> list[Column]:
-        """The maps of all methods at all layers, from as few passes as they can share."""
+        """Returns the maps of all methods at all layers, from as few passes as they can share."""
         return explain_together(self.methods, self.model, x, targets, self.of_signs)
 
     def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
@@ -193,7 +194,7 @@ def _default_layers(plan: Plan, model: nn.Module, x: Tensor) -> tuple[str, ...]:
 
 
 def first_readable(images: Images) -> Sample:
-    """The first image that can be read."""
+    """Returns the first image that can be read."""
     error: UnreadableError | None = None
     for i in range(min(images.count, 20)):
         try:

@@ -93,7 +93,7 @@ def _device(name: str) -> torch.device:
 
 
 def _store(world: int) -> Store | None:
-    """Where the processes meet: torchrun's own store, with keys of this attempt alone.
+    """Returns where the processes meet: torchrun's own store, with keys of this attempt alone.
 
     After a restart the store may still hold the addresses of the processes that are gone.
     """

@@ -126,7 +126,7 @@ def _found(prepared: Prepared, images: range, device: torch.device) -> BatchRows
 
 
 def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> BatchRows:
-    """All rows of one batch of images."""
+    """Returns all rows of one batch of images."""
     found = BatchRows([], [], [], [], contents := [])
     by_size: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
     for i in images:
@@ -163,7 +163,7 @@ def _evaluate(prepared: Prepared, batch: ImageBatch, found: BatchRows) -> None:
 
 
 def _rows(prepared: Prepared, batch: ImageBatch, column: Column, measure: Measurement) -> list[Row]:
-    """What a measure says of one column. It draws from the batch's seed anew."""
+    """Returns what a measure says of one column. It draws from the batch's seed anew."""
     with _alone(prepared, batch, measure, f" of {column.method} at {column.layer}"), seeded(batch.seed):
         if measure.spec.takes == "maps":
             values = _values_of_maps(batch, column, measure)
@@ -174,7 +174,7 @@ def _rows(prepared: Prepared, batch: ImageBatch, column: Column, measure: Measur
 
 
 def _rows_of_all(prepared: Prepared, batch: ImageBatch, columns: Sequence[Column], measure: Measurement) -> list[Row]:
-    """What a measure says of all columns together; it may have the network, as it then is, explained again."""
+    """Returns what a measure says of all columns together; it may have the network, as it then is, explained again."""
 
     def explain() -> list[Column]:
         return prepared.columns(batch.x, batch.targets[:, :1])
@@ -186,12 +186,13 @@ def _rows_of_all(prepared: Prepared, batch: ImageBatch, columns: Sequence[Column
 
 
 def _own(measure: Measurement, given: Given) -> Given:
-    """A copy for a measure of the user's own, whatever it does to it; the package's own does nothing."""
+    """Returns a copy for a measure of the user's own, whatever it does to it; the package's own does nothing."""
     return given.copied() if measure.is_users else given
 
 
 def _values_of_maps(batch: ImageBatch, column: Column, measure: Measurement) -> list[Value]:
-    """The values of a function of maps, inputs, targets and model, which gets copies: whatever it does to them."""
+    """Returns the values of a function of maps, inputs, targets and model, which gets copies: whatever it does to
+    them."""
     own = (t.clone() for t in (column.at_image_size(0, batch), batch.x, batch.best))
     values = measure.spec.function(*own, batch.model, **measure.arguments())
     if not isinstance(values, Tensor) or values.shape != (len(batch.samples),):
@@ -227,7 +228,7 @@ def _alone(prepared: Prepared, batch: ImageBatch, measure: Measurement, whose: s
 
 
 def _centre(batch: ImageBatch) -> Column:
-    """The baseline of the pointing game; of odd sizes, so that resizing keeps the maximum in the middle."""
+    """Returns the baseline of the pointing game; of odd sizes, so that resizing keeps the maximum in the middle."""
     m = centre_map((batch.x.shape[2], batch.x.shape[3])).expand(len(batch.samples), -1, -1, -1)
     return Column(*CENTRE, [m] * batch.targets.shape[1])
 
@@ -251,7 +252,8 @@ def _maps(batch: ImageBatch, columns: Sequence[Column]) -> Iterator[MapRow]:
 
 
 def maps_of(prepared: Prepared, image: int, device: torch.device) -> tuple[Sample, Tensor, list[Column], ImageBatch]:
-    """One image of a plan explained again, for pictures: the image, its picture in [0, 1], all maps, and its batch."""
+    """Returns one image of a plan explained again, for pictures: the image, its picture in [0, 1], all maps, and its
+    batch."""
     sample = prepared.images.read(image)
     batch = prepared.batch([sample], device)
     return sample, prepared.images.picture(sample.x), prepared.columns(batch.x, batch.targets), batch

@@ -26,7 +26,7 @@ _OUR_OWN = Path(__file__).parent.parent
 
 
 def sources(spec: str, model: nn.Module | None = None) -> dict[str, str]:
-    """A digest for each of the user's files that the function in `FILE.py:FUNCTION` or `MODULE:FUNCTION` uses.
+    """Returns a digest for each of the user's files that the function in `FILE.py:FUNCTION` or `MODULE:FUNCTION` uses.
 
     Args:
         spec: which function. What is installed is not looked into: its version stands for it.
@@ -44,7 +44,8 @@ def sources(spec: str, model: nn.Module | None = None) -> dict[str, str]:
 
 
 def code_of(name: str, function: Callable[..., object]) -> dict[str, str]:
-    """The digests of a user's function: by `sources` if a plan names its file or it has one, else of its text."""
+    """Returns the digests of a user's function: by `sources` if a plan names its file or it has one, else of its
+    text."""
     if ":" in name:
         return sources(name)
     path = _path_of(function)
@@ -58,7 +59,7 @@ def code_of(name: str, function: Callable[..., object]) -> dict[str, str]:
 
 
 def _path_of(function: Callable[..., object]) -> Path | None:
-    """The user's file that a function stands in, under a name of its own."""
+    """Returns the user's file that a function stands in, under a name of its own."""
     name = getattr(function, "__name__", "")
     try:
         path = Path(inspect.getsourcefile(function) or "")
@@ -112,7 +113,7 @@ def _statement(node: ast.stmt, lines: list[str]) -> _Statement:
 
 
 def _bound(node: ast.AST) -> Iterator[str]:
-    """The module's names that a statement binds, or changes an attribute or an item of."""
+    """Yields the module's names that a statement binds, or changes an attribute or an item of."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         yield node.name
     elif isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -180,7 +181,7 @@ def _follow_module(name: str, wanted_name: str, wanted: dict[Path, set[str]]) ->
 
 
 def _file_of(name: str) -> Path | None:
-    """The user's file that holds a module."""
+    """Returns the user's file that holds a module."""
     file: str | None = None
     module = sys.modules.get(name)
     if isinstance(module, ModuleType):
@@ -196,7 +197,7 @@ def _file_of(name: str) -> Path | None:
 
 @lru_cache(maxsize=1024)
 def _is_foreign(path: Path) -> bool:
-    """Whether a file is installed, or part of this package."""
+    """Tells whether a file is installed, or part of this package."""
     installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     parents = set(path.absolute().parents)
     return (

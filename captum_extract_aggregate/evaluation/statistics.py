@@ -70,7 +70,7 @@ class Summary:
 
 
 def summarize(results: Results) -> list[Summary]:
-    """Every measure of every method at every layer, in the plan's order.
+    """Returns every measure of every method at every layer, in the plan's order.
 
     Example:
         >>> import tempfile
@@ -101,7 +101,8 @@ class Nulls:
         self._known: dict[Any, NullBaseline | None] = {}
 
     def of(self, measure: MeasurePlan, place: MethodAtLayer) -> NullBaseline | None:
-        """The null of a measure of similarity; None for a similarity of the user's own, or where it is undefined."""
+        """Returns the null of a measure of similarity; None for a similarity of the user's own, or where it is
+        undefined."""
         similarity = measure.arguments.get("similarity", "spearman")
         if place not in self._sizes or not isinstance(similarity, str) or similarity not in SIMILARITIES:
             return None
@@ -121,7 +122,7 @@ def _null(similarity: str, map_size: tuple[int, int], image_size: tuple[int, int
 
 
 def summarize_group(group: Group, nulls: Nulls) -> list[Summary]:
-    """One line for each method and layer."""
+    """Returns one line for each method and layer."""
     lines = [_summary(group, place, nulls) for place in group.values]
     return [replace(s, p_holm=p) for s, p in zip(lines, holm([s.p for s in lines]))]
 
@@ -159,7 +160,7 @@ def _summary(group: Group, place: MethodAtLayer, nulls: Nulls) -> Summary:
 
 
 def _against(group: Group, place: MethodAtLayer, nulls: Nulls) -> tuple[float, float, Array | None]:
-    """The null, its spread, and what each value is tested against."""
+    """Returns the null, its spread, and what each value is tested against."""
     if group.interpretation.null == "centre" and CENTRE in group.values and place != CENTRE:
         return _centre(group)
     if group.interpretation.null == "similarity":
@@ -173,7 +174,7 @@ def _against(group: Group, place: MethodAtLayer, nulls: Nulls) -> tuple[float, f
 
 
 def _centre(group: Group) -> tuple[float, float, Array]:
-    """The null of a centre: its accuracy, or mean, with its spread, and its values."""
+    """Returns the null of a centre: its accuracy, or mean, with its spread, and its values."""
     values = group.values[CENTRE]
     is_defined = ~np.isnan(values)
     defined = values[is_defined]
@@ -195,7 +196,7 @@ def _tested(differences: bytes) -> float:
 
 
 def accuracy(hits: Array, pairs: Array) -> tuple[float, float]:
-    """The mean over classes of hits / (hits + misses), and its standard error."""
+    """Returns the mean over classes of hits / (hits + misses), and its standard error."""
     if not len(hits):
         return math.nan, math.nan
     images, image = np.unique(pairs[:, 0], return_inverse=True)
@@ -217,7 +218,7 @@ def _class_mean(hit: Any, seen: Any, weights: Array) -> Array:
 
 @lru_cache(maxsize=2)
 def _drawn(n: int, seed: int = 0) -> Array:
-    """How often each of n images is drawn, `n x DRAWS`; the same for all methods."""
+    """Returns how often each of n images is drawn, `n x DRAWS`; the same for all methods."""
     generator = np.random.default_rng(seed)
     counts = np.empty((DRAWS, n), dtype=np.float32)
     for row in counts:

@@ -20,7 +20,8 @@ class PatchAblation(FeatureAblation):
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(self, inputs: Any, patches: int = 8, **kwargs: Any) -> Any:  # type: ignore[override]
-        """One forward for each of `patches` x `patches` patches of an image, and for each value of another input."""
+        """Returns one forward for each of `patches` x `patches` patches of an image, and for each value of another
+        input."""
         config = importlib.import_module("captum.insights.attr_vis.config")
         check_arguments(self.get_name(), {"patches": patches}, {"patches": config.NumberConfig(value=8, limit=PATCHES)})
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)

@@ -28,7 +28,7 @@ def usual(name: str, ends: list[Any]) -> list[Any]:
 
 
 def adapter(name: str) -> type[Attribution]:
-    """A class that Insights can build from a model alone, and whose result is of the input's shape."""
+    """Returns a class that Insights can build from a model alone, and whose result is of the input's shape."""
 
     class Adapter(_Adapter):
         method_name = name
@@ -81,7 +81,7 @@ class _Adapter(Attribution):
         return self._placed(found, tensors, taken, seen)
 
     def _placed(self, found: Any, tensors: tuple[Tensor, ...], taken: list[bool], seen: list[bool]) -> Any:
-        """Each input's map: its own, or that of the layer, or zeros."""
+        """Returns each input's map: its own, or that of the layer, or zeros."""
         (found,) = found if isinstance(found, list) else (found,)  # of one layer
         maps = found if isinstance(found, tuple) else (found,)
         goes_to = seen if len(maps) == 1 and any(seen) else taken
@@ -93,7 +93,8 @@ class _Adapter(Attribution):
         return tuple(next(shown) if i in placed else zero_map(x) for i, x in enumerate(tensors))
 
     def _taken(self, tensors: tuple[Tensor, ...], seen: list[bool], at: list[nn.Module | None] | None) -> list[bool]:
-        """The inputs of the method: the images of its layer, or all numbers if each gets something; never indices."""
+        """Returns the inputs of the method: the images of its layer, or all numbers if each gets something; never
+        indices."""
         numbers = [x.is_floating_point() for x in tensors]
         of_all = is_captums(self.method_name) or (
             at == [None] and isinstance(self._made(self.forward_func, tensors, at, {})[0], PropagationAttribution)
@@ -104,7 +105,7 @@ class _Adapter(Attribution):
     def _made(
         self, model: Any, tensors: tuple[Tensor, ...], at: list[nn.Module | None] | None, given: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """The method on its layer, and the arguments that its call takes."""
+        """Returns the method on its layer, and the arguments that its call takes."""
         name = self.method_name
         values = values_of(name, given)
         layers = list(default_layers(model, tensors).values()) if at is None else at
@@ -116,7 +117,7 @@ class _Adapter(Attribution):
         return make_method(name, model, layers, **values), {}
 
     def _found(self, tensors: tuple[Tensor, ...], layer: str, extra: tuple[Any, ...]) -> list[nn.Module | None] | None:
-        """The layer that was chosen; None where the method goes with all of them."""
+        """Returns the layer that was chosen; None where the method goes with all of them."""
         if method(self.method_name).joins_layers:
             return None
         if layer == INPUT and is_captums(self.method_name):

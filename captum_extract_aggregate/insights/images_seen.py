@@ -28,7 +28,7 @@ class OfSome(nn.Module):
 def images_seen(
     model: Callable[..., Any], at: list[nn.Module | None] | None, tensors: tuple[Tensor, ...], extra: tuple[Any, ...]
 ) -> list[bool]:
-    """Which inputs are images that the layer's output depends on."""
+    """Returns which inputs are images that the layer's output depends on."""
     images = [x.ndim == 4 and x.is_floating_point() for x in tensors]
     layer = at[0] if at else None
     if layer is None or sum(images) < 2:

@@ -12,7 +12,7 @@ _SMALLEST, _TINY = 1e-30, 1e-4  # Captum warns below 1e-5
 
 
 def like_input(map_: Tensor, x: Tensor) -> Tensor:
-    """A map in the shape of an image `N x C x H x W`: scaled by its largest magnitude, finite and not zero.
+    """Returns a map in the shape of an image `N x C x H x W`: scaled by its largest magnitude, finite and not zero.
 
     A map that is zero everywhere gets one pixel, in the corner.
 
@@ -26,7 +26,7 @@ def like_input(map_: Tensor, x: Tensor) -> Tensor:
 
 
 def in_shape(map_: Tensor, x: Tensor) -> Tensor:
-    """A finite map in the shape of an image, each channel with its part of it."""
+    """Returns a finite map in the shape of an image, each channel with its part of it."""
     map_ = torch.nan_to_num(map_.detach(), nan=0.0, posinf=0.0, neginf=0.0).to(x.dtype)
     if map_.shape == x.shape:
         return map_
@@ -38,14 +38,14 @@ def in_shape(map_: Tensor, x: Tensor) -> Tensor:
 
 
 def scaled(maps: list[Tensor]) -> list[Tensor]:
-    """The maps of one pass, scaled as one, so that what several inputs contribute can be compared."""
+    """Returns the maps of one pass, scaled as one, so that what several inputs contribute can be compared."""
     own = [m.abs().flatten(1).amax(1) for m in maps]
     largest = torch.stack([o.to(own[0]) for o in own]).amax(0)
     return [_shown(m, o, largest.to(o)) for m, o in zip(maps, own)]
 
 
 def _shown(map_: Tensor, own: Tensor, largest: Tensor) -> Tensor:
-    """One map by the largest magnitude of all; an image's zeros get their pixel."""
+    """Returns one map by the largest magnitude of all; an image's zeros get their pixel."""
     own, largest = (t.reshape(-1, *(1,) * (map_.ndim - 1)) for t in (own, largest))
     empty = torch.zeros_like(map_)
     if map_.ndim == 4:
@@ -54,6 +54,6 @@ def _shown(map_: Tensor, own: Tensor, largest: Tensor) -> Tensor:
 
 
 def zero_map(x: Tensor) -> Tensor:
-    """What an input without a map gets."""
+    """Returns what an input without a map gets."""
     nothing = torch.zeros_like(x, dtype=x.dtype if x.is_floating_point() else torch.get_default_dtype())
     return scaled([nothing])[0]

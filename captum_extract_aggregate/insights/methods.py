@@ -71,7 +71,7 @@ def register(model: nn.Module | None = None, inputs: Tensor | tuple[Tensor, ...]
 
 
 def captum_insights() -> Any:
-    """The module of Insights that lists its methods, or our error."""
+    """Returns the module of Insights that lists its methods, or our error."""
     try:
         importlib.import_module("captum.insights.attr_vis.server")
         return importlib.import_module("captum.insights.attr_vis.config")
@@ -83,7 +83,7 @@ def captum_insights() -> Any:
 
 
 def _layers(model: nn.Module | None, inputs: Tensor | tuple[Tensor, ...] | None) -> tuple[list[str], list[str]]:
-    """The layers to choose from: the default ones, and all that hold parameters of their own."""
+    """Returns the layers to choose from: the default ones, and all that hold parameters of their own."""
     if model is None:
         return [], []
     own = [name for name, m in model.named_modules() if name and any(True for _ in m.parameters(recurse=False))]
@@ -94,5 +94,5 @@ def _layers(model: nn.Module | None, inputs: Tensor | tuple[Tensor, ...] | None)
 
 
 def _biased(model: nn.Module) -> list[str]:
-    """The layers with biases that have positions."""
+    """Returns the layers with biases that have positions."""
     return [name for name, module in bias_layers(model).items() if not isinstance(module, nn.Linear)]

@@ -29,7 +29,7 @@ _CAPTUMS: dict[str, dict[str, int]] = {
 
 
 def names() -> list[str]:
-    """The methods that `register` adds, as they stand in the page's list.
+    """Returns the methods that `register` adds, as they stand in the page's list.
 
     Example:
         >>> from captum_extract_aggregate.insights.offered import names
@@ -40,17 +40,17 @@ def names() -> list[str]:
 
 
 def is_captums(name: str) -> bool:
-    """Whether a method of the list is Captum's, whose arguments go to the call and not to the class."""
+    """Tells whether a method of the list is Captum's, whose arguments go to the call and not to the class."""
     return name in _CAPTUMS
 
 
 def method(name: str) -> Method:
-    """What the registry knows of a method of the list."""
+    """Returns what the registry knows of a method of the list."""
     return find_method(name)
 
 
 def offered(name: str) -> dict[str, int | dict[str, Any]]:
-    """A method's arguments: for each a whole number, or the values to choose from by the words for them."""
+    """Returns a method's arguments: for each a whole number, or the values to choose from by the words for them."""
     choices = _CAPTUMS[name] if name in _CAPTUMS else METHODS[name].choices
     found: dict[str, int | dict[str, Any]] = {}
     for argument, values in choices.items():
@@ -60,7 +60,7 @@ def offered(name: str) -> dict[str, int | dict[str, Any]]:
 
 
 def values_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that the page's words stand for."""
+    """Returns the values that the page's words stand for."""
     known = offered(name)
     words = {argument: values for argument, values in known.items() if isinstance(values, dict)}
     return {argument: words[argument][v] if argument in words else v for argument, v in given.items()}
@@ -73,7 +73,7 @@ def _word(value: Any) -> str:
 
 
 def fields(config: Any, name: str) -> dict[str, Any]:
-    """A method's arguments as the page's fields; the layer's name is typed in."""
+    """Returns a method's arguments as the page's fields; the layer's name is typed in."""
     shown = {} if method(name).joins_layers else {"layer": config.StrConfig(value="")}
     for argument, values in offered(name).items():
         if isinstance(values, int):
@@ -84,7 +84,7 @@ def fields(config: Any, name: str) -> dict[str, Any]:
 
 
 def check_arguments(method: str, given: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
-    """Our error where an argument is not what the page offers in its field.
+    """Raises our error where an argument is not what the page offers in its field.
 
     Raises:
         ValueError: naming the argument, what was got and what was expected.

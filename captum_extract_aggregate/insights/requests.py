@@ -100,7 +100,7 @@ class Guard:
 
 
 def _json(environ: Environ) -> tuple[bytes, dict[str, Any]]:
-    """The body of a request, and the JSON object that it has to be."""
+    """Returns the body of a request, and the JSON object that it has to be."""
     kind = environ.get("CONTENT_TYPE", "")
     if kind.split(";")[0].strip().lower() != "application/json":
         raise RefusedError(415, f"the content type is {told(kind)}; expected application/json")
@@ -127,7 +127,7 @@ def _no_number(name: str) -> None:
 
 
 def told(value: Any) -> str:
-    """What was got, in an error: a short value as it is, of others the kind."""
+    """Returns what was got, in an error: a short value as it is, of others the kind."""
     if isinstance(value, (list, dict)):
         return f"a {type(value).__name__}"
     text = repr(value)
@@ -135,7 +135,7 @@ def told(value: Any) -> str:
 
 
 def _answered(app: Callable[..., Iterable[bytes]], environ: Environ) -> Answer:
-    """The whole answer of an application."""
+    """Returns the whole answer of an application."""
     begun: list[Any] = []
     written: list[bytes] = []
 

@@ -93,7 +93,7 @@ def serve(
 
 
 def _opened(app: Any, port: int | None) -> Any:
-    """A server on loopback that has its port, and does not wait for requests that never end."""
+    """Returns a server on loopback that has its port, and does not wait for requests that never end."""
     if port is not None and not 0 < port < 65536:
         raise InvalidValueError(f"port is {port}; expected 1 to 65535")
     serving = importlib.import_module("werkzeug.serving")
@@ -109,7 +109,7 @@ def _opened(app: Any, port: int | None) -> Any:
 
 
 def _guarded(app: Any) -> Guard:
-    """The guard in front of Captum's application, which a process has once."""
+    """Returns the guard in front of Captum's application, which a process has once."""
     if not isinstance(app.wsgi_app, Guard):
         app.wsgi_app = Guard(app.wsgi_app)
         app.config["PROPAGATE_EXCEPTIONS"] = True  # to the guard

@@ -200,7 +200,7 @@ class _Endless:
 
 
 def batches_of(model: nn.Module, classes: Sequence[str], dataset: Any) -> list[Batch]:
-    """One batch an image; Insights passes over images without a label, so those get the model's own."""
+    """Returns one batch an image; Insights passes over images without a label, so those get the model's own."""
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model is a {type(model).__name__}; expected a torch.nn.Module")
     if model.training:
@@ -236,7 +236,8 @@ def _batch(model: nn.Module, classes: Sequence[str], item: Any, i: int) -> Batch
 
 
 def _label(label: Any, scores: Tensor, i: int) -> int:
-    """The one class that Insights shows as an image's own: of several the highest scoring, of none the model's."""
+    """Returns the one class that Insights shows as an image's own: of several the highest scoring, of none the
+    model's."""
     if isinstance(label, Mapping):
         label = label.get("labels", -1)
     try:
@@ -256,7 +257,7 @@ def _label(label: Any, scores: Tensor, i: int) -> int:
 
 
 def _drawn(draw: Callable[[Any], None]) -> str:
-    """A picture as base64, as the page takes it."""
+    """Returns a picture as base64, as the page takes it."""
     figure = NotebookFigure(figsize=(3.2, 3.2))
     axes = figure.add_axes((0, 0, 1, 1))
     draw(axes)

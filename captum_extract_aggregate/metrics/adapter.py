@@ -28,7 +28,7 @@ class InputAttribution(Attribution):
 
     @captum_entry
     def attribute(self, inputs: Tensor | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """A tuple of one contiguous tensor of the input's shape."""
+        """Returns a tuple of one contiguous tensor of the input's shape."""
         tensors = checked_inputs(inputs)
         if len(tensors) != 1:
             raise InvalidValueError(f"inputs holds {len(tensors)} tensors; expected one picture: a map belongs to one")

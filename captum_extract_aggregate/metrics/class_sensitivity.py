@@ -48,7 +48,7 @@ def class_sensitivity(
     layout: InputLayout = "auto",
     **kwargs: Any,
 ) -> Tensor | tuple[Tensor, NullBaseline]:
-    """The similarity of each example's maps for two classes, by default its highest and lowest scoring ones.
+    """Returns the similarity of each example's maps for two classes, by default its highest and lowest scoring ones.
 
     Closer to 0 is better: near 1 the map does not depend on the class. NaN where a map is constant.
 
@@ -132,7 +132,7 @@ def _most_and_least(scores: Tensor) -> Tensor:
 
 
 def _both(explanation_func: Any, inputs: Any, chosen: Tensor, kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """The explanations of both classes, from one forward if the explainer can."""
+    """Returns the explanations of both classes, from one forward if the explainer can."""
     shared = per_target_of(explanation_func)
     if shared is not None:
         both = shared(inputs, chosen, **kwargs)
@@ -154,7 +154,7 @@ def _checked_signs(classes: Tensor) -> Tensor:
 def _of_signs(
     explanation_func: Any, forward_func: Callable[..., Any], inputs: Any, dims: int, kwargs: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """The explanations of a single output f, and of -f."""
+    """Returns the explanations of a single output f, and of -f."""
     examples = len(inputs[0] if isinstance(inputs, tuple) else inputs)
     target = torch.zeros(examples, dtype=torch.long) if dims == 2 else None
     explain = explainer_of(explanation_func)
@@ -168,7 +168,7 @@ def _of_signs(
 
 
 def _of_class(positive: Tensor, negative: Tensor, signs: Tensor) -> Tensor:
-    """Each example's map of its sign, 1 or 0."""
+    """Returns each example's map of its sign, 1 or 0."""
     is_positive = signs.to(positive.device).bool().reshape(-1, *(1,) * (positive.ndim - 1))
     return torch.where(is_positive, positive, negative)
 

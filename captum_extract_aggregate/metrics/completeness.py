@@ -23,7 +23,8 @@ def completeness_gap(
     target: Target = None,
     additional_forward_args: Any = None,
 ) -> Tensor:
-    r"""The completeness gap :math:`|f - \sum a| / |f|` of each example; `N`, 0 where the attributions are complete.
+    r"""Returns the completeness gap :math:`|f - \sum a| / |f|` of each example; `N`, 0 where the attributions are
+    complete.
 
     Args:
         forward_func, inputs, target, additional_forward_args: of the explained score f.

@@ -31,7 +31,8 @@ _T = TypeVar("_T")
 
 
 def explainer_of(explanation_func: Explanation | Attribution) -> Explanation:
-    """A function `(inputs, target=..., **kwargs) -> attributions`: an attribution object's `attribute`, or as it is."""
+    """Returns a function `(inputs, target=..., **kwargs) -> attributions`: an attribution object's `attribute`, or as
+    it is."""
     if isinstance(explanation_func, Attribution):
         return explanation_func.attribute
     if not callable(explanation_func):
@@ -43,7 +44,8 @@ def explainer_of(explanation_func: Explanation | Attribution) -> Explanation:
 
 
 def per_target_of(explanation_func: Explanation | Attribution) -> Explanation | None:
-    """The explainer's `attribute_per_target`, which shares the forward between targets, where it is this package's.
+    """Returns the explainer's `attribute_per_target`, which shares the forward between targets, where it is this
+    package's.
 
     Of any other `attribute` (a subclass's, or one put onto the object) it need not tell the truth.
     """
@@ -74,7 +76,7 @@ class MapReader:
         return self.read(attributions, inputs)[0]
 
     def read(self, attributions: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Positions, tuple[int, ...]]:
-        """The maps, the positions, and the size that the maps had."""
+        """Returns the maps, the positions, and the size that the maps had."""
         given = _checked_map(attributions, len(inputs[0]))
         own, positions = self._channels_first(given, inputs)
         summed = own.sum(1, keepdim=True)
@@ -84,7 +86,7 @@ class MapReader:
         return maps, positions, tuple(own.shape[2:])
 
     def _channels_first(self, given: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Positions]:
-        """The map as `N x K x *s`, and the positions that it is brought to."""
+        """Returns the map as `N x K x *s`, and the positions that it is brought to."""
         full = self._dims(inputs) + 2
         same = [i for i, t in enumerate(inputs) if t.shape == given.shape]
         if same and inputs[same[0]].ndim == max(t.ndim for t in inputs):  # an attribution of the input itself
@@ -105,7 +107,7 @@ class MapReader:
         )
 
     def _dims(self, inputs: tuple[Tensor, ...]) -> int:
-        """How many dimensions the positions of the inputs have."""
+        """Returns how many dimensions the positions of the inputs have."""
         if self.size is not None:
             return len(self.size)
         most = max(inputs, key=lambda t: t.ndim)
@@ -117,17 +119,17 @@ class MapReader:
 
 
 def _owner(explained: Any) -> Any:
-    """The attribution object of a bound `attribute`."""
+    """Returns the attribution object of a bound `attribute`."""
     return getattr(explained, "__self__", explained)
 
 
 def _has_channels(explained: Any) -> bool:
-    """Whether maps come from a layer method, and so with their channels."""
+    """Tells whether maps come from a layer method, and so with their channels."""
     return any(isinstance(m, LayerAttribution) for m in with_wrapped(_owner(explained)))
 
 
 def _checked_map(attributions: Any, examples: int) -> Tensor:
-    """One real tensor, batch first, in at least float32."""
+    """Returns one real tensor, batch first, in at least float32."""
     if isinstance(attributions, (tuple, list)):
         if len(attributions) != 1:
             raise InvalidValueError(
@@ -148,7 +150,7 @@ def _checked_map(attributions: Any, examples: int) -> Tensor:
 
 
 def batches_of(examples: int, max_examples_per_batch: int | None) -> list[slice]:
-    """The examples in batches."""
+    """Returns the examples in batches."""
     size = examples if max_examples_per_batch is None else max_examples_per_batch
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise InvalidValueError(
@@ -158,7 +160,7 @@ def batches_of(examples: int, max_examples_per_batch: int | None) -> list[slice]
 
 
 def sliced(value: Any, part: slice | Sequence[int], examples: int) -> Any:
-    """The part of whatever has one entry per example."""
+    """Returns the part of whatever has one entry per example."""
     if isinstance(value, Tensor):
         return value[part] if value.ndim and len(value) == examples else value
     if isinstance(value, dict):
@@ -172,7 +174,7 @@ def sliced(value: Any, part: slice | Sequence[int], examples: int) -> Any:
 
 
 def check_mode(forward_func: Callable[..., Any]) -> None:
-    """Our error for a model in train mode, whose scores depend on the batch and whose statistics move."""
+    """Raises our error for a model in train mode, whose scores depend on the batch and whose statistics move."""
     model = model_of(forward_func)
     if model is not None:
         for module in model.modules():
@@ -180,23 +182,24 @@ def check_mode(forward_func: Callable[..., Any]) -> None:
 
 
 def progress(items: Iterable[_T], what: str, total: int, show: bool) -> Iterable[_T]:
-    """The items, with a progress bar if it is asked for."""
+    """Returns the items, with a progress bar if it is asked for."""
     return tqdm(items, desc=what, total=total) if show else items
 
 
 @without_gradients
 def output_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Any:
-    """What the model says of a batch."""
+    """Returns what the model says of a batch."""
     return forward_func(*inputs, *extra)
 
 
 def scores_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Tensor:
-    """The class scores `N x classes` of a batch, or our error."""
+    """Returns the class scores `N x classes` of a batch, or our error."""
     return class_scores(output_of(forward_func, inputs, extra), len(inputs[0]))
 
 
 def class_scores(output: Any, examples: int) -> Tensor:
-    """An output as class scores `N x classes`, or our error. Of one output f the classes are its signs: -f and f."""
+    """Returns an output as class scores `N x classes`, or our error. Of one output f the classes are its signs: -f and
+    f."""
     if has_one_output(output, examples):
         output = sign_scores(output)
     if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != examples or output.shape[1] < 2:

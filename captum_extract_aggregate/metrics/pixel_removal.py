@@ -135,7 +135,7 @@ def removal_contrast(
     size: Size | None = None,
     layout: InputLayout = "auto",
 ) -> RemovalContrast:
-    r"""What a map adds to the maps that the same method gives for other images.
+    r"""Returns what a map adds to the maps that the same method gives for other images.
 
     :math:`\delta e = e(x, s) - e(x, \xi)`, with :math:`\xi` drawn from other images' maps, so that what all maps of a
     method share (a centre bias, a texture) counts for nothing. Compare methods image by image
@@ -259,7 +259,7 @@ class _Engine:
         return Removal(e, left, flipped)
 
     def _flips(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, int]]:
-        """Each job that flips, and how many pixels were gone then."""
+        """Yields each job that flips, and how many pixels were gone then."""
         waiting = iter(range(len(jobs)))
         slots = min(self.most_slots or len(jobs), len(jobs))
         size = self.elements.shape[1]
@@ -312,7 +312,7 @@ class _Engine:
 
 
 def _order(job: _Job) -> Tensor:
-    """The pixels in the order in which they go."""
+    """Returns the pixels in the order in which they go."""
     return job.map.flatten().argsort(descending=job.most, stable=True)
 
 

@@ -22,7 +22,7 @@ Masks = Tensor | Sequence[Tensor]
 
 
 def pointing_game(attributions: Tensor | Sequence[Tensor], masks: Masks, tolerance: float = 15) -> Tensor:
-    """Whether each map's maximum lies less than `tolerance` pixels (Euclidean) from its mask; `N` booleans.
+    """Tells whether each map's maximum lies less than `tolerance` pixels (Euclidean) from its mask; `N` booleans.
 
     The map is resized linearly to the mask's size, which is the original image's. The first of several maxima counts
     (row by row). An empty mask is a miss. Of signals and volumes likewise, in samples and voxels.
@@ -67,7 +67,7 @@ def _hit(attribution: Tensor, mask: Tensor, tolerance: float) -> bool:
 
 
 def _maximum(attribution: Tensor, size: tuple[int, ...]) -> list[int]:
-    """Where the first maximum of a map lies that is resized to an image's (signal's, volume's) size."""
+    """Returns where the first maximum of a map lies that is resized to an image's (signal's, volume's) size."""
     dims = len(size)
     if isinstance(attribution, Tensor) and attribution.shape[:2] == (1, 1) and attribution.ndim == dims + 2:
         attribution = attribution[0]  # a batch of one
@@ -93,7 +93,7 @@ def _maximum(attribution: Tensor, size: tuple[int, ...]) -> list[int]:
 
 
 def centre_map(size: Sequence[int]) -> Tensor:
-    """The map of the centre baseline, `1 x 1 x H x W`: highest in the image's middle, pixel `H // 2, W // 2`.
+    """Returns the map of the centre baseline, `1 x 1 x H x W`: highest in the image's middle, pixel `H // 2, W // 2`.
 
     In 1-D and 3-D likewise, `1 x 1 x *size`.
     """
@@ -179,7 +179,7 @@ class PointingGame(Metric):
                 )
 
     def compute(self) -> dict[str, Tensor]:
-        """The accuracies."""
+        """Returns the accuracies."""
         hits, misses = self.counts[:, 0], self.counts[:, 1]
         per_class = hits.double() / (hits + misses)
         return {

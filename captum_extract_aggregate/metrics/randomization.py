@@ -52,7 +52,7 @@ class Randomization:
     similarity: str
 
     def mean(self) -> Tensor:
-        """Each stage's mean over the examples whose similarity is defined (NaN if none is)."""
+        """Returns each stage's mean over the examples whose similarity is defined (NaN if none is)."""
         return self.values.nanmean(1)
 
     def undefined(self) -> Tensor:
@@ -60,7 +60,7 @@ class Randomization:
         return self.values.isnan().sum(1)
 
     def records(self) -> list[dict[str, Any]]:
-        """One dictionary per stage and example."""
+        """Returns one dictionary per stage and example."""
         return [
             {"stage": i, "layer": name, "example": j, "order": self.order, self.similarity: value}
             for i, name in enumerate(self.stages)
@@ -68,7 +68,7 @@ class Randomization:
         ]
 
     def plot(self, ax: Any = None, label: str | None = None) -> Any:
-        """The curve of means over the stages, with a band of one standard deviation; returns the axes."""
+        """Returns the curve of means over the stages, with a band of one standard deviation; returns the axes."""
         from matplotlib import pyplot as plt
 
         if ax is None:
@@ -103,7 +103,7 @@ def parameter_randomization(
     layout: InputLayout = "auto",
     **kwargs: Any,
 ) -> Randomization:
-    """The similarity of maps before and after layers of the network are initialised anew, from output to input.
+    """Returns the similarity of maps before and after layers of the network are initialised anew, from output to input.
 
     A map that depends on what the network has learned falls to the similarity's null baseline.
 
@@ -164,7 +164,7 @@ def parameter_randomization(
 
 
 def check_randomization(order: str, init: str | Initializer, n_seeds: int) -> None:
-    """Our error for a way to randomise that is not known."""
+    """Raises our error for a way to randomise that is not known."""
     if order not in _ORDERS:
         raise InvalidValueError(unknown_name("order", order, _ORDERS))
     if isinstance(n_seeds, bool) or not isinstance(n_seeds, int) or n_seeds < 1:
@@ -226,14 +226,14 @@ def _reset(layer: nn.Module) -> None:
 
 
 def _holders(module: nn.Module) -> list[nn.Module]:
-    """The modules inside that hold parameters of their own."""
+    """Returns the modules inside that hold parameters of their own."""
     return [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
 
 
 def find_stages(
     model: nn.Module, wanted: Sequence[Any] | None, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]
 ) -> list[Stage]:
-    """The stages by name, from the output to the input, in the order in which their layers run."""
+    """Returns the stages by name, from the output to the input, in the order in which their layers run."""
     names = {m: name for name, m in model.named_modules()}
     first = _first_runs(model, inputs, extra)
     if wanted is None:
@@ -258,7 +258,7 @@ def find_stages(
 
 
 def _owner(module: nn.Module, names: dict[nn.Module, str], first: dict[nn.Module, int]) -> nn.Module | None:
-    """The layer that a holder of parameters belongs to: attention uses its projection without calling it, and
+    """Returns the layer that a holder of parameters belongs to: attention uses its projection without calling it, and
     parametrised layers keep their weights in a part of their own. None if it never runs."""
     modules, name = {n: m for m, n in names.items()}, names[module]
     if ".parametrizations." in f".{name}.":

@@ -48,7 +48,7 @@ class Comparison:
     p_holm: float
 
     def record(self) -> dict[str, Any]:
-        """All of it as a dictionary."""
+        """Returns all of it as a dictionary."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -68,7 +68,7 @@ class Comparisons(Sequence[Comparison]):
         return len(self.comparisons)
 
     def records(self) -> list[dict[str, Any]]:
-        """One dictionary per comparison."""
+        """Returns one dictionary per comparison."""
         return [c.record() for c in self.comparisons]
 
     def __str__(self) -> str:
@@ -200,7 +200,7 @@ def _array(values: Values) -> np.ndarray:  # type: ignore[type-arg]
 
 
 def _rank_biserial(nonzero: np.ndarray) -> float:  # type: ignore[type-arg]
-    """The share of the rank sum that speaks for the first, minus that for the second."""
+    """Returns the share of the rank sum that speaks for the first, minus that for the second."""
     if not len(nonzero):
         return 0.0
     ranks = rankdata(np.abs(nonzero))

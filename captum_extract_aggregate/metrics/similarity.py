@@ -76,7 +76,8 @@ def ssim(attributions: Tensor, others: Tensor) -> Tensor:
 
 
 def top_k_intersection(attributions: Tensor, others: Tensor, k: int | float = 0.1) -> Tensor:
-    """The share of the k largest values (a number, or a fraction of all) that the two have in common; `N`, in [0, 1].
+    """Returns the share of the k largest values (a number, or a fraction of all) that the two have in common; `N`, in
+    [0, 1].
 
     Of equal values the first counts as larger. A fraction of the values is rounded up.
     """
@@ -109,7 +110,7 @@ SIMILARITIES: dict[str, Similarity] = {
 
 
 def find_similarity(similarity: str | Similarity) -> Similarity:
-    """A similarity by name, or a function of two maps `N x 1 x *S` that gives `N` values as it is."""
+    """Returns a similarity by name, or a function of two maps `N x 1 x *S` that gives `N` values as it is."""
     if callable(similarity):
         return similarity
     if similarity not in SIMILARITIES:
@@ -129,7 +130,8 @@ class NullBaseline(NamedTuple):
 def null_baseline(
     similarity: str | Similarity, map_size: Sequence[int], input_size: Sequence[int], n: int = 64, seed: int = 0
 ) -> NullBaseline:
-    """A similarity between unrelated random maps of `map_size`, upsampled linearly to `input_size`; in 1-D, 2-D or 3-D.
+    """Returns a similarity between unrelated random maps of `map_size`, upsampled linearly to `input_size`; in 1-D, 2-D
+    or 3-D.
 
     Smooth maps share structure by chance: HOG-Spearman gives about +0.09, not 0. A class sensitivity or a randomised
     network's similarity means something only beside this number.

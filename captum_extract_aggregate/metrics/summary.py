@@ -43,7 +43,7 @@ class ValueSummary(Metric):
         self.values.append(values.detach().double().reshape(-1))
 
     def compute(self) -> dict[str, Tensor]:
-        """The summary."""
+        """Returns the summary."""
         parts = self.values if isinstance(self.values, list) else [self.values]
         values = torch.cat(parts) if parts else torch.empty(0, dtype=torch.float64)
         defined = values[~values.isnan()].sort().values  # sorted: sums do not depend on the order of arrival

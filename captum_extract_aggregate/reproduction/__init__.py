@@ -66,7 +66,7 @@ def reproduce(request: Request) -> tuple[str, bool]:
 
 
 def carry_out(name: str, setting: Setting) -> Outcome:
-    """One experiment on one setting."""
+    """Returns one experiment on one setting."""
     experiment = EXPERIMENTS[name]
     if experiment.needs_objects and not setting.has_objects:
         return Outcome(findings=[Finding(experiment.title, None, effect="the images' objects are not known")])
@@ -74,7 +74,7 @@ def carry_out(name: str, setting: Setting) -> Outcome:
 
 
 def section(name: str, setting: Setting, outcome: Outcome) -> str:
-    """An experiment's text: what it is, tables, findings, pictures."""
+    """Returns an experiment's text: what it is, tables, findings, pictures."""
     parts = [f"### {name}, {setting.name}", EXPERIMENTS[name].title, *outcome.tables]
     if outcome.findings:
         parts.append(findings_table(outcome.findings))
@@ -93,7 +93,7 @@ def _told(name: str, setting: Setting, outcome: Outcome, path: Path) -> list[str
 
 
 def settings_of(request: Request) -> list[Setting]:
-    """The networks and images that a request names."""
+    """Returns the networks and images that a request names."""
     if request.data not in DATA:
         raise InvalidValueError(unknown_name("data", request.data, DATA))
     if request.n < 0:

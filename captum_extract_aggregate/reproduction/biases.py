@@ -42,7 +42,8 @@ def removal(setting: Setting) -> Outcome:
 
 
 def told(setting: Setting, n: int, with_robustness: bool, folder: Path | None) -> str:
-    """The bias report of a setting as text, for the command line; one row per image, and the picture, in a folder."""
+    """Returns the bias report of a setting as text, for the command line; one row per image, and the picture, in a
+    folder."""
     show = setting.show_progress
     report = bias_report(setting.network, setting.batches(n), show_progress=show)
     parts = [f"{setting.name}: {report}"]

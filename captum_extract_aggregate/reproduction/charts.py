@@ -91,7 +91,7 @@ def _figure(width: float, height: float) -> tuple[Any, Any]:
 def picture_grid(
     setting: Setting, methods: Sequence[MethodPlan], name: str, worst: bool = False, image: int = 0
 ) -> Path:
-    """The maps of methods by layers for the best class of an image (and the worst), drawn over it."""
+    """Returns the maps of methods by layers for the best class of an image (and the worst), drawn over it."""
     methods = [m for m in methods if not setting.supports(m)]
     plan = Plan(
         tuple(methods),

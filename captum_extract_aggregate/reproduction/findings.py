@@ -44,12 +44,12 @@ class Outcome:
 
 
 def values_of(results: Results, measure: str, method: str, layer: str, detail: str = "") -> dict[Key, float]:
-    """A measure's values by image and class."""
+    """Returns a measure's values by image and class."""
     return {(r.image, r.target): r.value for r in results.rows(measure, detail, method, layer)}
 
 
 def subset(results: Results, values: Mapping[Key, float], which: str = "all") -> dict[Key, float]:
-    """The values of all pairs, of the `"difficult"` ones, or of images with several classes (`"multi"`)."""
+    """Returns the values of all pairs, of the `"difficult"` ones, or of images with several classes (`"multi"`)."""
     targets = results.targets()
     chosen = {
         "all": lambda key: True,
@@ -60,7 +60,7 @@ def subset(results: Results, values: Mapping[Key, float], which: str = "all") ->
 
 
 def class_mean(values: Mapping[Key, float]) -> float:
-    """The mean over classes of the share of hits, in percent; undefined maps are left out."""
+    """Returns the mean over classes of the share of hits, in percent; undefined maps are left out."""
     by_class: dict[int, list[float]] = {}
     for (_, target), value in values.items():
         if not math.isnan(value):
@@ -114,7 +114,7 @@ def more_hits(statement: str, first: Mapping[Key, float], second: Mapping[Key, f
 
 
 def class_mean_test(differences: Mapping[Key, float], draws: int = 9999) -> tuple[float, float, float]:
-    """The mean over classes of paired differences, in percent: its value, standard error, and two-sided p.
+    """Returns the mean over classes of paired differences, in percent: its value, standard error, and two-sided p.
 
     A permutation test: which of the two is which is drawn anew for every image (an image's pairs together).
     """
@@ -155,13 +155,13 @@ def smaller(
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Returns a Markdown table."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def findings_table(findings: Sequence[Finding]) -> str:
-    """The findings as a Markdown table."""
+    """Returns the findings as a Markdown table."""
     rows = []
     for f in findings:
         p = "" if math.isnan(f.p) else f"{f.p:.1g}"

@@ -91,7 +91,7 @@ def _activity_above_bias(setting: Setting, results: Results, detail: str) -> lis
 
 
 def over_layers(setting: Setting, results: Results, detail: str) -> tuple[dict[Key, float], dict[Key, float]]:
-    """Each image's mean over the layers, of its activity and of its bias attributions."""
+    """Returns each image's mean over the layers, of its activity and of its bias attributions."""
     found = []
     for method in ("activity", "bias"):
         by_layer = [_values(results, method, layer, detail) for layer in bias_layers_of(setting)]
@@ -100,7 +100,8 @@ def over_layers(setting: Setting, results: Results, detail: str) -> tuple[dict[K
 
 
 def fig2(setting: Setting) -> Outcome:
-    """What is measured: the share of the signal that is gone when the decision flips, least and most salient first."""
+    """Returns what is measured: the share of the signal that is gone when the decision flips, least and most salient
+    first."""
     results = decompositions(setting)
     layers = bias_layers_of(setting)
     layer = layers[len(layers) // 2]
@@ -160,7 +161,7 @@ def fig6(setting: Setting) -> Outcome:
 
 
 def fig12(setting: Setting) -> Outcome:
-    """How maps are brought to the image: bilinear interpolation against copies of the nearest value."""
+    """Returns how maps are brought to the image: bilinear interpolation against copies of the nearest value."""
     layers = setting.layers[1:]
     methods = [MethodPlan("activity", how, layers, interpolation=how) for how in ("bilinear", "nearest")]
     results = setting.evaluate(methods, [_measure(setting)], "removal", voc_like(setting))

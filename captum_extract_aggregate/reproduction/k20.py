@@ -70,14 +70,15 @@ def results_of(setting: Setting, methods: Sequence[MethodPlan]) -> Results:
 
 
 def _columns(results: Results) -> dict[str, str]:
-    """Each method's one layer."""
+    """Returns each method's one layer."""
     return {row.method: row.layer for row in results.maps()}
 
 
 def _restricted(
     setting: Setting, results: Results, published: dict[str, str]
 ) -> tuple[str, dict[str, dict[Key, float]]]:
-    """The table of both games on images with several classes, and for each pair original minus restricted hit."""
+    """Returns the table of both games on images with several classes, and for each pair original minus restricted
+    hit."""
     rows, differences = [], {}
     for method, layer in _columns(results).items():
         original, restricted = (
@@ -125,7 +126,7 @@ def table1(setting: Setting) -> Outcome:
 
 
 def table3(setting: Setting) -> Outcome:
-    """The same for methods that propagate to the input."""
+    """Returns the same for methods that propagate to the input."""
     results = results_of(setting, propagated())
     table, differences = _restricted(setting, results, TABLE3)
     findings = _larger_difference(differences, "gradients", ["guided", "RectGrad", "LRP-gamma-inf"])
@@ -169,7 +170,7 @@ def table2(setting: Setting) -> Outcome:
 
 
 def table4(setting: Setting) -> Outcome:
-    """The same for methods that propagate to the input."""
+    """Returns the same for methods that propagate to the input."""
     results = results_of(setting, propagated())
     table, values = _sensitivity(setting, results, TABLE4)
     findings = _more_sensitive(values, "gradients", ["guided", "RectGrad", "LRP-gamma-inf"])

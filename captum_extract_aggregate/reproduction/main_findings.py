@@ -50,13 +50,13 @@ class Check:
 
 
 def checks(setting: Setting) -> list[Check]:
-    """Each main finding on a setting."""
+    """Returns each main finding on a setting."""
     limits = THRESHOLDS[setting.name]
     return [Check(setting.name, what, measure(what, setting), limit) for what, limit in limits.items()]
 
 
 def measure(what: str, setting: Setting) -> float:
-    """The number that is held against a threshold."""
+    """Returns the number that is held against a threshold."""
     return _MEASURED[what](setting)
 
 

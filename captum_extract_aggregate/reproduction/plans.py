@@ -59,7 +59,7 @@ def propagated() -> list[MethodPlan]:
 
 
 def pointing(setting: Setting) -> tuple[MeasurePlan, ...]:
-    """The pointing game and its restricted form."""
+    """Returns the pointing game and its restricted form."""
     arguments = {"tolerance": setting.tolerance}
     return (
         MeasurePlan("pointing_game", arguments=arguments),

@@ -69,7 +69,7 @@ def _hits(results: Results, method: str, layer: str, which: str = "all") -> dict
 
 
 def _best(results: Results, method: str, columns: list[str], which: str = "all") -> str:
-    """The column on which a method points best."""
+    """Returns the column on which a method points best."""
     return max(columns, key=lambda c: np.nan_to_num(class_mean(_hits(results, method, c, which)), nan=-1))
 
 
@@ -78,7 +78,7 @@ def _combinations() -> list[str]:
 
 
 def table3(setting: Setting) -> Outcome:
-    """The pointing game: each method's best single layer and best combination of layers."""
+    """Returns the pointing game: each method's best single layer and best combination of layers."""
     results, layers = pointing_results(setting), list(setting.layers)
     methods, rows = _methods(results), []
     centre = class_mean(_hits(results, "centre", "image"))
@@ -128,7 +128,7 @@ def _if_there(best: dict[str, dict[Key, float]], statement: str, first: str, sec
 
 
 def table6(setting: Setting) -> Outcome:
-    """Every scheme of weights, by product and by sum, for all and for the difficult pairs; and the weights."""
+    """Returns every scheme of weights, by product and by sum, for all and for the difficult pairs; and the weights."""
     results, layers = pointing_results(setting), list(setting.layers)
     tables, findings = [], []
     weights = {"feature spread": setting.spread_weights, "accuracy": setting.probe_weights}
@@ -195,7 +195,7 @@ def table4(setting: Setting) -> Outcome:
 
 
 def fig3(setting: Setting) -> Outcome:
-    """The pointing game at every layer."""
+    """Returns the pointing game at every layer."""
     results, layers = pointing_results(setting), list(setting.layers)
     methods = _methods(results)
     means = {m: [class_mean(_hits(results, m, layer)) for layer in layers] for m in methods}
@@ -363,7 +363,7 @@ def fig10(setting: Setting) -> Outcome:
 
 
 def fig12(setting: Setting) -> Outcome:
-    """The whole grid of extracts and aggregates: pointing game and class sensitivity, at two layers."""
+    """Returns the whole grid of extracts and aggregates: pointing game and class sensitivity, at two layers."""
     extracts = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")
     aggregates = ("norm", "filter_norm", "sum", "max", "abs_sum")
     layers = (setting.layers[len(setting.layers) // 2], setting.layers[-1])

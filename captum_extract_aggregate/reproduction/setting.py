@@ -106,7 +106,7 @@ class Setting:
     def evaluate(
         self, methods: Sequence[MethodPlan], measures: Sequence[MeasurePlan], size: str, data: DataPlan | None = None
     ) -> Results:
-        """An evaluation, kept in the output folder: asked for again, it is there."""
+        """Returns an evaluation, kept in the output folder: asked for again, it is there."""
         data = data or self.data
         n = min(self.sizes[size], data.n) if data.n else self.sizes[size]
         every = data.every
@@ -170,7 +170,7 @@ class Setting:
 
 
 def network_blocks(module: nn.Module) -> list[nn.Module]:
-    """The parts that hold parameters; sequences are taken apart."""
+    """Returns the parts that hold parameters; sequences are taken apart."""
     parts = [network_blocks(m) if isinstance(m, nn.Sequential) else [m] for m in module.children()]
     return [m for part in parts for m in part if any(True for _ in m.parameters())]
 
@@ -188,5 +188,5 @@ class _Loader:
 
 
 def voc_like(setting: Setting) -> DataPlan:
-    """The data with images of one size, as pixel removal against other images' maps needs them."""
+    """Returns the data with images of one size, as pixel removal against other images' maps needs them."""
     return replace(setting.data, resize="square") if setting.data.kind in ("voc", "coco") else setting.data

@@ -82,5 +82,5 @@ def _measures(model: nn.Module, layer: str, x: Tensor) -> tuple[list[float], lis
 
 @torch.no_grad()
 def _accuracy(model: nn.Module, x: Tensor, classes: Tensor) -> float:
-    """The share of classes whose presence is told rightly."""
+    """Returns the share of classes whose presence is told rightly."""
     return float(((model(x) > 0) == (classes > 0.5)).double().mean())

@@ -91,7 +91,8 @@ def overlay(
 
 
 def scale_of(maps: Iterable[Tensor], sign: str = "all", outlier_perc: float = 0) -> float:
-    """The largest magnitude of the maps, or the one beyond which `outlier_perc` percent of their sum lie; 0 for none.
+    """Returns the largest magnitude of the maps, or the one beyond which `outlier_perc` percent of their sum lie; 0 for
+    none.
 
     Example:
         >>> import torch
@@ -122,7 +123,7 @@ def grid(
     outlier_perc: float = 0,
     alpha: float = 0.65,
 ) -> Figure:
-    """One overlay per row and column, beside the image; how the maps are scaled is written below them.
+    """Returns one overlay per row and column, beside the image; how the maps are scaled is written below them.
 
     Args:
         image: `3 x H x W` in [0, 1]; or one for each row, by the row's name.
@@ -179,7 +180,7 @@ def grid(
 
 
 def _sharing(maps: Rows, row: str, column: str, scaling: str) -> list[Tensor]:
-    """The maps that one map shares its scale with, itself included."""
+    """Returns the maps that one map shares its scale with, itself included."""
     return [
         m
         for r, own in maps.items()
@@ -189,7 +190,7 @@ def _sharing(maps: Rows, row: str, column: str, scaling: str) -> list[Tensor]:
 
 
 def _legend(signs: set[str], asked: str | None) -> str:
-    """What the colours mean."""
+    """Returns what the colours mean."""
     parts = []
     if signs - {"all"}:
         parts.append(_ONLY.get(asked or "", "") + "dark to bright: 0 to largest")
@@ -202,7 +203,7 @@ def _legend(signs: set[str], asked: str | None) -> str:
 
 
 def _plane(map_: Tensor) -> Tensor:
-    """`h x w`, channels summed."""
+    """Returns `h x w`, channels summed."""
     map_ = _unbatched(map_)
     if not isinstance(map_, Tensor) or map_.ndim not in (2, 3):
         got = f"a tensor {tuple(map_.shape)}" if isinstance(map_, Tensor) else f"a {type(map_).__name__}"
@@ -212,7 +213,7 @@ def _plane(map_: Tensor) -> Tensor:
 
 
 def _unbatched(tensor: Tensor) -> Tensor:
-    """A batch of one is what it holds."""
+    """Returns a batch of one is what it holds."""
     return tensor[0] if isinstance(tensor, Tensor) and tensor.ndim == 4 and len(tensor) == 1 else tensor
 
 
@@ -227,7 +228,7 @@ def _at_size(map_: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def _shown(values: np.ndarray, sign: str) -> np.ndarray:
-    """What is left of a map for a sign."""
+    """Returns what is left of a map for a sign."""
     if sign == "positive":
         return np.maximum(values, 0)
     if sign == "negative":
@@ -250,7 +251,7 @@ def _is_signed(map_: Tensor) -> bool:
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """`H x W x 3` from 0 to 1."""
+    """Returns `H x W x 3` from 0 to 1."""
     image = _unbatched(image)
     is_image = isinstance(image, Tensor) and image.ndim == 3 and image.shape[0] in (1, 3)
     if not is_image or not image.is_floating_point():

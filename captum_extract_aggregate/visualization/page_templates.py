@@ -9,7 +9,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """A page from a template in the folder `templates` of a package; all share the style sheet that lies here."""
+    """Returns a page from a template in the folder `templates` of a package; all share the style sheet that lies
+    here."""
     return _environment(package).get_template(template).render(**values)
 
 

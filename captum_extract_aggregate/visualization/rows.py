@@ -21,7 +21,7 @@ Rows = dict[str, dict[str, Tensor]]
 
 
 def maps_by_layer(methods: Methods, inputs: Tensor, target: Target = None) -> Rows:
-    """A row for each method, a column for each of its layers.
+    """Returns a row for each method, a column for each of its layers.
 
     Args:
         methods: attribution objects by name, ours or Captum's; ours share one pass.
@@ -44,7 +44,7 @@ def maps_by_layer(methods: Methods, inputs: Tensor, target: Target = None) -> Ro
 
 
 def maps_by_target(methods: Methods, inputs: Tensor, targets: Sequence[Target]) -> list[Rows]:
-    """What `maps_by_layer` gives for each of several targets, still from one forward.
+    """Returns what `maps_by_layer` gives for each of several targets, still from one forward.
 
     Example:
         >>> import captum_extract_aggregate as cea
@@ -58,7 +58,7 @@ def maps_by_target(methods: Methods, inputs: Tensor, targets: Sequence[Target]) 
 
 
 def maps_by_class(methods: Methods, inputs: Tensor, targets: Mapping[str, Target]) -> Rows:
-    """A row for each class, a column for each method (and layer, where a method has several).
+    """Returns a row for each class, a column for each method (and layer, where a method has several).
 
     Args:
         methods, inputs: as for `maps_by_layer`.
@@ -87,7 +87,7 @@ def maps_by_stage(
     init: Any = "normal",
     seed: int = 0,
 ) -> Rows:
-    """A row for each method (and layer), a column for each stage of the network's randomisation.
+    """Returns a row for each method (and layer), a column for each stage of the network's randomisation.
 
     Args:
         methods, inputs, target: as for `maps_by_layer`.
@@ -111,7 +111,7 @@ def maps_by_stage(
 
 
 def class_title(scores: Tensor, target: int, classes: Sequence[str] = ()) -> str:
-    """What to call a class in a picture: its name (or number) and score.
+    """Returns what to call a class in a picture: its name (or number) and score.
 
     Example:
         >>> import torch
@@ -131,14 +131,14 @@ def _one(inputs: Any) -> Tensor:
 
 
 def _columns(layers: list[str], maps: Any) -> dict[str, Tensor]:
-    """One example's maps by the names of the method's layers."""
+    """Returns one example's maps by the names of the method's layers."""
     if isinstance(maps, list):
         return {name: _single(m)[0] for name, m in zip(layers, maps)}
     return {layers[0] if len(layers) == 1 else "all layers": _single(maps)[0]}
 
 
 def _flat(names: Mapping[str, list[str]], found: Mapping[str, Any]) -> dict[str, Tensor]:
-    """All methods' maps under one name each."""
+    """Returns all methods' maps under one name each."""
     flat: dict[str, Tensor] = {}
     for name, maps in found.items():
         columns = _columns(names[name], maps)
@@ -147,12 +147,13 @@ def _flat(names: Mapping[str, list[str]], found: Mapping[str, Any]) -> dict[str,
 
 
 def _single(maps: Any) -> Tensor:
-    """The map of the first input, or of a layer's first output."""
+    """Returns the map of the first input, or of a layer's first output."""
     return maps[0] if isinstance(maps, tuple) else maps
 
 
 def _layer_names(methods: Methods) -> dict[str, list[str]]:
-    """What the layers of each method are called: by their model; where a function hides it, by type and number."""
+    """Returns what the layers of each method are called: by their model; where a function hides it, by type and
+    number."""
     modules = {name: _modules(method) for name, method in methods.items()}
     called: dict[nn.Module | None, str] = {None: "input"}
     for name, method in methods.items():

@@ -76,7 +76,7 @@ def unregister_aggregate(name: str) -> None:
 
 
 def list_aggregates() -> list[str]:
-    """The names of all aggregates: this package's own first, then those registered.
+    """Returns the names of all aggregates: this package's own first, then those registered.
 
     Example:
         >>> from captum_extract_aggregate.registry import list_aggregates
@@ -114,13 +114,13 @@ def _negative_square(t: Tensor) -> Tensor:
 
 
 def _root(t: Tensor) -> Tensor:
-    """The square root, whose derivative at 0 is taken for 0, as a norm's is."""
+    """Returns the square root, whose derivative at 0 is taken for 0, as a norm's is."""
     return torch.where(t > 0, t.where(t > 0, 1).sqrt(), 0) if t.requires_grad else t.sqrt()
 
 
 def _over_positive_entries(summand: Summand, positive: Elementwise, negative: Elementwise) -> Tensor:
-    """Sum over all entries that are positive, which they are if both signs agree, of a product of functions of the
-    factors' positive parts, and of their negative parts (whose signs cancel)."""
+    """Returns sum over all entries that are positive, which they are if both signs agree, of a product of functions of
+    the factors' positive parts, and of their negative parts (whose signs cancel)."""
     both_positive = summand.total(positive)
     return both_positive if summand.q.is_never_negative else both_positive + summand.total(negative)
 
@@ -197,12 +197,13 @@ def _aggregate_materialized(summand: Summand, function: Materialized) -> Tensor:
 
 
 def aggregate(summand: Summand, how: str | Materialized) -> Tensor:
-    """One number per position, `N x 1 x *S`, by a registered closed form or a function of the multiplied-out rows."""
+    """Returns one number per position, `N x 1 x *S`, by a registered closed form or a function of the multiplied-out
+    rows."""
     if callable(how):
         return _aggregate_materialized(summand, how).unsqueeze(1)
     return AGGREGATES[how](summand).unsqueeze(1)
 
 
 def check_aggregate(how: str) -> str:
-    """`how` itself if it names an aggregate; otherwise our error."""
+    """Returns `how` itself if it names an aggregate; otherwise our error."""
     return AGGREGATES.check(how)

@@ -151,7 +151,7 @@ class ExtractAggregate(CaptureAttribution[L]):
         return tuple(pair.unscaled(aggregate(self._summand(layer, pair), self.aggregate)) for pair in found)
 
     def _views(self, places: tuple[Place, ...], evidence: Evidence) -> int | None:
-        """The dimension of views that the layout unfolds from the batch."""
+        """Returns the dimension of views that the layout unfolds from the batch."""
         assert callable(self.layout)
         return view_axis(self.layout, evidence.activations[places[-1]][0], evidence.surroundings(places[-1]))
 
@@ -165,7 +165,7 @@ class ExtractAggregate(CaptureAttribution[L]):
         return tuple(maps)
 
     def is_blind(self, layer: nn.Module | None) -> bool:
-        """Where all channels of the gradient meet all of the activation, only their sizes are left."""
+        """Returns where all channels of the gradient meet all of the activation, only their sizes are left."""
         if self.extract in ("bias", "layer_bias"):
             return True
         if callable(self.aggregate):
@@ -176,7 +176,8 @@ class ExtractAggregate(CaptureAttribution[L]):
         return self.extract.startswith("conv")
 
     def _are_tame(self, place: Place, evidence: Evidence, pairs: list[tuple[Tensor, Tensor]]) -> list[bool]:
-        """Which gradients are known to be neither tiny nor huge; of parts (a layout may leave out tokens) none is."""
+        """Returns which gradients are known to be neither tiny nor huge; of parts (a layout may leave out tokens) none
+        is."""
         captured = evidence.gradients[place]
         known = evidence.tame.get(place, (False,) * len(captured))
         if callable(self.layout):

@@ -42,12 +42,13 @@ class Window:
 
     @classmethod
     def centred(cls, size: int, dims: int) -> Window:
-        """An odd window of `size` in each of `dims` dimensions around every position, zeros beyond the border."""
+        """Returns an odd window of `size` in each of `dims` dimensions around every position, zeros beyond the
+        border."""
         half = (size - 1) // 2
         return cls((size,) * dims, (1,) * dims, (1,) * dims, ((half, half),) * dims)
 
     def prepare(self, t: Tensor) -> Tensor:
-        """Zeros between positions, then the border. `t` is `N x B x *S`."""
+        """Returns zeros between positions, then the border. `t` is `N x B x *S`."""
         if self.spread is not None and max(self.spread) > 1:
             sizes = [(n - 1) * step + 1 for n, step in zip(t.shape[2:], self.spread)]
             spread = t.new_zeros(*t.shape[:2], *sizes)
@@ -60,7 +61,7 @@ class Window:
         return t
 
     def _taps(self, t: Tensor, axis: int) -> list[Tensor]:
-        """The shifted, strided views of `t` along spatial dimension `axis`, one per kernel position."""
+        """Returns the shifted, strided views of `t` along spatial dimension `axis`, one per kernel position."""
         size, stride, dilation = self.size[axis], self.stride[axis], self.dilation[axis]
         reach = (t.shape[axis + 2] - dilation * (size - 1) - 1) // stride * stride + 1
         index = [slice(None)] * t.ndim
@@ -85,7 +86,8 @@ class Window:
         return t
 
     def unfold(self, t: Tensor) -> Tensor:
-        """Each window's values side by side: `N x B x *S` to `N x B x W x *S`. For materialised summands only."""
+        """Returns each window's values side by side: `N x B x *S` to `N x B x W x *S`. For materialised summands
+        only."""
         t = self.prepare(t)
         patches = [t]
         for axis in range(len(self.size)):
@@ -106,11 +108,11 @@ class Factor:
     _found: dict[Hashable, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def within(self, window: Window | None) -> Factor:
-        """The same entries seen through a window (if any); what is found without one is shared."""
+        """Returns the same entries seen through a window (if any); what is found without one is shared."""
         return self if window is None else replace(self, window=window)
 
     def total(self, f: Elementwise) -> Tensor:
-        """Sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0. To be read only."""
+        """Returns sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0. To be read only."""
 
         def sums() -> Tensor:
             return functools.reduce(Tensor.add_, (f(piece).sum(2) for piece in pieces(self.values, 2)))
@@ -119,7 +121,7 @@ class Factor:
         return summed if self.window is None else self.window.reduce(summed, torch.add)
 
     def extremes(self) -> list[Tensor]:
-        """The largest entry of each block, `N x B x *S`, and the smallest (once where there is only one entry).
+        """Returns the largest entry of each block, `N x B x *S`, and the smallest (once where there is only one entry).
 
         A zero border counts as an entry. To be read only.
         """
@@ -129,7 +131,7 @@ class Factor:
         return [self.window.reduce(found[0], torch.maximum), self.window.reduce(found[-1], torch.minimum)]
 
     def magnitude(self) -> Tensor:
-        """The largest magnitude in each block, `N x B x *S`."""
+        """Returns the largest magnitude in each block, `N x B x *S`."""
         if self.is_single:
             found = self._bordered.abs()
         else:
@@ -167,7 +169,7 @@ class Factor:
         return self._found[how]
 
     def entries(self) -> Tensor:
-        """All entries, multiplied out over the window: `N x B x M x W x *S`."""
+        """Returns all entries, multiplied out over the window: `N x B x M x W x *S`."""
         if self.window is None:
             return self.values.unsqueeze(3)
         unfolded = self.window.unfold(self.values.flatten(1, 2))
@@ -175,7 +177,7 @@ class Factor:
 
 
 def one(like: Tensor) -> Factor:
-    """The constant factor 1, for contributions that are the gradient itself. `like` is `N x K x *S`."""
+    """Returns the constant factor 1, for contributions that are the gradient itself. `like` is `N x K x *S`."""
     return Factor(like.new_ones((1, 1, 1) + (1,) * (like.ndim - 2)), is_one=True)
 
 
@@ -194,7 +196,7 @@ class Summand:
     _found: dict[Elementwise, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def total(self, f: Elementwise) -> Tensor:
-        """Sum of `f(p) f(q)` over all entries, `N x *S`; `f(0)` must be 0, and `f(1)` 1. To be read only."""
+        """Returns sum of `f(p) f(q)` over all entries, `N x *S`; `f(0)` must be 0, and `f(1)` 1. To be read only."""
         if f not in self._found:
             self._found[f] = functools.reduce(Tensor.add_, (part._total(f) for part in self.parts))
         return self._found[f]
@@ -222,7 +224,8 @@ class Summand:
         return [replace(self, p=Factor(p), q=Factor(q, self.q.window), _found={}) for p, q in factors]
 
     def rows(self, limit: int) -> Iterator[Tensor]:
-        """The outer products multiplied out, `P x *shape`, at most `limit` numbers (or one position) at a time."""
+        """Yields the outer products multiplied out, `P x *shape`, at most `limit` numbers (or one position) at a
+        time."""
         p, q = self.p.entries().squeeze(3), self.q.entries()
         q = q.expand(p.shape[0], *q.shape[1:4], *p.shape[3:])
         p = p.movedim((1, 2), (-2, -1)).flatten(0, -3)  # positions x B x P
@@ -233,6 +236,6 @@ class Summand:
             yield product.reshape(-1, *self.shape) if self.arrange is None else self.arrange(product)
 
     def materialize(self) -> Tensor:
-        """All of them, `N x *S x *shape`: K x K or more numbers per position. For tests and research."""
+        """Returns all of them, `N x *S x *shape`: K x K or more numbers per position. For tests and research."""
         positions = self.p.values.shape[:1] + self.p.values.shape[3:]
         return torch.cat(list(self.rows(sys.maxsize))).reshape(*positions, *self.shape)

@@ -56,7 +56,7 @@ _WINDOWED = re.compile(r"(conv|depthwise)(\d{1,2})x(\d{1,2})")
 
 
 def all_channels(t: Tensor) -> Factor:
-    """`N x K x *S` as one block."""
+    """Returns `N x K x *S` as one block."""
     return Factor(t.unsqueeze(1))
 
 
@@ -76,15 +76,17 @@ class Pair:
 
     @classmethod
     def scaled(cls, x: Tensor, g: Tensor, known: Factor | None = None) -> Pair:
-        """The pair with a gradient that neither underflows nor overflows when it is squared (see `unit_scale`)."""
+        """Returns the pair with a gradient that neither underflows nor overflows when it is squared (see
+        `unit_scale`)."""
         return cls(x, *unit_scale(g), known)
 
     def unscaled(self, map_: Tensor) -> Tensor:
-        """A map of this pair with what was taken out put back: every closed form is homogeneous in the gradient."""
+        """Returns a map of this pair with what was taken out put back: every closed form is homogeneous in the
+        gradient."""
         return map_ if self.scale is None else map_ * self.scale
 
     def summand(self, extract: str) -> Summand:
-        """What a virtual layer's extract makes of the pair; kept for other aggregates."""
+        """Returns what a virtual layer's extract makes of the pair; kept for other aggregates."""
         if extract not in self._summands:
             self._summands[extract] = virtual_extract(extract)(self)
         return self._summands[extract]
@@ -142,7 +144,7 @@ _WINDOWED_EXTRACTS: dict[str, Callable[[Pair, int], Summand]] = {"conv": _conv, 
 
 
 def virtual_extract(name: str) -> VirtualExtract:
-    """The function `Pair -> Summand` of a virtual identity layer, by name (`"bias"`, `"conv3x3"`, ...)."""
+    """Returns the function `Pair -> Summand` of a virtual identity layer, by name (`"bias"`, `"conv3x3"`, ...)."""
     if isinstance(name, str) and name in VIRTUAL_EXTRACTS:
         return VIRTUAL_EXTRACTS[name]
     match = _WINDOWED.fullmatch(name) if isinstance(name, str) else None
@@ -166,7 +168,7 @@ class _LayerTypes(Table[type | str, LayerExtract]):
     """Extracts of real layers by type, or by a type's dotted name: both mean the same."""
 
     def find(self, name: Any) -> type | str | None:
-        """The key that a type, or its dotted name, is known by."""
+        """Returns the key that a type, or its dotted name, is known by."""
         if super().find(name) is not None or not isinstance(name, (type, str)):
             return super().find(name)
         if isinstance(name, type):
@@ -174,7 +176,7 @@ class _LayerTypes(Table[type | str, LayerExtract]):
         return next((t for t in self if isinstance(t, type) and self.described(t) == name), None)
 
     def described(self, name: Any) -> str:
-        """The dotted name of a type."""
+        """Returns the dotted name of a type."""
         return f"{name.__module__}.{name.__qualname__}" if isinstance(name, type) else str(name)
 
 
@@ -238,7 +240,7 @@ def unregister_layer(*types: type | str) -> None:
 
 
 def list_layers() -> list[str]:
-    """The dotted names of all layer types that `extract="layer"` knows.
+    """Returns the dotted names of all layer types that `extract="layer"` knows.
 
     Example:
         >>> from captum_extract_aggregate.registry import list_layers
@@ -249,7 +251,8 @@ def list_layers() -> list[str]:
 
 
 def layer_extract(module: nn.Module, name: str) -> LayerExtract:
-    """The extract of a real layer. A subclass is served by its base's only if it does not compute something else."""
+    """Returns the extract of a real layer. A subclass is served by its base's only if it does not compute something
+    else."""
     for base in type(module).__mro__:
         function = REAL_LAYERS.get(base) or REAL_LAYERS.get(REAL_LAYERS.described(base))
         if function is not None:
@@ -265,7 +268,7 @@ def layer_extract(module: nn.Module, name: str) -> LayerExtract:
 
 
 def layer_bias_extract(module: nn.Module, x: Tensor, g: Tensor) -> Summand:
-    """The real layer's bias: g_u, as the virtual one, at the layer's output."""
+    """Returns the real layer's bias: g_u, as the virtual one, at the layer's output."""
     return _bias(Pair(x, g))
 
 
@@ -284,7 +287,7 @@ def _grouped(t: Tensor, groups: int) -> Tensor:
 
 
 def _border(module: nn.modules.conv._ConvNd) -> tuple[tuple[int, int], ...]:
-    """The border of a convolution in numbers, also for `padding="same"`, whose odd remainder goes behind."""
+    """Returns the border of a convolution in numbers, also for `padding="same"`, whose odd remainder goes behind."""
     if module.padding == "valid":
         return ((0, 0),) * len(module.kernel_size)
     if module.padding == "same":
@@ -307,7 +310,7 @@ def _real_conv(module: nn.Conv2d, x: Tensor, g: Tensor) -> Summand:
 
 @register_layer(nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 def _real_transposed_conv(module: nn.ConvTranspose2d, x: Tensor, g: Tensor) -> Summand:
-    """A plain convolution of the input with zeros between its positions, by the kernel turned around."""
+    """Returns a plain convolution of the input with zeros between its positions, by the kernel turned around."""
     ones = (1,) * len(module.kernel_size)
     padding = []
     for axis in range(len(module.kernel_size)):
@@ -384,7 +387,8 @@ REAL_LAYERS.seal()
 
 
 def unit_scale(g: Tensor) -> tuple[Tensor, Tensor | None]:
-    """`g` with the largest magnitude of each example brought to 1, and the factors taken out (None: nothing to do).
+    """Returns `g` with the largest magnitude of each example brought to 1, and the factors taken out (None: nothing to
+    do).
 
     Squares of a saturated probability's gradient would underflow.
     """

@@ -57,18 +57,18 @@ class PropagationAttribution(CaptureAttribution[L]):
         self.aggregate = self._aggregate if aggregate is None else check_aggregate(aggregate)
 
     def argument(self, name: str) -> Any:
-        """The class's own aggregate was not named."""
+        """Returns the class's own aggregate was not named."""
         return None if name == "aggregate" and self.aggregate == self._aggregate else super().argument(name)
 
     def _interception(self, batch: int) -> Interception:
         raise NotImplementedError
 
     def _seed(self, scores: Tensor) -> Tensor:
-        """The quantity at the scores."""
+        """Returns the quantity at the scores."""
         return torch.ones_like(scores)
 
     def _around(self, recording: Recording) -> Around:
-        """What the backward pass runs within."""
+        """Returns what the backward pass runs within."""
         return contextlib.nullcontext
 
     def run_pass(
@@ -98,5 +98,5 @@ class PropagationAttribution(CaptureAttribution[L]):
         return tuple(self._at_input(x, R) for x, R in zip(evidence.activations[at], evidence.gradients[at]))
 
     def _at_input(self, x: Tensor, R: Tensor) -> Tensor:
-        """The attribution of an input, in its shape."""
+        """Returns the attribution of an input, in its shape."""
         return x * R if self._extract == "scaling" else R

@@ -59,15 +59,15 @@ class Step:
         return output
 
     def before(self) -> Tensors:
-        """What the rule needs of the inputs as they are before the call, which may work in place."""
+        """Returns what the rule needs of the inputs as they are before the call, which may work in place."""
         return ()
 
     def after(self, output: Tensor) -> Tensors:
-        """What it needs of the inputs and the output after the call."""
+        """Returns what it needs of the inputs and the output after the call."""
         return ()
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        """What each input receives of R at the output; `kept` is what `before` and `after` gave."""
+        """Returns what each input receives of R at the output; `kept` is what `before` and `after` gave."""
         raise NotImplementedError
 
 
@@ -91,7 +91,7 @@ class _Ruled(torch.autograd.Function):
 
 
 def _no_view_of_its_kind(t: Tensor) -> Tensor:
-    """A subclass makes what a function returns its own by a view, which nothing behind it could overwrite."""
+    """Returns a subclass makes what a function returns its own by a view, which nothing behind it could overwrite."""
     if plain(t) is t or not t._is_view():
         return t
     own = Tensor._make_subclass(type(t), plain(t))  # type: ignore[attr-defined]
@@ -181,7 +181,7 @@ class Interception(TorchFunctionMode):
             self.watched += tensors_in(output)
 
     def running_modules(self) -> list[nn.Module]:
-        """The modules that are running within, innermost first."""
+        """Returns the modules that are running within, innermost first."""
         modules = list(running_modules())
         return modules[: len(modules) - self._outside]
 
@@ -210,11 +210,12 @@ class Interception(TorchFunctionMode):
         return output
 
     def find_rule(self, function: Any, known: str | Rule | None) -> str | Rule | None:
-        """The kind of a function, or a user's own rule for it; `known` is what the whole process knows of it."""
+        """Returns the kind of a function, or a user's own rule for it; `known` is what the whole process knows of
+        it."""
         return known
 
     def _run_unknown(self, call: Call) -> Any:
-        """A function that is not known may run if it gives nothing differentiable, or an argument as it was."""
+        """Returns a function that is not known may run if it gives nothing differentiable, or an argument as it was."""
         before = [(t, t._version) for t in tensors_in((call.args, call.kwargs))]
         output = call.run()
         unchanged = [t for t, version in before if t._version == version]
@@ -233,7 +234,7 @@ class Interception(TorchFunctionMode):
         return self.step(call, variables)
 
     def step(self, call: Call, variables: Tensors) -> Step | None:
-        """The step that a call of a known kind becomes; None where R passes as the gradient does."""
+        """Returns the step that a call of a known kind becomes; None where R passes as the gradient does."""
         raise NotImplementedError
 
     def made(self, call: Call, variables: Tensors, output: Any, step: Step | None) -> None:

@@ -69,12 +69,12 @@ class Linear:
 
 
 def without_constants(t: Tensor, varying: Constant) -> Tensor:
-    """`t` with 0 at constants."""
+    """Returns `t` with 0 at constants."""
     return t if varying is None else t.masked_fill(~varying, 0)
 
 
 def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
-    """`numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
+    """Returns `numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
     away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
     return where_positive(numerator / away, denominator.abs())
 
@@ -114,12 +114,12 @@ def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
 
 
 def positive(t: Tensor) -> Tensor:
-    """The positive part: `max(t, 0)`."""
+    """Returns the positive part: `max(t, 0)`."""
     return t.clamp(min=0)
 
 
 def negative(t: Tensor) -> Tensor:
-    """The negative part with its sign: `min(t, 0)`."""
+    """Returns the negative part with its sign: `min(t, 0)`."""
     return t.clamp(max=0)
 
 
@@ -141,7 +141,7 @@ class LinearRule:
     """
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        """What the input `a` receives of R at the output; all in at least float32."""
+        """Returns what the input `a` receives of R at the output; all in at least float32."""
         raise NotImplementedError
 
 
@@ -180,7 +180,8 @@ class Gamma(LinearRule):
         return received if _is_zero(below) else received + self._below(below, a, linear, negative, positive)
 
     def _below(self, R: Tensor, a: Tensor, linear: Linear, same: Part, other: Part) -> Tensor:
-        """The share of outputs of one sign; `same` and `other` take the parts of weights of that sign and the other."""
+        """Returns the share of outputs of one sign; `same` and `other` take the parts of weights of that sign and the
+        other."""
         w, b = _weight(linear), linear.bias
         terms = [(positive(a), w + self.gamma * same(w))]
         if _has_negative(a):
@@ -285,7 +286,7 @@ class ZBox(LinearRule):
 
 
 def _excitation(a: Tensor, linear: Linear) -> list[Term]:
-    """Terms whose sum is that of the positive contributions."""
+    """Returns terms whose sum is that of the positive contributions."""
     w = _weight(linear)
     if not _has_negative(a):
         return [(a, positive(w))]
@@ -293,7 +294,7 @@ def _excitation(a: Tensor, linear: Linear) -> list[Term]:
 
 
 def _inhibition(a: Tensor, linear: Linear) -> list[Term]:
-    """Terms whose sum is that of the negative contributions."""
+    """Returns terms whose sum is that of the negative contributions."""
     w = _weight(linear)
     if not _has_negative(a):
         return [(a, negative(w))]
@@ -324,7 +325,7 @@ def check_lost(lost: str) -> None:
 
 
 def parts_of_sums(sums: str, lost: str) -> tuple[Part, ...]:
-    """What addends share R by; where the first of these is 0 for all of them together, by the next."""
+    """Returns what addends share R by; where the first of these is 0 for all of them together, by the next."""
     if sums not in _PARTS:
         raise InvalidValueError(unknown_name("sums", sums, _PARTS))
     check_lost(lost)
@@ -341,7 +342,7 @@ def part_average(R: Tensor, a: Tensor, linear: Linear, parts: Sequence[Part]) ->
 
 
 def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
-    """The same by LRP-gamma: in proportion to `a + gamma (a)+`, below a negative output to `a + gamma (a)-`."""
+    """Returns the same by LRP-gamma: in proportion to `a + gamma (a)+`, below a negative output to `a + gamma (a)-`."""
     below = where_positive(R, -linear.function(a, None, None))
     received, _ = share_out(R - below, linear, [(a + gamma * positive(a), None)], None, epsilon)
     if not _is_zero(below):
@@ -350,7 +351,7 @@ def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: f
 
 
 def part_shares(addends: Sequence[Tensor], varying: Sequence[Constant], parts: Sequence[Part]) -> list[Tensor]:
-    """The shares of addends of one shape in R: as `part_average`."""
+    """Returns the shares of addends of one shape in R: as `part_average`."""
     first, *others = parts
     values = [without_constants(first(t), where) for t, where in zip(addends, varying)]
     total = reduce(operator.add, values)
@@ -363,7 +364,7 @@ def part_shares(addends: Sequence[Tensor], varying: Sequence[Constant], parts: S
 
 
 def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> list[Tensor]:
-    """The shares of addends of one shape in R: as `gamma_average`."""
+    """Returns the shares of addends of one shape in R: as `gamma_average`."""
     total = reduce(operator.add, addends)
 
     def of_that_sign(t: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ class OwnOperations:
         self.unused = {key for key in self._by_module if isinstance(key, nn.Module)}
 
     def find(self, function: Any, known: str | Rule | None, modules: Callable[[], list[nn.Module]]) -> Any:
-        """The kind of a call, or the rule for it: one of these rules, else what is known of it by itself."""
+        """Returns the kind of a call, or the rule for it: one of these rules, else what is known of it by itself."""
         if self._by_function:
             how = self._by_function.get(Call(function, (), {}, None).name)
             if how is not None:

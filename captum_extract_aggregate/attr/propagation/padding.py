@@ -90,7 +90,7 @@ def _brings_constants(call: Call, variables: Tensors) -> bool:
 
 
 def _moved(call: Call, given: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-    """The mask of the output, as the call moves the inputs' masks: 1 for what varies, 0 for constants."""
+    """Returns the mask of the output, as the call moves the inputs' masks: 1 for what varies, 0 for constants."""
 
     def number(t: Tensor) -> Tensor:
         for variable, mask in given:
@@ -125,7 +125,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _united(given: list[tuple[Tensor, Tensor | None]], result: Tensor) -> Tensor:
-    """The mask of what is made of several tensors entry by entry: it varies where one of them does."""
+    """Returns the mask of what is made of several tensors entry by entry: it varies where one of them does."""
     masks = [torch.ones_like(t, dtype=torch.bool) if mask is None else mask for t, mask in given]
     united = torch.zeros_like(result, dtype=torch.bool)
     for mask in masks:

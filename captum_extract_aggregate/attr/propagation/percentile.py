@@ -22,7 +22,7 @@ _PIECE = 2**16
 
 
 def percentile(rows: Tensor, q: float) -> Tensor:
-    """Each row's q-th percentile, linearly interpolated. (`torch.quantile` sorts, and refuses large rows.)"""
+    """Returns each row's q-th percentile, linearly interpolated. (`torch.quantile` sorts, and refuses large rows.)"""
     if on_cpu(rows):
         return torch.tensor(percentiles(rows.detach().numpy(), q), dtype=rows.dtype)
     low, high, weight = _ranks(rows.shape[1], q)
@@ -31,20 +31,20 @@ def percentile(rows: Tensor, q: float) -> Tensor:
 
 
 def percentiles(rows: Any, q: float) -> list[float]:
-    """The same of a NumPy array, as numbers."""
+    """Returns the same of a NumPy array, as numbers."""
     low, high, weight = _ranks(rows.shape[1], q)
     found = _in_threads(lambda row: _of_ranks(row, low, high), rows)
     return [a + (b - a) * weight if b > a else a for a, b in found]
 
 
 def _ranks(length: int, q: float) -> tuple[int, int, float]:
-    """The ranks (from 0) between which the percentile lies, and how far it is from the first to the second."""
+    """Returns the ranks (from 0) between which the percentile lies, and how far it is from the first to the second."""
     index = q * (length - 1) / 100
     return math.floor(index), math.ceil(index), index - math.floor(index)
 
 
 def _in_threads(function: Callable[[Any], _Found], rows: Any) -> list[_Found]:
-    """The rows' results; NumPy's work is that of one thread, but lets others work beside it."""
+    """Returns the rows' results; NumPy's work is that of one thread, but lets others work beside it."""
     threads = min(torch.get_num_threads(), len(rows))
     if threads < 2 or rows.size < 2 * _SMALL:
         return [function(row) for row in rows]
@@ -61,7 +61,7 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork
 
 
 def _of_ranks(row: Any, low: int, high: int) -> tuple[float, float]:
-    """The values of two neighbouring ranks (from 0).
+    """Returns the values of two neighbouring ranks (from 0).
 
     A sample tells between which values they very likely lie; only what lies there is picked out and sorted. Where
     that was wrong, the whole row is partitioned.
@@ -86,7 +86,7 @@ def _of_ranks(row: Any, low: int, high: int) -> tuple[float, float]:
 
 
 def _bracket(row: Any, fraction: float) -> tuple[float, float]:
-    """Two values with the quantile of that fraction between them, up to four standard errors of a sample."""
+    """Returns two values with the quantile of that fraction between them, up to four standard errors of a sample."""
     sample = np.sort(row[:: _step(len(row))])
     n = len(sample)
     reach = 4 * math.sqrt(fraction * (1 - fraction) / n) + 2 / n
@@ -104,7 +104,8 @@ def _step(length: int) -> int:
 
 
 def _between(row: Any, lower: float, upper: float) -> tuple[int, Any]:
-    """How many values do not exceed `lower`, and those between it and `upper`. Piece by piece, within the cache."""
+    """Returns how many values do not exceed `lower`, and those between it and `upper`. Piece by piece, within the
+    cache."""
     above, below = np.empty((2, _PIECE), dtype=bool)
     others, inside = 0, []
     for start in range(0, len(row), _PIECE):

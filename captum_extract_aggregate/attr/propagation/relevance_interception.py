@@ -73,7 +73,7 @@ class LinearStep(Step):
         return (self._relevance(R, kept, self._constants()),)
 
     def dual(self, R: Tensor, kept: Tensors) -> Tensor:
-        """What the dual units "not this class", whose weights are the negated ones, pass on of R."""
+        """Returns what the dual units "not this class", whose weights are the negated ones, pass on of R."""
         linear = self._constants()
         assert linear.weight is not None
         return self._relevance(R, kept, replace(linear, weight=-linear.weight))
@@ -98,7 +98,8 @@ class LinearStep(Step):
         return Linear(self.linear.function, weight, bias)
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
-        """Each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by group."""
+        """Returns each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by
+        group."""
         if not self.transposed:
             return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
         groups = len(scale) // weight.shape[1]
@@ -299,7 +300,7 @@ class RelevanceInterception(Interception):
         return LinearStep(call, variables, linear, self._rule(), self.varying.of(variables[0]))
 
     def _rule(self) -> LinearRule:
-        """Names before types, and inner modules before outer ones."""
+        """Returns names before types, and inner modules before outer ones."""
         if not self.named_rules:
             return self.rule
         modules = self.running_modules()
@@ -401,7 +402,7 @@ _PRODUCTS = ("matmul", "mm", "bmm", "rmatmul")
 
 
 def _weighted(call: Call) -> Linear:
-    """A convolution or linear layer."""
+    """Returns a convolution or linear layer."""
     function, rest = call.function, call.args[3:]
     named = {name: value for name, value in call.kwargs.items() if name not in ("input", "weight", "bias")}
 
@@ -412,7 +413,7 @@ def _weighted(call: Call) -> Linear:
 
 
 def _matrix_product(call: Call, variable: Tensor) -> Linear:
-    """A product with a constant matrix on either side."""
+    """Returns a product with a constant matrix on either side."""
     (constant,) = (t for t in tensors_in((call.args, call.kwargs)) if t is not variable)
     product = call.as_function_of(variable, constant)
     return Linear(lambda a, weight, bias: product(a, weight), constant)
@@ -423,7 +424,7 @@ def _operands(call: Call) -> tuple[Any, Any]:
 
 
 def _addends(call: Call) -> list[Any]:
-    """The two terms of an addition or subtraction, with their signs and factors."""
+    """Returns the two terms of an addition or subtraction, with their signs and factors."""
     x, y = _operands(call)
     alpha = call.kwargs.get("alpha", 1)
     if call.name == "rsub":
@@ -432,7 +433,7 @@ def _addends(call: Call) -> list[Any]:
 
 
 def _batch_norm_constants(call: Call) -> tuple[Tensor, Tensor]:
-    """Scale and shift per channel."""
+    """Returns scale and shift per channel."""
     given = normalization_arguments(call)
     scale = torch.rsqrt(at_least_float32(given["running_var"]) + given["eps"])
     if given["weight"] is not None:
@@ -442,7 +443,7 @@ def _batch_norm_constants(call: Call) -> tuple[Tensor, Tensor]:
 
 
 def _gain(call: Call) -> Tensor:
-    """A BatchNorm's scale, to multiply its input with."""
+    """Returns a BatchNorm's scale, to multiply its input with."""
     return _by_channel(_batch_norm_constants(call)[0], normalization_arguments(call)["input"])
 
 

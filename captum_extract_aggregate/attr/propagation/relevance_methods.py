@@ -56,7 +56,7 @@ class RelevanceAttribution(WithDelta[L], PropagationAttribution[L]):
         additional_forward_args: Any = None,
         attribute_to_layer_input: bool = False,
     ) -> Tensor | list[Tensor]:
-        """What arrives at each layer minus what was sent from the score: `N` per layer. Costs one more pass.
+        """Returns what arrives at each layer minus what was sent from the score: `N` per layer. Costs one more pass.
 
         It is what was lost above the layer, up to rounding: what biases and the stabiliser have absorbed, or, with the
         z+ rule, what units without any positive contribution had to pass on, and sums of addends that cancel exactly.
@@ -228,7 +228,7 @@ class LRP(RelevanceAttribution[L]):
         verbose: Literal[False] = False,
         grad_kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """The relevance; with `return_convergence_delta` the pair of it and `compute_convergence_delta`."""
+        """Returns the relevance; with `return_convergence_delta` the pair of it and `compute_convergence_delta`."""
         if verbose is not False:
             raise InvalidValueError(
                 f"verbose is {verbose!r}; expected False: print(method) shows which rules it applies"
@@ -240,7 +240,7 @@ class LRP(RelevanceAttribution[L]):
         return scores
 
     def _named_rules(self) -> dict[Any, LinearRule | str | Rule]:
-        """The rules by function, module or type; names are looked up in the model."""
+        """Returns the rules by function, module or type; names are looked up in the model."""
         return {
             find_layer(key, self.forward_func) if isinstance(key, (str, nn.Module)) else key: rule
             for key, rule in self.rules.items()
@@ -495,7 +495,7 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
 
 
 def _classifier(scores: Tensor) -> Any:
-    """The node of the one linear step that is met first on all ways down from the scores."""
+    """Returns the node of the one linear step that is met first on all ways down from the scores."""
 
     def is_linear(node: Any) -> bool:
         return isinstance(getattr(node, "step", None), LinearStep)

@@ -71,7 +71,7 @@ class GatedInterception(Interception):
         return _Gated(call, variables, self.gate, self._ceiling(call))
 
     def _ceiling(self, call: Call) -> float:
-        """Where a rectifier saturates; our error for bounds that make it none."""
+        """Returns where a rectifier saturates; our error for bounds that make it none."""
         low: Any = 0
         high: Any = None
         if call.name == "relu6":

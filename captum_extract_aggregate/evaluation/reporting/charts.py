@@ -62,7 +62,7 @@ def _style(i: int) -> dict[str, Any]:
 
 
 def _plain(text: str, most: int = 44) -> str:
-    """A label that matplotlib takes as it is: neither mathematics nor, by a leading underscore, hidden."""
+    """Returns a label that matplotlib takes as it is: neither mathematics nor, by a leading underscore, hidden."""
     line = "".join(c if c.isprintable() else " " for c in text)
     line = line if len(line) <= most else line[: most - 1] + "…"
     return (" " + line if line.startswith("_") else line).replace("$", r"\$")
@@ -104,7 +104,7 @@ def combined(results: Results) -> set[MethodAtLayer]:
 
 
 def _curves(chart: _Chart) -> Figure:
-    """The measure over layers, a panel for each detail, with one standard error and the baseline dashed."""
+    """Returns the measure over layers, a panel for each detail, with one standard error and the baseline dashed."""
     lines = chart.lines
     details = [d for d in dict.fromkeys(line.detail for line in lines) if any(s.n for s in lines if s.detail == d)]
     layers = list(dict.fromkeys(line.layer for line in sorted(lines, key=lambda line: line.place in chart.combined)))
@@ -153,7 +153,7 @@ def _null_lines(ax: Axes, lines: Sequence[Summary], layers: Sequence[str], name:
 
 
 def _stages(chart: _Chart) -> Figure:
-    """The measure over its stages, a panel for each layer, with a band of one standard deviation."""
+    """Returns the measure over its stages, a panel for each layer, with a band of one standard deviation."""
     lines, axis = chart.lines, _plain(chart.interpretation.axis)
     layers = list(dict.fromkeys(line.layer for line in lines))
     methods = list(dict.fromkeys(line.method for line in lines))
@@ -203,7 +203,8 @@ def _band(ax: Axes, lines: Sequence[Summary], stages: Sequence[str], label: str,
 
 
 def _boxes(chart: _Chart) -> Figure:
-    """The spread over images: details by layers, a box for each method, the baseline dashed where it is a number."""
+    """Returns the spread over images: details by layers, a box for each method, the baseline dashed where it is a
+    number."""
     found = chart.shown
     all_places = list(dict.fromkeys(p for group in found for p in group.values))
     layers = list(dict.fromkeys(p.layer for p in all_places))

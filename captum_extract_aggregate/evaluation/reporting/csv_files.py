@@ -21,7 +21,7 @@ def write_rows(results: Results, label: str, path: Path) -> Path:
 
 
 def _raw(results: Results, label: str) -> Iterator[Row]:
-    """One detail at a time, since all of them may not fit into memory; methods in the plan's order."""
+    """Yields one detail at a time, since all of them may not fit into memory; methods in the plan's order."""
     order = {place: i for i, place in enumerate(methods_at_layers(results))}
     for detail in [detail for name, detail in results.measures() if name == label]:
         rows = results.rows(label, detail)
@@ -65,7 +65,7 @@ def _comparisons(compared: Sequence[ComparisonTable]) -> Table:
 
 
 def file_names(results: Results) -> dict[str, str]:
-    """A file name for each measure, whatever its label holds, and none of them twice."""
+    """Returns a file name for each measure, whatever its label holds, and none of them twice."""
     names: dict[str, str] = {}
     for measure in results.plan.measures:
         label = measure.label or measure.measure

@@ -72,7 +72,7 @@ def write_page(path: Path, results: Results, entries: Sequence[Entry]) -> None:
 
 
 def _incomplete(results: Results) -> tuple[str, str] | None:
-    """What is missing, and what that means."""
+    """Returns what is missing, and what that means."""
     looked_at = len(results.images())
     if looked_at < results.expected:
         return f"{looked_at} of {results.expected} images were looked at.", " The others have no numbers."
@@ -82,7 +82,7 @@ def _incomplete(results: Results) -> tuple[str, str] | None:
 
 
 def _section(entry: Entry, results: Results, names: Mapping[int, str], numbers: Numbers) -> dict[str, Any]:
-    """What the template shows of an entry."""
+    """Returns what the template shows of an entry."""
     layers = list(dict.fromkeys(layer for by_layer in entry.maps.values() for layer in by_layer))
     own = numbers.get((entry.image, entry.target), {})
     rows = []
@@ -101,7 +101,7 @@ def _section(entry: Entry, results: Results, names: Mapping[int, str], numbers: 
 
 
 def _told(entry: Entry, results: Results) -> str:
-    """The class, its score, and whether it is in the image."""
+    """Returns the class, its score, and whether it is in the image."""
     name = "" if entry.class_name == str(entry.target) else f", {entry.class_name}"
     told = [f"Class {entry.target}{name}"]
     target = results.targets().get((entry.image, entry.target))

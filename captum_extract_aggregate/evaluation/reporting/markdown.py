@@ -42,14 +42,14 @@ _TESTED = ("effect", "p", "p (Holm)")
 
 
 def _described(part: DataPlan | ModelPlan) -> str:
-    """A part of a plan in one line: its name, and what differs from the usual."""
+    """Returns a part of a plan in one line: its name, and what differs from the usual."""
     name = dataclasses.fields(part)[0].name
     told = [f"{key} {value}" for key, value in given(part).items() if key != name]
     return ", ".join([str(getattr(part, name)), *told])
 
 
 def head(results: Results) -> list[str]:
-    """What was evaluated, how much of it, and how to read the numbers."""
+    """Returns what was evaluated, how much of it, and how to read the numbers."""
     plan, looked_at, skipped = results.plan, results.images(), results.skipped()
     used = len(looked_at) - len(skipped)
     lines = [f"# {escaped(plan.title or 'Evaluation')}", ""]
@@ -94,7 +94,7 @@ def _skipped(skipped: Sequence[ImageRow]) -> list[str]:
 
 
 def chosen_images(results: Results, images: Sequence[int]) -> list[str]:
-    """The chosen images and their explained classes."""
+    """Returns the chosen images and their explained classes."""
     if not images:
         return []
     names = {row.image: row.name for row in results.images()}
@@ -111,7 +111,7 @@ def chosen_images(results: Results, images: Sequence[int]) -> list[str]:
 
 
 def origin(results: Results) -> list[str]:
-    """What the numbers were made with."""
+    """Returns what the numbers were made with."""
     distinct = sorted({json.dumps(e, sort_keys=True) for e in results.environments})
     environments = [json.loads(e) for e in distinct]
     keys = sorted({key for e in environments for key in e} - {"plan"})
@@ -136,7 +136,7 @@ def section(
     compared: Sequence[ComparisonTable],
     pictures: Sequence[Path],
 ) -> list[str]:
-    """One measure: what it says, its means, its charts, and methods compared by it."""
+    """Returns one measure: what it says, its means, its charts, and methods compared by it."""
     text = [f"## {escaped(measure.label or measure.measure)}", ""]
     told = escaped(interpretation.meaning, keep="`") or f"A measure of your own: {escaped(measure.measure)}."
     arguments = ", ".join(f"{key} {value}" for key, value in sorted(measure.arguments.items()))
@@ -152,7 +152,7 @@ def section(
 
 
 def _means(group: Group, lines: Sequence[Summary]) -> list[str]:
-    """A table of one detail, methods by layers."""
+    """Returns a table of one detail, methods by layers."""
     heading = _heading(group)
     text = [f"### {escaped(heading)}", ""] if heading else []
     if not any(line.n for line in lines):
@@ -180,7 +180,7 @@ def _heading(group: Group) -> str:
 
 
 def _how_many(group: Group, usual: int, everywhere: bool) -> list[str]:
-    """The n that belongs to every number of a table beside which no other stands."""
+    """Returns the n that belongs to every number of a table beside which no other stands."""
     what = "pairs" if group.interpretation.is_accuracy else "images"
     return [f"n = {usual} {what}{'' if everywhere else ' where no other number stands'}.", ""] if usual else []
 
@@ -193,7 +193,7 @@ def _cell(line: Summary, with_n: bool) -> Markdown:
 
 
 def _baseline_row(group: Group, lines: Sequence[Summary], layers: Sequence[str]) -> list[tuple[str, ...]]:
-    """What the numbers stand beside; a layer whose methods have different baselines shows their range."""
+    """Returns what the numbers stand beside; a layer whose methods have different baselines shows their range."""
     own = [line for line in lines if not math.isnan(line.null)]
     if not own:
         return []
@@ -210,7 +210,7 @@ def _baseline_row(group: Group, lines: Sequence[Summary], layers: Sequence[str])
 
 
 def _never_flipped(lines: Sequence[Summary]) -> list[str]:
-    """How many decisions outlived all pixels, which e takes as 1, where a measure counts them."""
+    """Returns how many decisions outlived all pixels, which e takes as 1, where a measure counts them."""
     by_place: dict[MethodAtLayer, dict[str, Summary]] = {}
     for line in lines:
         if line.detail in ("flipped_minus", "flipped_plus"):
@@ -260,7 +260,7 @@ def _line(table: ComparisonTable) -> str:
 
 
 def _compared(table: ComparisonTable) -> list[str]:
-    """All pairs in a table."""
+    """Returns all pairs in a table."""
     where = f"at {table.layer}" if table.layer else "each method at its best layer"
     if not table.layer and not table.is_chosen:
         where = "each method at its layer"

@@ -90,7 +90,7 @@ def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> 
 
 
 def entries(results: Results, images: Sequence[int]) -> list[Entry]:
-    """The maps of chosen images, for every explained class that is in the image (else for the best class)."""
+    """Returns the maps of chosen images, for every explained class that is in the image (else for the best class)."""
     wrong = [i for i in images if not 0 <= i < results.expected]
     if wrong:
         raise InvalidValueError(f"images holds {wrong[0]}; expected 0 to {results.expected - 1}")

@@ -24,7 +24,7 @@ class Table:
     rows: Iterable[Sequence[object]]
 
     def markdown(self) -> list[str]:
-        """The lines of the table, between empty ones."""
+        """Returns the lines of the table, between empty ones."""
         cells = [[_cell(cell) for cell in row] for row in [self.header, *self.rows]]
         lines = [cells[0], ["---"] * len(self.header), *cells[1:]]
         return ["", *("| " + " | ".join(line) + " |" for line in lines), ""]
@@ -71,10 +71,10 @@ def number(value: float) -> str:
 
 
 def number_with_spread(value: float, spread: float) -> str:
-    """A number, and its spread where that is defined."""
+    """Returns a number, and its spread where that is defined."""
     return number(value) + ("" if math.isnan(spread) else f" ± {number(spread)}")
 
 
 def p_value(value: float) -> str:
-    """Two digits; NaN is "undefined"."""
+    """Returns two digits; NaN is "undefined"."""
     return "undefined" if math.isnan(value) else f"{value:.2g}"

@@ -33,7 +33,7 @@ class Done:
         return max(self.records.values(), key=lambda record: record.generation, default=None)
 
     def check_inputs(self, inputs: Mapping[str, str]) -> None:
-        """Our error for weights or code that are others than those that results were begun with."""
+        """Raises our error for weights or code that are others than those that results were begun with."""
         for path, record in self.records.items():
             changed = [name for name, mark in inputs.items() if record.inputs.get(name, mark) != mark]
             if changed:
@@ -43,12 +43,12 @@ class Done:
                 )
 
     def missing(self, key: str, wanted: Mapping[Cell, str]) -> dict[Cell, str]:
-        """What a batch lacks."""
+        """Returns what a batch lacks."""
         there = self.cells.get(key, set())
         return {cell: mark for cell, mark in wanted.items() if (cell, mark) not in there}
 
     def next(self, record: Record) -> Record:
-        """A record with its generation: the newest's where it says the same, else the next."""
+        """Returns a record with its generation: the newest's where it says the same, else the next."""
         newest = self.newest
         if newest is None:
             return record
@@ -57,7 +57,7 @@ class Done:
 
 
 def done_batches(folder: Path, plan: Plan) -> Done:
-    """What is there, where it goes with a plan; our error, naming what differs, where it does not."""
+    """Returns what is there, where it goes with a plan; our error, naming what differs, where it does not."""
     done = Done()
     for path in part_paths(folder):
         with reading(path) as db:

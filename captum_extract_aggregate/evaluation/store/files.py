@@ -39,12 +39,12 @@ STATEMENTS = [statement.strip() for statement in _SCHEMA.split(";")[:-1]]
 
 
 def part_paths(folder: Path) -> list[Path]:
-    """The files of all processes."""
+    """Returns the files of all processes."""
     return sorted(folder.glob("part-*.sqlite"))
 
 
 def open_file(path: Path) -> sqlite3.Connection:
-    """A connection to a file, and to nothing but a file."""
+    """Returns a connection to a file, and to nothing but a file."""
     try:
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             raise ResultsError(f"{path} is a folder or a device, not a file; {CURE}")
@@ -58,21 +58,21 @@ def open_file(path: Path) -> sqlite3.Connection:
 
 
 def is_new(db: sqlite3.Connection) -> bool:
-    """Whether a file holds nothing at all, be it that a kill left it so."""
+    """Tells whether a file holds nothing at all, be it that a kill left it so."""
     (tables,) = db.execute("SELECT COUNT(*) FROM sqlite_master").fetchone()
     (application,) = db.execute("PRAGMA application_id").fetchone()
     return bool(tables == 0 and application == 0)
 
 
 def digest_of(table: str, rows: Iterable[Sequence[Any]]) -> int:
-    """A sum over rows that their order does not change, and any other change does."""
+    """Returns a sum over rows that their order does not change, and any other change does."""
     return sum(
         int.from_bytes(hashlib.blake2b(repr((table, *row)).encode(), digest_size=8).digest(), "big") for row in rows
     )
 
 
 def check_part(db: sqlite3.Connection, path: Path) -> None:
-    """Our error for a file that is damaged or not ours."""
+    """Raises our error for a file that is damaged or not ours."""
     try:
         application = db.execute("PRAGMA application_id").fetchone()[0]
         if application != APPLICATION:
@@ -95,7 +95,7 @@ def check_part(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _schema(db: sqlite3.Connection) -> list[str]:
-    """How the tables were made: a changed word there would change what is written next."""
+    """Returns how the tables were made: a changed word there would change what is written next."""
     return [statement for (statement,) in db.execute("SELECT sql FROM sqlite_master ORDER BY rowid")]
 
 
@@ -122,12 +122,12 @@ def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
 
 
 def newest_record(db: sqlite3.Connection) -> Record:
-    """The record that a file shows."""
+    """Returns the record that a file shows."""
     return record_of(db.execute("SELECT * FROM plan ORDER BY generation DESC LIMIT 1").fetchone())
 
 
 def works_of(db: sqlite3.Connection, everything: Mapping[Cell, str]) -> dict[int, set[tuple[Cell, str]]]:
-    """The batches of a file, each with the cells it gave."""
+    """Returns the batches of a file, each with the cells it gave."""
     sets = {0: set(everything.items())}
     for number, content in db.execute("SELECT id, cells FROM sets"):
         sets[number] = {((a, b, c), mark) for a, b, c, mark in json.loads(content)}

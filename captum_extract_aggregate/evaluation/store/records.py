@@ -107,7 +107,7 @@ class Record:
     told: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def row(self) -> tuple[Any, ...]:
-        """The record as it is stored; what measures told stands with the run."""
+        """Returns the record as it is stored; what measures told stands with the run."""
         cells = [[*cell, mark] for cell, mark in self.cells.items()]
         parts = (json.dumps(part) for part in (dict(self.inputs), cells, list(self.keys)))
         inputs, cells_, keys = parts
@@ -115,7 +115,7 @@ class Record:
 
 
 def record_of(row: Sequence[Any]) -> Record:
-    """A record as it was stored."""
+    """Returns a record as it was stored."""
     _, plan, images, inputs, generation, cells, keys = row
     marks = {(method, layer, measure): mark for method, layer, measure, mark in json.loads(cells)}
     return Record(plan_from(json.loads(plan)), images, json.loads(inputs), marks, json.loads(keys), generation)

@@ -78,7 +78,7 @@ class Results:
                 self._take(part)
 
     def _check_record(self, path: Path, record: Record) -> None:
-        """Our error for a file of another plan, that no run has added to the newest's."""
+        """Raises our error for a file of another plan, that no run has added to the newest's."""
         is_another = record.plan.hash() != self.plan.hash()
         is_as_new = record.generation == self._record.generation
         if is_another and (is_as_new or any(differences(record.plan, self.plan))):
@@ -133,15 +133,15 @@ class Results:
         return sum(not wanted <= self._done.get(key, set()) for key in self._record.keys)
 
     def images(self) -> list[ImageRow]:
-        """All images that were looked at, the skipped among them."""
+        """Returns all images that were looked at, the skipped among them."""
         return [ImageRow(*row) for row in self._db.execute("SELECT * FROM images ORDER BY image")]
 
     def skipped(self) -> list[ImageRow]:
-        """The images that could not be read."""
+        """Returns the images that could not be read."""
         return [row for row in self.images() if row.skipped]
 
     def targets(self) -> dict[tuple[int, int], TargetRow]:
-        """The explained classes, by image and class."""
+        """Returns the explained classes, by image and class."""
         query = "SELECT * FROM targets ORDER BY image, target"
         rows = (TargetRow(i, t, s, bool(p), bool(d), c, r) for i, t, s, p, d, c, r in self._db.execute(query))
         return {(row.image, row.target): row for row in rows}
@@ -153,22 +153,23 @@ class Results:
         return [MapRow(*row) for row in self._db.execute(query)]
 
     def interpretation(self, measure: MeasurePlan) -> Interpretation:
-        """How a measure's numbers are read: as a user's own said when they were computed, the package's as is known."""
+        """Returns how a measure's numbers are read: as a user's own said when they were computed, the package's as is
+        known."""
         return find_interpretation(measure, {label: Interpretation(**facts) for label, facts in self._told.items()})
 
     def count(self) -> int:
-        """How many numbers there are."""
+        """Returns how many numbers there are."""
         (count,) = self._db.execute("SELECT COUNT(*) FROM rows").fetchone()
         return int(count)
 
     def measures(self) -> list[tuple[str, str]]:
-        """Which measures and details there are."""
+        """Returns which measures and details there are."""
         return list(self._db.execute("SELECT DISTINCT measure, detail FROM rows ORDER BY measure, detail"))
 
     def rows(
         self, measure: str, detail: str | None = None, method: str | None = None, layer: str | None = None
     ) -> list[Row]:
-        """The numbers of a measure, sorted by image, class, method and layer; undefined ones are NaN."""
+        """Returns the numbers of a measure, sorted by image, class, method and layer; undefined ones are NaN."""
         return list(self._rows({"measure": measure, "detail": detail, "method": method, "layer": layer}))
 
     def _rows(self, wanted: dict[str, str | None]) -> Iterator[Row]:

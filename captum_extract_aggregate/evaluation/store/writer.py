@@ -33,7 +33,7 @@ from captum_extract_aggregate.evaluation.store.records import BatchRows, Cell, R
 
 
 def environment(plan: Plan) -> dict[str, Any]:
-    """What the numbers were made with."""
+    """Returns what the numbers were made with."""
     return {
         "plan": plan.hash(),
         "seed": plan.run.seed,
@@ -110,7 +110,7 @@ class Writer:
             self._insert("rows", [(*value, work) for value in values])
 
     def _set(self, cells: Mapping[Cell, str] | None) -> int:
-        """The number of a set of cells in this file; 0: all there are."""
+        """Returns the number of a set of cells in this file; 0: all there are."""
         if cells is None:
             return 0
         content = json.dumps([[*cell, mark] for cell, mark in cells.items()])
@@ -166,7 +166,7 @@ class Writer:
 
 
 def _locked(path: Path) -> sqlite3.Connection:
-    """A lock that goes with the process, however it ends: an open transaction on a file of its own."""
+    """Returns a lock that goes with the process, however it ends: an open transaction on a file of its own."""
     try:
         connection = sqlite3.connect(path, isolation_level=None, timeout=5)
     except sqlite3.Error as error:
