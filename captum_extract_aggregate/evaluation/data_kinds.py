@@ -55,7 +55,7 @@ def register_dataset(name: str, overwrite: bool = False) -> Callable[[FunctionT]
         >>> from captum_extract_aggregate.registry import list_datasets, register_dataset, unregister_dataset
         >>> @register_dataset("noise")
         ... def noise(count=4):
-        ...     return [(torch.randn(1, 96, 96), 3)] * count
+        ...     return [(torch.randn(3, 96, 96), 3)] * count
         >>> list_datasets()[-1]
         'noise'
         >>> unregister_dataset("noise")

@@ -12,7 +12,7 @@ def kind():
     @register_dataset("noise")
     def noise(count=3):
         generator = torch.Generator().manual_seed(0)
-        return [(torch.randn(1, 96, 96, generator=generator), 3) for _ in range(count)]
+        return [(torch.randn(3, 96, 96, generator=generator), 3) for _ in range(count)]
 
     yield "noise"
     if "noise" in list_datasets():
