@@ -157,10 +157,10 @@ def test_rectgrad_s_gate_with_ties(elsewhere, magnitude, q):
 def test_pieces(elsewhere):
     t = torch.randn(2, 300, 40, 50)
     shares = lambda x: x.square().sum(1, keepdim=True)  # noqa: E731
-    assert len(chunks.pieces(t, 1)) > 1
+    assert len(chunks.channel_chunks(t, 1)) > 1
     expected = chunks.over_channels(shares, t)
     elsewhere()
-    assert len(chunks.pieces(t, 1)) == 1
+    assert len(chunks.channel_chunks(t, 1)) == 1
     torch.testing.assert_close(chunks.over_channels(shares, t), expected)
 
 
@@ -207,11 +207,11 @@ def test_each_process_of_a_team_has_its_own_gpu(monkeypatch):
     monkeypatch.setattr(torch, "zeros", lambda *size, device=None: zeros(*size))  # no device is there to be tried
     monkeypatch.setattr(processes, "_store", lambda world: None)
     monkeypatch.setattr(processes.dist, "init_process_group", lambda backend, **kwargs: done.update(backend=backend))
-    found = processes.Team("cuda")
+    found = processes.Workers("cuda")
     assert found.device == torch.device("cuda", 1)
     found.__enter__()
     assert done == {"device": torch.device("cuda", 1), "backend": "nccl"}
-    assert processes.Team("cuda:0").device == torch.device("cuda", 0)
+    assert processes.Workers("cuda:0").device == torch.device("cuda", 0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match="sees no GPU"):
-        processes.Team("cuda")
+        processes.Workers("cuda")

@@ -15,7 +15,7 @@ from captum_extract_aggregate._common.tensors import on_cpu
 _PIECE = 2**18  # numbers
 
 
-def pieces(t: Tensor, dim: int) -> tuple[Tensor, ...]:
+def channel_chunks(t: Tensor, dim: int) -> tuple[Tensor, ...]:
     """Views of a tensor along one dimension, of a size that a CPU's cache holds; elsewhere the tensor itself."""
     if not on_cpu(t) or t.numel() <= 2 * _PIECE:
         return (t,)
@@ -27,4 +27,4 @@ def over_channels(share: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
     All tensors are `N x K x *S`, of one shape.
     """
-    return functools.reduce(Tensor.add_, (share(*some) for some in zip(*(pieces(t, 1) for t in tensors))))
+    return functools.reduce(Tensor.add_, (share(*some) for some in zip(*(channel_chunks(t, 1) for t in tensors))))

@@ -34,12 +34,12 @@ def explain(
     ] = None,
 ) -> None:
     """Draw a grid of saliency maps, methods by layers, for one picture and one class."""
-    from captum_extract_aggregate.cli.maps import Request, run
+    from captum_extract_aggregate.cli.maps import MapsRequest, run
 
     with clear_errors(locals()):
         say(
             run(
-                Request(
+                MapsRequest(
                     image, model, weights, layers, methods, target, output, class_names, size, mean, std, seed, html
                 )
             )

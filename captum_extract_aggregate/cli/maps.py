@@ -42,7 +42,7 @@ _MOST_COLUMNS = 5
 
 
 @dataclass(frozen=True)
-class Request:
+class MapsRequest:
     """What the command line was asked for, as text."""
 
     image: Path | None = None
@@ -60,7 +60,7 @@ class Request:
     html: Path | None = None
 
 
-def run(request: Request) -> str:
+def run(request: MapsRequest) -> str:
     """Makes the picture and returns what to tell the user. Raises ValueError or TypeError with one clear line."""
     _check_files(request)
     methods = _methods(request.methods)
@@ -89,7 +89,7 @@ def run(request: Request) -> str:
     return f"{report}\npage written to {request.html}"
 
 
-def _check_files(request: Request) -> None:
+def _check_files(request: MapsRequest) -> None:
     if request.output.suffix.lower() not in (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp"):
         raise InvalidValueError(f"output is {str(request.output)!r}; expected a .png, .pdf, .svg, .jpg or .webp file")
     if request.html is not None and request.html.suffix.lower() not in (".html", ".htm"):
@@ -160,7 +160,7 @@ def _report(scores: Tensor, classes: list[str], target: int, layers: dict[str, n
     return "\n".join(lines)
 
 
-def _scene(request: Request) -> tuple[Tensor, Tensor]:
+def _scene(request: MapsRequest) -> tuple[Tensor, Tensor]:
     if not takes_scenes(request.model):
         raise InvalidValueError(f"model is {request.model!r}, but there is no picture to explain; expected an IMAGE")
     if not 0 <= request.seed < 2**62:
@@ -173,7 +173,7 @@ def _split(text: str) -> list[str]:
     return list(dict.fromkeys(names_in(text)))
 
 
-def _layers(request: Request, model: nn.Module, x: Tensor) -> dict[str, nn.Module]:
+def _layers(request: MapsRequest, model: nn.Module, x: Tensor) -> dict[str, nn.Module]:
     names = _split(request.layers)
     if names:
         found = {name: find_layer(name, model) for name in names}

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file
-from captum_extract_aggregate.data.models_by_name import Subject, load_subject
+from captum_extract_aggregate.data.models_by_name import NamedModel, load_subject
 
 _LARGEST = 4096
 
@@ -36,7 +36,7 @@ def scores_of(model: nn.Module, x: Tensor) -> Tensor:
 
 def find_subject(
     model: str, weights: str, class_names: Path | None, size: int = 0, mean: str = "", std: str = ""
-) -> Subject:
+) -> NamedModel:
     """Returns the model that options name, with what they say of its classes and its input."""
     names = _read_class_names(class_names)
     subject = load_subject(model, weights, len(names))
@@ -77,7 +77,7 @@ def check_names(path: Path | None, names: list[str], classes: int) -> None:
         )
 
 
-def preprocess(picture: Image.Image, subject: Subject) -> Tensor:
+def preprocess(picture: Image.Image, subject: NamedModel) -> Tensor:
     """Short side to `resize`, the centre `size` square, normalised: what image classifiers are evaluated on."""
     width, height = picture.size
     half = min(width, height) * subject.size / subject.resize / 2  # of the square's side, in the picture's pixels
@@ -88,7 +88,7 @@ def preprocess(picture: Image.Image, subject: Subject) -> Tensor:
     return ((x - _column(subject.mean)) / _column(subject.std))[None]
 
 
-def to_picture(x: Tensor, subject: Subject) -> Tensor:
+def to_picture(x: Tensor, subject: NamedModel) -> Tensor:
     """Returns the input as a picture in [0, 1]."""
     return (x * _column(subject.std) + _column(subject.mean)).clamp(0, 1)
 

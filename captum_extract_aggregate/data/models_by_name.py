@@ -21,7 +21,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass
-class Subject:
+class NamedModel:
     """A model, what it takes, and what its outputs are called."""
 
     model: nn.Module
@@ -44,14 +44,14 @@ class KnownModel:
     classes: tuple[str, ...] = ()
     of_scenes: bool = False
 
-    def subject(self, name: str) -> Subject:
+    def subject(self, name: str) -> NamedModel:
         """Returns the model, built; our error where what was registered builds none."""
         try:
             model = self.build()
         except (Exception, SystemExit) as error:
             raise InvalidValueError(f"model is {name!r}, whose function failed: {error!r}") from error
         _check_module(name, model)
-        return Subject(model, self.size, self.resize, self.mean, self.std, list(self.classes))
+        return NamedModel(model, self.size, self.resize, self.mean, self.std, list(self.classes))
 
 
 MODELS: Registry[KnownModel] = Registry("model", "unregister_model")
@@ -146,7 +146,7 @@ for _kind in ("vgg", "resnet", "vit"):
 MODELS.seal()
 
 
-def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
+def load_subject(name: str, weights: str = "", num_classes: int = 0) -> NamedModel:
     """Returns the model `name` in eval mode.
 
     It is a registered one (`scene-vgg`, `scene-resnet`, ...), a torchvision model, `timm:NAME`, or the result of
@@ -167,7 +167,7 @@ def load_subject(name: str, weights: str = "", num_classes: int = 0) -> Subject:
         _check_module(name, model)
         if weights:
             _load_weights(model, weights)
-        subject = Subject(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
+        subject = NamedModel(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
     else:
         subject = _torchvision_subject(name, weights, num_classes)
     subject.model.eval()
@@ -181,7 +181,7 @@ def _check_module(name: str, model: object) -> None:
         )
 
 
-def _torchvision_subject(name: str, weights: str, num_classes: int) -> Subject:
+def _torchvision_subject(name: str, weights: str, num_classes: int) -> NamedModel:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -210,10 +210,10 @@ def _torchvision_subject(name: str, weights: str, num_classes: int) -> Subject:
         model = _build(name, num_classes, lambda: models.get_model(name, weights=None, **options))
         if weights != "random":
             _load_weights(model, weights)
-    return Subject(model, preset.crop_size[0], preset.resize_size[0], preset.mean, preset.std, classes)
+    return NamedModel(model, preset.crop_size[0], preset.resize_size[0], preset.mean, preset.std, classes)
 
 
-def _timm_subject(name: str, weights: str, num_classes: int) -> Subject:
+def _timm_subject(name: str, weights: str, num_classes: int) -> NamedModel:
     try:
         import timm
     except ImportError:
@@ -238,7 +238,7 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> Subject:
     config: Any = model.default_cfg
     size = config["input_size"][-1]
     resize = round(size / (config.get("crop_pct") or 1))
-    return Subject(model, size, resize, tuple(config["mean"]), tuple(config["std"]))
+    return NamedModel(model, size, resize, tuple(config["mean"]), tuple(config["std"]))
 
 
 def _known_weights(weights: str, names: Sequence[str]) -> str:

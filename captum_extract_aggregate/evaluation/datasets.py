@@ -20,7 +20,7 @@ from torchvision.transforms.v2 import functional as TF
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file
 from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate.data.image_files import load_image, refuse_virtual, to_rgb
-from captum_extract_aggregate.data.models_by_name import Subject
+from captum_extract_aggregate.data.models_by_name import NamedModel
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs, coco_pairs, mask_from_boxes, pairs_of, voc_pairs
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
 from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS, PICTURES, SOME, own_kind
@@ -74,7 +74,7 @@ class Images:
         return (x.cpu() * std + mean).clamp(0, 1)
 
 
-def open_images(plan: DataPlan, subject: Subject) -> Images:
+def open_images(plan: DataPlan, subject: NamedModel) -> Images:
     """Finds the data set; raises ValueError with one clear line if it is not there."""
     check_applies(plan)
     kind = DATA_KINDS[plan.kind]
@@ -148,7 +148,7 @@ class _Opened:
 class _Preprocess:
     """A picture as the model takes it."""
 
-    def __init__(self, plan: DataPlan, subject: Subject) -> None:
+    def __init__(self, plan: DataPlan, subject: NamedModel) -> None:
         self.size = plan.size or subject.size
         self.resize = plan.resize or ("short" if plan.kind in ("voc", "coco") else "crop")
         self.short = (

@@ -15,7 +15,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError
 _PATIENCE = timedelta(days=30)  # the first to end waits for the last
 
 
-class Team:
+class Workers:
     """This process and the others; `with` it, the group exists (gloo on CPUs, NCCL on GPUs)."""
 
     def __init__(self, device: str) -> None:
@@ -34,7 +34,7 @@ class Team:
         """Whether this process is the one that speaks."""
         return self.rank == 0
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> Workers:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         if self.world > 1 and not dist.is_initialized():

@@ -22,7 +22,7 @@ from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageB
 from captum_extract_aggregate.evaluation.guard import undisturbed
 from captum_extract_aggregate.evaluation.plan import Plan
 from captum_extract_aggregate.evaluation.prepare import Cell, Measurement, Prepared, prepare
-from captum_extract_aggregate.evaluation.processes import Team, set_threads
+from captum_extract_aggregate.evaluation.processes import Workers, set_threads
 from captum_extract_aggregate.evaluation.store import (
     BatchRows,
     ContentRow,
@@ -63,27 +63,27 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
         keep_modes(undo)
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         set_threads(plan.run.threads)
-        with Team(plan.run.device) as team, undisturbed():
+        with Workers(plan.run.device) as workers, undisturbed():
             # Fused attention rounds differently from the parts that maps are made of, so that a number would depend on
             # which other layers are explained.
             without_fused_attention(undo)
             with seeded(plan.run.seed):
-                prepared = prepare(plan, team.device)
+                prepared = prepare(plan, workers.device)
             make_folder("results", folder)
             wanted, keys = prepared.cells(), prepared.keys()
             record = Record(plan, prepared.images.count, prepared.inputs(), wanted, keys, told=prepared.told())
-            with Writer(folder, team.rank) as writer:
-                team.wait()  # every file is there, and locked against other runs
+            with Writer(folder, workers.rank) as writer:
+                workers.wait()  # every file is there, and locked against other runs
                 done = done_batches(folder, plan)
                 done.check_inputs(record.inputs)
-                check_images(prepared, keys, done, range(team.rank, len(keys), team.world))
-                team.wait()  # nobody writes before everybody has read what is done
+                check_images(prepared, keys, done, range(workers.rank, len(keys), workers.world))
+                workers.wait()  # nobody writes before everybody has read what is done
                 missing = [(i, cells) for i, key in enumerate(keys) if (cells := done.missing(key, wanted))]
                 writer.begin(done.next(record))
-                _work(prepared, keys, missing[team.rank :: team.world], team, writer, show_progress)
-            team.wait()
+                _work(prepared, keys, missing[workers.rank :: workers.world], workers, writer, show_progress)
+            workers.wait()
     found = Results(folder)
-    if show_progress and team.leads and not missing:
+    if show_progress and workers.leads and not missing:
         tqdm.write(f"nothing to do: {found.count()} results of {found.date}")
     return found
 
@@ -92,19 +92,19 @@ def _work(
     prepared: Prepared,
     keys: Sequence[str],
     mine: Sequence[tuple[int, Mapping[Cell, str]]],
-    team: Team,
+    workers: Workers,
     writer: Writer,
     show: bool,
 ) -> None:
     batches = prepared.batches()
     parts: dict[frozenset[Cell], Prepared] = {}
     total = sum(len(batches[i]) for i, _ in mine)
-    with tqdm(total=total, unit="image", desc="Evaluation", disable=None if show and team.leads else True) as bar:
+    with tqdm(total=total, unit="image", desc="Evaluation", disable=None if show and workers.leads else True) as bar:
         for i, cells in mine:
             if frozenset(cells) not in parts:
                 parts[frozenset(cells)] = prepared.only(cells)
             with seeded(prepared.plan.run.seed + batches[i].start):  # whoever computes it, and whatever came before
-                found = _found(parts[frozenset(cells)], batches[i], team.device)
+                found = _found(parts[frozenset(cells)], batches[i], workers.device)
             writer.add(i, found._replace(key=keys[i], cells=cells))
             bar.update(len(batches[i]))
 

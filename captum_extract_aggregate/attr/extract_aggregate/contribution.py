@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_extract_aggregate._common.chunks import pieces
+from captum_extract_aggregate._common.chunks import channel_chunks
 from captum_extract_aggregate._common.tensors import on_cpu
 
 Elementwise = Callable[[Tensor], Tensor]
@@ -115,7 +115,7 @@ class Factor:
         """Returns sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0. To be read only."""
 
         def sums() -> Tensor:
-            return functools.reduce(Tensor.add_, (f(piece).sum(2) for piece in pieces(self.values, 2)))
+            return functools.reduce(Tensor.add_, (f(piece).sum(2) for piece in channel_chunks(self.values, 2)))
 
         summed = f(self._bordered) if self.is_single else self._border(self._once(f, sums))
         return summed if self.window is None else self.window.reduce(summed, torch.add)
@@ -217,7 +217,7 @@ class Summand:
         p, q = self.p.values, self.q.values
         if not (self.p.is_single and self.q.is_single) or p.shape[1] != q.shape[1]:
             return []
-        blocks = pieces(max(p, q, key=Tensor.numel), 1)[0].shape[1]
+        blocks = channel_chunks(max(p, q, key=Tensor.numel), 1)[0].shape[1]
         if blocks == p.shape[1]:
             return []
         factors = zip(p.split(blocks, 1), q.split(blocks, 1))
