@@ -35,15 +35,9 @@ class Table(Generic[KeyT, T]):
         except TypeError:  # it cannot be hashed
             return None
 
-<<<<<<< HEAD
-    def described(self, name: Any) -> str:
-        """Returns what errors call a key."""
-        return str(name)
-=======
     def described(self, name: Any) -> Any:
-        """What errors call a key: as it is written, unless a subclass knows better."""
+        """Returns what errors call a key: as it is written, unless a subclass knows better."""
         return name
->>>>>>> h-seams
 
     def register(self, name: KeyT, value: T, overwrite: bool = False) -> None:
         """Makes `value` available as `name`.
