@@ -30,6 +30,10 @@ class InvalidTypeError(CaptumExtractAggregateError, TypeError):
     """An argument is of a type that cannot be used, or is not taken; the text says which, and what to do instead."""
 
 
+for _error in (CaptumExtractAggregateError, InvalidValueError, InvalidTypeError):
+    _error.__module__ = "captum_extract_aggregate"  # where users find them, and tracebacks name them
+
+
 def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -> str:
     """Returns `what is 'got', which ...; did you mean ...?` with the close matches, or all names where none is
     close."""

@@ -138,7 +138,7 @@ class Registry(Table[str, T]):
         >>> greetings["englich"]
         Traceback (most recent call last):
         ...
-        ValueError: greeting is 'englich', which is unknown; did you mean 'english'?
+        captum_extract_aggregate.InvalidValueError: greeting is 'englich', which is unknown; did you mean 'english'?
     """
 
     def check_free(self, name: str, overwrite: bool = False) -> None:

@@ -182,14 +182,14 @@ def compare_many(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction of several p-values (statsmodels), in their order; NaN stays NaN and does not count."""
-    corrected = np.array(p_values, dtype=float)
-    is_defined = ~np.isnan(corrected)
-    if is_defined.any():
-        from statsmodels.stats.multitest import multipletests  # takes a second to import
-
-        corrected[is_defined] = multipletests(corrected[is_defined], method="holm")[1]
-    return [float(p) for p in corrected]
+    """Returns Holm's correction of several p-values, in their order; NaN stays NaN and does not count."""
+    # By hand: that of statsmodels collects garbage each time, which takes a third of a second beside PyTorch.
+    defined = [i for i, p in enumerate(p_values) if not math.isnan(p)]
+    corrected, largest = [math.nan] * len(p_values), 0.0
+    for rank, i in enumerate(sorted(defined, key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(defined) - rank) * p_values[i]))
+        corrected[i] = largest
+    return corrected
 
 
 def _array(values: Values) -> np.ndarray:  # type: ignore[type-arg]

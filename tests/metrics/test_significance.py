@@ -68,6 +68,13 @@ def test_holm(p):
     assert all(np.diff(np.array(corrected)[order]) >= -1e-15)
 
 
+def test_holm_against_statsmodels():
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    for seed in range(5):
+        p = np.random.default_rng(seed).uniform(0, 0.3, 7).tolist()
+        np.testing.assert_allclose(holm(p), multitest.multipletests(p, method="holm")[1], rtol=1e-12)
+
+
 def test_holm_by_hand_and_with_nan():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.6, 0.7]) == [1.0, 1.0]

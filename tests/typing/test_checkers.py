@@ -22,6 +22,7 @@ def mypy_errors(folder, python, path):
     settings = folder / "mypy.ini"
     settings.write_text("[mypy]\n[mypy-captum.*]\nignore_missing_imports = True\n")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file", str(settings), "--python-executable", python]
+    command += ["--cache-dir", str(folder.parents[2] / "mypy")]  # what it knows of PyTorch, for all tests of a run
     environment = {**os.environ, "MYPYPATH": path}
     done = subprocess.run([*command, "."], capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode in (0, 1), done.stdout + done.stderr
