@@ -94,6 +94,7 @@ def test_reading_what_a_killed_run_left(place, killed_folders, whole, tmp_path):
     assert found.rows("pointing_game") == [row for row in rows if row.image < len(found.images())]
 
 
+@pytest.mark.slow
 def test_killed_at_random_instants(tmp_path):
     plain = content(**QUICK | {"data": QUICK["data"] | {"arguments": {"count": 60}}})
     folder = tmp_path / "results"
@@ -466,6 +467,7 @@ def test_reading_rows(whole):
 # --- Other inputs under the same plan ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reading_while_it_is_written(whole, tmp_path):
     """A reader sees one state of the file, whatever is added meanwhile."""
     plan, results, stop = plan_from(content(**QUICK)), Results(whole), threading.Event()

@@ -80,6 +80,7 @@ def test_several_give_what_one_gives(processes, alone, tmp_path):
     assert dump(Results(tmp_path / "results")) == alone
 
 
+@pytest.mark.slow
 def test_one_is_killed_and_all_start_again(tmp_path):
     plain = plan(tmp_path / "marker")
     status, output = torchrun(2, plain, tmp_path / "results", "--max-restarts=1", f"--master-port={free_port()}")

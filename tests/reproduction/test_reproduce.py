@@ -124,6 +124,7 @@ def test_blocks_cover_every_parameter():
         assert held == {id(p) for p in setting.network.parameters()}
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_real_data(tmp_path):
     layers = ("features.8", "features.12")

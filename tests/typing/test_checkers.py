@@ -55,7 +55,7 @@ def check(checker, tmp_path, python, path):
     assert {line for name, line in errors if name == WRONG.name} == MARKED
 
 
-@pytest.mark.parametrize("checker", CHECKERS)
+@pytest.mark.parametrize("checker", [pytest.param("mypy", marks=pytest.mark.slow), "pyright"])
 def test_wrong_uses_are_errors_and_right_ones_are_not(checker, tmp_path):
     check(checker, tmp_path, sys.executable, str(ROOT))
 
