@@ -122,12 +122,13 @@ def check_grad_kwargs(grad_kwargs: Any) -> None:
         return
     if not isinstance(grad_kwargs, Mapping):
         raise InvalidTypeError(f"grad_kwargs is a {type(grad_kwargs).__name__}; expected None or a dictionary")
-    changing = [name for name in grad_kwargs if name not in ("retain_graph", "allow_unused", "materialize_grads")]
     if grad_kwargs.get("create_graph"):
         raise InvalidValueError(
             "grad_kwargs holds create_graph, but maps are detached; expected attribute_with_graph(inputs, target)"
         )
-    if any(name != "create_graph" for name in changing):
+    harmless = ("create_graph", "retain_graph", "allow_unused", "materialize_grads")
+    changing = [name for name in grad_kwargs if name not in harmless]
+    if changing:
         raise InvalidValueError(
             f"grad_kwargs holds {changing[0]!r}, which would change what the map is made of; expected it left out"
         )

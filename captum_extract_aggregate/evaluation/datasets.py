@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from captum_extract_aggregate.data.pointing_pairs import PointingPairs, coco_pai
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
 from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS, PICTURES, SOME, own_kind
 from captum_extract_aggregate.evaluation.guard import undisturbed
-from captum_extract_aggregate.evaluation.plan import DataPlan
+from captum_extract_aggregate.evaluation.plan import DataPlan, given
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -119,11 +119,10 @@ def open_images(plan: DataPlan, subject: NamedModel) -> Images:
 
 def check_applies(data: DataPlan) -> None:
     """Raises our error for a key that says nothing of data of this kind: it would be ignored."""
-    usual = DataPlan()
-    for f in fields(DataPlan):
-        if f.name not in ("kind", *DATA_KINDS[data.kind].keys) and getattr(data, f.name) != getattr(usual, f.name):
+    for name, value in given(data).items():
+        if name not in ("kind", *DATA_KINDS[data.kind].keys):
             raise InvalidValueError(
-                f"data.{f.name} is {getattr(data, f.name)!r}, but does not apply to data of the kind {data.kind!r}; "
+                f"data.{name} is {value!r}, but does not apply to data of the kind {data.kind!r}; "
                 f"expected it left out (there are {', '.join(DATA_KINDS[data.kind].keys)})"
             )
 
