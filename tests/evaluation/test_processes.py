@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from captum_extract_aggregate.evaluation import Results, plan_from, run
-from tests.evaluation.plans import HERE, dump
+from tests.evaluation.plans import HERE, content, dump
+from tests.evaluation.wrong_plans import check_refused
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
+
+
 TIMEOUT = 150
 
 
@@ -100,3 +103,17 @@ def test_one_is_killed_and_fewer_continue(tmp_path):
     status, output = torchrun(2, plain, tmp_path / "results")
     assert status == 0, output[-2000:]
     assert dump(Results(tmp_path / "results")) == dump(run(plan_from(plain), tmp_path / "alone", show_progress=False))
+
+
+WRONG = {
+    "too many threads": (content(run={"threads": 100000}), "run.threads is 100000; expected at most .* cores"),
+    "a device without numbers": (content(run={"device": "meta"}), "run.device is 'meta', which cannot be used here"),
+    "a device of another machine": (content(run={"device": "mps"}), "run.device is 'mps', which cannot be used here"),
+    "an unknown device": (content(run={"device": "gpu"}), "device is 'gpu'|device.*gpu"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_devices_and_threads(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_refused(*WRONG[case], tmp_path)
