@@ -14,8 +14,8 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from tests.conftest import SmallNet, relative_error
+from tests.faults import InjectedError, prepared, snapshot
 from tests.networks import CifarResNet20, lively
-from tests.test_faults import InjectedError, prepared, snapshot
 
 LR = 0.01
 

@@ -6,10 +6,10 @@ from torch import nn
 
 from captum_extract_aggregate.bias_study import bias_report, remove_biases
 from captum_extract_aggregate.bias_study.batches import hits
-from tests.bias_study.networks import images, loader, network
+from tests.bias_study.networks import images, loader, network, seven
 from tests.conftest import REAL_DATA, needs_real_data
+from tests.faults import STAGES, InjectedError, arm, snapshot
 from tests.reference import bias_study as reference
-from tests.test_faults import STAGES, InjectedError, arm, snapshot
 
 
 def test_equals_the_reference_image_by_image():
@@ -76,12 +76,6 @@ def test_equal_outputs_have_no_line(classes):
     assert report.correlation.isnan().all()
     assert report.slope.isnan().all()
     assert "undefined (12 undefined)" in str(report)
-
-
-def seven():
-    """Seven classes, so that the top five are not all."""
-    torch.manual_seed(2)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 7)).double().eval()
 
 
 def test_the_top_five_before_and_after():

@@ -10,7 +10,7 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
 from captum_extract_aggregate.visualization.figures import overlay
-from tests.engine.test_input_positions import Net
+from tests.networks import Strided
 from tests.reference import metrics as reference
 
 
@@ -70,7 +70,7 @@ def case(request):
     """A network that takes the input, inputs, where the channels are, and the positions' size."""
     shape, axis, size = INPUTS[request.param]
     torch.manual_seed(0)
-    net = Net(len(size), 1 if axis is None else shape[axis - 1], axis).double().eval()
+    net = Strided(len(size), 1 if axis is None else shape[axis - 1], axis).double().eval()
     nn.init.normal_(net.fc.weight)
     x = torch.randn(3, *shape, dtype=torch.float64) * 3
     with torch.no_grad():  # decisions that flip
@@ -91,7 +91,7 @@ def upsampled(m, size):
 def test_removal_takes_positions_with_all_their_channels(case, order):
     net, x, axis, size = case
     maps = cea.LinearApproximation(net, "a").attribute(x, 0)
-    like = Net(len(size), net.a.in_channels, 1).double().eval()
+    like = Strided(len(size), net.a.in_channels, 1).double().eval()
     like.load_state_dict(net.state_dict())
     decide = reference.decision(like)
     pixels = [
@@ -179,7 +179,7 @@ def test_pointing(size, tolerance):
 
 
 def test_a_map_that_is_constant_but_for_rounding_is_undefined():
-    net, x = Net(2, 3, 1).eval(), torch.randn(2, 3, 16, 16)
+    net, x = Strided(2, 3, 1).eval(), torch.randn(2, 3, 16, 16)
     noise = lambda inputs, target: 0.3 + 1e-8 * torch.rand(2, 1, 5, 5)  # noqa: E731
     assert metrics.class_sensitivity(noise, x, net).isnan().all()
 
