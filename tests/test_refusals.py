@@ -11,42 +11,6 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.by_name import make_method
 
-
-class Spectrum(nn.Module):
-    def forward(self, x):
-        return torch.fft.fft2(x)
-
-
-class WithSpectrum(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.spectrum, self.head = nn.Conv2d(3, 4, 3), Spectrum(), nn.Linear(4, 3)
-
-    def forward(self, x):
-        return self.head(self.spectrum(self.conv(x)).abs().mean((2, 3)))
-
-
-@pytest.mark.parametrize("to_input", [False, True])
-def test_a_layer_of_complex_numbers_is_named_as_such(images, to_input):
-    net = WithSpectrum().eval()
-    assert cea.NormGrad(net, "spectrum").attribute(images, 1, attribute_to_layer_input=True).shape == (3, 1, 10, 10)
-    wrapped = nn.Sequential(net.conv, net.spectrum, nn.Identity()).eval()
-    model = lambda x: net.head(wrapped(x).abs().mean((2, 3)))  # noqa: E731
-    layer = wrapped[2] if to_input else net.spectrum
-    with pytest.raises(TypeError, match=r"put of layer \w+ is a tensor of complex numbers; expected a floating point"):
-        cea.NormGrad(model, layer).attribute(images, 1, attribute_to_layer_input=to_input)
-
-
-def test_a_layer_of_integers_is_named_as_such(images):
-    class Signs(nn.Module):
-        def forward(self, x):
-            return x.sign().long()
-
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), Signs())
-    with pytest.raises(TypeError, match=r"output of layer Signs is a tensor of torch.int64"):
-        cea.NormGrad(lambda x: net(x).float().mean((2, 3)), net[1]).attribute(images, 1)
-
-
 RAW = {"what": "accuracy", "images": 3, "raw": {"conv1": 0.5, "conv3": 1}}
 WRONG_FILES = {
     "not JSON": (b"conv1: 0.5", "it is no JSON"),

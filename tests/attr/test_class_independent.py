@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._common.tensors import same_everywhere
 from tests.conftest import relative_error
 
 
@@ -153,20 +152,3 @@ def test_of_several_layers_the_one_is_named(x):
         warnings.simplefilter("always")
         cea.attribute_together_per_target(together, x, [0, 1])
     assert [str(w.message).split(" at ")[0] for w in caught] == ["NormGrad", "GradMid"]
-
-
-def test_same_everywhere():
-    flat = torch.tensor([[1.0, -2.0], [3.0, 0.0]]).reshape(2, 2, 1, 1).expand(2, 2, 3, 4)
-    noisy = flat * (1 + 1e-7 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0)))
-    assert same_everywhere(flat)
-    assert same_everywhere(noisy)
-    assert same_everywhere(flat * 1e-20)
-    for change in ((0, 0, 1, 1), (1, 1, 1, 1), (1, 0, 2, 3), (0, 1, 0, 0)):
-        other = flat.clone()
-        other[change] += 1e-3
-        assert not same_everywhere(other)
-    assert not same_everywhere(flat[..., :1, :1])
-    assert not same_everywhere(flat * 0)
-    assert not same_everywhere(flat[:0])
-    assert same_everywhere(torch.cat([flat, flat[:1] * 0]))
-    assert not same_everywhere(flat.to("meta"))  # a device that must not be asked

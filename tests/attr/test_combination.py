@@ -11,7 +11,6 @@ from captum.attr import NoiseTunnel
 from torch.utils.data import DataLoader, TensorDataset
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._common.tensors import is_constant, min_max
 from captum_extract_aggregate.attr.combination import combine_maps
 from tests.conftest import relative_error
 
@@ -141,16 +140,6 @@ def test_constant_for_one_example_alone():
         assert torch.equal(got[[0, 2]], others)
         alone = scaled(first[1:2], (4, 4))
         torch.testing.assert_close(got[1:2], alone**0.5 if mode == "product" else alone / 2)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_rounding_is_no_map_and_a_faint_map_is_one(dtype):
-    ulp = torch.finfo(dtype).eps
-    maps = torch.full((2, 1, 3, 3), 0.5, dtype=dtype)
-    maps[0, 0, 1, 1] += 0.5 * ulp
-    maps[1, 0, 1, 1] += 0.25
-    assert is_constant(maps).tolist() == [True, False]
-    assert min_max(maps).flatten(1).amax(1).tolist() == [0, 1]
 
 
 def test_where_all_maps_are_constant_the_product_is_1_and_the_sum_0(small_net, images):

@@ -417,3 +417,40 @@ def test_full_grad_says_which_biases_it_cannot_meet():
 class _Turned(nn.Module):
     def forward(self, x):
         return x.transpose(1, 2)
+
+
+class Views(nn.Linear):
+    """A layer that holds another, and returns a view."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x):
+        y = super().forward(self.dropout(x))
+        return y.view(y.shape)
+
+
+@pytest.mark.parametrize("make", [Views, lambda: nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))])
+@pytest.mark.parametrize("include_input", [False, True])
+def test_fullgrad_where_biased_views_are_overwritten(make, include_input):
+    def net(in_place):
+        torch.manual_seed(0)
+
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.patches, self.linear = nn.Conv2d(3, 4, 2, 2), make()
+                self.relu, self.head = nn.ReLU(in_place), nn.Linear(4, 3)
+
+            def forward(self, x):
+                tokens = self.patches(x).flatten(2).transpose(1, 2).contiguous()
+                return self.head(self.relu(self.linear(tokens)).mean(1))
+
+        return Net().double().eval()
+
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain, overwriting = (cea.FullGrad(net(in_place), include_input=include_input) for in_place in (False, True))
+    for _ in range(2):
+        torch.testing.assert_close(overwriting.attribute(x, 1), plain.attribute(x, 1), rtol=1e-12, atol=1e-12)
+    assert overwriting.compute_convergence_delta(x, 1).abs().max() < 1e-12

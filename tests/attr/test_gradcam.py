@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._common.tensors import min_max, upsample
 from captum_extract_aggregate.metrics import class_sensitivity
 from tests.conftest import relative_error
 from tests.reference import positive as reference
@@ -245,14 +244,3 @@ def test_zero_maps_and_negative_only_maps_are_no_nan(cls, small_net, images):
         maps = cls(lambda x, factor=factor: small_net(x).abs() * factor, small_net.conv3).attribute(images, 1)
         assert torch.isfinite(maps).all()
         assert (maps >= 0).all()
-
-
-def test_min_max_and_upsampling():
-    m = torch.tensor([[[[1.0, 3], [2, 5]]], [[[7.0, 7], [7, 7]]]])
-    scaled = min_max(m)
-    assert scaled[0].flatten().tolist() == [0, 0.5, 0.25, 1]
-    assert scaled[1].abs().max() == 0
-    assert upsample(m, (2, 2)) is m
-    assert upsample(m, (4, 6)).shape == (2, 1, 4, 6)
-    assert upsample(m[..., 0], (5,)).shape == (2, 1, 5)
-    assert upsample(m[:, None], (3, 4, 4)).shape == (2, 1, 3, 4, 4)
