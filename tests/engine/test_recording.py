@@ -106,59 +106,6 @@ def test_saved_bytes_at_full_size():
     assert mine / theirs <= 0.02
 
 
-class Counting(nn.Module):
-    """Counts the forwards of a model, and the backwards through its end."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, *args):
-        self.forwards += 1
-        out = self.model(*args)
-        if out.requires_grad:
-            out.register_hook(self._count)
-        return out
-
-    def _count(self, grad):
-        self.backwards += 1
-
-
-def test_several_targets_share_the_forward(small_net, images):
-    net = Counting(small_net)
-    layers = [small_net.conv1, small_net.conv3]
-    method = cea.NormGrad(net, layers)
-    targets = torch.tensor([[0, 1, 4], [2, 2, 0], [3, 1, 1]])
-    maps = method.attribute_per_target(images, targets)
-    assert (net.forwards, net.backwards) == (1, 3)
-    assert [tuple(m.shape) for m in maps] == [(3, 3, 1, 12, 12), (3, 3, 1, 3, 3)]
-    for t in range(3):
-        for got, expected in zip(maps, method.attribute(images, target=targets[:, t])):
-            assert torch.allclose(got[:, t], expected, rtol=1e-5, atol=1e-9)
-    for_all = method.attribute_per_target(images, [1, 4])
-    assert torch.allclose(for_all[0][:, 1], method.attribute(images, target=4)[0], rtol=1e-5, atol=1e-9)
-    single = cea.NormGrad(net, small_net.conv3).attribute_per_target(images[:1], [[1, 2]])
-    assert tuple(single.shape) == (1, 2, 1, 3, 3)
-
-
-def test_methods_together_share_one_pass(small_net, images):
-    net = Counting(small_net)
-    methods = {
-        "norm": cea.NormGrad(net, [small_net.conv1, small_net.conv3]),
-        "real": cea.NormGrad(net, small_net.conv2, virtual_identity=False),
-        "input": cea.LayerGradient(net),
-        "captum": captum_attr.LayerGradCam(net, small_net.conv3),
-        "other": cea.NormGrad(small_net, small_net.conv3),
-    }
-    maps = cea.attribute_together(methods, images, target=[0, 1, 2])
-    assert list(maps) == list(methods)
-    assert (net.forwards, net.backwards) == (2, 2)  # one for ours, one for Captum's own
-    for name, method in methods.items():
-        expected = method.attribute(images, target=[0, 1, 2])
-        for got, want in zip(maps[name], expected):
-            assert torch.allclose(got, want, rtol=1e-5, atol=1e-9), name
-
-
 def test_any_callable_with_additional_arguments_and_several_inputs(small_net, images):
     """A generated caption's log-probability, say: a plain function that calls a model, twice as long as it is wide."""
 
