@@ -1,4 +1,4 @@
-"""Captum's own measures on layer methods: the fault, and the cure. And completeness."""
+"""Captum's own measures on layer methods: the fault, and the cure."""
 
 import captum.attr
 import pytest
@@ -6,9 +6,8 @@ import torch
 from captum.metrics import infidelity, sensitivity_max
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.metrics import as_input_attribution, completeness_gap
+from captum_extract_aggregate.metrics import as_input_attribution
 from tests.conftest import SmallNet
-from tests.reference import metrics as reference
 
 
 @pytest.fixture
@@ -81,20 +80,3 @@ def test_the_adapter_in_noise_tunnels_and_its_errors(net, x):
         as_input_attribution(cea.NormGrad(net, ["conv1", "conv3"])).attribute(x, target=1)
     with pytest.raises(ValueError, match="inputs holds 2 tensors"):
         as_input_attribution(cea.NormGrad(lambda a, b: net(a + b), net.conv3)).attribute((x, x), target=1)
-
-
-def test_completeness_gap(net):
-    x = torch.randn(3, 3, 12, 12, dtype=torch.float64)
-    net = net.double()
-    attributions = cea.LRP(net, gamma=float("inf")).attribute(x, target=1)
-    assert completeness_gap(net, x, attributions, target=1).max() < 1e-10
-    gradient = captum.attr.InputXGradient(net).attribute(x, target=[1, 0, 2])
-    got = completeness_gap(net, (x,), (gradient,), target=[1, 0, 2])
-    scores = net(x).detach()[range(3), [1, 0, 2]]
-    expected = [reference.completeness_gap(float(f), [a.detach().numpy()]) for f, a in zip(scores, gradient)]
-    assert got.tolist() == pytest.approx(expected, rel=1e-8)
-    assert (got > 1e-3).all()  # the biases
-    with pytest.raises(ValueError, match="for 3 examples"):
-        completeness_gap(net, x, gradient[:2], target=1)
-    with pytest.raises(ValueError, match="out of range"):
-        completeness_gap(net, x, gradient, target=9)
