@@ -5,19 +5,14 @@ import csv
 import pytest
 
 from captum_extract_aggregate.bias_study import bias_report
+from captum_extract_aggregate.reproduction import carry_out
 from captum_extract_aggregate.reproduction.biases import removal, told
 from tests.reproduction.outcomes import cells, check_outcome, names
 
 
-@pytest.mark.parametrize("name", names(("g20-bias", "g20-robustness"), slow=False))
+@pytest.mark.parametrize("name", names(("g20-bias", "g20-robustness")))
 def test_small_experiments_give_tables_findings_or_pictures(name, setting):
-    check_outcome(name, setting)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", names(("g20-bias", "g20-robustness"), slow=True))
-def test_the_others_do_too(name, setting):
-    check_outcome(name, setting)
+    check_outcome(carry_out(name, setting))
 
 
 def test_the_table_says_what_a_bias_report_says(setting):

@@ -4,20 +4,14 @@ import numpy as np
 import pytest
 
 from captum_extract_aggregate.evaluation import MeasurePlan
-from captum_extract_aggregate.reproduction import g20
+from captum_extract_aggregate.reproduction import carry_out, g20
 from tests.evaluation.hand_made import value_rows, write
 from tests.reproduction.outcomes import check_outcome, names, with_results
 
 
-@pytest.mark.parametrize("name", names("g20-fig", slow=False))
+@pytest.mark.parametrize("name", names("g20-fig"))
 def test_small_experiments_give_tables_findings_or_pictures(name, setting):
-    check_outcome(name, setting)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", names("g20-fig", slow=True))
-def test_the_others_do_too(name, setting):
-    check_outcome(name, setting)
+    check_outcome(carry_out(name, setting))
 
 
 def test_a_bias_stands_beside_the_activity_of_its_layer(setting):

@@ -1,18 +1,23 @@
 """The findings that must not turn around."""
 
 import pytest
+from typer.testing import CliRunner
 
 from captum_extract_aggregate import reproduction
+from captum_extract_aggregate.cli import app
 from captum_extract_aggregate.evaluation import MeasurePlan
 from captum_extract_aggregate.reproduction import (
+    EXPERIMENTS,
     Outcome,
     Request,
+    carry_out,
     main_findings,
     reproduce,
+    settings_of,
 )
 from captum_extract_aggregate.reproduction.main_findings import Check
 from tests.evaluation.hand_made import pointing_rows, value_rows, write
-from tests.reproduction.outcomes import with_results
+from tests.reproduction.outcomes import check_outcome, with_results
 
 
 def test_a_finding_that_turns_around_fails(monkeypatch, tmp_path):
@@ -25,6 +30,28 @@ def test_a_finding_that_turns_around_fails(monkeypatch, tmp_path):
     text, stands = reproduce(request)
     assert not stands
     assert "HAS TURNED AROUND" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", main_findings.THRESHOLDS)
+def test_they_stand_on_fresh_scenes(network, monkeypatch, tmp_path):
+    """`reproduce all --quick`, one network at a time."""
+    outcomes = {}
+
+    def kept(name, setting):
+        outcomes[name] = carry_out(name, setting)
+        return outcomes[name]
+
+    monkeypatch.setattr(reproduction, "carry_out", kept)
+    monkeypatch.setattr(reproduction, "settings_of", lambda asked: [s for s in settings_of(asked) if s.name == network])
+    result = CliRunner().invoke(app, ["reproduce", "all", "--quick", "--output", str(tmp_path)])
+    print(result.output)
+    assert result.exit_code == 0
+    assert result.output.count("stands: ") == len(main_findings.THRESHOLDS[network])
+    assert list(outcomes) == list(EXPERIMENTS)
+    for name, outcome in outcomes.items():
+        check_outcome(outcome)
+        assert (tmp_path / f"{name}-{network}.md").stat().st_size > 100
 
 
 def test_a_check_stands_at_its_threshold_or_above():

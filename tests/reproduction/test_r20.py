@@ -4,20 +4,14 @@ import pytest
 from scipy.stats import wilcoxon
 
 from captum_extract_aggregate.evaluation import MeasurePlan
-from captum_extract_aggregate.reproduction import r20
+from captum_extract_aggregate.reproduction import carry_out, r20
 from tests.evaluation.hand_made import pointing_rows, value_rows, write
 from tests.reproduction.outcomes import cells, check_outcome, names, with_results
 
 
-@pytest.mark.parametrize("name", names("r20", slow=False))
+@pytest.mark.parametrize("name", names("r20"))
 def test_small_experiments_give_tables_findings_or_pictures(name, setting):
-    check_outcome(name, setting)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", names("r20", slow=True))
-def test_the_others_do_too(name, setting):
-    check_outcome(name, setting)
+    check_outcome(carry_out(name, setting))
 
 
 def test_over_the_stages_the_last_decides(tmp_path):
