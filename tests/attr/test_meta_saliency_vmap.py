@@ -74,7 +74,8 @@ def test_the_fast_path_is_taken_and_where_not(monkeypatch):
 
 
 @pytest.mark.parametrize("layer", ["conv1", "bn", ["conv1", "conv3"]])
-def test_biases_are_each_examples_own(net, layer):
+def test_biases_are_each_examples_own(small_net, layer):
+    net = small_net.double()
     x = torch.randn(5, 3, 12, 12, dtype=torch.float64)
     methods = [cea.FullGrad] if isinstance(layer, list) else [cea.FullGrad, cea.BiasAttribution]
     for cls in methods:

@@ -6,12 +6,13 @@ import torch
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.metrics import completeness_gap
+from tests.conftest import SmallNet
 from tests.reference import metrics as reference
 
 
-def test_completeness_gap(net):
-    x = torch.randn(3, 3, 12, 12, dtype=torch.float64)
-    net = net.double()
+def test_completeness_gap():
+    torch.manual_seed(0)
+    net, x = SmallNet().eval().double(), torch.randn(3, 3, 12, 12, dtype=torch.float64)
     attributions = cea.LRP(net, gamma=float("inf")).attribute(x, target=1)
     assert completeness_gap(net, x, attributions, target=1).max() < 1e-10
     gradient = captum.attr.InputXGradient(net).attribute(x, target=[1, 0, 2])
