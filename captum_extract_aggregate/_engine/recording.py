@@ -13,6 +13,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -27,17 +28,15 @@ from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.batch_dimension import views_unfolded
 from captum_extract_aggregate._engine.dimensions import Watch
+from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
 from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled, without_autocast
 from captum_extract_aggregate._engine.parts import Dims
 from captum_extract_aggregate._engine.surroundings import Facts, Surroundings, image_size
 from captum_extract_aggregate._engine.taps import (
-    CAREFUL,
-    OverwrittenError,
     Place,
     Tapped,
     Taps,
-    UsedBeforeError,
     gradient_edge,
     input_values,
     output_values,
@@ -286,22 +285,32 @@ def record(
     # for that side the graph has to begin at the network's input.
     from_the_start |= any(place.side == "input" and place.differentiate for place in places)
     layers = {place.layer for place in places if place.layer is not None and place.differentiate}
+    careful = KNOWN_LAYERS.careful(layers)
     while True:  # every turn knows one more layer
-        start = from_the_start or any(layer in CAREFUL for layer in layers)
-        try:
-            output, found, models, context = _forward(forward_func, tensors, places, extra, device_ids, within, start)
+        start = from_the_start or bool(careful)
+        run = _forward(forward_func, tensors, places, extra, device_ids, within, start, careful)
+        if not run.misjudged:
             break
-        except UsedBeforeError as error:
-            CAREFUL.update(error.layers)
-        except OverwrittenError as error:
-            if all(layer in CAREFUL for layer in layers):
-                raise InvalidValueError(
-                    "the model works in place on a tensor that does not come from its inputs, or on a view of another, "
-                    "at one of the layers; expected other layers, or a model that leaves such tensors as they are"
-                ) from error
-            CAREFUL.update(layers)
+        if run.misjudged <= careful:
+            raise InvalidValueError(
+                "the model works in place on a tensor that does not come from its inputs, or on a view of another, "
+                "at one of the layers; expected other layers, or a model that leaves such tensors as they are"
+            )
+        careful |= run.misjudged
+        KNOWN_LAYERS.learn_careful(run.misjudged)
     look = functools.partial(_look, forward_func, tensors, places, extra)
-    return Recording(output, found, tuple(map(plain, tensors)), models, look, context, len(places) < len(asked))
+    shared = len(places) < len(asked)
+    return Recording(run.output, run.tapped, tuple(map(plain, tensors)), run.models, look, run.context, shared)
+
+
+class _Run(NamedTuple):
+    """What one forward gave, and the layers whose tensors were used or overwritten in a way that it did not expect."""
+
+    output: Any = None
+    tapped: dict[Place, list[list[Tapped]]] = {}  # noqa: RUF012 (a NamedTuple's, never changed)
+    models: tuple[nn.Module, ...] = ()
+    context: Context = None
+    misjudged: AbstractSet[nn.Module] = frozenset()
 
 
 def _forward(
@@ -312,25 +321,34 @@ def _forward(
     device_ids: list[int] | None,
     within: Within | None,
     from_the_start: bool,
-) -> tuple[Any, dict[Place, list[list[Tapped]]], tuple[nn.Module, ...], Context]:
-    """Returns the output, what was tapped, the models that ran, and what the forward ran within."""
+    careful: set[nn.Module],
+) -> _Run:
+    """Runs the forward once."""
     # Of integer inputs (token indices) the graph can only begin at the weights.
     freeze = None if from_the_start and not any(t.is_floating_point() for t in tensors) else True
     with Undo() as modes, modes:
         set_modes(modes, grad=True)
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
-        taps = Taps(places, from_the_start)
+        taps = Taps(places, from_the_start, careful)
         layers = {place.layer for place in places} - {None}
-        with _explained_failure(), Undo() as undo, undo:
-            claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
-            taps.begin(undo, claim)
-            context = None if within is None else within(undo)
-            output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
-            if isinstance(output, Tensor):
-                with torch._C.DisableTorchFunctionSubclass():
-                    output = plain(output).view_as(output)  # a tapped tensor itself stops requiring a gradient soon
+        try:
+            with _explained_failure(), Undo() as undo, undo:
+                claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
+                taps.begin(undo, claim)
+                context = None if within is None else within(undo)
+                output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
+                if isinstance(output, Tensor):
+                    with torch._C.DisableTorchFunctionSubclass():
+                        output = plain(output).view_as(output)  # a tapped tensor itself stops requiring a gradient soon
+        except _OverwrittenError:
+            return _Run(misjudged=taps.layers)
         models = tuple(claim.models)
-        return output, taps.collect(leaves, models, device_ids), models, context
+        misjudged = taps.misjudged()
+        return _Run(output, {} if misjudged else taps.collect(leaves, models, device_ids), models, context, misjudged)
+
+
+class _OverwrittenError(Exception):
+    """A tapped tensor was overwritten in place by something else that holds it."""
 
 
 def _seen_at(place: Place, look: Callable[[], Look]) -> list[Dims | None]:
@@ -382,7 +400,7 @@ def _explained_failure() -> Iterator[None]:
     except RuntimeError as error:
         text = str(error)
         if "leaf Variable that requires grad" in text or "is being modified inplace" in text:
-            raise OverwrittenError from error
+            raise _OverwrittenError from error
         if "checkpoint" in text.lower() or "incompatible with .grad()" in text:
             raise InvalidValueError(
                 "gradient checkpointing runs parts of the forward again, without hooks, during the backward; expected "

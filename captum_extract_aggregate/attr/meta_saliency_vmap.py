@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.model_state import (
     leave_transforms,
@@ -26,7 +27,7 @@ from captum_extract_aggregate._engine.model_state import (
 from captum_extract_aggregate._engine.one_output import is_probability
 from captum_extract_aggregate._engine.operations import tensors_in
 from captum_extract_aggregate._engine.recording import Evidence, record
-from captum_extract_aggregate._engine.taps import Place, gives_out_its_input, gives_out_new_tensors
+from captum_extract_aggregate._engine.taps import Place, gives_out_its_input
 from captum_extract_aggregate.attr.base import CaptureAttribution, Plan, is_own, places_of
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself
@@ -63,9 +64,9 @@ def vectorized_maps(
     if method.forward_func is not model or x.is_inference():
         raise NotVectorizedError
     layers = [place.layer for place in places if place.layer is not None]
-    if any(gives_out_new_tensors(layer) is None for layer in layers):
+    if any(KNOWN_LAYERS.gives_out_new_tensors(layer) is None for layer in layers):
         record(model, x[:1], places)  # which looks
-    if not all(gives_out_new_tensors(layer) for layer in layers):
+    if not all(KNOWN_LAYERS.gives_out_new_tensors(layer) for layer in layers):
         raise NotVectorizedError
     pass_ = _Pass(model, chosen, rate, loss, steps, places)
     try:
