@@ -10,7 +10,8 @@ from torchvision.models.convnext import LayerNorm2d
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate._engine.input_positions import find_positions
-from captum_extract_aggregate._engine.layout import Surroundings, image_size, to_channels_first
+from captum_extract_aggregate._engine.layout import to_channels_first
+from captum_extract_aggregate._engine.surroundings import Surroundings, image_size
 
 CONVOLUTIONAL = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU())
 TRANSFORMER = nn.Sequential(nn.Linear(24, 24), nn.LayerNorm(24), nn.GELU())
