@@ -29,6 +29,8 @@ MAY_VANISH = (cea.GradCAM, cea.GradCAMPlusPlus, cea.CumulativeGradCAM, cea.Cumul
 def build(name):
     torch.manual_seed(0)
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if name.startswith("vit_"):
+        extra = {"image_size": 4 * int(name.rpartition("_")[2])}  # a grid of 4 x 4 patches
     net = torchvision.models.get_model(name, weights=None, **extra).eval()
     for module in net.modules():  # some heads start at zero, which makes every gradient zero
         if isinstance(module, nn.Linear) and module.weight.abs().max() == 0:
