@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError, content_of, stamp_of
-from captum_extract_aggregate.evaluation.prepare import Prepared
+from captum_extract_aggregate.evaluation.prepared import Prepared
 from captum_extract_aggregate.evaluation.store import ContentRow, Done, ResultsError
 
 _CURE = "expected the images that its results were begun with: bring them back, or choose another --results"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,10 +12,8 @@ from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate.evaluation.datasets import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
+from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 from captum_extract_aggregate.metrics.randomization import find_stages
-
-if TYPE_CHECKING:
-    from captum_extract_aggregate.evaluation.prepare import Measurement, Prepared
 
 
 def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, classes: int) -> None:

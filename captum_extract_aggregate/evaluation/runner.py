@@ -21,7 +21,8 @@ from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch, Value
 from captum_extract_aggregate.evaluation.guard import undisturbed
 from captum_extract_aggregate.evaluation.plan import Plan
-from captum_extract_aggregate.evaluation.prepare import Cell, Measurement, Prepared, prepare
+from captum_extract_aggregate.evaluation.prepare import prepare
+from captum_extract_aggregate.evaluation.prepared import Cell, Measurement, Prepared
 from captum_extract_aggregate.evaluation.processes import Workers, set_threads
 from captum_extract_aggregate.evaluation.store import (
     BatchRows,
