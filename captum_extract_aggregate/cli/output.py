@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
+from captum_extract_aggregate._common.warned_once import once
 
 
 @contextlib.contextmanager
@@ -18,7 +19,7 @@ def clear_errors(options: Mapping[str, object]) -> Iterator[None]:
     try:
         _check_text(options)
         with warnings.catch_warnings():
-            warnings.showwarning = _say_warning
+            warnings.showwarning = once(_say_warning)
             yield
     except (typer.Exit, typer.Abort):
         raise

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, make_folder, said
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._common.warned_once import show_warnings_once
 from captum_extract_aggregate._engine.model_state import keep_modes, without_fused_attention
 from captum_extract_aggregate.evaluation.changes import check_images
 from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError, content_of, storable
@@ -60,6 +61,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
     """
     folder = Path(f"results-{plan.hash()}" if results is None else results)
     with Undo() as undo, undo:
+        show_warnings_once(undo)
         keep_modes(undo)
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         set_threads(plan.run.threads)
