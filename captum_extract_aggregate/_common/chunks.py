@@ -16,7 +16,8 @@ _PIECE = 2**18  # numbers
 
 
 def channel_chunks(t: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """Views of a tensor along one dimension, of a size that a CPU's cache holds; elsewhere the tensor itself."""
+    """Returns views of a tensor along one dimension, of a size that a CPU's cache holds; elsewhere the tensor
+    itself."""
     if not on_cpu(t) or t.numel() <= 2 * _PIECE:
         return (t,)
     return t.split(max(1, t.shape[dim] * _PIECE // t.numel()), dim)

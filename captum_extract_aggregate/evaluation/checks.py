@@ -79,7 +79,7 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:
-    """One image explained by every method: whatever a method cannot do is said before any work starts."""
+    """Explains one image by every method: whatever a method cannot do is said before any work starts."""
     batch = prepared.batch([sample], device)
     for method in prepared.methods:
         alone = replace(prepared, methods=(method,))

@@ -53,7 +53,7 @@ _POINTING: dict[str, Any] = {
     **_POINTING,
 )
 def pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Value]:
-    """For each class in the image, whether its map's maximum lies on it."""
+    """Tells for each class in the image whether its map's maximum lies on it."""
     for i, target, mask in _objects(batch):
         yield i, target, "", _hit(column.of(i, target, batch), mask, tolerance)
 
@@ -66,7 +66,7 @@ def pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Va
     **_POINTING,
 )
 def restricted_pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Value]:
-    """For each class in the image, whether the maximum of the best class's map lies on it."""
+    """Tells for each class in the image whether the maximum of the best class's map lies on it."""
     for i, target, mask in _objects(batch):
         yield i, target, "", _hit(column.of(i, int(batch.best[i]), batch), mask, tolerance)
 
@@ -113,7 +113,7 @@ def class_sensitivity(batch: ImageBatch, column: Column, similarity: str) -> Ite
     arguments=_defaults(pixel_removal, "baselines", "step"),
 )
 def removal(batch: ImageBatch, column: Column, baselines: float, step: int) -> Iterator[Value]:
-    """Pixels removed in the order of the best class's map until the decision flips."""
+    """Counts the pixels removed in the order of the best class's map until the decision flips."""
     maps = column.at_image_size(0, batch)
     defined = torch.isfinite(maps).flatten(1).all(1)
     minus, plus = (

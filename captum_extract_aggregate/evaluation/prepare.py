@@ -32,7 +32,7 @@ Cell = tuple[str, str, str]  # method, layer, measure
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measure, ready to be called."""
+    """Is a measure that is ready to be called."""
 
     plan: MeasurePlan
     spec: MeasureSpec
@@ -59,7 +59,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a plan names, built."""
+    """Holds all that a plan names, built."""
 
     plan: Plan
     model: nn.Module
@@ -120,7 +120,7 @@ class Prepared:
         return self.wanted is None or cell in self.wanted
 
     def keys(self) -> list[str]:
-        """For each batch a digest of which images are in it."""
+        """Returns for each batch a digest of which images are in it."""
         return [digest(b.start, b.stop, [self.images.name(i) for i in b]) for b in self.batches()]
 
     def batches(self) -> list[range]:
@@ -136,7 +136,7 @@ class Prepared:
         return explain_together(self.methods, self.model, x, targets, self.of_signs)
 
     def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
-        """Images of one size with their scores and the classes to explain."""
+        """Returns images of one size with their scores and the classes to explain."""
         x = torch.stack([sample.x for sample in samples]).to(device)
         with torch.no_grad():
             scores = self.model(x).float()
@@ -205,7 +205,8 @@ def first_readable(images: Images) -> Sample:
 
 
 def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:
-    """N x T classes to explain: the best, the worst, and whatever else is in the image (filled up with the best)."""
+    """Returns the N x T classes to explain: the best, the worst, and whatever else is in the image (filled up with the
+    best)."""
     rows = []
     for sample, own in zip(samples, scores):
         first = [int(own.argmax()), int(own.argmin())]

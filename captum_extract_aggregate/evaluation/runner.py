@@ -112,7 +112,7 @@ def _work(
 
 
 class OutOfMemoryError(InvalidValueError, MemoryError):
-    """A batch that does not fit."""
+    """Says that a batch does not fit into memory."""
 
 
 def _found(prepared: Prepared, images: range, device: torch.device) -> BatchRows:
@@ -165,7 +165,7 @@ def _evaluate(prepared: Prepared, batch: ImageBatch, found: BatchRows) -> None:
 
 
 def _rows(prepared: Prepared, batch: ImageBatch, column: Column, measure: Measurement) -> list[Row]:
-    """Returns what a measure says of one column. It draws from the batch's seed anew."""
+    """Returns a measure's rows of one column; what the measure draws begins with the batch's seed."""
     with _alone(prepared, batch, measure, f" of {column.method} at {column.layer}"), seeded(batch.seed):
         if measure.spec.takes == "maps":
             values = _values_of_maps(batch, column, measure)
@@ -213,7 +213,7 @@ def _row(batch: ImageBatch, column: Column, measure: Measurement, value: Value) 
 
 @contextlib.contextmanager
 def _alone(prepared: Prepared, batch: ImageBatch, measure: Measurement, whose: str = "") -> Iterator[None]:
-    """A measure at work, which can change nothing for the next, and whose errors say what it was working on."""
+    """Lets a measure work so that it changes nothing for the next, and its errors say what it was working on."""
     try:
         with undisturbed():
             yield

@@ -56,7 +56,8 @@ class Randomization:
         return self.values.nanmean(1)
 
     def undefined(self) -> Tensor:
-        """For each stage, of how many examples the similarity is undefined: their map has become constant."""
+        """Returns for each stage the number of examples whose similarity is undefined, as their map has become
+        constant."""
         return self.values.isnan().sum(1)
 
     def records(self) -> list[dict[str, Any]]:
@@ -270,7 +271,7 @@ def _owner(module: nn.Module, names: dict[nn.Module, str], first: dict[nn.Module
 
 
 def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
-    """When each module first runs in a forward."""
+    """Returns when each module first runs in a forward."""
     first: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, args: Any) -> None:

@@ -20,7 +20,7 @@ __all__ = ["EXPERIMENTS", "Finding", "Outcome", "Request", "Setting", "reproduce
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line was asked for."""
+    """Holds what the command line was asked for."""
 
     names: tuple[str, ...]
     data: str = "scenes"
@@ -77,7 +77,7 @@ def _carried_out(request: Request, names: list[str], settings: list[Setting]) ->
 
 
 def carry_out(name: str, setting: Setting) -> Outcome:
-    """Returns one experiment on one setting."""
+    """Returns what one experiment finds on one setting."""
     experiment = EXPERIMENTS[name]
     if experiment.needs_objects and not setting.has_objects:
         return Outcome(findings=[Finding(experiment.title, None, effect="the images' objects are not known")])
