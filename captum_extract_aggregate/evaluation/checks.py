@@ -13,7 +13,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate.evaluation.datasets import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
-from captum_extract_aggregate.metrics.randomization import find_stages
+from captum_extract_aggregate.metrics.randomization import randomization_stages
 
 if TYPE_CHECKING:
     from captum_extract_aggregate.evaluation.prepare import Measurement, Prepared
@@ -94,4 +94,4 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
             ) from error
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
-            find_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())
+            randomization_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())

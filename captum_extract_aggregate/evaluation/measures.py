@@ -22,7 +22,7 @@ from captum_extract_aggregate.metrics import (
     removal_contrast,
 )
 from captum_extract_aggregate.metrics.pixel_removal import Removal
-from captum_extract_aggregate.metrics.randomization import check_randomization, find_stages, randomized
+from captum_extract_aggregate.metrics.randomization import check_randomization, randomization_stages, randomized
 from captum_extract_aggregate.metrics.similarity import find_similarity
 
 Explain = Callable[[], Sequence[Column]]
@@ -226,7 +226,7 @@ def randomization(
     """Yields every stage of the randomised network explained once, by all methods together."""
     check_randomization(order, init, n_seeds)
     compare = find_similarity(similarity)
-    stages = find_stages(batch.model, layers or None, (batch.x,), ())
+    stages = randomization_stages(batch.model, layers or None, (batch.x,), ())
     values = torch.full((n_seeds, len(stages), len(columns), len(batch.samples)), torch.nan, dtype=torch.float64)
     with contextlib.closing(randomized(batch.model, stages, order, init, n_seeds, batch.run_seed)) as states:
         for s, i in states:

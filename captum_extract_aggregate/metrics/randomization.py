@@ -150,7 +150,9 @@ def parameter_randomization(
     kwargs |= {} if target is None else {"target": target}
     kwargs |= {} if additional_forward_args is None else {"additional_forward_args": additional_forward_args}
     explain = explainer_of(explanation_func)
-    stages = find_stages(model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ())
+    stages = randomization_stages(
+        model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ()
+    )
     reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
     original = reader.maps(explain(inputs, **kwargs), tensors)
     values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
@@ -231,7 +233,7 @@ def _holders(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
 
 
-def find_stages(
+def randomization_stages(
     model: nn.Module, wanted: Sequence[Any] | None, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]
 ) -> list[Stage]:
     """Returns the stages by name, from the output to the input, in the order in which their layers run."""
