@@ -42,7 +42,7 @@ _MOST_COLUMNS = 5
 
 @dataclass(frozen=True)
 class MapsRequest:
-    """What the command line was asked for, as text."""
+    """Holds what the command line was asked for, as text."""
 
     image: Path | None = None
     model: str = "scene-resnet"

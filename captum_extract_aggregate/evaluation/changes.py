@@ -28,7 +28,7 @@ def check_images(prepared: Prepared, keys: Sequence[str], done: Done, mine: Iter
 
 
 def _check_names(prepared: Prepared, keys: Sequence[str], done: Done) -> None:
-    """Images that came or went are no harm, but one in the place of another may be a mistake."""
+    """Raises our error for an image in the place of another, which may be a mistake; any may come or go."""
     current = set(done.newest.keys) if done.newest is not None else set()
     gone = {i: row.name for key in current - set(keys) for i, row in done.images.get(key, {}).items()}
     names = [prepared.images.name(i) for i in range(prepared.images.count)] if gone else []

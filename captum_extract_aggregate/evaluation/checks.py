@@ -13,7 +13,7 @@ from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate.evaluation.datasets import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
-from captum_extract_aggregate.metrics.randomization import find_stages
+from captum_extract_aggregate.metrics.randomization import randomization_stages
 
 
 def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, classes: int) -> None:
@@ -76,7 +76,7 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:
-    """One image explained by every method: whatever a method cannot do is said before any work starts."""
+    """Explains one image by every method: whatever a method cannot do is said before any work starts."""
     batch = prepared.batch([sample], device)
     for method in prepared.methods:
         alone = replace(prepared, methods=(method,))
@@ -91,4 +91,4 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
             ) from error
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
-            find_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())
+            randomization_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())

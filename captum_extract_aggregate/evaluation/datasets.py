@@ -31,12 +31,12 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class UnreadableError(InvalidValueError):
-    """An image that cannot be read."""
+    """Says that an image cannot be read."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image: its index, name, input `C x H x W`, class (-1: unknown), and objects (None: unknown)."""
+    """Holds one image: its index, name, input `C x H x W`, class (-1: unknown), and objects (None: unknown)."""
 
     image: int
     name: str
@@ -46,7 +46,7 @@ class Sample:
 
 
 class Source(NamedTuple):
-    """What an image is made of: files, and `about`, what is known of it from elsewhere (its class, annotations).
+    """Holds what an image is made of: files, and `about`, what is known of it from elsewhere (its class, annotations).
 
     `files` is None where nothing is known but by reading it.
     """
@@ -57,8 +57,8 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a plan: how many, functions that read one, name it and say what it is made of, and whether objects
-    (or whole images) are known."""
+    """Holds the images of a plan: how many, functions that read one, name it and say what it is made of, and whether
+    objects (or whole images) are known."""
 
     count: int
     read: Callable[[int], Sample]
@@ -134,7 +134,7 @@ def storable(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A data set: its functions take an item's index in it; `read` also the image's among those of the plan."""
+    """Holds a data set: its functions take an item's index in it; `read` also the image's among those of the plan."""
 
     count: int
     read: Callable[[int, int], Sample]
@@ -145,7 +145,7 @@ class _Opened:
 
 
 class _Preprocess:
-    """A picture as the model takes it."""
+    """Makes a picture what the model takes."""
 
     def __init__(self, plan: DataPlan, subject: NamedModel) -> None:
         self.size = plan.size or subject.size
@@ -373,7 +373,8 @@ def content_of(images: Images, i: int, sample: Sample | None) -> tuple[str, str]
 
 
 def stamp_of(source: Source) -> str:
-    """Sizes, times and places on the disk of an image's files, and what is known of it; "" if that proves nothing."""
+    """Returns sizes, times and places on the disk of an image's files, and what is known of it; "" if that proves
+    nothing."""
     if not source.files or os.name == "nt":  # where the time of a file's last change is not known
         return ""
     try:

@@ -45,7 +45,7 @@ def _is_positive(value: Any) -> bool:
 
 
 class _Brightness(nn.Module):
-    """Dark or bright: a decision that soon flips where pixels go."""
+    """Tells dark from bright: a decision that soon flips where pixels go."""
 
     def __init__(self) -> None:
         super().__init__()

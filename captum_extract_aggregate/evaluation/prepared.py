@@ -25,7 +25,7 @@ Cell = tuple[str, str, str]  # method, layer, measure
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measure, ready to be called."""
+    """Is a measure that is ready to be called."""
 
     plan: MeasurePlan
     spec: MeasureSpec
@@ -52,7 +52,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Prepared:
-    """All that a plan names, built."""
+    """Holds all that a plan names, built."""
 
     plan: Plan
     model: nn.Module
@@ -129,7 +129,7 @@ class Prepared:
         return explain_together(self.methods, self.model, x, targets, self.of_signs)
 
     def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
-        """Images of one size with their scores and the classes to explain."""
+        """Returns images of one size with their scores and the classes to explain."""
         x = torch.stack([sample.x for sample in samples]).to(device)
         with torch.no_grad():
             scores = self.model(x).float()
@@ -143,7 +143,7 @@ class Prepared:
 
 
 def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:
-    """N x T classes to explain: the best, the worst, and whatever else is in the image (filled up with the best)."""
+    """Returns N x T classes to explain: the best, the worst, and whatever else is in the image (filled up with the best)."""
     rows = []
     for sample, own in zip(samples, scores):
         first = [int(own.argmax()), int(own.argmin())]

@@ -146,7 +146,7 @@ def _robustness_findings(with_biases: InputRobustness, without: InputRobustness)
 
 
 class _Explained(NamedTuple):
-    """Activity attributions of a network's decisions: for each layer one value per image."""
+    """Holds activity attributions of a network's decisions: for each layer one value per image."""
 
     gap: Tensor  # layers x images: relative
     same_sign: Tensor
@@ -179,7 +179,7 @@ def decay(setting: Setting) -> Outcome:
 
 
 def _explained(setting: Setting, network: nn.Module, layers: Sequence[str]) -> _Explained:
-    """Of each image's best class."""
+    """Returns the activity attributions of each image's best class."""
     parts: list[_Explained] = []
     method = ActivityAttribution(network, list(layers))
     for x, _ in setting.batches(setting.sizes["removal"], 8):

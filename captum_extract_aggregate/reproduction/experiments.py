@@ -12,7 +12,8 @@ from captum_extract_aggregate.reproduction.setting import Setting
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure: what it shows (the first line of `run`'s docstring), and whether it needs known objects."""
+    """Holds a table or figure: what it shows (the first line of `run`'s docstring), and whether it needs known
+    objects."""
 
     run: Callable[[Setting], Outcome]
     needs_objects: bool = False

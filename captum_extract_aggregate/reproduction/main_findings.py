@@ -33,7 +33,7 @@ THRESHOLDS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True)
 class Check:
-    """One main finding: what was measured, and the threshold below which it has turned around."""
+    """Holds one main finding: what was measured, and the threshold below which it has turned around."""
 
     setting: str
     what: str
@@ -42,7 +42,7 @@ class Check:
 
     @property
     def stands(self) -> bool:
-        """Whether it still does."""
+        """Whether the finding still stands."""
         return self.value >= self.threshold
 
     def __str__(self) -> str:
