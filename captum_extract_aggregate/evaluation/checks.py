@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 from captum_extract_aggregate._engine.one_output import has_one_output
-from captum_extract_aggregate.evaluation.datasets import Images, Sample
+from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.metrics.randomization import find_stages
 

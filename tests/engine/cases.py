@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._engine.recording import Evidence, record
+from captum_extract_aggregate._engine.evidence import Evidence
+from captum_extract_aggregate._engine.recording import record
 
 
 def evidence_of(model, x, places, target=1, **kwargs) -> Evidence:
