@@ -212,12 +212,8 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
                 return self._vectorized(inputs, target)
         results = []
         for i in range(examples):
-            x, y, extra = (
-                of_example(inputs, i, examples),
-                target_of_example(target, i, examples),
-                additional_forward_args,
-            )
-            extra = of_example(extra, i, examples)
+            x, y = of_example(inputs, i, examples), target_of_example(target, i, examples)
+            extra = of_example(additional_forward_args, i, examples)
             given = {name: self._keyword(name, value, i, examples) for name, value in kwargs.items()}
             given |= {"target": y} if takes_target and y is not None else {}
             given |= {"additional_forward_args": extra} if takes_extra and extra is not None else {}
