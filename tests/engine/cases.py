@@ -32,3 +32,8 @@ class Head(nn.Module):
 
     def forward(self, x, *extra):
         return self.mix(self.body(x, *extra)).tanh().mean((2, 3))
+
+
+def kinds(t, watch):
+    dims = watch.dims(t)
+    return None if dims is None else [sorted({part.kind for part in dim}) for dim in dims]
