@@ -230,9 +230,9 @@ class Call(NamedTuple):
 
     @property
     def in_place(self) -> bool:
-        """Whether it overwrites its first argument."""
+        """Tells whether it overwrites its first argument."""
         name = str(getattr(self.function, "__name__", ""))
-        dunder = name.startswith("__i") and name.endswith("__")
+        dunder = name.startswith("__i") and hasattr(Tensor, f"__{name[3:]}")  # of `+=` there is a `+`; not `__invert__`
         return dunder or (name.endswith("_") and not name.endswith("__")) or bool(self.kwargs.get("inplace"))
 
     def run(self) -> Any:

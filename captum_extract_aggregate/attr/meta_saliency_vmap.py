@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.model_state import (
@@ -26,9 +27,10 @@ from captum_extract_aggregate._engine.model_state import (
 )
 from captum_extract_aggregate._engine.one_output import is_probability
 from captum_extract_aggregate._engine.operations import tensors_in
-from captum_extract_aggregate._engine.recording import Evidence, record
+from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place, gives_out_its_input
-from captum_extract_aggregate.attr.base import CaptureAttribution, Plan, is_own, places_of
+from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
+from captum_extract_aggregate.attr.one_pass import Plan, places_of
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself
 _MOST_POSITIONS = 64 * 64  # of a picture

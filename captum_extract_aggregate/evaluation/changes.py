@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from captum_extract_aggregate._common.seeding import seeded
-from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError, content_of, stamp_of
+from captum_extract_aggregate.evaluation.image_digests import content_of, stamp_of
+from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
 from captum_extract_aggregate.evaluation.prepared import Prepared
 from captum_extract_aggregate.evaluation.store import ContentRow, Done, ResultsError
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 from captum_extract_aggregate._engine.one_output import has_one_output
-from captum_extract_aggregate.evaluation.datasets import Images, Sample
+from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 from captum_extract_aggregate.metrics.randomization import randomization_stages

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from captum_extract_aggregate.evaluation.datasets import Sample, to_image_size
+from captum_extract_aggregate.evaluation.datasets import to_image_size
+from captum_extract_aggregate.evaluation.images import Sample
 
 Value = tuple[int, int, str, float]  # example, class, detail, value
 

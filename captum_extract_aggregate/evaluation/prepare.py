@@ -12,8 +12,9 @@ from captum_extract_aggregate._engine.one_output import check_logit, give_both_s
 from captum_extract_aggregate.attr.by_name import find_method
 from captum_extract_aggregate.data.models_by_name import load_subject, replace_head
 from captum_extract_aggregate.evaluation.checks import check_explains, check_needs, check_runs
-from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
+from captum_extract_aggregate.evaluation.datasets import open_images
 from captum_extract_aggregate.evaluation.guard import Keeper, undisturbed
+from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError
 from captum_extract_aggregate.evaluation.measure_spec import find_measure
 from captum_extract_aggregate.evaluation.measure_trial import try_measure
 from captum_extract_aggregate.evaluation.methods import INPUT, make_ready

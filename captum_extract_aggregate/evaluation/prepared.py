@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate.evaluation.datasets import Images, Sample
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch
 from captum_extract_aggregate.evaluation.guard import Keeper
+from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.measure_spec import Interpretation, MeasureSpec
 from captum_extract_aggregate.evaluation.methods import INPUT, Method, digest, explain_together, make_ready
 from captum_extract_aggregate.evaluation.plan import MeasurePlan, Plan
@@ -143,7 +143,7 @@ class Prepared:
 
 
 def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:
-    """Returns N x T classes to explain: the best, the worst, and whatever else is in the image (filled up with the best)."""
+    """Returns the N x T classes to explain: best, worst, and what else is in the image (filled up with the best)."""
     rows = []
     for sample, own in zip(samples, scores):
         first = [int(own.argmax()), int(own.argmin())]

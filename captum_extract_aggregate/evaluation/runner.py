@@ -18,9 +18,11 @@ from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._common.warned_once import show_warnings_once
 from captum_extract_aggregate._engine.model_state import keep_modes, without_fused_attention
 from captum_extract_aggregate.evaluation.changes import check_images
-from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError, content_of, storable
+from captum_extract_aggregate.evaluation.datasets import storable
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch, Value
 from captum_extract_aggregate.evaluation.guard import undisturbed
+from captum_extract_aggregate.evaluation.image_digests import content_of
+from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
 from captum_extract_aggregate.evaluation.plan import Plan
 from captum_extract_aggregate.evaluation.prepare import prepare
 from captum_extract_aggregate.evaluation.prepared import Cell, Measurement, Prepared

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from captum_extract_aggregate.evaluation import MethodPlan
-from captum_extract_aggregate.reproduction import g20, k20, r20
+from captum_extract_aggregate.reproduction import g20, k20, r20_results
 from captum_extract_aggregate.reproduction.findings import Key, class_mean, values_of
 from captum_extract_aggregate.reproduction.plans import positive, propagated
 from captum_extract_aggregate.reproduction.setting import Setting
@@ -62,7 +62,7 @@ def measure(what: str, setting: Setting) -> float:
 
 
 def _cam(setting: Setting) -> float:
-    results = r20.pointing_results(setting)
+    results = r20_results.pointing_results(setting)
     points = [
         class_mean(values_of(results, "pointing_game", "linear approx.", layer))
         - class_mean(values_of(results, "pointing_game", "GradCAM", layer))

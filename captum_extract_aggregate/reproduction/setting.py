@@ -26,7 +26,8 @@ from captum_extract_aggregate.evaluation import (
     RunPlan,
     run,
 )
-from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
+from captum_extract_aggregate.evaluation.datasets import open_images
+from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError
 from captum_extract_aggregate.evaluation.prepare import first_readable
 
 # Images for each kind of experiment: explained once; explained at every stage of a randomised network or a step of

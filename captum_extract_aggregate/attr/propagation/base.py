@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.layout import Layout
-from captum_extract_aggregate._engine.recording import Around, Evidence, Recording, record
+from captum_extract_aggregate._engine.recording import Around, Recording, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution

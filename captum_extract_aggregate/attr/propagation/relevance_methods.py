@@ -18,7 +18,7 @@ from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.operations import DECLARED, Rule
 from captum_extract_aggregate._engine.recording import Around, Recording
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.base import WithDelta, own
+from captum_extract_aggregate.attr.base import own
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
@@ -37,6 +37,7 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
 )
 from captum_extract_aggregate.attr.propagation.own_operations import OwnOperations
 from captum_extract_aggregate.attr.propagation.relevance_interception import LinearStep, RelevanceInterception
+from captum_extract_aggregate.attr.with_delta import WithDelta
 
 Rules = Mapping[Any, "LinearRule | str | Rule"]
 Clamp = Literal["map", "contrast"]
