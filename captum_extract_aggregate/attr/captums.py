@@ -13,13 +13,13 @@ from captum_extract_aggregate._common.errors import InvalidValueError, unknown_n
 
 
 def called(name: str) -> str | None:
-    """Captum's method whose class is called so, without regard to case; None where there is none."""
+    """Returns Captum's method whose class is called so, without regard to case; None where there is none."""
     found = {n.casefold(): n for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))}
     return found.get(name.casefold())
 
 
 def find_class(name: str) -> Callable[..., Attribution]:
-    """Captum's class of a name.
+    """Returns Captum's class of a name.
 
     Raises:
         ValueError: for what is no method of Captum's, and for one that cannot be made from a model and a layer alone.
