@@ -22,14 +22,14 @@ Found = TypeVar("Found")
 
 
 class Look(NamedTuple):
-    """What one more forward shows: of what the dimensions at each place are made, and which parameters are used."""
+    """Holds of what the dimensions at each place are made, and which parameters are used, as one more forward shows."""
 
     dims: dict[Place, list[Dims | None]]
     parameters: set[int]
 
 
 class Cache:
-    """What is computed once for all who ask, by key; where one alone asks, nothing is kept."""
+    """Keeps what is computed once for all who ask, by key; where one alone asks, nothing is kept."""
 
     def __init__(self, keeps: bool = False) -> None:
         self._keeps = keeps
@@ -50,7 +50,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one forward and one target's backward showed: per place, the detached activations and gradients.
+    """Holds what one forward and one target's backward showed: per place, the detached activations and gradients.
 
     `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
     to be neither tiny nor huge for any example. `pairs` (activations and gradients, channels first) and `scaled` (the

@@ -65,7 +65,7 @@ def _cure_of_scores(scores: int, batch: int) -> str:
 
 
 class Recording:
-    """A finished forward: its output, still attached to the tapped tensors, and nothing of the model.
+    """Holds a finished forward: its output, still attached to the tapped tensors, and nothing of the model.
 
     `context` is what it ran within; `is_shared` says whether several ask for the same place.
     """
@@ -101,7 +101,7 @@ class Recording:
     def evidence(
         self, targets: Sequence[Target], seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
     ) -> Iterator[Evidence]:
-        """For each target one backward; the graph is freed with the last.
+        """Runs one backward for each target, and yields what it showed; the graph is freed with the last.
 
         What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
         may run backward passes of its own.
@@ -234,7 +234,7 @@ def record(
 
 
 class _Run(NamedTuple):
-    """What one forward gave, and the layers whose tensors were used or overwritten in a way that it did not expect."""
+    """Holds what one forward gave, and the layers whose tensors were used or overwritten as it did not expect."""
 
     output: Any = None
     tapped: dict[Place, list[list[Tapped]]] = {}  # noqa: RUF012 (a NamedTuple's, never changed)
@@ -278,12 +278,12 @@ def _forward(
 
 
 class _OverwrittenError(Exception):
-    """A tapped tensor was overwritten in place by something else that holds it."""
+    """Says that a tapped tensor was overwritten in place by something else that holds it."""
 
 
 @contextlib.contextmanager
 def _explained_failure() -> Iterator[None]:
-    """PyTorch's errors about what cannot be differentiated, with their cure."""
+    """Turns PyTorch's errors about what cannot be differentiated into ours, which name the cure."""
     try:
         yield
     except RuntimeError as error:

@@ -271,7 +271,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
             return self.all_maps(inputs, evidence, plan)
 
     def attribute_future(self) -> None:
-        """Not available, as in Captum's own layer methods."""
+        """Is not available, as in Captum's own layer methods."""
         raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
 
     def has_convergence_delta(self) -> bool:
@@ -326,7 +326,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         return id(self.layout) if callable(self.layout) else self.layout
 
     def _canonical(self, place: Place, evidence: Evidence, *kinds: Iterable[Tensor]) -> list[Any]:
-        """For each tensor that a place holds, what was captured of it (activation, gradient) as `N x K x *S`, in at
+        """Returns what was captured of each tensor that a place holds (activation, gradient) as `N x K x *S`, in at
         least float32. Final states of recurrent layers, which have no positions, are left out."""
         likes = evidence.activations[place]
         around = evidence.surroundings(place)

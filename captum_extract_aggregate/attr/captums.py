@@ -13,7 +13,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError, unknown_n
 
 
 def called(name: str) -> str | None:
-    """Returns the name of Captum's method whose class is called so, whatever the case; None where there is none."""
+    """Returns the name of Captum's method whose class is called so, in any case; None where there is none."""
     return {n.casefold(): n for n in names()}.get(name.casefold())
 
 

@@ -104,7 +104,7 @@ class FullGrad(WithDelta[nn.Module]):
         self.plan(to_input=False)  # a layer without a bias is refused here, not only at the first map
 
     def argument(self, name: str) -> Any:
-        """Returns all layers that add a bias were not named."""
+        """Returns an argument as it was given: None where all layers that add a bias were taken."""
         return None if name == "layer" and self._only_seen else super().argument(name)
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
@@ -173,7 +173,7 @@ class FullGrad(WithDelta[nn.Module]):
         return [at_least_float32(term) for term in arranged]
 
     def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
-        """Gives what a layer's bias contributes to each channel, `N x K x *S`; nothing where there are no positions.
+        """Returns what a layer's bias contributes to each channel, `N x K x *S`; nothing where there are no positions.
 
         In memory of its own, but for what a layout function makes of it.
         """
@@ -195,7 +195,7 @@ class FullGrad(WithDelta[nn.Module]):
         return terms
 
     def _rescaled(self, contribution: Tensor) -> Tensor:
-        """psi but for the upsampling, which is linear, so that the channels can be summed before it."""
+        """Applies psi but for the upsampling, which is linear, so that the channels can be summed before it."""
         if self.rescale == "layer_map":
             contribution = contribution.sum(1, keepdim=True)
         magnitude = contribution.abs() if callable(self.layout) else contribution.abs_()
@@ -206,7 +206,7 @@ class FullGrad(WithDelta[nn.Module]):
     def compute_convergence_delta(  # type: ignore[override]
         self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None
     ) -> Tensor:
-        """Input times gradient plus all biases of the network, minus the score: `N`, 0 where the terms are all."""
+        """Returns input times gradient plus all biases of the network, minus the score: `N`, 0 where they are all."""
         place = Place(None, "input")
         evidence = with_biases(self.forward_func, inputs, target, additional_forward_args, [place], self.device_ids)
         return completeness_delta(place, evidence)

@@ -162,7 +162,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
 
     @property
     def layer(self) -> Any:
-        """The wrapped method's."""
+        """Returns the wrapped method's."""
         return getattr(self.attribution_method, "layer", None)
 
     @layer.setter
@@ -186,7 +186,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         return bool(self.attribution_method.has_convergence_delta())
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Not available by itself: the wrapped method's is of other parameters."""
+        """Is not available by itself: the wrapped method's is of other parameters."""
         raise NotImplementedError(
             "expected attribute(..., return_convergence_delta=True), asked while the step is taken"
         )

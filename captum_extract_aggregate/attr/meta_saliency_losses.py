@@ -20,7 +20,7 @@ LossName = Literal["cross_entropy", "binary_cross_entropy"]
 
 
 def _cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Gives the cross-entropy of a class, the first index of the target, against all others; more indices say where.
+    """Returns the cross-entropy of a class, the first index of the target, against all others; more indices say where.
 
     Where there are no others, cross-entropy is 0 and its step none: a single output is a logit, of its own class.
     """
@@ -40,7 +40,7 @@ def _cross_entropy(output: Tensor, target: Any) -> Tensor:
 
 
 def _binary_cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Gives that of the target's logit alone, for networks with one sigmoid per class, or with one output."""
+    """Returns the binary cross-entropy of the target's logit alone, for one sigmoid per class, or one output."""
     if _is_single(output) and is_probability(output):
         raise InvalidValueError(no_logit("binary cross-entropy is of a logit") + ", or a loss_func(output, target)")
     return -F.logsigmoid(select_scores(output, target)).sum()

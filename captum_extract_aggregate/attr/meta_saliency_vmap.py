@@ -39,7 +39,7 @@ _MOST_BYTES = 2**28  # of parameters and gradients of the examples that run toge
 
 
 class NotVectorizedError(Exception):
-    """The examples have to be taken one by one."""
+    """Says that the examples have to be taken one by one."""
 
 
 def pays(model: nn.Module, x: Tensor) -> bool:
@@ -121,7 +121,7 @@ def _classes(target: Any, examples: int, device: torch.device) -> Tensor:
 
 
 class _Pass:
-    """The steps and the pass of one example, as a function that `vmap` can map."""
+    """Returns the steps and the pass of one example, as a function that `vmap` can map."""
 
     def __init__(
         self, model: nn.Module, chosen: list[nn.Parameter], rate: float, loss: str, steps: int, places: list[Place]
@@ -177,12 +177,12 @@ class _Pass:
 
 
 def _by_place(tensors: list[Tensor]) -> list[tuple[Tensor]]:
-    """Without the dimension of 1 that each example's own batch has left."""
+    """Drops the dimension of 1 that each example's own batch has left."""
     return [(t.flatten(0, 1),) for t in tensors]
 
 
 def _added(undo: Undo, places: list[Place], added: dict[Place, Tensor] | None) -> dict[Place, Tensor]:
-    """From here on the layers' outputs are met, and something is added to them."""
+    """Meets the layers' outputs from here on, and adds something to them."""
     met: dict[Place, Tensor] = {}
     for place in places:
         if place.layer is not None:

@@ -69,7 +69,7 @@ def _matching(entry: str | Tensor, model: nn.Module, named: dict[str, nn.Paramet
 
 
 def differentiate_only(chosen: list[nn.Parameter], model: nn.Module, undo: Undo) -> None:
-    """Flags for the time of the step: frozen parameters take it too, and no others are differentiated."""
+    """Sets flags for the time of the step: frozen parameters take it too, and no others are differentiated."""
     wanted = set(chosen)
     for p in model.parameters():
         if p.is_floating_point() and p.requires_grad != (p in wanted):
