@@ -160,7 +160,7 @@ def decay(setting: Setting) -> Outcome:
         return Outcome(findings=[Finding(_KEPT, None, effect=why)])
     quick = setting.sizes["maps"] < 100
     images, classes = load_scenes(320 if quick else 3200, 1, "train", setting.show_progress)
-    loader = DataLoader(TensorDataset(images, classes), 32, shuffle=True)
+    loader = DataLoader(TensorDataset(images, classes), 16 if quick else 32, shuffle=True)
     decayed, history = decay_biases(
         setting.network, loader, 20 if quick else 200, _UPDATES, _RATE, show_progress=setting.show_progress
     )
