@@ -3,12 +3,12 @@
 import pytest
 
 from captum_extract_aggregate.evaluation import MeasurePlan
-from captum_extract_aggregate.reproduction import EXPERIMENTS, carry_out, r20
+from captum_extract_aggregate.reproduction import carry_out, r20
 from tests.evaluation.hand_made import pointing_rows, write
 from tests.reproduction.outcomes import cells, check_outcome, names, with_results
 
 
-@pytest.mark.parametrize("name", [name for name in names("r20") if EXPERIMENTS[name].run.__module__ == r20.__name__])
+@pytest.mark.parametrize("name", names(r20))
 def test_small_experiments_give_tables_findings_or_pictures(name, setting):
     check_outcome(carry_out(name, setting))
 

@@ -58,7 +58,7 @@ class PropagationAttribution(CaptureAttribution[L]):
         self.aggregate = self._aggregate if aggregate is None else check_aggregate(aggregate)
 
     def argument(self, name: str) -> Any:
-        """Returns the class's own aggregate was not named."""
+        """Returns an argument as it was given; None for the class's own aggregate, which was not named."""
         return None if name == "aggregate" and self.aggregate == self._aggregate else super().argument(name)
 
     def _interception(self, batch: int) -> Interception:
