@@ -43,7 +43,7 @@ _GATED, _HOLDS, _PASSES, _MULTIPLIES = (set(names.split()) for names in (_GATES,
 _ADDED_PRODUCTS = {"addmm", "baddbmm", "addbmm", "addcmul", "addmv"}
 _QUOTIENTS = {"div", "divide", "true_divide", "truediv", "itruediv"}
 # Through these, what came out of an activation still is that.
-_KEEPS_MARK = ("routing", "dropout", "scale", "sum", "average", "linear", "rectifier", "maximum", "winner", "choice")
+_KEEPS_MARK = ("routing", "dropout", "scale", "sum", "rectifier", "choice")
 _AFFINE = ("linear", "sum", "average", "routing", "choice", "normalization", "smooth", "scale")
 # The functions for which this stands beside those in the table of operations.
 _MORE: dict[Any, str] = {
@@ -331,8 +331,7 @@ class BalancedInterception(Interception):
         if isinstance(step, (_Held, _VarianceAndMean, _Rewritten)):
             _hold(output)
         outputs = [t for t in tensors_in(output) if t.grad_fn is not None]
-        gated = isinstance(step, (_Gate, _Glu)) and call.name not in ("square", "pow", "ipow", "float_power")
-        if gated or (call.kind in _KEEPS_MARK and variables and _all_activated(variables)):
+        if _activates(call, step) or (call.kind in _KEEPS_MARK and variables and _all_activated(variables)):
             for t in outputs:
                 t._cea_activated = True  # type: ignore[attr-defined]
         else:
@@ -344,7 +343,7 @@ class BalancedInterception(Interception):
     def _enter(self, call: Call, variables: Tensors, output: Any) -> None:
         """Has the ledger told, in each backward, what this call gives of nothing."""
         constants = [t for t in tensors_in((call.args, call.kwargs)) if not any(t is v for v in variables)]
-        if call.kind == "routing" and not constants and not call.name.endswith("pad"):
+        if call.kind == "routing" and not constants and call.name not in ("pad", "constant_pad_nd", "setitem"):
             return
         target = tensors_in(call.args[:1])[0] if output is None else output
         if not isinstance(target, Tensor) or target.grad_fn is None:
@@ -383,6 +382,15 @@ def with_arguments(call: Call, exchanged: dict[int, Tensor]) -> Call:
         return value
 
     return call._replace(args=other(call.args), kwargs={name: other(value) for name, value in call.kwargs.items()})
+
+
+def _activates(call: Call, step: Step | None) -> bool:
+    """Tells whether an activation ends here; written out, it is a signal times a held gate, entry by entry."""
+    if call.kind == "scale":
+        factors = tensors_in(call.args[:2])
+        held = [t for t in factors if is_held(t) or is_activated(t)]
+        return len(factors) == 2 and bool(held) and factors[0].shape == factors[1].shape
+    return isinstance(step, (_Gate, _Glu)) and call.name not in ("square", "pow", "ipow", "float_power")
 
 
 def _hold(output: Any) -> None:
