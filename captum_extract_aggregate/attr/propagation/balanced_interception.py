@@ -31,7 +31,9 @@ from captum_extract_aggregate.attr.propagation.interception import (
     uses_batch_statistics,
 )
 
-_GATES = "gelu silu mish hardswish elu selu celu tanh softsign relu6 hardtanh erf square hardshrink softshrink tanhshrink"
+_GATES = (
+    "gelu silu mish hardswish elu selu celu tanh softsign relu6 hardtanh erf square hardshrink softshrink tanhshrink"
+)
 _HELD = """
     softmax softmin log_softmax sigmoid logsigmoid hardsigmoid softplus exp expm1 exp2 log log1p log2 log10 logsumexp
     sqrt rsqrt reciprocal rtruediv rdiv rpow var std norm vector_norm cumprod prod cosine_similarity
@@ -266,7 +268,11 @@ class BalancedInterception(Interception):
             return self._product(call, tuple(t for t in variables if t is not call.args[0]))
         if name in _HOLDS:
             return _Held(call, variables)
-        if kind in ("smooth", "unruled", "hiding", "squash", "activation") and name not in (*_PASSES, "abs", "absolute"):
+        if kind in ("smooth", "unruled", "hiding", "squash", "activation") and name not in (
+            *_PASSES,
+            "abs",
+            "absolute",
+        ):
             return self._given_up(call)
         return None
 
