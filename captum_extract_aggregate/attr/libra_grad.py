@@ -125,12 +125,12 @@ class LibraGrad(CaptureAttribution[Any]):
             self._wraps.layer = layer
 
     @property
-    def layout(self) -> Any:
+    def layout(self) -> Any:  # type: ignore[override]
         """The wrapped method's."""
         return getattr(self.attribution_method, "layout", "auto")
 
     @property
-    def call(self) -> Any:
+    def call(self) -> Any:  # type: ignore[override]
         """The wrapped method's."""
         return getattr(self.attribution_method, "call", None)
 

@@ -237,8 +237,8 @@ def test_what_is_not_understood_is_named():
     model(torch.randn(1, 4))
     with pytest.raises(ValueError, match=r"cannot balance torch\.sin.*unknown='gradient'"):
         cea.LibraGrad(cea.ActivityAttribution(model, None)).attribute(torch.randn(1, 4), target=0)
+    x = torch.randn(1, 4)
     with pytest.warns(UserWarning, match=r"plain gradient of torch\.sin"):
-        x = torch.randn(1, 4)
         got = cea.LibraGrad(captum.attr.Saliency(model), unknown="gradient").attribute(x, target=0, abs=False)
     torch.testing.assert_close(got, _gradient(model, x, 0))
 
