@@ -17,7 +17,7 @@ from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.recording import Evidence, Recording, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, Plan, is_own
+from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, Plan, own
 from captum_extract_aggregate.attr.convergence import is_bypassed
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.propagation.balanced_interception import BalancedInterception
@@ -57,10 +57,10 @@ class LibraGrad(CaptureAttribution[Any]):
     Example:
         >>> import torch
         >>> import captum_extract_aggregate as cea
-        >>> gelu = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.LazyLinear(2))
+        >>> layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(288, 2)]
+        >>> model = torch.nn.Sequential(*layers)
         >>> x = torch.randn(1, 3, 8, 8)
-        >>> _ = gelu(x)
-        >>> method = cea.LibraGrad(cea.ActivityAttribution(gelu, "0"))
+        >>> method = cea.LibraGrad(cea.ActivityAttribution(model, "0"))
         >>> method.attribute(x, target=1).shape
         torch.Size([1, 1, 6, 6])
         >>> bool(method.compute_convergence_delta(x, target=1).abs().max() < 1e-4)
@@ -87,7 +87,9 @@ class LibraGrad(CaptureAttribution[Any]):
         self._wraps: Any = None  # what runs by itself, balanced; None: this object shares its pass
         if isinstance(inner, Attribution):
             self._wraps = copy.copy(attribution_method)
-            self._wraps.attribution_method = inner if isinstance(inner, LibraGrad) else LibraGrad(inner, unknown=unknown)
+            self._wraps.attribution_method = (
+                inner if isinstance(inner, LibraGrad) else LibraGrad(inner, unknown=unknown)
+            )
         elif isinstance(attribution_method, CaptureAttribution):
             if not attribution_method.has_plain_pass:
                 raise _refused(attribution_method, "has rules of its own for the backward pass")
@@ -108,6 +110,10 @@ class LibraGrad(CaptureAttribution[Any]):
         return ours
 
     @property
+    def shares_pass(self) -> bool:  # type: ignore[override]
+        return self._wraps is None
+
+    @property
     def layer(self) -> Any:
         """The wrapped method's."""
         return getattr(self.attribution_method, "layer", None)
@@ -119,12 +125,12 @@ class LibraGrad(CaptureAttribution[Any]):
             self._wraps.layer = layer
 
     @property
-    def layout(self) -> Any:
+    def layout(self) -> Any:  # type: ignore[override]
         """The wrapped method's."""
         return getattr(self.attribution_method, "layout", "auto")
 
     @property
-    def call(self) -> Any:
+    def call(self) -> Any:  # type: ignore[override]
         """The wrapped method's."""
         return getattr(self.attribution_method, "call", None)
 
@@ -169,18 +175,28 @@ class LibraGrad(CaptureAttribution[Any]):
     def pass_key(self) -> Any:
         return _NAME, self.unknown
 
+    @own
     @captum_entry
-    def attribute(
-        self, inputs: Any, target: Target = None, additional_forward_args: Any = None, *args: Any, **kwargs: Any
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        **kwargs: Any,
     ) -> Any:
         """Returns what the wrapped method's `attribute` gives; other arguments are handed to it."""
         if self._wraps is not None:
-            given = {"target": target, "additional_forward_args": additional_forward_args}
+            given = {"target": target, "additional_forward_args": additional_forward_args, **kwargs}
             given = {name: value for name, value in given.items() if value is not None}
-            return self._wraps.attribute(inputs, *args, **given, **kwargs)
+            if given.get("attribute_to_layer_input") is False:
+                del given["attribute_to_layer_input"]  # the default; methods for inputs do not know it
+            return self._wraps.attribute(inputs, **given)
         delta = kwargs.pop("return_convergence_delta", False)
-        maps = super().attribute(inputs, target, additional_forward_args, *args, **kwargs)
-        return (maps, self.compute_convergence_delta(inputs, target, additional_forward_args)) if delta else maps
+        maps = super().attribute(inputs, target, additional_forward_args, **kwargs)
+        if not delta:
+            return maps
+        kwargs.pop("grad_kwargs", None)
+        return maps, self.compute_convergence_delta(inputs, target, additional_forward_args, **kwargs)
 
     def has_convergence_delta(self) -> bool:
         return self._wraps is None or bool(self._wraps.has_convergence_delta())
@@ -199,6 +215,8 @@ class LibraGrad(CaptureAttribution[Any]):
         0 up to rounding at every cut through the network; NaN where other branches bypass the layer. Costs two
         passes per layer. (Of the input, for methods that join their layers.)
         """
+        if self._wraps is not None:
+            return self._wraps.compute_convergence_delta(inputs, target, additional_forward_args)  # type: ignore[no-any-return]
         capturing = self._capturing()
         joined = capturing.joins_layers
         places = [Place(None, "input")] if joined else [of[-1] for of in capturing.plan(attribute_to_layer_input)]

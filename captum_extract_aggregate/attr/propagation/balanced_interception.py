@@ -31,12 +31,14 @@ from captum_extract_aggregate.attr.propagation.interception import (
     uses_batch_statistics,
 )
 
-_GATES = "gelu silu mish hardswish elu selu celu tanh softsign relu6 hardtanh erf square hardshrink softshrink tanhshrink"
+_GATES = (
+    "gelu silu mish hardswish elu selu celu tanh softsign relu6 hardtanh erf square hardshrink softshrink tanhshrink"
+)
 _HELD = """
     softmax softmin log_softmax sigmoid logsigmoid hardsigmoid softplus exp expm1 exp2 log log1p log2 log10 logsumexp
     sqrt rsqrt reciprocal rtruediv rdiv rpow var std norm vector_norm cumprod prod cosine_similarity
 """
-_LINEAR = "cumsum view_as_real view_as_complex real imag conj resolve_conj lerp"
+_LINEAR = "abs absolute cumsum view_as_real view_as_complex real imag conj resolve_conj lerp"
 _PRODUCTS = "einsum tensordot bilinear outer"
 _GATED, _HOLDS, _PASSES, _MULTIPLIES = (set(names.split()) for names in (_GATES, _HELD, _LINEAR, _PRODUCTS))
 # What adds the product of its second and third argument to its first.
@@ -230,45 +232,38 @@ class BalancedInterception(Interception):
     def _warn(self, call: Call, why: str) -> None:
         warnings.warn(f"{self.method} takes the plain gradient of {call.full_name}{why}", stacklevel=2)
 
-    def _given_up(self, call: Call, why: str = "") -> None:
+    def _given_up(self, call: Call, why: str = "") -> Step | None:
         """Raises our error, or warns of the plain gradient that is taken instead."""
         if self.how == "error":
             raise self.unknown(call, why)
         self._warn(call, why)
+        return None
 
     def step(self, call: Call, variables: Tensors) -> Step | None:
         name, kind = call.name, call.kind
         if kind == "sum" and any(is_held(t) for t in tensors_in(call.args[:2])):
             return self._given_up(call, " of a signal and what gates or normalises")
-        if name == "scaled_dot_product_attention":
-            value = call.argument(2, "value")
-            held = [t for t in variables if t is not value]
-            return _Rewritten(call, variables, {id(t): t.detach() for t in held}) if held else None
-        if name == "glu":
-            return _Glu(call, variables)
-        if name == "normalize":
-            return _L2Normalized(call, variables)
-        if name == "var_mean" or name == "std_mean":
-            return _VarianceAndMean(call, variables)
-        if name in ("pow", "ipow", "float_power"):
-            return self._power(call, variables)
-        if name in _GATED:
-            return self._one(_Gate, call, variables)
-        if kind == "rectifier":
-            return self._rectifier(call, variables)
-        if kind == "normalization":
-            return self._normalization(call, variables)
-        if name in _QUOTIENTS:
-            return self._quotient(call, variables)
-        if kind in ("linear", "scale") or name in _MULTIPLIES:
-            return self._product(call, variables)
-        if name in _ADDED_PRODUCTS:
-            return self._product(call, tuple(t for t in variables if t is not call.args[0]))
-        if name in _HOLDS:
-            return _Held(call, variables)
-        if kind in ("smooth", "unruled", "hiding", "squash", "activation") and name not in (*_PASSES, "abs", "absolute"):
-            return self._given_up(call)
-        return None
+        if name in _STEPS:
+            return _STEPS[name](call, variables)
+        if name in _RULES:
+            return _RULES[name](self, call, variables)
+        if kind in _RULES_OF_KINDS:
+            return _RULES_OF_KINDS[kind](self, call, variables)
+        understood = kind not in ("smooth", "unruled", "hiding", "squash", "activation")
+        return None if understood or name in _PASSES else self._given_up(call)
+
+    def _attention(self, call: Call, variables: Tensors) -> Step | None:
+        """All goes to the values."""
+        value = call.argument(2, "value")
+        held = [t for t in variables if t is not value]
+        return _Rewritten(call, variables, {id(t): t.detach() for t in held}) if held else None
+
+    def _gate(self, call: Call, variables: Tensors) -> Step | None:
+        return self._one(_Gate, call, variables)
+
+    def _added_product(self, call: Call, variables: Tensors) -> Step | None:
+        """What is added to the product passes its gradient."""
+        return self._product(call, tuple(t for t in variables if t is not call.args[0]))
 
     def _one(self, step: type[Step], call: Call, variables: Tensors) -> Step | None:
         return step(call, variables) if len(variables) == 1 else self._given_up(call, f" of {len(variables)} signals")
@@ -369,6 +364,28 @@ class BalancedInterception(Interception):
                 "expected the logit in front of it"
             )
         super().check(output)
+
+
+_STEPS: dict[str, Callable[[Call, Tensors], Step]] = {
+    **dict.fromkeys(_HOLDS, _Held),
+    **dict.fromkeys(("var_mean", "std_mean"), _VarianceAndMean),
+    "glu": _Glu,
+    "normalize": _L2Normalized,
+}
+_Choose = Callable[[BalancedInterception, Call, Tensors], "Step | None"]
+_RULES: dict[str, _Choose] = {
+    **dict.fromkeys(_GATED, BalancedInterception._gate),
+    **dict.fromkeys(("pow", "ipow", "float_power"), BalancedInterception._power),
+    **dict.fromkeys(_QUOTIENTS, BalancedInterception._quotient),
+    **dict.fromkeys(_MULTIPLIES, BalancedInterception._product),
+    **dict.fromkeys(_ADDED_PRODUCTS, BalancedInterception._added_product),
+    "scaled_dot_product_attention": BalancedInterception._attention,
+}
+_RULES_OF_KINDS: dict[str | None, _Choose] = {
+    "rectifier": BalancedInterception._rectifier,
+    "normalization": BalancedInterception._normalization,
+    **dict.fromkeys(("linear", "scale"), BalancedInterception._product),
+}
 
 
 def with_arguments(call: Call, exchanged: dict[int, Tensor]) -> Call:
