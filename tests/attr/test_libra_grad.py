@@ -94,6 +94,23 @@ def _talking(y):
     return weights @ q
 
 
+def _normed_by_sum(y):
+    q = F.relu(y.reshape(len(y), 3, 4)) + 0.1
+    return q / q.sum(-1, keepdim=True)
+
+
+def _written_into_a_view(y):
+    q = F.linear(y.reshape(len(y), 3, 4), torch.ones(4, 4), torch.arange(4.0))  # of three dimensions: a view
+    q.add_(torch.arange(12.0).reshape(3, 4))
+    q[:, 1].add_(2)
+    return torch.relu(q - 3)
+
+
+def _view_written_into(y):
+    q = F.linear(y.reshape(len(y), 3, 4), torch.ones(4, 4), torch.arange(4.0))
+    return q[:, :2].mul_(0.5).add_(1)
+
+
 def _inplace(y):
     y = y.reshape(len(y), 3, 4).clone()
     y[:, 0] = 0.5
@@ -137,6 +154,12 @@ FUNCTIONS = {
     "where": lambda y: torch.where(y > 0.2, y, torch.full_like(y, 0.2)),
     "stacked": lambda y: torch.stack([y, torch.ones_like(y), F.pad(y[:, 1:], (0, 1), value=2.0)], 1),
     "in place": _inplace,
+    "divided by its sum": _normed_by_sum,
+    "written into a view": _written_into_a_view,
+    "a view written into": _view_written_into,
+    "linear attention, normed": lambda y: (lambda q: (q @ q.mT @ q) / (q @ q.mT).sum(-1, keepdim=True))(
+        F.relu(y.reshape(len(y), 3, 4))
+    ),
     "maximum": lambda y: torch.maximum(y[:, :6], y[:, 6:]),
     "addmm": lambda y: torch.addmm(torch.ones(12), y, torch.ones(12, 12).triu()),
 }

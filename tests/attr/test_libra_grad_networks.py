@@ -1,4 +1,4 @@
-"""Balanced gradients are complete on today's networks, at the input and at a cut: activities and biases are the score."""
+"""Balanced gradients are complete on today's networks, at the input and at a cut: a score is activities and biases."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _ADDED_PRODUCTS = {"addmm", "baddbmm", "addbmm", "addcmul", "addmv"}
 _QUOTIENTS = {"div", "divide", "true_divide", "truediv", "itruediv"}
 # Through these, what came out of an activation still is that.
 _KEEPS_MARK = ("routing", "dropout", "scale", "sum", "rectifier", "choice")
-_AFFINE = ("linear", "sum", "average", "routing", "choice", "normalization", "smooth", "scale")
+_AFFINE = ("linear", "sum", "average", "routing", "choice", "normalization", "smooth")
 # The functions for which this stands beside those in the table of operations.
 _MORE: dict[Any, str] = {
     F.glu: "smooth",
@@ -349,7 +349,8 @@ class BalancedInterception(Interception):
             added = tensors_in(nothing.args[:1])[0] if found is None else found
         if not bool((added != 0).any()):
             return
-        added, ledger = added.detach().clone(), self.ledger
+        target, added = _of_whole(target, added.detach().clone())
+        ledger = self.ledger
 
         def enter(gradients: Any) -> None:
             if gradients[0] is not None and ledger is not None:
@@ -399,6 +400,19 @@ def with_arguments(call: Call, exchanged: dict[int, Tensor]) -> Call:
         return value
 
     return call._replace(args=other(call.args), kwargs={name: other(value) for name, value in call.kwargs.items()})
+
+
+def _of_whole(t: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the tensor that a view is part of, and what is added to all of it.
+
+    A view that is overwritten later on loses its node of the graph, the whole keeps it.
+    """
+    whole = t._base
+    if whole is None or whole.grad_fn is None:
+        return t, added
+    spread = torch.empty_strided(whole.size(), whole.stride(), dtype=added.dtype, device=added.device).zero_()
+    spread.as_strided(t.size(), t.stride(), t.storage_offset() - whole.storage_offset()).copy_(added)
+    return whole, spread
 
 
 def _activates(call: Call, step: Step | None) -> bool:
