@@ -29,7 +29,10 @@ def test_dot_product_attention(mask, scale):
     given["row"] = torch.ones(5, 7, dtype=torch.bool)
     given["row"][2] = False
     how = {"attn_mask": given[mask], "is_causal": mask == "causal", "scale": scale}
-    _close(opened_dot_product_attention(q, k, v, **how), F.scaled_dot_product_attention(q, k, v, **how))
+    expected = F.scaled_dot_product_attention(q, k, v, **how)
+    if mask == "row":  # NaN in older versions of PyTorch
+        expected[:, :, 2] = 0
+    _close(opened_dot_product_attention(q, k, v, **how), expected)
 
 
 @pytest.mark.skipif(NEEDS_GQA, reason="this version of PyTorch has no grouped queries")
