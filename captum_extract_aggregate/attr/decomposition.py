@@ -35,7 +35,13 @@ from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, Plan, WithDelta, finished, places_of
 from captum_extract_aggregate.attr.biases import adds_bias, bias_layers, biased, fused_norms
-from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, the_model, with_biases
+from captum_extract_aggregate.attr.convergence import (
+    completeness_delta,
+    is_bypassed,
+    the_model,
+    warn_of_bypass,
+    with_biases,
+)
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.attribution import LinearApproximation
@@ -105,11 +111,7 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
         deltas = []
         for place in places:
             if is_bypassed(self.forward_func, inputs, target, additional_forward_args, place):
-                warnings.warn(
-                    f"{describe(place.layer, evidence.models)} is bypassed by parallel branches, so it is no cut "
-                    "through the network and its convergence delta is undefined (NaN); take the end of the block",
-                    stacklevel=2,
-                )
+                warn_of_bypass(place, evidence.models, stacklevel=2)
                 deltas.append(torch.full_like(evidence.scores, torch.nan))
             else:
                 deltas.append(completeness_delta(place, evidence))

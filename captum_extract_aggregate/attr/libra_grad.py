@@ -18,7 +18,7 @@ from captum_extract_aggregate._engine.recording import Evidence, Recording, reco
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, Maps, Plan, own
-from captum_extract_aggregate.attr.convergence import is_bypassed
+from captum_extract_aggregate.attr.convergence import is_bypassed, warn_of_bypass
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.propagation.balanced_interception import BalancedInterception
 
@@ -241,8 +241,10 @@ class LibraGrad(CaptureAttribution[Any]):
             deltas.append(activities + sum(entries) - float(evidence.scores[i].double()))
             entries.clear()
         found = evidence.scores.new_tensor(deltas)
-        bypassed = is_bypassed(self.forward_func, inputs, target, extra, place)
-        return torch.full_like(found, torch.nan) if bypassed else found
+        if not is_bypassed(self.forward_func, inputs, target, extra, place):
+            return found
+        warn_of_bypass(place, evidence.models, stacklevel=3)
+        return torch.full_like(found, torch.nan)
 
     @classmethod
     def get_name(cls) -> str:
