@@ -96,8 +96,8 @@ def _is_float(value: Any) -> bool:
 def warn_of_bypass(place: Place, models: Sequence[nn.Module], stacklevel: int) -> None:
     """Says that a layer is no cut, and what is."""
     warnings.warn(
-        f"{describe(place.layer, models)} is bypassed by parallel branches, so it is no cut through the network and its "
-        "convergence delta is undefined (NaN); take the end of the block",
+        f"{describe(place.layer, models)} is bypassed by parallel branches, so it is no cut through the network and "
+        "its convergence delta is undefined (NaN); take the end of the block",
         stacklevel=stacklevel + 1,
     )
 
