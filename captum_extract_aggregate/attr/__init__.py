@@ -23,6 +23,7 @@ from captum_extract_aggregate.attr.gradcam import (
     GradCAMPos,
     GradMid,
 )
+from captum_extract_aggregate.attr.libra_grad import LibraGrad
 from captum_extract_aggregate.attr.meta_saliency import MetaSaliency
 from captum_extract_aggregate.attr.propagation import (
     LRP,
@@ -55,6 +56,7 @@ __all__ = [
     "GuidedBackprop",
     "LayerCombination",
     "LayerGradient",
+    "LibraGrad",
     "LinearApproximation",
     "MetaSaliency",
     "NormGrad",

@@ -59,7 +59,7 @@ def is_own(method: Any, *names: str) -> bool:
     defines may call the next one's.)
     """
     classes = [c for c in type(method).__mro__ if c not in CaptureAttribution.__mro__[1:]]
-    return all(
+    return getattr(method, "shares_pass", True) and all(
         name not in vars(method) and all(vars(c)[name] in _OWN for c in classes if name in vars(c)) for name in names
     )
 
@@ -85,6 +85,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
     joins_layers = False  # whether a list of layers gives one map, not a list of maps
     uses_parameters = False  # whether maps follow from the model's parameters too, not from activations and gradients
     gives_lists = True  # whether `attribute` takes a list of layers and gives a list of maps in one call
+    shares_pass = True  # whether its maps are made of a pass at all, which others may share
     has_plain_pass = True  # whether its pass is the network's own: activations, and gradients by the chain rule
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

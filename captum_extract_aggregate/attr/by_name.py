@@ -35,6 +35,7 @@ from captum_extract_aggregate.attr import (
     GuidedBackprop,
     LayerCombination,
     LayerGradient,
+    LibraGrad,
     LinearApproximation,
     MetaSaliency,
     NormGrad,
@@ -292,6 +293,18 @@ def _single_methods() -> list[str]:
 )
 def _meta_saliency(model: nn.Module, layers: Layers, method: str = "normgrad", **arguments: Any) -> MetaSaliency:
     return MetaSaliency(make_method(method, model, layers), **arguments)
+
+
+def _gradient_methods() -> list[str]:
+    """Returns the methods of gradients that make a map of one layer, which gradients can be balanced for."""
+    return [n for n in _single_methods() if getattr(METHODS[n].make, "has_plain_pass", False) and n != "libra-grad"]
+
+
+@register_method("libra-grad", choices={"method": _gradient_methods}, aliases=("LibraGrad",))
+def _libra_grad(
+    model: nn.Module, layers: Layers, method: str = "linear-approximation", unknown: Any = "error", **arguments: Any
+) -> LibraGrad:
+    return LibraGrad(make_method(method, model, layers, **arguments), unknown=unknown)
 
 
 METHODS.seal()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.evidence import Evidence
-from captum_extract_aggregate._engine.layers import checked_inputs, model_of
+from captum_extract_aggregate._engine.layers import checked_inputs, describe, model_of
 from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled
 from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place, at_output
@@ -92,6 +92,15 @@ def is_bypassed(
 
 def _is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def warn_of_bypass(place: Place, models: Sequence[nn.Module], stacklevel: int) -> None:
+    """Says that a layer is no cut, and what is."""
+    warnings.warn(
+        f"{describe(place.layer, models)} is bypassed by parallel branches, so it is no cut through the network and "
+        "its convergence delta is undefined (NaN); take the end of the block",
+        stacklevel=stacklevel + 1,
+    )
 
 
 class _Severed:

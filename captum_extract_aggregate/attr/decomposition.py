@@ -16,7 +16,6 @@ Grabska-Barwinska, Measuring and improving the quality of visual explanations (2
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -27,14 +26,13 @@ from captum_extract_aggregate._common.chunks import over_channels
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.input_positions import Size
-from captum_extract_aggregate._engine.layers import describe
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.biases import biased, check_bias
 from captum_extract_aggregate.attr.class_blind import warn_where_blind
-from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, with_biases
+from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, warn_of_bypass, with_biases
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.attribution import LinearApproximation
@@ -100,11 +98,7 @@ class ActivityAttribution(WithDelta[L], LinearApproximation[L]):
         deltas = []
         for place in places:
             if is_bypassed(self.forward_func, inputs, target, additional_forward_args, place):
-                warnings.warn(
-                    f"{describe(place.layer, evidence.models)} is bypassed by parallel branches, so it is no cut "
-                    "through the network and its convergence delta is undefined (NaN); take the end of the block",
-                    stacklevel=2,
-                )
+                warn_of_bypass(place, evidence.models, stacklevel=2)
                 deltas.append(torch.full_like(evidence.scores, torch.nan))
             else:
                 deltas.append(completeness_delta(place, evidence))

@@ -1,0 +1,285 @@
+"""Balanced gradients: any method of gradients, with gradients that are complete on networks of gates and attention."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
+from captum.attr import Attribution, DeepLift, GradientAttribution, GuidedBackprop, LayerDeepLift
+from torch import Tensor
+
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.evidence import Evidence
+from captum_extract_aggregate._engine.layers import model_of
+from captum_extract_aggregate._engine.recording import Recording, record
+from captum_extract_aggregate._engine.taps import Place
+from captum_extract_aggregate._engine.targets import Target
+from captum_extract_aggregate.attr.base import CaptureAttribution, own
+from captum_extract_aggregate.attr.convergence import is_bypassed, warn_of_bypass
+from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.one_pass import Maps, Plan
+from captum_extract_aggregate.attr.propagation.balanced_interception import BalancedInterception
+
+Unknown = Literal["error", "gradient"]
+_UNKNOWN = ("error", "gradient")
+_NAME = "LibraGrad"
+
+
+class LibraGrad(CaptureAttribution[Any]):
+    r"""LibraGrad: any gradient method, of balanced gradients; returns what the wrapped method returns.
+
+    In the backward pass whatever only gates or normalises is held constant: softmax attention weights, y / x of an
+    activation y (GELU, SiLU, Hardswish, tanh, ReLU6, ...), sigmoid gates, the activated factor of a product (GLU,
+    SwiGLU), the spread of LayerNorm, RMSNorm and GroupNorm. Of other products half goes to each factor. With the
+    gradient :math:`\tilde g` so defined
+
+    .. math:: f = \sum \tilde g \, x + \sum \tilde g \, b
+
+    holds exactly at the input and at every cut through the network, where the biases b are all that is added behind
+    it: class tokens and position embeddings, too. On networks of ReLUs, :math:`\tilde g = g`, bit for bit. Shapes and
+    units are the wrapped method's.
+
+    The model is not changed, and its scores are what they are. Methods of this package that are wrapped share one
+    forward and one backward (`attribute_together`).
+
+    Args:
+        attribution_method: an attribution object of this package or of Captum that works by gradients: NormGrad,
+            GradCAM, `captum.attr.IntegratedGradients`, ...; MetaSaliency, LayerCombination and NoiseTunnel of those.
+        unknown: what becomes of a function that is not understood: `"error"`, or `"gradient"`: its plain gradient,
+            with a warning.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected; for a function of the model
+            that is not understood, naming it.
+
+    Example:
+        >>> import torch
+        >>> import captum_extract_aggregate as cea
+        >>> layers = [torch.nn.Conv2d(3, 8, 3), torch.nn.GELU(), torch.nn.Flatten(), torch.nn.Linear(288, 2)]
+        >>> model = torch.nn.Sequential(*layers)
+        >>> x = torch.randn(1, 3, 8, 8)
+        >>> method = cea.LibraGrad(cea.ActivityAttribution(model, "0"))
+        >>> method.attribute(x, target=1).shape
+        torch.Size([1, 1, 6, 6])
+        >>> bool(method.compute_convergence_delta(x, target=1).abs().max() < 1e-4)
+        True
+
+    Source: Mehri et al., LibraGrad (CVPR 2025); the held branch of gated products is this package's choice.
+    """
+
+    uses_parameters = True
+
+    @named_arguments
+    def __init__(self, attribution_method: Attribution, *, unknown: Unknown = "error") -> None:
+        if not isinstance(attribution_method, Attribution):
+            raise InvalidTypeError(
+                f"attribution_method is a {type(attribution_method).__name__}; expected an attribution object, such as "
+                "NormGrad(model, layer)"
+            )
+        if not isinstance(unknown, str) or unknown not in _UNKNOWN:
+            raise InvalidValueError(unknown_name("unknown", unknown, _UNKNOWN))
+        GradientAttribution.__init__(self, attribution_method.forward_func)
+        self.device_ids = getattr(attribution_method, "device_ids", None)
+        self.attribution_method, self.unknown = attribution_method, unknown
+        inner = getattr(attribution_method, "attribution_method", None)
+        self._wraps: Any = None  # what runs by itself, balanced; None: this object shares its pass
+        if isinstance(inner, Attribution):
+            self._wraps = copy.copy(attribution_method)
+            self._wraps.attribution_method = (
+                inner if isinstance(inner, LibraGrad) else LibraGrad(inner, unknown=unknown)
+            )
+        elif isinstance(attribution_method, CaptureAttribution):
+            if not attribution_method.has_plain_pass:
+                raise _refused(attribution_method, "has rules of its own for the backward pass")
+        else:
+            self._wraps = self._foreign(attribution_method)
+
+    def _foreign(self, method: Any) -> Any:
+        """Returns a copy of another library's method, in whose forwards alone gradients are balanced."""
+        ours = copy.copy(method)
+        inner = getattr(method, "methods", None)  # LayerByLayer
+        if isinstance(inner, list):
+            ours.methods = [LibraGrad(m, unknown=self.unknown) for m in inner]
+            return ours
+        refused = (DeepLift, LayerDeepLift, GuidedBackprop.__mro__[1])
+        if not isinstance(method, GradientAttribution) or isinstance(method, refused):
+            raise _refused(method, "does not work by plain gradients")
+        ours.forward_func = _Balanced(method.forward_func, self.unknown)
+        return ours
+
+    @property
+    def shares_pass(self) -> bool:  # type: ignore[override]
+        return self._wraps is None
+
+    @property
+    def layer(self) -> Any:
+        """The wrapped method's."""
+        return getattr(self.attribution_method, "layer", None)
+
+    @layer.setter
+    def layer(self, layer: Any) -> None:
+        self.attribution_method.layer = layer  # type: ignore[attr-defined]
+        if self._wraps is not None:
+            self._wraps.layer = layer
+
+    @property
+    def layout(self) -> Any:  # type: ignore[override]
+        """The wrapped method's."""
+        return getattr(self.attribution_method, "layout", "auto")
+
+    @property
+    def call(self) -> Any:  # type: ignore[override]
+        """The wrapped method's."""
+        return getattr(self.attribution_method, "call", None)
+
+    @property
+    def joins_layers(self) -> bool:  # type: ignore[override]
+        return getattr(self.attribution_method, "joins_layers", not hasattr(self.attribution_method, "layer"))
+
+    @property
+    def gives_lists(self) -> bool:  # type: ignore[override]
+        return getattr(self.attribution_method, "gives_lists", False)
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return getattr(self.attribution_method, "multiplies_by_inputs", False)
+
+    def plan(self, to_input: bool) -> Plan:
+        return self._capturing().plan(to_input)
+
+    def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
+        return self._capturing().all_maps(inputs, evidence, plan)
+
+    def _capturing(self) -> CaptureAttribution[Any]:
+        assert isinstance(self.attribution_method, CaptureAttribution)
+        return self.attribution_method
+
+    def run_pass(
+        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
+    ) -> Iterator[Evidence]:
+        return self._recorded(inputs, places, additional_forward_args).evidence(targets)
+
+    def _recorded(self, inputs: Any, places: list[Place], extra: Any, ledger: Any = None) -> Recording:
+        def within(undo: Undo) -> BalancedInterception:
+            interception = BalancedInterception(_NAME, self.unknown, ledger)
+            interception.begin(undo)
+            return interception
+
+        recording = record(self.forward_func, inputs, places, extra, self.device_ids, within, from_the_start=True)
+        if self.unknown == "error":
+            recording.context.check(recording.output)
+        return recording
+
+    def pass_key(self) -> Any:
+        return _NAME, self.unknown
+
+    @own
+    @captum_entry
+    def attribute(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Returns what the wrapped method's `attribute` gives; other arguments are handed to it."""
+        if self._wraps is not None:
+            given = {"target": target, "additional_forward_args": additional_forward_args, **kwargs}
+            given = {name: value for name, value in given.items() if value is not None}
+            if given.get("attribute_to_layer_input") is False:
+                del given["attribute_to_layer_input"]  # the default; methods for inputs do not know it
+            return self._wraps.attribute(inputs, **given)
+        delta = kwargs.pop("return_convergence_delta", False)
+        maps = super().attribute(inputs, target, additional_forward_args, **kwargs)
+        if not delta:
+            return maps
+        kwargs.pop("grad_kwargs", None)
+        return maps, self.compute_convergence_delta(inputs, target, additional_forward_args, **kwargs)
+
+    def has_convergence_delta(self) -> bool:
+        return self._wraps is None or bool(self._wraps.has_convergence_delta())
+
+    @named_arguments
+    def compute_convergence_delta(  # type: ignore[override]
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        attribute_to_layer_input: bool = False,
+    ) -> Tensor | list[Tensor]:
+        """Returns activations times balanced gradients at each layer, plus all that is added behind it, minus the
+        score: `N` per layer, in its units.
+
+        0 up to rounding at every cut through the network; NaN where other branches bypass the layer. Costs two
+        passes per layer. (Of the input, for methods that join their layers.)
+        """
+        if self._wraps is not None:
+            return self._wraps.compute_convergence_delta(inputs, target, additional_forward_args)  # type: ignore[no-any-return]
+        capturing = self._capturing()
+        joined = capturing.joins_layers
+        places = [Place(None, "input")] if joined else [of[-1] for of in capturing.plan(attribute_to_layer_input)]
+        deltas = [self._delta(place, inputs, target, additional_forward_args) for place in places]
+        return deltas if isinstance(self.layer, (list, tuple)) and not joined else deltas[0]
+
+    def _delta(self, place: Place, inputs: Any, target: Target, extra: Any) -> Tensor:
+        entries: list[float] = []
+        recording = self._recorded(inputs, [place], extra, entries.append)
+        examples = len(recording.inputs[0])
+        # What is added need not know which example it is added to (heads, windows, sequences first), so that each
+        # example has a backward of its own.
+        numbers = itertools.count()
+
+        def seed(scores: Tensor) -> Tensor:
+            return torch.zeros_like(scores).index_fill_(0, torch.tensor(next(numbers), device=scores.device), 1)
+
+        deltas = []
+        for i, evidence in enumerate(recording.evidence([target] * examples, seed)):
+            pairs = zip(evidence.activations[place], evidence.gradients[place])
+            activities = sum(float((x.double() * g.double()).sum()) for x, g in pairs)
+            deltas.append(activities + sum(entries) - float(evidence.scores[i].double()))
+            entries.clear()
+        found = evidence.scores.new_tensor(deltas)
+        if not is_bypassed(self.forward_func, inputs, target, extra, place):
+            return found
+        warn_of_bypass(place, evidence.models, stacklevel=3)
+        return torch.full_like(found, torch.nan)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return _NAME
+
+
+class _Balanced:
+    """A forward function in which gradients are balanced, and parameters are constants."""
+
+    def __init__(self, forward_func: Any, unknown: str) -> None:
+        self.forward_func, self.unknown = forward_func, unknown
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("forward_func", "unknown"):
+            raise AttributeError(name)
+        return getattr(self.forward_func, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model = model_of(self.forward_func)
+        with Undo() as undo, undo:
+            for p in () if model is None else [p for p in model.parameters() if p.requires_grad]:
+                p.requires_grad_(False)
+                undo.callback(p.requires_grad_, True)
+            interception = BalancedInterception(_NAME, self.unknown)
+            interception.begin(undo)
+            output = self.forward_func(*args, **kwargs)
+        if self.unknown == "error":
+            interception.check(output)
+        return output
+
+
+def _refused(method: Any, why: str) -> InvalidTypeError:
+    return InvalidTypeError(
+        f"attribution_method is {type(method).__name__}, which {why}; expected a method of gradients, such as "
+        "NormGrad, GradCAM, captum.attr.Saliency or IntegratedGradients"
+    )
