@@ -1,5 +1,5 @@
-"""Attention weights as a place: while a mode of this file is active, fused attention runs step by step, and each softmax
-over keys hands its result to whoever asks for the layer that it ran in."""
+"""Attention weights as a place: while a mode of this file is active, fused attention runs step by step, and each
+softmax over keys hands its result to whoever asks for the layer that it ran in."""
 
 from __future__ import annotations
 

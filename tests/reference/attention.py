@@ -6,7 +6,7 @@ import torch
 
 
 def forward(net, x, hold=None):
-    """Return a VisionTransformer's scores and each block's weights A, with those of `hold` (by block) put in instead."""
+    """Return a VisionTransformer's scores and each block's weights A, with those of `hold` (by block) instead."""
     hold = hold or {}
     n, width = x.shape[0], net.hidden_dim
     patches = net.conv_proj(x).reshape(n, width, -1).permute(0, 2, 1)
