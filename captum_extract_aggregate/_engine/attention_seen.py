@@ -23,7 +23,7 @@ from captum_extract_aggregate._engine.model_state import (
 )
 
 See = Callable[[list[nn.Module], Tensor, Tensor], Tensor]
-_OPENED = {
+_OPENED: dict[Any, Callable[..., Any]] = {
     F.scaled_dot_product_attention: opened_dot_product_attention,
     F.multi_head_attention_forward: opened_multi_head_attention,
 }
@@ -48,7 +48,7 @@ class AttentionSeen(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        opened: Callable[..., Any] | None = _OPENED.get(func)
+        opened = _OPENED.get(func)
         if opened is not None:
             with self:
                 return opened(*args, **kwargs)
