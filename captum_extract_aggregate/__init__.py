@@ -2,12 +2,14 @@
 
 from captum_extract_aggregate import bias_study, rules
 from captum_extract_aggregate._common.errors import CaptumExtractAggregateError, InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.operations import register_operation, unregister_operation
 from captum_extract_aggregate.attr import (
     LRP,
     ActivityAttribution,
     AggregatedActivity,
+    AttentionRollout,
     BiasAttribution,
     CaptureAttribution,
     ContrastiveExcitationBackprop,
@@ -20,10 +22,12 @@ from captum_extract_aggregate.attr import (
     GradCAM,
     GradCAMPlusPlus,
     GradCAMPos,
+    GradientWeightedAttention,
     GradMid,
     GuidedBackprop,
     LayerCombination,
     LayerGradient,
+    LeGrad,
     LibraGrad,
     LinearApproximation,
     MetaSaliency,
@@ -45,6 +49,7 @@ __all__ = [
     "LRP",
     "ActivityAttribution",
     "AggregatedActivity",
+    "AttentionRollout",
     "BiasAttribution",
     "CaptumExtractAggregateError",
     "CaptureAttribution",
@@ -60,12 +65,14 @@ __all__ = [
     "GradCAMPlusPlus",
     "GradCAMPos",
     "GradMid",
+    "GradientWeightedAttention",
     "GuidedBackprop",
     "InvalidTypeError",
     "InvalidValueError",
     "LayerCombination",
     "LayerGradient",
     "LayerWeights",
+    "LeGrad",
     "LibraGrad",
     "LinearApproximation",
     "MetaSaliency",
@@ -74,6 +81,7 @@ __all__ = [
     "RectGradMod",
     "SelectiveNormGrad",
     "accuracy_weights",
+    "attention_layers",
     "attribute_together",
     "attribute_together_per_target",
     "bias_layers",

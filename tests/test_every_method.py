@@ -14,8 +14,10 @@ from tests.conftest import SmallNet, relative_error
 from tests.faults import prepared, snapshot
 
 LAYERS = ["conv1", "conv3"]  # both have biases
+# Those of attention weights keep the same laws on a transformer, in tests/attr/test_attention.py.
+ATTENTION = ("legrad", "gradient-weighted-attention", "attention-rollout")
 NAMES = [
-    *(m for m in list_methods() if m not in ("extract-aggregate", "meta-saliency")),
+    *(m for m in list_methods() if m not in ("extract-aggregate", "meta-saliency", *ATTENTION)),
     "conv3x3:filter_norm",
     "layer:norm",
 ]

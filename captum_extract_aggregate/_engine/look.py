@@ -46,7 +46,7 @@ def one_more_forward(
         for place in places:
             if place.layer is not None and place.side == "output":
                 undo.hook(place.layer, "register_forward_hook", functools.partial(after, place))
-            elif place.layer is not None:
+            elif place.layer is not None and place.side == "input":
                 hook = functools.partial(before, place)
                 undo.hook(place.layer, "register_forward_pre_hook", hook, with_kwargs=True)
         watch.__enter__()  # left with this thread's other function modes

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import plain
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.attention_seen import AttentionSeen, no_attention
 from captum_extract_aggregate._engine.claims import Claim
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import describe
@@ -30,7 +31,8 @@ Change = Callable[[list[Any]], list[Any]]
 
 
 class Place(NamedTuple):
-    """Names a place in a network: a layer's output or input, or (`layer=None`) the network's own input.
+    """Names a place in a network: a layer's output, input or attention weights (`side="attention"`), or (`layer=None`)
+    the network's own input.
 
     `differentiate=False` asks for the activation alone, `value=False` for the gradient alone (the activation then is
     good for its shape, and may be overwritten); `call` picks one of several calls of the layer in a forward; an
@@ -107,9 +109,12 @@ class Taps:
         self._used_before: set[nn.Module] = set()
         # Those at which gradients are asked for.
         self.layers = {place.layer for place in places if place.layer is not None and place.differentiate}
-        unknown = (m for m in self.layers if KNOWN_LAYERS.gives_out_new_tensors(m) is None)
+        given_out = {place.layer for place in places if place.side != "attention"}  # nobody else holds weights
+        unknown = (m for m in self.layers & given_out if KNOWN_LAYERS.gives_out_new_tensors(m) is None)
         self._unknown = set() if from_the_start else set(unknown)
         self._uses = _Uses() if self._unknown else None
+        is_opened = any(place.side == "attention" for place in places)
+        self._attention = AttentionSeen(self._attended) if is_opened else None
 
     def begin(self, undo: Undo, claim: Claim) -> None:
         """Registers the hooks, until all is undone. `claim` knows which calls in other threads are not this pass's."""
@@ -126,11 +131,13 @@ class Taps:
             if place.side == "output":
                 hook = functools.partial(self._after, place)
                 undo.hook(place.layer, "register_forward_hook", hook, with_kwargs=True)
-            else:
+            elif place.side == "input":
                 before = functools.partial(self._before, place)
                 undo.hook(place.layer, "register_forward_pre_hook", before, with_kwargs=True)
         if self._uses is not None:
             self._uses.begin(undo)
+        if self._attention is not None:
+            self._attention.begin(undo)
 
     def _unmark(self) -> None:
         for t in self._marked:
@@ -151,6 +158,14 @@ class Taps:
         if self._claim.is_others(module):
             return args, kwargs
         return at_input(lambda values: self._tap(place, module, values), args, kwargs)
+
+    def _attended(self, running: list[nn.Module], logits: Tensor, weights: Tensor) -> Tensor:
+        """Taps attention weights for the layers that are running."""
+        for place in self._calls:
+            if place.side == "attention" and any(module is place.layer for module in running):
+                assert place.layer is not None
+                (weights,) = self._tap(place, place.layer, [weights], [logits])
+        return weights
 
     def _tap(self, place: Place, module: nn.Module, values: list[Any], given: list[Tensor] | None = None) -> list[Any]:
         """Taps each floating point tensor and hands it on, or a clone. `given`: what a layer's output was made from."""
@@ -179,7 +194,7 @@ class Taps:
         return handed
 
     def _notice_earlier_use(self, place: Place, module: nn.Module, t: Tensor, given: list[Tensor]) -> None:
-        if self._from_the_start or place.layer is None:
+        if self._from_the_start or place.layer is None or place.side == "attention":
             return
         if self._uses is not None and t._cdata in self._uses.used:
             self._unknown.discard(place.layer)  # what was recorded this time, in company, may not be the next time
@@ -243,6 +258,8 @@ class Taps:
             if not by_device:
                 if place.optional:
                     continue
+                if self._attention is not None and place.side == "attention":
+                    raise InvalidValueError(no_attention(place.layer, models, list(self._attention.layers)))
                 raise InvalidValueError(never_ran(place, models))
             devices = device_order(by_device, device_ids)
             if place.optional:

@@ -1,5 +1,6 @@
 """The attribution classes: drop-in replacements for Captum's layer methods."""
 
+from captum_extract_aggregate.attr.attention import AttentionRollout, GradientWeightedAttention, LeGrad
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.combination import LayerCombination
 from captum_extract_aggregate.attr.decomposition import (
@@ -40,6 +41,7 @@ __all__ = [
     "LRP",
     "ActivityAttribution",
     "AggregatedActivity",
+    "AttentionRollout",
     "BiasAttribution",
     "CaptureAttribution",
     "ContrastiveExcitationBackprop",
@@ -53,9 +55,11 @@ __all__ = [
     "GradCAMPlusPlus",
     "GradCAMPos",
     "GradMid",
+    "GradientWeightedAttention",
     "GuidedBackprop",
     "LayerCombination",
     "LayerGradient",
+    "LeGrad",
     "LibraGrad",
     "LinearApproximation",
     "MetaSaliency",

@@ -20,6 +20,7 @@ from captum_extract_aggregate.attr import (
     LRP,
     ActivityAttribution,
     AggregatedActivity,
+    AttentionRollout,
     BiasAttribution,
     ContrastiveExcitationBackprop,
     CumulativeGradCAM,
@@ -31,10 +32,12 @@ from captum_extract_aggregate.attr import (
     GradCAM,
     GradCAMPlusPlus,
     GradCAMPos,
+    GradientWeightedAttention,
     GradMid,
     GuidedBackprop,
     LayerCombination,
     LayerGradient,
+    LeGrad,
     LibraGrad,
     LinearApproximation,
     MetaSaliency,
@@ -275,6 +278,9 @@ def _normgrad_combined(model: nn.Module, layers: Layers, **arguments: Any) -> La
 
 
 register_method("bias", needs_layers=True)(BiasAttribution)
+register_method("legrad", needs_layers=True)(LeGrad)
+register_method("gradient-weighted-attention", needs_layers=True)(GradientWeightedAttention)
+register_method("attention-rollout", needs_layers=True)(AttentionRollout)
 register_method(
     "extract-aggregate", before_the_last=True, choices={"extract": _EXTRACTS, "aggregate": AGGREGATES.names}
 )(ExtractAggregate)

@@ -10,7 +10,9 @@ from captum.attr import FeatureAblation, IntegratedGradients
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError
+from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.default_layers import default_layers
+from captum_extract_aggregate.attr.attention import AttentionAttribution
 from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.insights.ablation import PATCHES, PatchAblation
 from captum_extract_aggregate.insights.adapter import adapter, usual
@@ -48,11 +50,11 @@ def register(model: nn.Module | None = None, inputs: Tensor | tuple[Tensor, ...]
     for name in names():
         shown = fields(config, name)
         if "layer" in shown and model is not None:
-            biased = _biased(model) if method(name).needs_layers else []
+            of_kind = _of_kind(method(name).make, model, inputs) if method(name).needs_layers else []
             at_input = [] if is_captums(name) else [INPUT]
-            first = biased if method(name).needs_layers else [*ends, *at_input]
+            first = of_kind if method(name).needs_layers else [*ends, *at_input]
             offered = [*first, *(layer for layer in others if layer not in first)] or [INPUT]
-            chosen = biased[-1:] or usual(name, ends) or (first or offered)[-1:]
+            chosen = of_kind[-1:] or usual(name, ends) or (first or offered)[-1:]
             shown["layer"] = config.StrEnumConfig(value=chosen[0], limit=offered)
         config.ATTRIBUTION_NAMES_TO_METHODS[name] = adapter(name)
         config.ATTRIBUTION_METHOD_CONFIG[name] = config.ConfigParameters(params=shown)
@@ -93,6 +95,11 @@ def _layers(model: nn.Module | None, inputs: Tensor | tuple[Tensor, ...] | None)
         return [], own
 
 
-def _biased(model: nn.Module) -> list[str]:
-    """Returns the layers with biases that have positions."""
+def _of_kind(make: Any, model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> list[str]:
+    """Returns the layers that a method goes with: those with attention, or those with biases that have positions."""
+    if isinstance(make, type) and issubclass(make, AttentionAttribution):
+        try:
+            return [] if inputs is None else list(attention_layers(model, inputs))
+        except ValueError:  # a network without attention
+            return []
     return [name for name, module in bias_layers(model).items() if not isinstance(module, nn.Linear)]
