@@ -23,6 +23,18 @@ from torch import Tensor
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.attention import opened_multi_head_attention
 from captum_extract_aggregate._engine.operations import Call, tensors_in
+from captum_extract_aggregate.attr.propagation.balanced_steps import (
+    Gate,
+    Glu,
+    Halved,
+    Held,
+    L2Normalized,
+    Normalized,
+    Rewritten,
+    VarianceAndMean,
+    with_arguments,
+)
+from captum_extract_aggregate.attr.propagation.held import hold, is_activated, is_held, mark_activated, unmark_activated
 from captum_extract_aggregate.attr.propagation.interception import (
     Interception,
     Step,
@@ -58,130 +70,6 @@ _MORE: dict[Any, str] = {
 }
 
 
-class _Halved(torch.autograd.Function):
-    """A tensor that receives half of its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, t: Tensor) -> Tensor:
-        return t.view_as(t)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0] / 2
-
-
-class _Rewritten(Step):
-    """The call itself, with some of its arguments exchanged for others of the same values."""
-
-    def __init__(self, call: Call, inputs: Tensors, exchanged: dict[int, Tensor]) -> None:
-        super().__init__(call, inputs)
-        self.exchanged = exchanged
-
-    def apply(self) -> Any:
-        return with_arguments(self.call, self.exchanged).run()
-
-
-class _Held(Step):
-    """The call on constants: what it gives is held."""
-
-    def apply(self) -> Any:
-        return with_arguments(self.call, {id(t): t.detach() for t in self.inputs}).run()
-
-
-class _VarianceAndMean(Step):
-    """The variance is held, the mean is linear."""
-
-    def apply(self) -> Any:
-        spread, mean = self.call.run()
-        return spread.detach(), mean
-
-
-class _Gate(Step):
-    """y of x as x times y / x, which is held; at 0 it is the slope."""
-
-    def before(self) -> Tensors:
-        (x,) = self.inputs
-        self.x = x.detach().clone() if self.call.in_place else x.detach()
-        self.function = self.call.as_function_of(x)
-        return ()
-
-    def after(self, output: Tensor) -> Tensors:
-        gate = output / self.x
-        zero = self.x == 0
-        if bool(zero.any()):
-            gate = gate.masked_fill(zero, self._slope())
-        del self.x, self.function
-        return (gate,)
-
-    def _slope(self) -> float:
-        with torch.enable_grad():
-            at = torch.zeros(1, dtype=self.x.dtype, device=self.x.device, requires_grad=True)
-            (slope,) = torch.autograd.grad(self.function(at.clone()).sum(), at)
-        return float(slope)
-
-    def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        return (R * kept[0],)
-
-
-class _Glu(Step):
-    """The half that goes through the sigmoid gates the other."""
-
-    def __init__(self, call: Call, inputs: Tensors) -> None:
-        super().__init__(call, inputs)
-        self.dim = call.argument(1, "dim", -1)
-
-    def before(self) -> Tensors:
-        return (self.inputs[0].chunk(2, self.dim)[1].sigmoid(),)
-
-    def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        return (torch.cat([R * kept[0], torch.zeros_like(R)], self.dim),)
-
-
-class _Normalized(Step):
-    """Division by a spread that is held; the mean that is subtracted before is linear."""
-
-    def __init__(self, call: Call, inputs: Tensors) -> None:
-        super().__init__(call, inputs)
-        (x,) = inputs
-        self.centred = call.name != "rms_norm"
-        if call.name in ("layer_norm", "rms_norm"):
-            shape = call.argument(1, "normalized_shape")
-            self.parts = x.shape[: x.ndim - len(shape)]
-            self.weight = call.argument(2, "weight")
-            self.eps = call.argument(4 if self.centred else 3, "eps", 1e-5 if self.centred else None)
-        else:
-            groups = call.argument(1, "num_groups") if call.name == "group_norm" else x.shape[1]
-            self.parts = torch.Size([x.shape[0], groups])
-            arguments = {} if call.name == "group_norm" else normalization_arguments(call)
-            weight = arguments["weight"] if arguments else call.argument(2, "weight")
-            self.weight = None if weight is None else weight.reshape(-1, *(1,) * (x.ndim - 2))
-            self.eps = arguments["eps"] if arguments else call.argument(4, "eps", 1e-5)
-        self.eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
-
-    def before(self) -> Tensors:
-        x = self.inputs[0].detach().reshape(*self.parts, -1)
-        spread = x.var(-1, keepdim=True, unbiased=False) if self.centred else x.square().mean(-1, keepdim=True)
-        return ((spread + self.eps).rsqrt(),)
-
-    def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        scaled = (R if self.weight is None else R * self.weight).reshape(*self.parts, -1)
-        if self.centred:
-            scaled = scaled - scaled.mean(-1, keepdim=True)
-        return ((scaled * kept[0]).reshape(R.shape),)
-
-
-class _L2Normalized(Step):
-    """`F.normalize`: the norm is held."""
-
-    def before(self) -> Tensors:
-        x, call = self.inputs[0].detach(), self.call
-        norm = x.norm(call.argument(1, "p", 2.0), call.argument(2, "dim", 1), keepdim=True)
-        return (norm.clamp_min(call.argument(3, "eps", 1e-12)),)
-
-    def down(self, R: Tensor, kept: Tensors) -> Tensors:
-        return (R / kept[0],)
-
-
 class BalancedInterception(Interception):
     """Balanced gradients at work.
 
@@ -210,7 +98,7 @@ class BalancedInterception(Interception):
         name = str(getattr(func, "__name__", ""))
         if _makes_constants(name) or not any(is_held(t) or (t.requires_grad and name == "detach") for t in given):
             return
-        _hold(output)
+        hold(output)
 
     def find_rule(self, function: Any, known: Any) -> Any:
         return _MORE.get(function, known) if known is None else known
@@ -256,10 +144,10 @@ class BalancedInterception(Interception):
         """All goes to the values."""
         value = call.argument(2, "value")
         held = [t for t in variables if t is not value]
-        return _Rewritten(call, variables, {id(t): t.detach() for t in held}) if held else None
+        return Rewritten(call, variables, {id(t): t.detach() for t in held}) if held else None
 
     def _gate(self, call: Call, variables: Tensors) -> Step | None:
-        return self._one(_Gate, call, variables)
+        return self._one(Gate, call, variables)
 
     def _added_product(self, call: Call, variables: Tensors) -> Step | None:
         """What is added to the product passes its gradient."""
@@ -271,8 +159,8 @@ class BalancedInterception(Interception):
     def _power(self, call: Call, variables: Tensors) -> Step | None:
         exponent = call.argument(1, "exponent")
         if not isinstance(exponent, (int, float)) or exponent < 1:
-            return _Held(call, variables)
-        return None if exponent == 1 else self._one(_Gate, call, variables)
+            return Held(call, variables)
+        return None if exponent == 1 else self._one(Gate, call, variables)
 
     def _rectifier(self, call: Call, variables: Tensors) -> Step | None:
         """Through the origin: a ceiling makes it a gate, else the gradient is what a gate would give."""
@@ -285,16 +173,16 @@ class BalancedInterception(Interception):
             return None
         bounds = [b for b in (low, high) if b is not None]
         if any(isinstance(b, Tensor) for b in bounds) or (low or 0) > 0 or (high is not None and high < 0):
-            return _Held(call, variables) if all(map(_is_number, bounds)) else self._given_up(call)
-        return None if low == 0 and high is None else self._one(_Gate, call, variables)
+            return Held(call, variables) if all(map(_is_number, bounds)) else self._given_up(call)
+        return None if low == 0 and high is None else self._one(Gate, call, variables)
 
     def _normalization(self, call: Call, variables: Tensors) -> Step | None:
         if uses_batch_statistics(call):
             return self._given_up(call, " with the statistics of the batch (train mode)")
         if call.name in ("layer_norm", "rms_norm", "group_norm"):
-            return self._one(_Normalized, call, variables)
+            return self._one(Normalized, call, variables)
         if call.name == "instance_norm" and normalization_arguments(call)["use_input_stats"]:
-            return self._one(_Normalized, call, variables)
+            return self._one(Normalized, call, variables)
         return None if "batch_norm" in call.name or call.name == "instance_norm" else self._given_up(call)
 
     def _quotient(self, call: Call, variables: Tensors) -> Step | None:
@@ -303,8 +191,8 @@ class BalancedInterception(Interception):
         if not any(divisor is t for t in variables):
             return None
         if not any(call.args[0] is t for t in variables):
-            return _Held(call, variables)
-        return _Rewritten(call, variables, {id(divisor): divisor.detach()})
+            return Held(call, variables)
+        return Rewritten(call, variables, {id(divisor): divisor.detach()})
 
     def _product(self, call: Call, factors: Tensors) -> Step | None:
         different = list({id(t): t for t in factors}.values())
@@ -314,24 +202,22 @@ class BalancedInterception(Interception):
             return None if self.how != "error" and call.in_place else self._halved(call, different)
         held = [t for t in different if is_activated(t)]
         if 0 < len(held) < len(different):
-            return _Rewritten(call, factors, {id(t): t.detach() for t in held})
+            return Rewritten(call, factors, {id(t): t.detach() for t in held})
         return self._halved(call, different)
 
     def _halved(self, call: Call, factors: list[Tensor]) -> Step | None:
         if len(factors) > 2 or call.in_place:
             return self._given_up(call, f" of {len(factors)} signals{' in place' * call.in_place}")
-        return _Rewritten(call, tuple(factors), {id(t): _Halved.apply(t) for t in factors})  # type: ignore[no-untyped-call]
+        return Rewritten(call, tuple(factors), {id(t): Halved.apply(t) for t in factors})  # type: ignore[no-untyped-call]
 
     def made(self, call: Call, variables: Tensors, output: Any, step: Step | None) -> None:
-        if isinstance(step, (_Held, _VarianceAndMean, _Rewritten)):
-            _hold(output)
+        if isinstance(step, (Held, VarianceAndMean, Rewritten)):
+            hold(output)
         outputs = [t for t in tensors_in(output) if t.grad_fn is not None]
-        if _activates(call, step) or (call.kind in _KEEPS_MARK and variables and _all_activated(variables)):
-            for t in outputs:
-                t._cea_activated = True  # type: ignore[attr-defined]
+        if _activates(call, step) or (call.kind in _KEEPS_MARK and variables and all(map(is_activated, variables))):
+            mark_activated(outputs)
         else:
-            for t in outputs:
-                t.__dict__.pop("_cea_activated", None)
+            unmark_activated(outputs)
         if self.ledger is not None and variables and call.kind in _AFFINE:
             self._enter(call, variables, output)
 
@@ -368,10 +254,10 @@ class BalancedInterception(Interception):
 
 
 _STEPS: dict[str, Callable[[Call, Tensors], Step]] = {
-    **dict.fromkeys(_HOLDS, _Held),
-    **dict.fromkeys(("var_mean", "std_mean"), _VarianceAndMean),
-    "glu": _Glu,
-    "normalize": _L2Normalized,
+    **dict.fromkeys(_HOLDS, Held),
+    **dict.fromkeys(("var_mean", "std_mean"), VarianceAndMean),
+    "glu": Glu,
+    "normalize": L2Normalized,
 }
 _Choose = Callable[[BalancedInterception, Call, Tensors], "Step | None"]
 _RULES: dict[str, _Choose] = {
@@ -387,19 +273,6 @@ _RULES_OF_KINDS: dict[str | None, _Choose] = {
     "normalization": BalancedInterception._normalization,
     **dict.fromkeys(("linear", "scale"), BalancedInterception._product),
 }
-
-
-def with_arguments(call: Call, exchanged: dict[int, Tensor]) -> Call:
-    """Returns the call with other tensors in place of some, by their ids."""
-
-    def other(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return exchanged.get(id(value), value)
-        if type(value) in (tuple, list):
-            return type(value)(map(other, value))
-        return value
-
-    return call._replace(args=other(call.args), kwargs={name: other(value) for name, value in call.kwargs.items()})
 
 
 def _of_whole(t: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
@@ -421,33 +294,12 @@ def _activates(call: Call, step: Step | None) -> bool:
         factors = tensors_in(call.args[:2])
         held = [t for t in factors if is_held(t) or is_activated(t)]
         return len(factors) == 2 and bool(held) and factors[0].shape == factors[1].shape
-    return isinstance(step, (_Gate, _Glu)) and call.name not in ("square", "pow", "ipow", "float_power")
-
-
-def _hold(output: Any) -> None:
-    """Marks what has no gradient."""
-    for t in tensors_in(output):
-        if not t.requires_grad and t.is_floating_point():
-            t._cea_held = True  # type: ignore[attr-defined]
-
-
-def _makes_constants(name: str) -> bool:
-    return name.startswith("new_") or name.endswith("_like")
-
-
-def is_held(t: Tensor) -> bool:
-    """Tells whether it depends on the input only as something that is held."""
-    return "_cea_held" in t.__dict__ and not t.requires_grad
-
-
-def is_activated(t: Tensor) -> bool:
-    """Tells whether it came out of an activation."""
-    return "_cea_activated" in t.__dict__
-
-
-def _all_activated(variables: Tensors) -> bool:
-    return all(map(is_activated, variables))
+    return isinstance(step, (Gate, Glu)) and call.name not in ("square", "pow", "ipow", "float_power")
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
+
+
+def _makes_constants(name: str) -> bool:
+    return name.startswith("new_") or name.endswith("_like")
