@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.notebook_figure import NotebookFigure
+from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate.insights.offered import check_arguments
 from captum_extract_aggregate.insights.requests import RefusedError, told
 from captum_extract_aggregate.visualization.figures import overlay
@@ -224,11 +225,11 @@ def _batch(model: nn.Module, classes: Sequence[str], item: Any, i: int) -> Batch
             "as the model takes it, or a pair (image, label)"
         )
     with torch.no_grad():
-        scores = model(x[None])
-    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] != len(classes):
-        got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        scores = find_scores(model(x[None]))
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise InvalidValueError(
-            f"the model gives {got} and classes has {len(classes)} names; expected one score a class"
+            f"the model gives a tensor {tuple(scores.shape)} and classes has {len(classes)} names; expected one score "
+            "a class"
         )
     if not bool(scores.isfinite().all()):
         raise InvalidValueError(f"the model's scores for image {i} are not finite; expected finite images and scores")
