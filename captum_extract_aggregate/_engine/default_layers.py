@@ -285,7 +285,8 @@ def _examples(model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
         declared = getattr(module, "input_size", None) or (config.get("input_size") if hasattr(config, "get") else None)
         if isinstance(declared, (tuple, list)) and len(declared) > 2:
             sizes.append(tuple(declared))
-        for source in (module, getattr(module, "config", None)):  # the latter of Hugging Face's models
+        config = getattr(module, "config", None)  # of Hugging Face's; of two towers the one of pictures
+        for source in (module, config, getattr(config, "vision_config", None), getattr(module, "visual", None)):
             side = getattr(source, "image_size", None)
             side = (side, side) if isinstance(side, int) else side
             if isinstance(side, (tuple, list)) and len(side) == 2:

@@ -25,6 +25,7 @@ from captum_extract_aggregate._common.notebook_figure import NotebookFigure
 from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate.insights.offered import check_arguments
 from captum_extract_aggregate.insights.requests import RefusedError, told
+from captum_extract_aggregate.scores import SelectedOutput
 from captum_extract_aggregate.visualization.figures import overlay
 
 _QUEUE = 8  # requests that are worked on or wait
@@ -76,7 +77,7 @@ class Visualizer(AttributionVisualizer):
         method: str,
         seconds: float = 120,
     ) -> None:
-        trouble = Trouble()
+        trouble, model = Trouble(), _giving_scores(model, batches)
         super().__init__([model], list(classes), [MapFeature(to_picture, trouble)], _Endless(batches))
         self._count, self._seconds = len(batches), seconds
         self._lock = threading.Lock()  # a model is explained by one thread at a time
@@ -148,6 +149,13 @@ class Visualizer(AttributionVisualizer):
 
             stack.callback(self.models[0].register_forward_pre_hook(check).remove)
             yield
+
+
+def _giving_scores(model: nn.Module, batches: Sequence[Batch]) -> nn.Module:
+    """Returns the model; where its output only holds the scores, one with the same parts that gives them."""
+    with torch.no_grad():
+        output = model(batches[0].inputs)
+    return model if isinstance(output, Tensor) else SelectedOutput(model)
 
 
 def _check_settings(settings: Mapping[str, Any], classes: Sequence[str]) -> None:

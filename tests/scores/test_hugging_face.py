@@ -156,6 +156,20 @@ def test_similarity_to_a_text_and_an_image(name):
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", ["clip", "open_clip"])
+def test_the_default_layers_know_the_size_of_a_pictures_tower(name):
+    if name == "clip":
+        config = transformers.CLIPConfig(
+            text_config=TEXT, vision_config={**VISION, "image_size": 40}, projection_dim=16
+        )
+        encode = transformers.CLIPModel(config).eval().get_image_features
+    else:
+        model = pytest.importorskip("open_clip").model
+        vision = {"image_size": 40, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8}
+        encode = model.CLIP(16, vision, {"vocab_size": 50, "width": 32, "heads": 2, "layers": 2}).eval().encode_image
+    assert len(cea.default_layers(EmbeddingSimilarity(encode, torch.ones(16)))) > 1
+
+
 def test_a_pixel_of_segformer():
     model, x = network("segformer"), torch.randn(1, 3, 64, 96)
     score = SegmentationRegion(model, pixel=(10, 20))
