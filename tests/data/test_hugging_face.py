@@ -6,6 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
+from captum_extract_aggregate.cli.maps import MapsRequest
+from captum_extract_aggregate.cli.maps import run as explain
 from captum_extract_aggregate.cli.subject import preprocess, to_picture
 from captum_extract_aggregate.data.models_by_name import load_subject
 from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, ModelPlan, Plan, run, summarize
@@ -114,3 +116,16 @@ def test_a_plan_with_a_folder(tmp_path):
     found = summarize(results)
     assert {row.method for row in found} == {"normgrad", "captum:Saliency"}
     assert all(row.n == 4 for row in found)
+
+
+def test_the_command_line_with_a_folder(tmp_path):
+    model = saved(tmp_path, PROCESSORS["squashed"]())
+    picture().save(tmp_path / "picture.png")
+    methods = "normgrad,fullgrad,captum:Saliency"
+    request = MapsRequest(
+        tmp_path / "picture.png", str(tmp_path), target="owl", methods=methods, output=tmp_path / "maps.png"
+    )
+    told = explain(request)
+    x = PROCESSORS["squashed"]()(images=picture(), return_tensors="pt")["pixel_values"]
+    assert f"explained: class owl (2), score {model(x).logits[0, 2]:.2f}" in told
+    assert (tmp_path / "maps.png").is_file()
