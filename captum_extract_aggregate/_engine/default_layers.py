@@ -18,22 +18,24 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._common.seeding import random_state
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
-from captum_extract_aggregate._engine.dimensions import Dims, Watch
+from captum_extract_aggregate._engine.dimensions import Watch
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
-from captum_extract_aggregate._engine.layout import Facts, Surroundings, image_size, to_channels_first
+from captum_extract_aggregate._engine.layout import to_channels_first
 from captum_extract_aggregate._engine.model_state import (
     function_modes,
     leave_function_modes,
     set_grad_mode,
 )
 from captum_extract_aggregate._engine.operations import tensors_in
+from captum_extract_aggregate._engine.parts import Dims
 from captum_extract_aggregate._engine.recording import record
+from captum_extract_aggregate._engine.surroundings import Facts, Surroundings, image_size
 from captum_extract_aggregate._engine.taps import Place
 
 
 @dataclass
 class _Run:
-    """What one module did in the example forward.
+    """Says what one module did in the example forward.
 
     `octave`: how often the resolution had been halved; `above`: which modules (a bit each, in the order of `started`)
     its output was computed from.
@@ -151,7 +153,7 @@ def _start_key(trace: _Trace) -> Callable[[nn.Module], int]:
 
 
 def _branches(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
-    """For each unit with positions that no other such unit is computed from: itself and those it is computed from."""
+    """Lists each unit with positions that no other such unit is computed from, with those it is computed from."""
     once = [unit for unit in units if trace[unit].times == 1]  # what runs again is computed from what it was used for
     on_grid = [unit for unit in once if trace[unit].positions > 1 and (_weighted(unit) or _is_activation(unit))]
     if not any(_is_above(unit, other, trace) for unit in on_grid for other in on_grid):
@@ -310,7 +312,7 @@ def _declared_grids(model: nn.Module, patches: nn.Conv3d) -> Iterator[tuple[int,
 
 
 class _Lineage(TorchFunctionMode):
-    """Which modules each tensor within was computed from: a bit each."""
+    """Knows which modules each tensor within was computed from: a bit each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -336,7 +338,7 @@ class _Lineage(TorchFunctionMode):
 
 
 def _evaluate(undo: Undo, model: nn.Module) -> None:
-    """Eval mode, until every module's own flag comes back."""
+    """Sets eval mode, until every module's own flag comes back."""
     claim(undo, model)
     for module in model.modules():
         if module.training:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import threading
-import weakref
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._common.tensors import plain
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import Claim
+from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import describe
 from captum_extract_aggregate._engine.operations import tensors_in
 
@@ -29,7 +30,7 @@ Change = Callable[[list[Any]], list[Any]]
 
 
 class Place(NamedTuple):
-    """A place in a network: a layer's output or input, or (`layer=None`) the network's own input.
+    """Names a place in a network: a layer's output or input, or (`layer=None`) the network's own input.
 
     `differentiate=False` asks for the activation alone, `value=False` for the gradient alone (the activation then is
     good for its shape, and may be overwritten); `call` picks one of several calls of the layer in a forward; an
@@ -46,32 +47,11 @@ class Place(NamedTuple):
 
 
 class Tapped(NamedTuple):
-    """A tensor met in the forward: its value, and where in the graph its gradient arrives."""
+    """Holds a tensor met in the forward: its value, and where in the graph its gradient arrives."""
 
     value: Tensor
     edge: GradientEdge | None
     order: int = -1
-
-
-# What passes have found out about layers, so that the next ones need not run the forward again. The tensors of careful
-# layers have been used before they were given out (one of several outputs is computed from another, or a layer gives
-# out the very tensor that it was given), or were overwritten afterwards: everything is recorded from the start, and
-# what they hold is copied. (Overwriting is found by PyTorch's version counter, which does not see writing through
-# `.data` or NumPy. The forward then runs once more; a model that changes buffers in eval mode has changed them twice.)
-CAREFUL: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-_WATCHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-
-
-def _is_single_operation(layer: nn.Module) -> bool:
-    """Tells whether nobody can have used what the layer gives out before it does."""
-    return not layer._modules and type(layer).__module__.startswith("torch.nn.")
-
-
-def gives_out_new_tensors(layer: nn.Module) -> bool | None:
-    """Tells whether nothing uses a layer's tensors before it gives them out; None while no pass has looked."""
-    if layer in CAREFUL:
-        return False
-    return True if _is_single_operation(layer) or layer in _WATCHED else None
 
 
 def gives_out_its_input(module: nn.Module, t: Tensor, given: Sequence[Tensor]) -> bool:
@@ -109,35 +89,26 @@ def _leave_dispatch_modes(count: int) -> None:
         torch._C._pop_torch_dispatch_stack(None)
 
 
-class UsedBeforeError(Exception):
-    """Tensors at some layers were used before they were tapped, and nothing of that was recorded."""
-
-    def __init__(self, layers: set[nn.Module]) -> None:
-        super().__init__()
-        self.layers = layers
-
-
-class OverwrittenError(Exception):
-    """A tapped tensor was overwritten in place by something else that holds it."""
-
-
 class Taps:
-    """Forward hooks at the places; every call's tensors are kept, by device (a DataParallel model runs on several).
+    """Hooks the forward at the places; every call's tensors are kept, by device (a DataParallel model runs on several).
 
     A tensor that is met where nothing is recorded yet becomes a leaf of the graph. That is right as long as nobody has
     used it before: for layers of several operations that is looked at once, when they are met for the first time.
+    `careful` are the layers that are known to need copies of what they hold (see `known_layers`).
     """
 
-    def __init__(self, places: Sequence[Place], from_the_start: bool) -> None:
+    def __init__(self, places: Sequence[Place], from_the_start: bool, careful: AbstractSet[nn.Module]) -> None:
         self._calls: dict[Place, dict[torch.device, list[list[Tapped]]]] = {place: {} for place in places}
-        self._from_the_start = from_the_start
+        self._from_the_start, self._careful = from_the_start, careful
         self._met: list[tuple[Tensor, int]] = []
         self._marked: list[Tensor] = []
         self._count = 0
         self._lock = threading.Lock()
         self._used_before: set[nn.Module] = set()
-        layers = {place.layer for place in places if place.layer is not None and place.differentiate}
-        self._unknown = set() if from_the_start else {m for m in layers if gives_out_new_tensors(m) is None}
+        # Those at which gradients are asked for.
+        self.layers = {place.layer for place in places if place.layer is not None and place.differentiate}
+        unknown = (m for m in self.layers if KNOWN_LAYERS.gives_out_new_tensors(m) is None)
+        self._unknown = set() if from_the_start else set(unknown)
         self._uses = _Uses() if self._unknown else None
 
     def begin(self, undo: Undo, claim: Claim) -> None:
@@ -225,7 +196,7 @@ class Taps:
         blocks and stages are hardly ever overwritten, and large: they are handed on as they are, unless they have been
         found to be.) A layer's input may be used by others later, so it must turn out not to work in place on it.
         """
-        careful = place.layer in CAREFUL
+        careful = place.layer in self._careful
         with torch._C.DisableTorchFunctionSubclass():
             if not t.requires_grad:
                 self._marked.append(t)
@@ -254,15 +225,16 @@ class Taps:
     def _value(self, t: Tensor) -> tuple[Tapped, Tensor]:
         return Tapped(plain(t.detach().clone()), None, self._count), t
 
+    def misjudged(self) -> set[nn.Module]:
+        """Returns the layers that need care this pass did not take: its tensors there are not to be trusted."""
+        overwritten = any(t._version != version for t, version in self._met)
+        return self._used_before or (self.layers if overwritten else set())
+
     def collect(
         self, leaves: list[Tensor], models: tuple[nn.Module, ...], device_ids: list[int] | None
     ) -> dict[Place, list[list[Tapped]]]:
         """Returns the tensors of the chosen call at each place, each with its parts in the order of the batch."""
-        if self._used_before:
-            raise UsedBeforeError(self._used_before)
-        if any(t._version != version for t, version in self._met):
-            raise OverwrittenError
-        _WATCHED.update(self._unknown)
+        KNOWN_LAYERS.learn_plain(self._unknown)
         found: dict[Place, list[list[Tapped]]] = {}
         for place, by_device in self._calls.items():
             if place.layer is None:

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.evidence import Evidence
+from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.model_state import (
     leave_transforms,
@@ -26,9 +28,10 @@ from captum_extract_aggregate._engine.model_state import (
 from captum_extract_aggregate._engine.one_output import is_probability
 from captum_extract_aggregate._engine.operations import tensors_in
 from captum_extract_aggregate._engine.outputs import find_scores
-from captum_extract_aggregate._engine.recording import Evidence, record
-from captum_extract_aggregate._engine.taps import Place, gives_out_its_input, gives_out_new_tensors
-from captum_extract_aggregate.attr.base import CaptureAttribution, Plan, is_own, places_of
+from captum_extract_aggregate._engine.recording import record
+from captum_extract_aggregate._engine.taps import Place, gives_out_its_input
+from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
+from captum_extract_aggregate.attr.one_pass import Plan, places_of
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself
 _MOST_POSITIONS = 64 * 64  # of a picture
@@ -37,7 +40,7 @@ _MOST_BYTES = 2**28  # of parameters and gradients of the examples that run toge
 
 
 class NotVectorizedError(Exception):
-    """The examples have to be taken one by one."""
+    """Says that the examples have to be taken one by one."""
 
 
 def pays(model: nn.Module, x: Tensor) -> bool:
@@ -64,9 +67,9 @@ def vectorized_maps(
     if method.forward_func is not model or x.is_inference():
         raise NotVectorizedError
     layers = [place.layer for place in places if place.layer is not None]
-    if any(gives_out_new_tensors(layer) is None for layer in layers):
+    if any(KNOWN_LAYERS.gives_out_new_tensors(layer) is None for layer in layers):
         record(model, x[:1], places)  # which looks
-    if not all(gives_out_new_tensors(layer) for layer in layers):
+    if not all(KNOWN_LAYERS.gives_out_new_tensors(layer) for layer in layers):
         raise NotVectorizedError
     pass_ = _Pass(model, chosen, rate, loss, steps, places)
     try:
@@ -119,7 +122,7 @@ def _classes(target: Any, examples: int, device: torch.device) -> Tensor:
 
 
 class _Pass:
-    """The steps and the pass of one example, as a function that `vmap` can map."""
+    """Returns the steps and the pass of one example, as a function that `vmap` can map."""
 
     def __init__(
         self, model: nn.Module, chosen: list[nn.Parameter], rate: float, loss: str, steps: int, places: list[Place]
@@ -175,12 +178,12 @@ class _Pass:
 
 
 def _by_place(tensors: list[Tensor]) -> list[tuple[Tensor]]:
-    """Without the dimension of 1 that each example's own batch has left."""
+    """Drops the dimension of 1 that each example's own batch has left."""
     return [(t.flatten(0, 1),) for t in tensors]
 
 
 def _added(undo: Undo, places: list[Place], added: dict[Place, Tensor] | None) -> dict[Place, Tensor]:
-    """From here on the layers' outputs are met, and something is added to them."""
+    """Meets the layers' outputs from here on, and adds something to them."""
     met: dict[Place, Tensor] = {}
     for place in places:
         if place.layer is not None:

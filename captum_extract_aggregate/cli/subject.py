@@ -82,8 +82,8 @@ def check_names(path: Path | None, names: list[str], classes: int) -> None:
 
 
 def preprocess(picture: Image.Image, subject: NamedModel) -> Tensor:
-    """Returns the model's input, as its own processor makes it; else the short side to `resize`, the centre `size`
-    square (or the whole picture as a square), normalised: what image classifiers are evaluated on."""
+    """Makes the model's input as its own processor does; else brings the short side to `resize`, takes the centre
+    `size` square (or the whole picture as a square), normalised: what image classifiers are evaluated on."""
     if subject.processor is not None:
         return subject.processor(picture)
     width, height = picture.size

@@ -24,7 +24,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass
 class NamedModel:
-    """A model, what it takes, and what its outputs are called.
+    """Holds a model, what it takes, and what its outputs are called.
 
     `is_square`: it takes whole pictures, brought to a square. `processor`: makes its input of a picture, where that is
     not done as size, resize, mean and std say.
@@ -42,7 +42,7 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A registered model: the function that builds it, what it takes, and whether that is scenes of digits."""
+    """Holds a registered model: the function that builds it, what it takes, and whether that is scenes of digits."""
 
     build: Callable[[], nn.Module]
     size: int = 224

@@ -1,5 +1,7 @@
 """Guided backprop, deconvolution and RectGrad: where there is no ReLU, the gradient is the definition."""
 
+import warnings
+
 import captum.attr
 import pytest
 import torch
@@ -7,20 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import captum_extract_aggregate as cea
-from tests.attr.propagation.cases import Variant, made
+from tests.attr.propagation.cases import TARGET, made, network, pictures
 from tests.conftest import relative_error
-
-
-def test_rectgrad_where_the_batch_is_not_first():
-    def swapped(net, y):
-        return y.transpose(0, 1).relu().transpose(0, 1)
-
-    net = Variant(swapped).eval()
-    x = torch.randn(2, 3, 6, 6)
-    with pytest.raises(ValueError, match="not the batch of 2"):
-        cea.RectGrad(net).attribute(x, target=1)
-    single = nn.Sequential(nn.Flatten(), nn.Linear(108, 1), nn.Flatten(0), nn.ReLU())
-    assert cea.RectGrad(single).attribute(x).shape == x.shape
 
 
 class Spectral(nn.Module):
@@ -68,3 +58,23 @@ def test_gated_methods_are_the_gradient_without_relus(name):
     for method in (cea.GuidedBackprop, cea.Deconvolution):
         assert relative_error(method(net).attribute(x, target=0), gradient) < 1e-6
     assert relative_error(cea.RectGrad(net).attribute(x, target=0), gradient * x) < 1e-6
+
+
+def test_against_captum_on_relu_modules():
+    net = network("vgg11")
+    for module in net.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    x = pictures(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guided = captum.attr.GuidedBackprop(net).attribute(x, target=TARGET)
+        deconvolution = captum.attr.Deconvolution(net).attribute(x, target=TARGET)
+    assert relative_error(cea.GuidedBackprop(net).attribute(x, target=TARGET), guided) < 1e-12
+    assert relative_error(cea.Deconvolution(net).attribute(x, target=TARGET), deconvolution) < 1e-12
+    functional = network("cifar resnet20")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        blind = captum.attr.GuidedBackprop(functional).attribute(x, target=TARGET)
+    assert relative_error(blind, captum.attr.Saliency(functional).attribute(x, target=TARGET, abs=False)) < 1e-12
+    assert relative_error(cea.GuidedBackprop(functional).attribute(x, target=TARGET), blind) > 0.1
