@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -42,13 +43,14 @@ class Score(nn.Module):
                 f"model is a {type(model).__name__}; expected a torch.nn.Module, one of its methods, or a "
                 "functools.partial of either"
             )
-        self.keep(scored_model=module, scored_func=module if isinstance(model, nn.Module) else model)
         # The model is no part of this module, which would put a name before every layer's: its parts are this one's.
-        self.keep(**{held: vars(module)[held] for held in ("_modules", "_parameters", "_buffers")})
+        vars(self).update({held: vars(module)[held] for held in ("_modules", "_parameters", "_buffers")})
+        func = module if isinstance(model, nn.Module) else model
+        vars(self).update(scored_model=module, scored_func=func, kept=SimpleNamespace())
 
-    def keep(self, **attributes: Any) -> None:
-        """Sets attributes of this object; `self.name = value` might set a part of the model that is called so."""
-        vars(self).update(attributes)
+    def keep(self, **values: Any) -> None:
+        """Sets `self.kept.name` to each value; `self.name` might be a part of the model that is called so."""
+        vars(self.kept).update(values)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -118,7 +120,7 @@ class SelectedOutput(Score):
         super().__init__(model)
         if output is not None and not isinstance(output, (str, int)):
             raise InvalidTypeError(f"output is a {type(output).__name__}; expected a name, an index or None")
-        self.keep(output_name=output)
+        self.keep(output=output)
 
     def score(self, output: Any, inputs: tuple[Any, ...], *own: Any) -> Tensor:
-        return find_scores(output) if self.output_name is None else find_output(output, self.output_name)
+        return find_scores(output) if self.kept.output is None else find_output(output, self.kept.output)

@@ -48,12 +48,12 @@ class ClassContrast(Score):
         z = find_scores(output)
         if z.ndim != 2 or z.shape[1] < 2:
             raise InvalidValueError(f"model gives scores of shape {tuple(z.shape)}; expected N x classes, two or more")
-        if self.against is None:
+        if self.kept.against is None:
             return _log_odds(z)
-        wrong = [c for c in self.against if not 0 <= c < z.shape[1]]
+        wrong = [c for c in self.kept.against if not 0 <= c < z.shape[1]]
         if wrong:
             raise InvalidValueError(f"against holds {wrong[0]}; expected classes from 0 to {z.shape[1] - 1}")
-        return z - z[:, self.against].mean(1, keepdim=True)
+        return z - z[:, self.kept.against].mean(1, keepdim=True)
 
 
 def _log_odds(z: Tensor) -> Tensor:

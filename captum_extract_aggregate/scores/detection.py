@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +14,8 @@ from torchvision.ops import box_convert, box_iou
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.outputs import tensors_by_name
 from captum_extract_aggregate.scores.base import Model, Score
+
+Found = tuple[Tensor, Tensor, Tensor]  # of an image: boxes (x1, y1, x2, y2), their labels and their scores
 
 
 class Detection(Score):
@@ -31,13 +35,17 @@ class Detection(Score):
         box: (x1, y1, x2, y2).
         label: the class, as the detector numbers it. With neither, every example has its own, the last two of
             `additional_forward_args`: boxes `N x 4`, labels `N`.
+        missing: the score where the detector finds nothing of the class that overlaps with the box, whose map is zero
+            everywhere; None: that is an error. Measures that change the image or the network (`pixel_removal`,
+            `parameter_randomization`) need a number: the log-odds of the detector's threshold, or less.
 
     Returns:
         From the call `N`: no target is needed.
 
     Raises:
         TypeError, ValueError: naming the argument, what was got and what was expected; at the call also where the
-            detector finds nothing of the class that overlaps with the box.
+            detector finds nothing of the class that overlaps with the box (without `missing`), and where the
+            probability that it reports is 0 or 1 in the network's precision.
 
     Example:
         >>> import torch
@@ -59,34 +67,54 @@ class Detection(Score):
     Source: the matching of boxes is that of Petsiuk et al., CVPR 2021 (D-RISE).
     """
 
-    def __init__(self, model: Model, *, box: Sequence[float] | Tensor | None = None, label: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        *,
+        box: Sequence[float] | Tensor | None = None,
+        label: int | None = None,
+        missing: float | None = None,
+    ) -> None:
         super().__init__(model)
         if (box is None) != (label is None):
             raise InvalidValueError("only one of box and label is given; expected both, or neither")
-        if box is not None:
-            box = torch.as_tensor(box, dtype=torch.float32)
-            if box.shape != (4,) or not bool((box[2:] > box[:2]).all()):
-                raise InvalidValueError(f"box is {box.tolist()}; expected (x1, y1, x2, y2) with x1 < x2 and y1 < y2")
         if label is not None and (isinstance(label, bool) or not isinstance(label, int)):
             raise InvalidTypeError(f"label is a {type(label).__name__}; expected the index of a class")
-        self.keep(box=box, label=label)
+        if missing is not None and not (_is_number(missing) and math.isfinite(missing)):
+            raise InvalidValueError(f"missing is {missing!r}; expected a finite number, or None")
+        self.keep(box=None if box is None else _checked(box), label=label, missing=missing)
 
     def own_arguments(self) -> int:
-        return 2 if self.box is None else 0
+        return 2 if self.kept.box is None else 0
 
     def score(self, output: Any, inputs: tuple[Any, ...], *own: Any) -> Tensor:
         n = len(inputs[0])
-        boxes, labels = own or (self.box.expand(n, 4), torch.full((n,), self.label))
+        boxes, labels = own or (self.kept.box.expand(n, 4), torch.full((n,), self.kept.label))
         if not isinstance(boxes, Tensor) or boxes.shape != (n, 4) or not isinstance(labels, Tensor) or len(labels) != n:
             raise InvalidTypeError(
                 f"the last two of additional_forward_args are no boxes {n} x 4 and labels {n}; expected a box and a "
                 "label for each example"
             )
         found = self._detections(output, inputs)
-        return torch.stack([_overlapping(*one, boxes[i], int(labels[i]), i) for i, one in enumerate(found)])
+        return torch.stack([self._at(one, boxes[i], int(labels[i]), i) for i, one in enumerate(found)])
 
-    def _detections(self, output: Any, inputs: tuple[Any, ...]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Returns for each image the boxes (x1, y1, x2, y2) that were found, their labels and their scores."""
+    def _at(self, found: Found, box: Tensor, label: int, example: int) -> Tensor:
+        """Returns the score of what was found of a class where it overlaps most with a box."""
+        boxes, labels, scores = found
+        of_class = labels == label
+        overlap = box_iou(boxes.detach()[of_class], box[None].to(boxes))[:, 0]
+        if len(overlap) and overlap.max().item() > 0:
+            return _finite(scores[of_class][overlap.argmax()], example)
+        if self.kept.missing is not None:
+            return scores[:0].sum() + self.kept.missing  # a number that depends on what the network says, if by nothing
+        raise InvalidValueError(
+            f"the detector finds nothing of class {label} that overlaps with the box {box.tolist()} in example "
+            f"{example}, but {len(boxes)} boxes of the classes {sorted(set(labels.tolist()))}; expected a box and a "
+            "class that it finds, lower thresholds of its own, or missing=, the score where it finds nothing"
+        )
+
+    def _detections(self, output: Any, inputs: tuple[Any, ...]) -> list[Found]:
+        """Returns what was found in each image."""
         tensors = tensors_by_name(output)
         if {"logits", "pred_boxes"} <= tensors.keys():
             logits = tensors["logits"]
@@ -115,14 +143,25 @@ def _sizes(inputs: tuple[Any, ...]) -> Tensor:
     return torch.stack([width, height, width, height], 1)
 
 
-def _overlapping(boxes: Tensor, labels: Tensor, scores: Tensor, box: Tensor, label: int, example: int) -> Tensor:
-    """Returns the score of what was found of a class where it overlaps most with a box."""
-    of_class = labels == label
-    overlap = box_iou(boxes.detach()[of_class], box[None].to(boxes))[:, 0]
-    if not len(overlap) or not float(overlap.max()) > 0:
+def _finite(score: Tensor, example: int) -> Tensor:
+    """Returns a score, or our error for the log-odds of a probability that is rounded to 0 or 1."""
+    if not math.isfinite(score.item()):
         raise InvalidValueError(
-            f"the detector finds nothing of class {label} that overlaps with the box {box.tolist()} in example "
-            f"{example}, but {len(boxes)} boxes of the classes {sorted(set(labels.tolist()))}; expected a box and a "
-            "class that it finds (or lower thresholds of its own)"
+            f"the detector reports a probability in example {example} that is 0 or 1 in {score.dtype}, and so has no "
+            "log-odds; expected more digits: the detector and the images in double precision"
         )
-    return scores[of_class][overlap.argmax()]
+    return score
+
+
+def _checked(box: Any) -> Tensor:
+    """Returns a box as a tensor, or our error."""
+    with contextlib.suppress(TypeError, ValueError, RuntimeError):  # what torch makes no tensor of
+        corners = torch.as_tensor(box, dtype=torch.float32)
+        if corners.shape == (4,) and bool((corners[2:] > corners[:2]).all()):
+            return corners
+    got = box.tolist() if isinstance(box, Tensor) else box
+    raise InvalidValueError(f"box is {got!r}; expected (x1, y1, x2, y2) in pixels with x1 < x2 and y1 < y2")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -25,14 +25,14 @@ class _OfEmbedding(Score):
                 f"{name} is a tensor of {vectors.dtype} {tuple(vectors.shape)}; expected floating point numbers, D, or "
                 "M x D for M of them"
             )
-        self.keep(vectors=vectors.detach(), vectors_name=name)
+        self.keep(vectors=vectors.detach(), name=name)
 
     def _embedding(self, output: Any) -> tuple[Tensor, Tensor]:
         embedding = find_embeddings(output)
-        vectors = self.vectors.to(embedding)
+        vectors = self.kept.vectors.to(embedding)
         if vectors.shape[-1] != embedding.shape[1]:
             raise InvalidValueError(
-                f"{self.vectors_name} has {vectors.shape[-1]} numbers, and the model's embedding {embedding.shape[1]}; "
+                f"{self.kept.name} has {vectors.shape[-1]} numbers, and the model's embedding {embedding.shape[1]}; "
                 "expected as many"
             )
         return embedding, vectors
@@ -74,7 +74,7 @@ class EmbeddingSimilarity(_OfEmbedding):
 
     def score(self, output: Any, inputs: tuple[Any, ...], *own: Any) -> Tensor:
         embedding, others = self._embedding(output)
-        return self.scale * torch.inner(normalize(embedding, dim=1), normalize(others, dim=-1))
+        return self.kept.scale * torch.inner(normalize(embedding, dim=1), normalize(others, dim=-1))
 
 
 class EmbeddingDirection(_OfEmbedding):

@@ -55,7 +55,7 @@ class SegmentationRegion(Score):
         self.keep(pixel=pixel, mask=mask)
 
     def own_arguments(self) -> int:
-        return int(self.pixel is None and self.mask is None)
+        return int(self.kept.pixel is None and self.kept.mask is None)
 
     def score(self, output: Any, inputs: tuple[Any, ...], *own: Any) -> Tensor:
         scores, size = find_scores(output), tuple(inputs[0].shape[-2:])
@@ -64,12 +64,14 @@ class SegmentationRegion(Score):
                 f"model gives scores of shape {tuple(scores.shape)}; expected N x classes x h x w of a segmentation"
             )
         full = interpolate(scores, size, mode="bilinear", align_corners=False)
-        if self.pixel is not None:
-            row, column = self.pixel
+        if self.kept.pixel is not None:
+            row, column = self.kept.pixel
             if row >= size[0] or column >= size[1]:
-                raise InvalidValueError(f"pixel is {self.pixel}; expected one of an input of {size[0]} x {size[1]}")
+                raise InvalidValueError(
+                    f"pixel is {self.kept.pixel}; expected one of an input of {size[0]} x {size[1]}"
+                )
             return full[..., row, column]
-        (mask,) = own or (self.mask[None],)
+        (mask,) = own or (self.kept.mask[None],)
         weights = _checked(mask, len(scores), size).to(scores)
         return (full * weights[:, None]).sum((2, 3)) / weights.sum((1, 2))[:, None]
 
