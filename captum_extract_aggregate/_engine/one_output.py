@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from captum.attr import Attribution
+from captum.attr import Attribution, GradientAttribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
@@ -95,9 +95,14 @@ def signed(explained: Any, forward_func: Callable[..., Any], sign: int) -> Itera
 
 
 def give_scores_to_captum(undo: Undo, method: Any) -> None:
-    """Until it is undone, Captum's methods, which take tensors alone, get the scores of whatever the model returns."""
-    if any(type(m).__module__.startswith("captum.") for m in with_wrapped(method)):
-        _change_output(undo, method, method.forward_func, scores_or_output)
+    """Until it is undone, Captum's methods, which take tensors alone, get the scores of whatever the model returns.
+
+    Those of gradients cannot do without scores; others may take what the model returns as it is.
+    """
+    methods = list(with_wrapped(method))
+    if any(type(m).__module__.startswith("captum.") for m in methods):
+        needs_scores = isinstance(methods[-1], GradientAttribution)
+        _change_output(undo, method, method.forward_func, find_scores if needs_scores else scores_or_output)
 
 
 def _change_output(undo: Undo, method: Any, forward_func: Callable[..., Any], change: Callable[[Any], Any]) -> None:

@@ -46,6 +46,11 @@ def scores_or_output(output: Any) -> Any:
 
 def find_output(output: Any, name: str | int) -> Tensor:
     """Returns the tensor of a name (of a tuple: an index) in an output, or our error."""
+    if isinstance(output, Tensor):
+        raise InvalidValueError(
+            f"output is {name!r}, but the model returned a single tensor {tuple(output.shape)}; expected no output=, "
+            "or the model itself"
+        )
     tensors = tensors_by_name(output)
     if str(name) not in tensors:
         if not tensors:
@@ -54,11 +59,16 @@ def find_output(output: Any, name: str | int) -> Tensor:
     return tensors[str(name)]
 
 
-def find_embeddings(output: Any) -> Tensor:
-    """Returns the embeddings `N x D` in an output: a tensor, or what is called as an image's embedding usually is."""
+def embeddings_or_output(output: Any) -> Any:
+    """Returns what is called as an image's embedding usually is, or the only tensor; else the output itself."""
     tensors = tensors_by_name(output)
     name = next((name for name in _EMBEDDINGS if name in tensors), None)
-    found = scores_or_output(output) if name is None else tensors[name]
+    return scores_or_output(output) if name is None else tensors[name]
+
+
+def find_embeddings(output: Any) -> Tensor:
+    """Returns the embeddings `N x D` in an output, or our error."""
+    found = embeddings_or_output(output)
     if not isinstance(found, Tensor) or found.ndim != 2:
         got = f"a tensor {tuple(found.shape)}" if isinstance(found, Tensor) else _told(output)
         raise InvalidTypeError(
@@ -92,14 +102,15 @@ def scored(model: nn.Module, output: Any) -> Tensor:
 
 
 def _no_scores(output: Any) -> str:
-    names = list(tensors_by_name(output))
-    if not names:
+    tensors = tensors_by_name(output)
+    if not tensors:
         return (
             f"forward_func returned {_told(output)}; expected a tensor of scores, or one output that holds it: see "
             "captum_extract_aggregate.scores (Detection for a detector), or wrap the model: lambda x: model(x)[...]"
         )
-    name = next((n for n in names if "logits" in n), names[0])
-    several = ", several tensors" * (len(names) > 1)
+    of_examples = [n for n, t in tensors.items() if t.ndim == 2]  # likelier than a tensor of tokens
+    name = next((n for n in tensors if "logits" in n), [*of_examples, *tensors][0])
+    several = ", several tensors" * (len(tensors) > 1)
     return (
         f"forward_func returned {_told(output)}{several}; expected one that holds the scores: "
         f"captum_extract_aggregate.scores.SelectedOutput(model, output={name!r}) as forward_func"

@@ -11,6 +11,7 @@ from torch import Tensor
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate.scores.base import Model, Score
+from captum_extract_aggregate.scores.indices import index_or_none, indices_or_none
 
 
 class ClassContrast(Score):
@@ -39,10 +40,11 @@ class ClassContrast(Score):
 
     def __init__(self, model: Model, *, against: int | Sequence[int] | None = None) -> None:
         super().__init__(model)
-        classes = [against] if isinstance(against, int) else against
-        if classes is not None and (not list(classes) or any(type(c) is not int for c in classes)):
+        one = index_or_none(against)
+        classes = indices_or_none(against) if one is None else [one]
+        if against is not None and not classes:
             raise InvalidTypeError(f"against is {against!r}; expected a class index, a list of them, or None")
-        self.keep(against=None if classes is None else list(classes))
+        self.keep(against=classes)
 
     def score(self, output: Any, inputs: tuple[Any, ...], *own: Any) -> Tensor:
         z = find_scores(output)

@@ -14,6 +14,7 @@ from torchvision.ops import box_convert, box_iou
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.outputs import tensors_by_name
 from captum_extract_aggregate.scores.base import Model, Score
+from captum_extract_aggregate.scores.indices import index_or_none
 
 Found = tuple[Tensor, Tensor, Tensor]  # of an image: boxes (x1, y1, x2, y2), their labels and their scores
 
@@ -72,17 +73,18 @@ class Detection(Score):
         model: Model,
         *,
         box: Sequence[float] | Tensor | None = None,
-        label: int | None = None,
+        label: int | Tensor | None = None,
         missing: float | None = None,
     ) -> None:
         super().__init__(model)
         if (box is None) != (label is None):
             raise InvalidValueError("only one of box and label is given; expected both, or neither")
-        if label is not None and (isinstance(label, bool) or not isinstance(label, int)):
+        of_class = index_or_none(label)
+        if label is not None and of_class is None:
             raise InvalidTypeError(f"label is a {type(label).__name__}; expected the index of a class")
         if missing is not None and not (_is_number(missing) and math.isfinite(missing)):
             raise InvalidValueError(f"missing is {missing!r}; expected a finite number, or None")
-        self.keep(box=None if box is None else _checked(box), label=label, missing=missing)
+        self.keep(box=None if box is None else _checked(box), label=of_class, missing=missing)
 
     def own_arguments(self) -> int:
         return 2 if self.kept.box is None else 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
-from captum_extract_aggregate._engine.outputs import find_embeddings
+from captum_extract_aggregate._engine.outputs import embeddings_or_output, find_embeddings
 from captum_extract_aggregate.scores.base import Model, Score
+
+_OF_A_PICTURE = ("get_image_features", "encode_image")  # what models of pictures and texts call it
 
 
 class _OfEmbedding(Score):
@@ -18,8 +20,17 @@ class _OfEmbedding(Score):
 
     def __init__(self, model: Model, vectors: Tensor, name: str) -> None:
         super().__init__(model)
+        tower = next((n for n in _OF_A_PICTURE if isinstance(model, nn.Module) and hasattr(model, n)), None)
+        if tower is not None:
+            raise InvalidTypeError(
+                f"model is a {type(model).__name__}, which takes a text too; expected its method that gives the "
+                f"embedding of a picture: model.{tower}"
+            )
+        got, vectors = vectors, embeddings_or_output(vectors)
         if not isinstance(vectors, Tensor):
-            vectors = find_embeddings(vectors)
+            raise InvalidTypeError(
+                f"{name} is a {type(got).__name__}; expected a tensor, D or M x D, or what get_text_features returns"
+            )
         if vectors.ndim not in (1, 2) or not vectors.is_floating_point():
             raise InvalidValueError(
                 f"{name} is a tensor of {vectors.dtype} {tuple(vectors.shape)}; expected floating point numbers, D, or "
@@ -33,7 +44,7 @@ class _OfEmbedding(Score):
         if vectors.shape[-1] != embedding.shape[1]:
             raise InvalidValueError(
                 f"{self.kept.name} has {vectors.shape[-1]} numbers, and the model's embedding {embedding.shape[1]}; "
-                "expected as many"
+                "expected as many: what the same model gives, behind its projections"
             )
         return embedding, vectors
 
@@ -48,7 +59,7 @@ class EmbeddingSimilarity(_OfEmbedding):
             `torch.nn.Module`; of an output with several tensors its `image_embeds` or `pooler_output`.
         embeddings: of the text or the image, `D`; of M texts `M x D`, and then `target=m` explains the m-th (CLIP's
             zero-shot classes). What `clip.get_text_features` returns is taken as it is.
-        scale: s; `clip.logit_scale.exp().item()` gives CLIP's own logits.
+        scale: s; `clip.logit_scale.exp()` gives CLIP's own logits.
 
     Raises:
         TypeError, ValueError: naming the argument, what was got and what was expected.
@@ -66,11 +77,12 @@ class EmbeddingSimilarity(_OfEmbedding):
     Source: Radford et al., ICML 2021 (CLIP).
     """
 
-    def __init__(self, model: Model, embeddings: Tensor, *, scale: float = 1.0) -> None:
+    def __init__(self, model: Model, embeddings: Tensor, *, scale: float | Tensor = 1.0) -> None:
         super().__init__(model, embeddings, "embeddings")
-        if isinstance(scale, bool) or not isinstance(scale, (int, float)):
+        number = scale.item() if isinstance(scale, Tensor) and scale.numel() == 1 else scale
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
             raise InvalidTypeError(f"scale is a {type(scale).__name__}; expected a number")
-        self.keep(scale=scale)
+        self.keep(scale=number)
 
     def score(self, output: Any, inputs: tuple[Any, ...], *own: Any) -> Tensor:
         embedding, others = self._embedding(output)

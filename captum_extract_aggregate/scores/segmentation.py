@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate.scores.base import Model, Score
+from captum_extract_aggregate.scores.indices import indices_or_none
 
 
 class SegmentationRegion(Score):
@@ -47,12 +48,13 @@ class SegmentationRegion(Score):
         super().__init__(model)
         if pixel is not None and mask is not None:
             raise InvalidValueError("pixel and mask are both given; expected one of them")
-        if pixel is not None and (len(pixel) != 2 or any(type(i) is not int or i < 0 for i in pixel)):
+        place = indices_or_none(pixel)
+        if pixel is not None and (place is None or len(place) != 2 or min(place) < 0):
             raise InvalidValueError(f"pixel is {pixel!r}; expected (row, column) of the input, each at least 0")
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
             got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise InvalidTypeError(f"mask is {got}; expected a tensor H x W of the input's pixels")
-        self.keep(pixel=pixel, mask=mask)
+        self.keep(pixel=place, mask=mask)
 
     def own_arguments(self) -> int:
         return int(self.kept.pixel is None and self.kept.mask is None)
@@ -67,9 +69,7 @@ class SegmentationRegion(Score):
         if self.kept.pixel is not None:
             row, column = self.kept.pixel
             if row >= size[0] or column >= size[1]:
-                raise InvalidValueError(
-                    f"pixel is {self.kept.pixel}; expected one of an input of {size[0]} x {size[1]}"
-                )
+                raise InvalidValueError(f"pixel is {(row, column)}; expected one of an input of {size[0]} x {size[1]}")
             return full[..., row, column]
         (mask,) = own or (self.kept.mask[None],)
         weights = _checked(mask, len(scores), size).to(scores)

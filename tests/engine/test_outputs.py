@@ -67,6 +67,15 @@ def test_an_output_by_its_name():
     assert find_output((A, B), 1) is B
     with pytest.raises(ValueError, match="did you mean 'breed'"):
         find_output({"kind": A, "breed": B}, "bred")
+    with pytest.raises(ValueError, match=r"returned a single tensor \(2, 3\); expected no output="):
+        find_output(A, "logits")
+
+
+def test_the_cure_names_what_may_be_scores():
+    with pytest.raises(TypeError, match="output='pooled'"):
+        find_scores({"tokens": torch.zeros(2, 5, 3), "pooled": A})
+    with pytest.raises(TypeError, match="output='loss_logits'"):
+        find_scores({"tokens": torch.zeros(2, 5, 3), "pooled": A, "loss_logits": B})
 
 
 class Net(nn.Module):
@@ -81,6 +90,14 @@ class Net(nn.Module):
     def forward(self, x):
         scores = self.fc(self.conv2(self.conv1(x).relu()).relu().mean((2, 3)))
         return {"tensor": scores, "dict": {"logits": scores}, "object": Output(scores)}[self.how]
+
+
+class Two(Net):
+    """Says several things, none of which is called as scores are."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return {"kind": scores, "breed": 2 * scores}
 
 
 X = torch.rand(4, 3, 12, 12, generator=torch.Generator().manual_seed(1))
@@ -121,6 +138,17 @@ def test_captums_methods_in_company(how):
     assert torch.equal(maps["captum"], captum.attr.InputXGradient(PLAIN).attribute(X, target=1))
 
 
+def test_captums_methods_where_no_tensor_is_the_scores():
+    net = Two("tensor").eval()
+    with pytest.raises(TypeError, match=r"SelectedOutput\(model, output='kind'\)"):
+        cea.attribute_together({"captum": captum.attr.Saliency(net)}, X, target=1)
+
+    def activity(net):  # which needs no scores
+        return cea.LayerCombination(captum.attr.LayerActivation(net, [net.conv1, net.conv2])).attribute(X)
+
+    assert torch.equal(activity(net), activity(PLAIN))
+
+
 @pytest.mark.parametrize("how", ["dict", "object"])
 def test_measures_take_what_holds_the_scores(how):
     def measured(net):
@@ -143,11 +171,6 @@ def test_the_default_layers_do_not_depend_on_the_output():
 
 
 def test_an_output_that_is_selected():
-    class Two(Net):
-        def forward(self, x):
-            scores = super().forward(x)
-            return {"kind": scores, "breed": 2 * scores}
-
     net = Two("tensor").eval()
     found = cea.LinearApproximation(SelectedOutput(net, output="breed"), "conv1").attribute(X, target=2)
     torch.testing.assert_close(found, 2 * cea.LinearApproximation(PLAIN, "conv1").attribute(X, target=2))

@@ -20,6 +20,8 @@ def test_log_odds_of_a_certain_class():
     [
         (lambda: ClassContrast(NET, against=[])(X), "against is"),
         (lambda: ClassContrast(NET, against=7)(X), "against holds 7"),
+        (lambda: ClassContrast(NET, against="dog"), "against is 'dog'; expected a class index"),
+        (lambda: ClassContrast(NET.dense)(X), "expected N x classes, two or more"),
     ],
 )
 def test_mistakes(wrong, told):

@@ -34,7 +34,9 @@ def test_torchvisions_segmentation():
     ("wrong", "told"),
     [
         (lambda: SegmentationRegion(NET.dense, pixel=(1, 2), mask=MASK), "both given"),
-        (lambda: SegmentationRegion(NET.dense, pixel=(24, 2))(X), "pixel is"),
+        (lambda: SegmentationRegion(NET.dense, pixel=(24, 2))(X), "pixel is (24, 2); expected one of an input of 24"),
+        (lambda: SegmentationRegion(NET.dense, pixel=5), "pixel is 5; expected (row, column)"),
+        (lambda: SegmentationRegion(NET.dense, pixel=(-1, 2)), "pixel is (-1, 2); expected (row, column)"),
         (lambda: SegmentationRegion(NET.dense, mask=MASK * 0)(X), "mask is empty"),
         (lambda: SegmentationRegion(NET.dense, mask=MASK[:9])(X), "mask is (1, 9, 24)"),
         (lambda: SegmentationRegion(NET.dense)(X), "expected those of the model, and 1 of its own"),
