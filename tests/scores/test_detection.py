@@ -13,13 +13,14 @@ from captum_extract_aggregate.scores import Detection
 from tests.scores.cases import NET, Detector, X, says
 
 DETECTORS = {
+    "ssdlite320_mobilenet_v3_large": ("backbone.features.0.6", {"score_thresh": 0.0}),
     "fasterrcnn_mobilenet_v3_large_320_fpn": ("backbone.body.6", {"box_score_thresh": 0.0, "min_size": 96}),
     "retinanet_resnet50_fpn": ("backbone.body.layer2", {"score_thresh": 0.0, "min_size": 96}),
-    "ssdlite320_mobilenet_v3_large": ("backbone.features.0.6", {"score_thresh": 0.0}),
     "fcos_resnet50_fpn": ("backbone.body.layer2", {"score_thresh": 0.0, "min_size": 96}),
 }
 
 
+@pytest.mark.slow  # the small detector below goes the same way
 @pytest.mark.parametrize("name", DETECTORS)
 def test_a_detection_of_torchvisions(name):
     layer, options = DETECTORS[name]

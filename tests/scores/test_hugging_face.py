@@ -170,6 +170,35 @@ def test_the_default_layers_know_the_size_of_a_pictures_tower(name):
     assert len(cea.default_layers(EmbeddingSimilarity(encode, torch.ones(16)))) > 1
 
 
+def last_blocks(model, embedding):
+    """The default layers of a score of an embedding, and all the blocks that there are."""
+    layers = list(cea.default_layers(EmbeddingDirection(embedding, torch.randn(embedding(X)[0].numel()))))
+    parent = layers[0].rpartition(".")[0]
+    return layers, [f"{parent}.{name}" for name, _ in model.get_submodule(parent).named_children()]
+
+
+@pytest.mark.parametrize("name", ["open_clip", "timm"])
+def test_the_default_layers_end_where_the_class_token_alone_goes_on(name):
+    """The last layer with weights is a normalisation that sees all tokens."""
+    if name == "timm":
+        create = pytest.importorskip("timm").create_model
+        token, mean = (
+            create("vit_tiny_patch16_224", num_classes=0, img_size=32, depth=3, global_pool=pool, fc_norm=False).eval()
+            for pool in ("token", "avg")
+        )
+        of_token, of_mean = (token, token), (mean, mean)
+    else:
+        build = pytest.importorskip("open_clip").model.CLIP
+        vision = {"image_size": 32, "layers": 3, "width": 64, "head_width": 32, "patch_size": 8}
+        text = {"vocab_size": 50, "width": 32, "heads": 2, "layers": 2}
+        token, mean = (build(16, vision | {"pool_type": pool}, text).eval() for pool in ("tok", "avg"))
+        of_token, of_mean = (token, token.encode_image), (mean, mean.encode_image)
+    layers, blocks = last_blocks(*of_token)
+    assert layers == blocks[:-1]
+    layers, blocks = last_blocks(*of_mean)
+    assert layers == blocks
+
+
 def test_a_pixel_of_segformer():
     model, x = network("segformer"), torch.randn(1, 3, 64, 96)
     score = SegmentationRegion(model, pixel=(10, 20))
