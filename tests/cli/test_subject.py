@@ -127,7 +127,7 @@ def test_scores_are_images_by_classes():
     ):
         with pytest.raises(ValueError, match=told):
             scores_of(model, x)
-    with pytest.raises(TypeError, match="returned a list with 0 .* expected one that holds the scores"):
+    with pytest.raises(TypeError, match=r"returned a list with 0 .* expected one that holds the scores"):
         scores_of(lambda x: [x], x)  # in which nothing says what is what
     with pytest.raises(ValueError, match=r"'names.txt', which has 2 names, but the model gives 3 scores"):
         check_names(Path("names.txt"), ["a", "b"], 3)
