@@ -11,7 +11,18 @@ from pathlib import Path
 import captum_extract_aggregate as cea
 
 LIST = Path(__file__).with_name("public_surface.txt")
-MODULES = ["", ".attr", ".metrics", ".data", ".bias_study", ".rules", ".registry", ".visualization", ".evaluation"]
+MODULES = [
+    "",
+    ".attr",
+    ".scores",
+    ".metrics",
+    ".data",
+    ".bias_study",
+    ".rules",
+    ".registry",
+    ".visualization",
+    ".evaluation",
+]
 
 
 def surface():

@@ -1,5 +1,6 @@
 """What the README shows runs."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -21,15 +22,31 @@ RESULTS = (
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
+def clip_of_hugging_faces():
+    """What the README explains with CLIP; nothing where transformers does not work with this PyTorch."""
+    transformers = importlib.import_module("transformers") if importlib.util.find_spec("transformers") else None
+    if transformers is None or not transformers.is_torch_available():
+        return {}
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    text = {**small, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**small, "image_size": 224, "patch_size": 32}
+    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
+    tokens = {"input_ids": torch.tensor([[0, 7, 8, 1]])}
+    return {"clip": transformers.CLIPModel(config).eval(), "tokens": tokens}
+
+
 def test_python_snippets():
-    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+    clip = clip_of_hugging_faces()
+    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = "\n".join(snippet for snippet in snippets if clip or "clip" not in snippet)
     assert 'weights="DEFAULT"' in code
-    names = {"x": torch.randn(1, 3, 224, 224)}
+    names = {"x": torch.randn(1, 3, 224, 224), **clip}
     smaller = code.replace("resnet50", "resnet18")  # whose layers have the same names and sizes
     fewer = smaller.replace("DigitScenes(n=8)", "DigitScenes(n=3)")
     assert fewer != smaller != code
     exec(fewer.replace('weights="DEFAULT"', "weights=None"), names)
     assert names["new"].shape == names["old"].shape == (1, 1, 14, 14)
+    assert not clip or names["heat"].shape == (1, 1, 7, 7)
     assert [tuple(m.shape) for m in names["maps"]["NormGrad"]] == [(1, 1, side, side) for side in (56, 28, 14, 7)]
 
 

@@ -209,10 +209,10 @@ WRONG_USES = {
         ValueError,
         "1 score(s) for a batch of 2",
     ),
-    "a model that returns a dict": (
-        norm_grad(model=lambda x: {"logits": NET(x)}, layer=NET.conv3),
+    "a model that returns several tensors": (
+        norm_grad(model=lambda x: dict.fromkeys(("kind", "breed"), NET(x)), layer=NET.conv3),
         TypeError,
-        "with the keys ['logits']",
+        "a dict with kind (2, 5), breed (2, 5), several tensors; expected one that holds the scores",
     ),
     "a segmentation model": (
         norm_grad(model=lambda x: NET.conv1(x), layer=NET.conv1),

@@ -27,6 +27,7 @@ from captum_extract_aggregate._engine.model_state import (
     set_grad_mode,
 )
 from captum_extract_aggregate._engine.operations import tensors_in
+from captum_extract_aggregate._engine.outputs import scores_or_output
 from captum_extract_aggregate._engine.parts import Dims
 from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.surroundings import Facts, Surroundings, image_size
@@ -110,14 +111,21 @@ def default_layers(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None 
 def _reaching(
     model: nn.Module, classifier: nn.Module, layers: list[nn.Module], example: tuple[Tensor, ...]
 ) -> list[nn.Module]:
-    """Returns those of the layers whose positions have any influence on what the classifier sees."""
+    """Returns those of the layers whose positions have any influence on what the classifier sees.
+
+    A last layer that sees all tokens may be a normalisation, of whose tokens the model takes one (open_clip): there it
+    is the influence on the scores. (A classifier of zeros, which is yet to be trained, would let none through.)
+    """
+    lets_through = any(bool(p.any()) for p in classifier.parameters())
 
     def features(*inputs: Tensor) -> Tensor:
         seen: list[Tensor] = []
         with Undo() as undo, undo:
             undo.hook(classifier, "register_forward_pre_hook", lambda module, args: seen.append(args[0]))
-            model(*inputs)
-        flat = seen[0].flatten(1)
+            output = tensors_in([scores_or_output(model(*inputs))])
+        scores = [t for t in output if t.requires_grad and t.shape[:1] == seen[0].shape[:1]]
+        used = scores if scores and lets_through and seen[0].ndim > 2 else seen[:1]
+        flat = torch.cat([t.reshape(len(t), -1) for t in used], 1)
         return (flat * torch.linspace(-1, 1, flat.shape[1], dtype=flat.dtype, device=flat.device)).sum(1)
 
     places = [Place(layer) for layer in layers]
@@ -287,7 +295,8 @@ def _examples(model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
         declared = getattr(module, "input_size", None) or (config.get("input_size") if hasattr(config, "get") else None)
         if isinstance(declared, (tuple, list)) and len(declared) > 2:
             sizes.append(tuple(declared))
-        for source in (module, getattr(module, "config", None)):  # the latter of Hugging Face's models
+        config = getattr(module, "config", None)  # of Hugging Face's; of two towers the one of pictures
+        for source in (module, config, getattr(config, "vision_config", None), getattr(module, "visual", None)):
             side = getattr(source, "image_size", None)
             side = (side, side) if isinstance(side, int) else side
             if isinstance(side, (tuple, list)) and len(side) == 2:

@@ -70,8 +70,11 @@ def find_layer(layer: Layer, forward_func: Callable[..., Any]) -> nn.Module | No
             f"layer is the name {layer!r}, but forward_func is a {type(forward_func).__name__}, not a model to look "
             "it up in; expected the module itself: layer=model.get_submodule(name)"
         )
-    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)) and not layer.startswith("module."):
-        model = model.module
+    inner = model
+    while "scored_model" in vars(inner):  # whose parts the model shares (see scores/base.py)
+        inner = vars(inner)["scored_model"]
+    if isinstance(inner, (nn.DataParallel, nn.parallel.DistributedDataParallel)) and not layer.startswith("module."):
+        model = inner.module
     modules = dict(model.named_modules())
     if not layer or layer not in modules:
         raise InvalidValueError(

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from captum.attr import Attribution
+from captum.attr import Attribution, GradientAttribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import as_written
 from captum_extract_aggregate._engine.model_state import set_modes
+from captum_extract_aggregate._engine.outputs import find_scores, scores_or_output
 
 # Operations that move or copy numbers, behind which an output's last real operation lies.
 _MOVES = frozenset(
@@ -48,7 +49,7 @@ def is_probability(output: Tensor) -> bool:
 
 def give_both_signs(model: nn.Module) -> None:
     """Makes a model with one output give, from now on, the scores of both signs."""
-    model.register_forward_hook(lambda module, args, output: sign_scores(output))
+    model.register_forward_hook(lambda module, args, output: sign_scores(scores_or_output(output)))
 
 
 def check_logit(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> None:
@@ -56,7 +57,7 @@ def check_logit(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], ex
     with Undo() as undo, undo:
         set_modes(undo, grad=True)
         given = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in inputs]
-        output = forward_func(*given, *extra)
+        output = scores_or_output(forward_func(*given, *extra))
     if isinstance(output, Tensor) and is_probability(output):
         raise InvalidValueError(no_logit("its sign, the decision, never changes"))
 
@@ -75,25 +76,15 @@ def signed(explained: Any, forward_func: Callable[..., Any], sign: int) -> Itera
 
     Raises TypeError, at the end, where the explanation calls nothing whose sign could be changed.
     """
-    owner = getattr(explained, "__self__", explained)
-    methods = list(with_wrapped(owner))
-    called = methods[0].forward_func if methods else forward_func
     calls: list[int] = []
 
-    def of_sign(output: Tensor) -> Tensor:
+    def of_sign(output: Any) -> Tensor:
         calls.append(1)
+        output = find_scores(output)
         return sign * (output.reshape(1) if output.ndim == 0 else output)  # Captum wants a dimension for the batch
 
-    def scores(*args: Any, **kwargs: Any) -> Any:
-        return of_sign(called(*args, **kwargs))
-
     with Undo() as undo, undo:
-        if isinstance(called, nn.Module):
-            undo.hook(as_written(called), "register_forward_hook", lambda module, args, output: of_sign(output))
-        for method in methods if not isinstance(called, nn.Module) else ():
-            if method.forward_func is called:
-                undo.callback(setattr, method, "forward_func", called)
-                method.forward_func = scores
+        _change_output(undo, getattr(explained, "__self__", explained), forward_func, of_sign)
         yield
     if not calls:
         raise InvalidTypeError(
@@ -101,6 +92,34 @@ def signed(explained: Any, forward_func: Callable[..., Any], sign: int) -> Itera
             "sign; expected the model itself as forward_func and an explanation of it, or a model of both classes: "
             "lambda x: torch.stack([-f(x), f(x)], 1)"
         )
+
+
+def give_scores_to_captum(undo: Undo, method: Any) -> None:
+    """Until it is undone, Captum's methods, which take tensors alone, get the scores of whatever the model returns.
+
+    Those of gradients cannot do without scores; others may take what the model returns as it is.
+    """
+    methods = list(with_wrapped(method))
+    if any(type(m).__module__.startswith("captum.") for m in methods):
+        needs_scores = isinstance(methods[-1], GradientAttribution)
+        _change_output(undo, method, method.forward_func, find_scores if needs_scores else scores_or_output)
+
+
+def _change_output(undo: Undo, method: Any, forward_func: Callable[..., Any], change: Callable[[Any], Any]) -> None:
+    """Until it is undone, a method (and those that it wraps) sees another output of the network."""
+    methods = list(with_wrapped(method))
+    called = methods[0].forward_func if methods else forward_func
+    if isinstance(called, nn.Module):
+        undo.hook(as_written(called), "register_forward_hook", lambda module, args, output: change(output))
+        return
+
+    def changed(*args: Any, **kwargs: Any) -> Any:
+        return change(called(*args, **kwargs))
+
+    for single in methods:
+        if single.forward_func is called:
+            undo.callback(setattr, single, "forward_func", called)
+            single.forward_func = changed
 
 
 def with_wrapped(method: Any) -> Iterator[Any]:

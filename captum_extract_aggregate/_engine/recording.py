@@ -30,6 +30,7 @@ from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
 from captum_extract_aggregate._engine.look import one_more_forward
 from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled, without_autocast
+from captum_extract_aggregate._engine.outputs import scores_or_output
 from captum_extract_aggregate._engine.surroundings import Facts
 from captum_extract_aggregate._engine.taps import (
     Place,
@@ -266,7 +267,7 @@ def _forward(
                 claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
                 taps.begin(undo, claim)
                 context = None if within is None else within(undo)
-                output = forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra)
+                output = scores_or_output(forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra))
                 if isinstance(output, Tensor):
                     with torch._C.DisableTorchFunctionSubclass():
                         output = plain(output).view_as(output)  # a tapped tensor itself stops requiring a gradient soon

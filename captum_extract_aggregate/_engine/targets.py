@@ -10,6 +10,7 @@ from captum._utils.common import _select_targets
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._engine.outputs import find_scores
 
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
 
@@ -24,12 +25,7 @@ def select_scores(output: Any, target: Target) -> Tensor:
 
     Raises TypeError or ValueError that names the mistake where Captum would assert, or index out of range.
     """
-    if not isinstance(output, Tensor):
-        raise InvalidTypeError(
-            f"forward_func returned a {type(output).__name__}{_fields(output)}; expected a tensor of scores. "
-            "Wrap the model: NormGrad(lambda x: model(x)[...], layer)"
-        )
-    target = plain_target(target)
+    output, target = find_scores(output), plain_target(target)
     if output.ndim == 0:
         output = output.reshape(1)
     if target is not None:
@@ -42,10 +38,6 @@ def select_scores(output: Any, target: Target) -> Tensor:
             f"{tuple(output.shape)}; expected one: {cure}"
         )
     return scores.reshape(len(scores))
-
-
-def _fields(output: Any) -> str:
-    return f" with the keys {list(output)}" if isinstance(output, dict) else ""
 
 
 def plain_target(target: Any) -> Any:

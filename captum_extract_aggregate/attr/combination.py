@@ -26,6 +26,7 @@ from captum_extract_aggregate._engine.input_positions import (
 )
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, find_layer, model_of
 from captum_extract_aggregate._engine.model_state import without_traces
+from captum_extract_aggregate._engine.one_output import give_scores_to_captum
 from captum_extract_aggregate._engine.targets import Target, per_target
 from captum_extract_aggregate.attr.base import CaptureAttribution, is_own, own
 from captum_extract_aggregate.attr.described import described
@@ -184,6 +185,7 @@ class LayerCombination(Rebuilt, LayerAttribution):
             return list(method.attribute(inputs, **kwargs))
         maps = []
         with Undo() as undo, undo:
+            give_scores_to_captum(undo, method)
             undo.callback(setattr, method, "layer", method.layer)
             for layer in self.layer:
                 method.layer = layer

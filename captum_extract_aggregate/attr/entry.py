@@ -12,6 +12,8 @@ from captum.attr import LayerAttribution
 from captum.log import log_usage
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.one_output import give_scores_to_captum
 from captum_extract_aggregate._engine.targets import Target
 
 P = ParamSpec("P")
@@ -142,7 +144,9 @@ def attributed(method: Any, inputs: Any, target: Target, additional_forward_args
     if to_input and isinstance(method, LayerAttribution):
         given["attribute_to_layer_input"] = True
     try:
-        return method.attribute(inputs, **given)
+        with Undo() as undo, undo:
+            give_scores_to_captum(undo, method)
+            return method.attribute(inputs, **given)
     except (RuntimeError, AssertionError, AttributeError, LookupError) as error:
         if not type(method).__module__.startswith("captum.") or "memory" in str(error):
             raise

@@ -10,6 +10,9 @@ from captum.attr import Attribution, LayerAttribution
 from captum.log import log_usage
 from torch import nn
 
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.one_output import give_scores_to_captum
+
 
 class LayerByLayer(LayerAttribution):
     """A method of Captum's, or of a user's own, as one on a list of layers.
@@ -43,7 +46,9 @@ class LayerByLayer(LayerAttribution):
             attribute: Callable[..., Any] = method.attribute  # type: ignore[assignment]
             known = _keywords(attribute)
             own = {k: v for k, v in kwargs.items() if known is None or k in known or v not in (None, False)}
-            found.append(attribute(inputs, **own))
+            with Undo() as undo, undo:
+                give_scores_to_captum(undo, method)
+                found.append(attribute(inputs, **own))
         return found
 
 

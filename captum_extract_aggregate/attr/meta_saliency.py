@@ -37,7 +37,8 @@ from captum_extract_aggregate._engine.model_state import (
     without_autocast,
     without_traces,
 )
-from captum_extract_aggregate._engine.one_output import with_wrapped
+from captum_extract_aggregate._engine.one_output import give_scores_to_captum, with_wrapped
+from captum_extract_aggregate._engine.outputs import scores_or_output
 from captum_extract_aggregate._engine.targets import Target, plain_target
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
@@ -77,8 +78,8 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         ascent: climb the loss instead: :math:`\theta + \mathrm{lr} \cdot \nabla_\theta \ell`.
         loss_func: None or `"cross_entropy"`, of the target's class (of a model with one output, which has no other
             class, binary cross-entropy: the step that raises the output); `"binary_cross_entropy"`, of the target's
-            logit alone, for multi-label networks; or `loss_func(output, target)`, which gets the output and target of
-            one example (batch size 1) and returns its loss.
+            logit alone, for multi-label networks; or `loss_func(output, target)`, which gets the scores and the target
+            of one example (batch size 1) and returns its loss.
         parameters: which take the step: None for all; or a list of names, patterns of names (`"layer4.*"`) or
             parameters.
         steps: how many steps are taken, each on the parameters that the last one gave.
@@ -221,6 +222,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
                 claim(undo, self.model)
                 unchanged(undo, self.model)
                 self._take_steps(undo, x, y, extra)
+                give_scores_to_captum(undo, self.attribution_method)
                 results.append(detached(without_traces(self.attribution_method.attribute, self.model, x, **given)))
         return joined(results)
 
@@ -273,7 +275,8 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
             differentiate_only(self.parameters, self.model, undo)
             _batch_norm_in_eval_mode(self.model, undo)
             prepared(undo, forward, tensors, freeze=False, layers=[self.model])
-            loss = self._loss(forward(*tensors, *(_format_additional_forward_args(extra) or ())), target)
+            output = forward(*tensors, *(_format_additional_forward_args(extra) or ()))
+            loss = self._loss(scores_or_output(output), target)
             without_autocast(undo)
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
         if all(gradient is None for gradient in gradients):

@@ -27,6 +27,7 @@ from captum_extract_aggregate._engine.model_state import (
 )
 from captum_extract_aggregate._engine.one_output import is_probability
 from captum_extract_aggregate._engine.operations import tensors_in
+from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place, gives_out_its_input
 from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
@@ -134,7 +135,7 @@ class _Pass:
         size = sum(p.numel() * p.element_size() for p in self.stepped.values())
         with Undo() as undo, undo:
             met = _added(undo, self.places, None)
-            output = self.model(x[:1])
+            output = find_scores(self.model(x[:1]))
         if output.ndim != 2 or int(classes.max()) >= output.shape[1]:
             raise NotVectorizedError
         if output.shape[1] == 1 and not self._gives_logit(x[:1]):
@@ -158,7 +159,7 @@ class _Pass:
                 shifted = shifted + by_layer[place] if place.layer is None else shifted
             with Undo() as undo, undo:
                 met = _added(undo, self.places, by_layer)
-                output = functional_call(self.model, parameters, (shifted,))
+                output = find_scores(functional_call(self.model, parameters, (shifted,)))
             explained = output.gather(1, y[:, None]).sum()
             return explained, (explained, [x if p.layer is None else met[p] for p in self.places])
 
@@ -167,10 +168,10 @@ class _Pass:
     def _gives_logit(self, x: Tensor) -> bool:
         """Tells whether a single output is none of a sigmoid, of which the loop says why it is not right."""
         with torch.enable_grad():
-            return not is_probability(self.model(x.detach().requires_grad_()))
+            return not is_probability(find_scores(self.model(x.detach().requires_grad_())))
 
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        output = functional_call(self.model, parameters, (x,))
+        output = find_scores(functional_call(self.model, parameters, (x,)))
         if self.loss == "cross_entropy" and output.shape[1] > 1:  # of a single class it is 0
             return F.cross_entropy(output, y)
         return -F.logsigmoid(output.gather(1, y[:, None])).sum()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._engine.outputs import find_scores
 
 Batch = tuple[Tensor, Tensor | None]  # inputs and labels, on the model's device
 
@@ -71,10 +72,11 @@ def check_eval(model: object, argument: str = "model") -> None:
 
 def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
     """Returns the class scores, `N x classes`, in float64 (float32 on devices that have no other)."""
-    output = model(x.to(device_of(model, x)))
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != len(x) or output.shape[1] < 2:
-        got = f"a tensor {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise InvalidValueError(f"the model gives {got} for {len(x)} inputs; expected class scores, N x classes")
+    output = find_scores(model(x.to(device_of(model, x))))
+    if output.ndim != 2 or len(output) != len(x) or output.shape[1] < 2:
+        raise InvalidValueError(
+            f"the model gives a tensor {tuple(output.shape)} for {len(x)} inputs; expected class scores, N x classes"
+        )
     return output.float() if output.device.type == "mps" else output.double()
 
 

@@ -28,8 +28,8 @@ _JOINED = _listed(name for name, method in METHODS.items() if method.joins_layer
 Model = Annotated[
     str,
     typer.Option(
-        help=f"{', '.join(list_models())}, a torchvision model's name, or FILE.py:FUNCTION / MODULE:FUNCTION that "
-        "returns a model."
+        help=f"{', '.join(list_models())}, a torchvision model's name, a folder of Hugging Face's, or FILE.py:FUNCTION "
+        "/ MODULE:FUNCTION that returns a model."
     ),
 ]
 Weights = Annotated[

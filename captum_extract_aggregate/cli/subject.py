@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file
+from captum_extract_aggregate._engine.outputs import scored
 from captum_extract_aggregate.data.models_by_name import NamedModel, load_subject
 
 _LARGEST = 4096
@@ -20,16 +21,17 @@ def scores_of(model: nn.Module, x: Tensor) -> Tensor:
     """Returns the model's class scores of a picture; our error for a model that gives none."""
     try:
         with torch.no_grad():
-            scores = model(x)
+            output = model(x)
     except Exception as error:  # whatever the model's own code raises
         raise InvalidValueError(
             f"the model does not run on a picture of shape {tuple(x.shape)} ({type(error).__name__}: {error}); "
             "expected one that does: see --size"
         ) from error
-    if not isinstance(scores, Tensor) or scores.ndim != 2:
-        got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+    scores = scored(model, output)
+    if scores.ndim != 2:
         raise InvalidValueError(
-            f"the model gives {got}; expected a tensor, batch x classes (batch x 1 for a single score)"
+            f"the model gives a tensor {tuple(scores.shape)}; expected a tensor, batch x classes "
+            "(batch x 1 for a single score)"
         )
     return scores
 
@@ -46,6 +48,8 @@ def find_subject(
             raise InvalidValueError(f"size is {size}; expected 8 to {_LARGEST} pixels")
         subject.resize = max(size, round(size * subject.resize / subject.size))
         subject.size = size
+    if size or mean or std:
+        subject.processor = None
     subject.mean = _numbers("mean", mean) or subject.mean
     subject.std = _numbers("std", std) or subject.std
     if min(subject.std) <= 0:
@@ -78,11 +82,14 @@ def check_names(path: Path | None, names: list[str], classes: int) -> None:
 
 
 def preprocess(picture: Image.Image, subject: NamedModel) -> Tensor:
-    """Brings the short side to `resize`, takes the centre `size` square, normalised: what image classifiers are
-    evaluated on."""
+    """Makes the model's input as its own processor does; else brings the short side to `resize`, takes the centre
+    `size` square (or the whole picture as a square), normalised: what image classifiers are evaluated on."""
+    if subject.processor is not None:
+        return subject.processor(picture)
     width, height = picture.size
     half = min(width, height) * subject.size / subject.resize / 2  # of the square's side, in the picture's pixels
     square = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)
+    square = (0, 0, width, height) if subject.is_square else square
     picture = picture.resize((subject.size, subject.size), Image.Resampling.BILINEAR, box=square)
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).view(subject.size, subject.size, 3)
     x = pixels.permute(2, 0, 1).float().div(255)

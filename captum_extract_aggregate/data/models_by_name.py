@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file, said, unknown_name
 from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate._common.registry import Registry
+from captum_extract_aggregate.data.hugging_face import Processor, is_model_folder, load_model
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
 
@@ -22,7 +24,11 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass
 class NamedModel:
-    """Holds a model, what it takes, and what its outputs are called."""
+    """Holds a model, what it takes, and what its outputs are called.
+
+    `is_square`: it takes whole pictures, brought to a square. `processor`: makes its input of a picture, where that is
+    not done as size, resize, mean and std say.
+    """
 
     model: nn.Module
     size: int
@@ -30,6 +36,8 @@ class NamedModel:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: list[str] = field(default_factory=list)
+    is_square: bool = False
+    processor: Callable[[Image.Image], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,8 +157,9 @@ MODELS.seal()
 def load_subject(name: str, weights: str = "", num_classes: int = 0) -> NamedModel:
     """Returns the model `name` in eval mode.
 
-    It is a registered one (`scene-vgg`, `scene-resnet`, ...), a torchvision model, `timm:NAME`, or the result of
-    `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one clear line.
+    It is a registered one (`scene-vgg`, `scene-resnet`, ...), a torchvision model, `timm:NAME`, a local folder of
+    Hugging Face's transformers, or the result of `FILE.py:FUNCTION` or `MODULE:FUNCTION`. Raises ValueError with one
+    clear line.
     """
     if not 0 <= num_classes <= _MOST_CLASSES:
         raise InvalidValueError(f"num_classes is {num_classes}; expected 0 (the usual) to {_MOST_CLASSES:,}")
@@ -162,6 +171,8 @@ def load_subject(name: str, weights: str = "", num_classes: int = 0) -> NamedMod
             _load_weights(subject.model, weights)
     elif name.startswith("timm:"):
         subject = _timm_subject(name.removeprefix("timm:"), weights, num_classes)
+    elif is_model_folder(name):
+        subject = _folder_subject(name, weights, num_classes)
     elif ":" in name:
         model = build_from("model", name)
         _check_module(name, model)
@@ -187,7 +198,12 @@ def _torchvision_subject(name: str, weights: str, num_classes: int) -> NamedMode
     known = models.list_models(module=models)
     if name not in known:
         raise InvalidValueError(
-            unknown_name("model", name, [*MODELS, *known], "; timm's: timm:NAME; your own: FILE.py:FUNCTION")
+            unknown_name(
+                "model",
+                name,
+                [*MODELS, *known],
+                "; timm's: timm:NAME; a local folder of Hugging Face's; your own: FILE.py:FUNCTION",
+            )
         )
     if not weights:
         raise InvalidValueError(
@@ -239,6 +255,23 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> NamedModel:
     size = config["input_size"][-1]
     resize = round(size / (config.get("crop_pct") or 1))
     return NamedModel(model, size, resize, tuple(config["mean"]), tuple(config["std"]))
+
+
+def _folder_subject(folder: str, weights: str, num_classes: int) -> NamedModel:
+    processor = Processor(folder)
+    random = weights == "random" and not is_file(weights)
+    model, classes = load_model(folder, random or is_file(weights))
+    if is_file(weights):
+        _load_weights(model, weights)
+    elif not random and weights.upper() not in ("", "DEFAULT"):
+        raise InvalidValueError(f"weights is {weights!r}; expected none (the folder's), a state dict file, or 'random'")
+    usual = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
+    if num_classes not in (0, usual):
+        raise InvalidValueError(
+            f"num_classes is {num_classes}, but {folder!r} is for {usual} classes; expected {usual}"
+        )
+    size, resize, mean, std = processor.size, processor.resize, processor.mean, processor.std
+    return NamedModel(model, size, resize, mean, std, classes, processor.is_square, processor)
 
 
 def _known_weights(weights: str, names: Sequence[str]) -> str:

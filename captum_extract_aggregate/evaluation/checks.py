@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 from captum_extract_aggregate._engine.one_output import has_one_output
+from captum_extract_aggregate._engine.outputs import scored
 from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
@@ -62,16 +63,17 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
     """Returns what the model says of one image: class scores, or one score."""
     try:
         with torch.no_grad():
-            scores = model(x)
+            output = model(x)
     except Exception as error:
         raise InvalidValueError(
             f"the model does not run on an image of shape {tuple(x.shape)} ({type(error).__name__}: {error}); expected "
             "one that does: see data.size and data.resize"
         ) from error
-    is_given = isinstance(scores, Tensor) and (scores.ndim == 2 or has_one_output(scores, 1))
-    if not is_given:
-        got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise InvalidValueError(f"the model gives {got}; expected scores, images x classes, or one score an image")
+    scores = scored(model, output)
+    if scores.ndim != 2 and not has_one_output(scores, 1):
+        raise InvalidValueError(
+            f"the model gives {tuple(scores.shape)}; expected scores, images x classes, or one score an image"
+        )
     return scores
 
 

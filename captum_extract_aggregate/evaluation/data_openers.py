@@ -42,7 +42,7 @@ class Preprocess:
 
     def __init__(self, plan: DataPlan, subject: NamedModel) -> None:
         self.size = plan.size or subject.size
-        self.resize = plan.resize or ("short" if plan.kind in ("voc", "coco") else "crop")
+        self.resize = plan.resize or _usual_resize(plan, subject)
         self.short = (
             max(self.size, round(self.size * subject.resize / subject.size)) if self.resize == "crop" else self.size
         )
@@ -55,6 +55,13 @@ class Preprocess:
         if self.resize == "crop":
             x = TF.center_crop(x, [self.size, self.size])
         return TF.normalize(x, self.mean, self.std).as_subclass(Tensor)
+
+
+def _usual_resize(plan: DataPlan, subject: NamedModel) -> str:
+    """Returns what is done to pictures where the plan does not say it: what the model was trained on, or whole ones."""
+    if plan.kind in ("voc", "coco"):
+        return "short"
+    return "square" if subject.is_square else "crop"
 
 
 @own_kind("scenes", ("seed", "split", *SOME), tells=True)

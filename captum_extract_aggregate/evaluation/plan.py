@@ -86,7 +86,8 @@ class DataPlan:
         year, image_set: of VOC. seed, split: of the scenes.
         n: how many images at most; 0: all (of the scenes 100). start, every: begin at this image, take every so many.
         resize: `"short"`: the short side to `size`, the whole image; `"square"`: to `size` x `size`, the whole image;
-            `"crop"`: as the model was trained, a square from the middle. "": short for voc and coco, else crop.
+            `"crop"`: as the model was trained, a square from the middle. "": short for voc and coco, else crop (for a
+            model that was trained on whole pictures, as many of Hugging Face's, square).
         size: in pixels; 0: the model's.
         mean, std: normalisation; empty: the model's.
     """
@@ -127,8 +128,8 @@ class ModelPlan:
     """Says which model is explained.
 
     Attributes:
-        name: `scene-vgg`, `scene-resnet`, `scene-vit`, a torchvision model, `timm:NAME`, or `FILE.py:FUNCTION` /
-            `MODULE:FUNCTION`.
+        name: `scene-vgg`, `scene-resnet`, `scene-vit`, a torchvision model, `timm:NAME`, a local folder of Hugging
+            Face's transformers, or `FILE.py:FUNCTION` / `MODULE:FUNCTION`.
         weights: `DEFAULT`, a state dict file, or `random`.
         num_classes: of a torchvision or timm model that differs from the usual.
         head: a file with the `weight` and `bias` of a linear head that takes the classifier's place.

@@ -22,8 +22,10 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.notebook_figure import NotebookFigure
+from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate.insights.offered import check_arguments
 from captum_extract_aggregate.insights.requests import RefusedError, told
+from captum_extract_aggregate.scores import SelectedOutput
 from captum_extract_aggregate.visualization.figures import overlay
 
 _QUEUE = 8  # requests that are worked on or wait
@@ -75,7 +77,7 @@ class Visualizer(AttributionVisualizer):
         method: str,
         seconds: float = 120,
     ) -> None:
-        trouble = Trouble()
+        trouble, model = Trouble(), _giving_scores(model, batches)
         super().__init__([model], list(classes), [MapFeature(to_picture, trouble)], _Endless(batches))
         self._count, self._seconds = len(batches), seconds
         self._lock = threading.Lock()  # a model is explained by one thread at a time
@@ -147,6 +149,13 @@ class Visualizer(AttributionVisualizer):
 
             stack.callback(self.models[0].register_forward_pre_hook(check).remove)
             yield
+
+
+def _giving_scores(model: nn.Module, batches: Sequence[Batch]) -> nn.Module:
+    """Returns the model; where its output only holds the scores, one with the same parts that gives them."""
+    with torch.no_grad():
+        output = model(batches[0].inputs)
+    return model if isinstance(output, Tensor) else SelectedOutput(model)
 
 
 def _check_settings(settings: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -224,11 +233,11 @@ def _batch(model: nn.Module, classes: Sequence[str], item: Any, i: int) -> Batch
             "as the model takes it, or a pair (image, label)"
         )
     with torch.no_grad():
-        scores = model(x[None])
-    if not isinstance(scores, Tensor) or scores.ndim != 2 or scores.shape[1] != len(classes):
-        got = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        scores = find_scores(model(x[None]))
+    if scores.ndim != 2 or scores.shape[1] != len(classes):
         raise InvalidValueError(
-            f"the model gives {got} and classes has {len(classes)} names; expected one score a class"
+            f"the model gives a tensor {tuple(scores.shape)} and classes has {len(classes)} names; expected one score "
+            "a class"
         )
     if not bool(scores.isfinite().all()):
         raise InvalidValueError(f"the model's scores for image {i} are not finite; expected finite images and scores")

@@ -24,6 +24,7 @@ from captum_extract_aggregate._engine.input_positions import (
 from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.model_state import check_batch_norm, without_gradients
 from captum_extract_aggregate._engine.one_output import has_one_output, sign_scores, with_wrapped
+from captum_extract_aggregate._engine.outputs import find_scores, scores_or_output
 from captum_extract_aggregate.attr.base import is_own
 
 Explanation = Callable[..., Any]
@@ -188,8 +189,8 @@ def progress(items: Iterable[_T], what: str, total: int, show: bool) -> Iterable
 
 @without_gradients
 def output_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Any:
-    """Returns what the model says of a batch."""
-    return forward_func(*inputs, *extra)
+    """Returns what the model says of a batch: its scores, or whatever it returns where those cannot be told."""
+    return scores_or_output(forward_func(*inputs, *extra))
 
 
 def scores_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> Tensor:
@@ -200,13 +201,13 @@ def scores_of(forward_func: Callable[..., Any], inputs: tuple[Tensor, ...], extr
 def class_scores(output: Any, examples: int) -> Tensor:
     """Returns an output as class scores `N x classes`, or our error. Of one output f the classes are its signs: -f and
     f."""
+    output = find_scores(output)
     if has_one_output(output, examples):
         output = sign_scores(output)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != examples or output.shape[1] < 2:
-        got = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if output.ndim != 2 or len(output) != examples or output.shape[1] < 2:
         raise InvalidValueError(
-            f"forward_func returned {got} for {examples} examples; expected scores, examples x classes (two or more), "
-            "or one score per example, whose sign is the class"
+            f"forward_func returned {tuple(output.shape)} for {examples} examples; expected scores, examples x classes "
+            "(two or more), or one score per example, whose sign is the class"
         )
     if not torch.isfinite(output).all():
         raise InvalidValueError("forward_func returned scores that are NaN or infinite; expected finite ones")

@@ -124,10 +124,11 @@ def test_scores_are_images_by_classes():
     for model, told in (
         (nn.Identity(), r"gives a tensor \(1, 3, 2, 2\); expected a tensor, batch x classes"),
         (nn.LSTM(2, 2), "does not run on a picture of shape"),
-        (lambda x: [x], "gives a list; expected a tensor"),
     ):
         with pytest.raises(ValueError, match=told):
             scores_of(model, x)
+    with pytest.raises(TypeError, match=r"returned a list with 0 .* expected one that holds the scores"):
+        scores_of(lambda x: [x], x)  # in which nothing says what is what
     with pytest.raises(ValueError, match=r"'names.txt', which has 2 names, but the model gives 3 scores"):
         check_names(Path("names.txt"), ["a", "b"], 3)
     check_names(None, [], 3)

@@ -1,0 +1,89 @@
+"""The classes of a part of a segmented picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._engine.outputs import find_scores
+from captum_extract_aggregate.scores.base import Model, Score
+from captum_extract_aggregate.scores.indices import indices_or_none
+
+
+class SegmentationRegion(Score):
+    r"""The mean score of each class over a region of a segmentation: a pixel, an object's mask.
+
+    The class scores are brought to the input's size first (bilinearly, as segmentations are read).
+
+    Args:
+        model: gives class scores at every place, `N x classes x h x w`: torchvision's (`{"out": ...}`), SegFormer, ...
+        pixel: (row, column) of the input.
+        mask: which pixels of the input count, `H x W`: True or False, or weights of at least 0. With neither pixel nor
+            mask, every example has a mask of its own, `N x H x W`, the last of `additional_forward_args`.
+
+    Returns:
+        From the call `N x classes`: `target=c` explains class c in the region.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+
+    Example:
+        >>> import torch
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.scores import SegmentationRegion
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2, 1), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 1))
+        >>> x = torch.randn(1, 3, 16, 16)
+        >>> of_pixel = SegmentationRegion(model, pixel=(5, 9))
+        >>> cea.GradCAM(of_pixel, "1").attribute(x, target=2).shape
+        torch.Size([1, 1, 8, 8])
+        >>> masks = model(x).argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2) == 2
+        >>> cea.GradCAM(SegmentationRegion(model), "1").attribute(x, target=2, additional_forward_args=masks).shape
+        torch.Size([1, 1, 8, 8])
+    """
+
+    def __init__(self, model: Model, *, pixel: tuple[int, int] | None = None, mask: Tensor | None = None) -> None:
+        super().__init__(model)
+        if pixel is not None and mask is not None:
+            raise InvalidValueError("pixel and mask are both given; expected one of them")
+        place = indices_or_none(pixel)
+        if pixel is not None and (place is None or len(place) != 2 or min(place) < 0):
+            raise InvalidValueError(f"pixel is {pixel!r}; expected (row, column) of the input, each at least 0")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            raise InvalidTypeError(f"mask is {got}; expected a tensor H x W of the input's pixels")
+        self.keep(pixel=place, mask=mask)
+
+    def own_arguments(self) -> int:
+        return int(self.kept.pixel is None and self.kept.mask is None)
+
+    def score(self, output: Any, inputs: tuple[Any, ...], *own: Any) -> Tensor:
+        scores, size = find_scores(output), tuple(inputs[0].shape[-2:])
+        if scores.ndim != 4:
+            raise InvalidValueError(
+                f"model gives scores of shape {tuple(scores.shape)}; expected N x classes x h x w of a segmentation"
+            )
+        full = interpolate(scores, size, mode="bilinear", align_corners=False)
+        if self.kept.pixel is not None:
+            row, column = self.kept.pixel
+            if row >= size[0] or column >= size[1]:
+                raise InvalidValueError(f"pixel is {(row, column)}; expected one of an input of {size[0]} x {size[1]}")
+            return full[..., row, column]
+        (mask,) = own or (self.kept.mask[None],)
+        weights = _checked(mask, len(scores), size).to(scores)
+        return (full * weights[:, None]).sum((2, 3)) / weights.sum((1, 2))[:, None]
+
+
+def _checked(mask: Any, examples: int, size: tuple[int, ...]) -> Tensor:
+    """Returns the weights of each example's pixels (or of one for all), or our error."""
+    if not isinstance(mask, Tensor) or tuple(mask.shape[1:]) != size or len(mask) not in (1, examples):
+        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise InvalidTypeError(
+            f"mask is {got}; expected a value for each pixel of the input: {size[0]} x {size[1]} (or as the last of "
+            f"additional_forward_args {examples} x {size[0]} x {size[1]})"
+        )
+    if bool((mask < 0).any()) or not bool((mask != 0).flatten(1).any(1).all()):
+        raise InvalidValueError("mask is empty, or has values below 0; expected at least one pixel that counts")
+    return mask
