@@ -18,7 +18,7 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
     part_shares,
     parts_of_sums,
 )
-from captum_extract_aggregate.attr.propagation.relevance_interception import finite
+from captum_extract_aggregate.attr.propagation.relevance_steps import finite
 from tests.attr.propagation.cases import TARGET, Variant, network, pictures
 from tests.conftest import SmallNet, relative_error
 

@@ -1,5 +1,7 @@
 """Guided backprop, deconvolution and RectGrad: where there is no ReLU, the gradient is the definition."""
 
+import warnings
+
 import captum.attr
 import pytest
 import torch
@@ -7,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import captum_extract_aggregate as cea
-from tests.attr.propagation.cases import Variant, made
+from tests.attr.propagation.cases import TARGET, Variant, made, network, pictures
 from tests.conftest import relative_error
 
 
@@ -68,3 +70,23 @@ def test_gated_methods_are_the_gradient_without_relus(name):
     for method in (cea.GuidedBackprop, cea.Deconvolution):
         assert relative_error(method(net).attribute(x, target=0), gradient) < 1e-6
     assert relative_error(cea.RectGrad(net).attribute(x, target=0), gradient * x) < 1e-6
+
+
+def test_against_captum_on_relu_modules():
+    net = network("vgg11")
+    for module in net.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    x = pictures(net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        guided = captum.attr.GuidedBackprop(net).attribute(x, target=TARGET)
+        deconvolution = captum.attr.Deconvolution(net).attribute(x, target=TARGET)
+    assert relative_error(cea.GuidedBackprop(net).attribute(x, target=TARGET), guided) < 1e-12
+    assert relative_error(cea.Deconvolution(net).attribute(x, target=TARGET), deconvolution) < 1e-12
+    functional = network("cifar resnet20")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        blind = captum.attr.GuidedBackprop(functional).attribute(x, target=TARGET)
+    assert relative_error(blind, captum.attr.Saliency(functional).attribute(x, target=TARGET, abs=False)) < 1e-12
+    assert relative_error(cea.GuidedBackprop(functional).attribute(x, target=TARGET), blind) > 0.1

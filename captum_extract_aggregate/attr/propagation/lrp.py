@@ -1,0 +1,229 @@
+"""Layer-wise relevance propagation: a score shared out, down to a layer or the input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, overload
+
+from torch import Tensor, nn
+
+from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._engine.layers import find_layer
+from captum_extract_aggregate._engine.layout import Layout
+from captum_extract_aggregate._engine.operations import Rule
+from captum_extract_aggregate._engine.targets import Target
+from captum_extract_aggregate.attr.base import own
+from captum_extract_aggregate.attr.described import described
+from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
+from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
+from captum_extract_aggregate.attr.propagation.interception import Interception
+from captum_extract_aggregate.attr.propagation.lrp_rules import (
+    Epsilon,
+    Gamma,
+    LinearRule,
+    Lost,
+    Sums,
+    ZPlus,
+    check_number,
+    parts_of_sums,
+)
+from captum_extract_aggregate.attr.propagation.own_operations import OwnOperations
+from captum_extract_aggregate.attr.propagation.relevance_interception import RelevanceInterception
+from captum_extract_aggregate.attr.propagation.relevance_methods import RelevanceAttribution
+from captum_extract_aggregate.attr.propagation.rule_keys import check_rule, not_a_mapping
+
+Rules = Mapping[Any, "LinearRule | str | Rule"]
+Clamp = Literal["map", "contrast"]
+
+
+@described("At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; signed, in units of the score")
+class LRP(RelevanceAttribution[L]):
+    r"""Layer-wise relevance propagation, LRP-:math:`\gamma`, from the explained logit; `gamma=0` is LRP-0.
+
+    With contributions :math:`z_{jk} = a_j w_{jk}`, at every convolution, linear layer and matrix product
+
+    .. math:: R_j = \sum_k \frac{c_{jk}}{c_k + \sum_i c_{ik}} R_k, \quad c_{jk} = z_{jk} + \gamma (z_{jk})_+,
+              \quad c_k = b_k + \gamma (b_k)_+
+
+    (for :math:`a \ge 0`, :math:`c_{jk}` is :math:`a_j (w_{jk} + \gamma w_{jk}^+)`). Where the output is negative,
+    negative parts stand in place of positive ones, so that no denominator vanishes. The bias takes its share, so that
+    the attributions sum to the logit less that: `compute_convergence_delta` reports it. A BatchNorm is joined with the
+    convolution in front of it, or else counts as an affine operation; LayerNorm and GroupNorm count as affine with
+    their statistics held fixed. R passes ReLUs and other activations unchanged, goes to the winner of a maximum, and is
+    shared among the addends of a sum and the positions of an average in proportion to their values. LRP-0 then is
+    gradient x input on networks of ReLUs.
+
+    With `gamma=math.inf` it is the z+ rule, equal to LRP-:math:`\alpha_1\beta_0` and to excitation backprop times the
+    logit: biases, padding and normalisations play no part, and `epsilon` is not needed. It sums to the logit, less what
+    units without any positive contribution would have had to pass on; `sums` and `lost` are as for
+    `ExcitationBackprop`.
+
+    At the input: its shape. At a layer: `N x 1 x *S`, :math:`\sum_k R_{u,k}`. Signed, in units of the score.
+
+    Args:
+        model, layer, device_ids, aggregate, layout, call: as for `GuidedBackprop`.
+        gamma: from 0 to `math.inf`; values around 0.25 favour positive contributions and calm deep networks.
+        epsilon: moves denominators away from 0.
+        rules: other rules for some layers, a composite: a mapping from layer types, dotted names or modules to rules of
+            `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`). A
+            rule holds for all linear operations inside the layer; names win over types, inner layers over outer ones.
+            For non-linear operations `"relu"`, `"identity"`, `"gradient"` or a callable, as for `register_operation`
+            but of this object alone: by the function (`{torch.sigmoid: "gradient"}`, however it is spelled where it is
+            called), or by a layer that calls some (`{nn.SiLU: "gradient"}`).
+        sums, lost: with `gamma=math.inf`, as for `ExcitationBackprop`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected; for gates (products of two
+            activations), softmax, attention, and functions that are not known: see `register_operation`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.rules import ZBox
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> method = cea.LRP(model, gamma=0.25, rules={"conv1": ZBox(low=-3, high=3)})
+        >>> method.attribute(image[None], target=7).shape
+        torch.Size([1, 3, 96, 96])
+        >>> method = cea.LRP(model, "layer3", gamma=float("inf"))
+        >>> relevance, delta = method.attribute(image[None], target=7, return_convergence_delta=True)
+        >>> logit = model(image[None])[0, 7].detach()
+        >>> bool((relevance.sum() - delta - logit).abs() < 1e-4 * logit.abs())
+        True
+
+    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019); Khakzar et al., 2020, section 4.
+    """
+
+    @named_arguments
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        layer: L = None,  # type: ignore[assignment]
+        device_ids: list[int] | None = None,
+        *,
+        gamma: float = 0.0,
+        epsilon: float = 1e-9,
+        rules: Rules | None = None,
+        sums: Sums = "signed",
+        lost: Lost = "drop",
+        aggregate: AggregateName | None = None,
+        layout: Layout = "auto",
+        call: int | None = None,
+    ) -> None:
+        super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
+        check_number("gamma", gamma, may_be_infinite=True)
+        check_number("epsilon", epsilon)
+        parts_of_sums(sums, lost)
+        if (sums, lost) != ("signed", "drop") and not math.isinf(gamma):
+            raise InvalidValueError(
+                f"sums is {sums!r} and lost {lost!r}, but gamma is {gamma}; expected gamma=math.inf, or 'signed' and "
+                "'drop': a finite gamma has its own shares for sums, and loses what the biases take"
+            )
+        self.gamma, self.epsilon, self.sums, self.lost = gamma, epsilon, sums, lost
+        self.rules = dict(rules or {}) if rules is None or isinstance(rules, Mapping) else not_a_mapping(rules)
+        for key, rule in self.rules.items():
+            check_rule(key, rule)
+        self._named_rules()
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return True
+
+    def argument(self, name: str) -> Any:
+        """Without rules there is nothing to write."""
+        return (self.rules or None) if name == "rules" else super().argument(name)
+
+    @overload  # type: ignore[override]
+    def attribute(  # type: ignore[overload-overlap]
+        self: LRP[None],
+        inputs: tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> tuple[Tensor, ...]: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: LRP[OneLayer],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Tensor: ...
+
+    @overload
+    def attribute(  # type: ignore[overload-overlap]
+        self: LRP[Layers],
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: Literal[False] = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[Tensor]: ...
+
+    @overload
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any: ...
+
+    @own
+    @captum_entry
+    def attribute(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+        attribute_to_layer_input: bool = False,
+        verbose: Literal[False] = False,
+        grad_kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Returns the relevance; with `return_convergence_delta` the pair of it and `compute_convergence_delta`."""
+        if verbose is not False:
+            raise InvalidValueError(
+                f"verbose is {verbose!r}; expected False: print(method) shows which rules it applies"
+            )
+        to_input, deltas = attribute_to_layer_input, return_convergence_delta
+        return super().attribute(inputs, target, additional_forward_args, to_input, grad_kwargs, deltas)
+
+    def _seed(self, scores: Tensor) -> Tensor:
+        return scores
+
+    def _named_rules(self) -> dict[Any, LinearRule | str | Rule]:
+        """Returns the rules by function, module or type; names are looked up in the model."""
+        return {
+            find_layer(key, self.forward_func) if isinstance(key, (str, nn.Module)) else key: rule
+            for key, rule in self.rules.items()
+        }
+
+    def _interception(self, batch: int) -> Interception:
+        rule: LinearRule = Epsilon(self.epsilon)
+        if math.isinf(self.gamma):
+            rule = ZPlus(self.lost)
+        elif self.gamma:
+            rule = Gamma(self.gamma, self.epsilon)
+        rules = self._named_rules()
+        linear = {key: own for key, own in rules.items() if isinstance(own, LinearRule)}
+        others = {key: own for key, own in rules.items() if not isinstance(own, LinearRule)}
+        operations = OwnOperations(others) if others else None
+        return RelevanceInterception("LRP", rule, linear, sums=self.sums, lost=self.lost, operations=operations)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "LRP"

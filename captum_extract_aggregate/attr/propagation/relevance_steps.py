@@ -1,0 +1,195 @@
+"""How single operations pass relevance: a linear one, a sum, an average, an affine one, a maximum over constants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._common.tensors import at_least_float32, where_positive
+from captum_extract_aggregate._engine.operations import Call, tensors_in
+from captum_extract_aggregate.attr.propagation.interception import Step, Tensors
+from captum_extract_aggregate.attr.propagation.lrp_rules import Linear, LinearRule, ratio, without_constants
+from captum_extract_aggregate.attr.propagation.padding import Varying
+
+Shares = Callable[[Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]
+Average = Callable[[Tensor, Tensor, Linear], Tensor]
+
+
+class LinearStep(Step):
+    """A convolution, linear layer or matrix product. A BatchNorm behind it may become part of it."""
+
+    def __init__(
+        self, call: Call, inputs: Tensors, linear: Linear, rule: LinearRule, varying: Tensor | None = None
+    ) -> None:
+        super().__init__(call, inputs)
+        self.linear, self.rule = linear, rule
+        self.varying = () if varying is None or rule.shares_bias else (varying,)
+        self.transposed = "transpose" in self.name or (self.name == "convolution" and call.argument(6, "transposed"))
+        self.versions = [t._version for t in (linear.weight, linear.bias) if t is not None]
+        self.norm: tuple[Tensor, Tensor] | None = None  # scale and shift of the output's channels
+
+    def before(self) -> Tensors:
+        return self.inputs + self.varying
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        return (self._relevance(R, kept, self._constants()),)
+
+    def dual(self, R: Tensor, kept: Tensors) -> Tensor:
+        """Returns what the dual units "not this class", whose weights are the negated ones, pass on of R."""
+        linear = self._constants()
+        assert linear.weight is not None
+        return self._relevance(R, kept, replace(linear, weight=-linear.weight))
+
+    def _relevance(self, R: Tensor, kept: Tensors, linear: Linear) -> Tensor:
+        a, varying = kept[0], kept[1] if len(kept) > 1 else None
+        x = without_constants(at_least_float32(a), varying)
+        return self.rule.relevance(at_least_float32(R), x, replace(linear, varying=varying)).to(a.dtype)
+
+    def _constants(self) -> Linear:
+        weight, bias = self.linear.weight, self.linear.bias
+        assert weight is not None
+        if self.versions != [t._version for t in (weight, bias) if t is not None]:
+            raise InvalidValueError(
+                f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
+            )
+        weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
+        if self.norm is not None:
+            scale, shift = (at_least_float32(t) for t in self.norm)
+            weight = self._scaled(weight, scale)
+            bias = shift if bias is None else bias * scale + shift
+        return Linear(self.linear.function, weight, bias)
+
+    def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
+        """Returns each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by
+        group."""
+        if not self.transposed:
+            return weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
+        groups = len(scale) // weight.shape[1]
+        by_group = weight.unflatten(0, (groups, -1)) * scale.reshape(groups, 1, -1, *(1,) * (weight.ndim - 2))
+        return by_group.flatten(0, 1)
+
+
+class SharesStep(Step):
+    """A sum. R goes to its addends in shares that follow from their values, but not to what is constant in them."""
+
+    def __init__(self, call: Call, inputs: Tensors, shares: Shares, varying: Varying) -> None:
+        super().__init__(call, inputs)
+        self.shares_of, self.varying = shares, varying
+
+    def before(self) -> Tensors:
+        like = self.inputs[0]
+        given = [torch.as_tensor(t, device=like.device) for t in _addends(self.call)]
+        addends = torch.broadcast_tensors(*(finite(at_least_float32(t.to(like.dtype))) for t in given))
+        receives = [any(operand is t for t in self.inputs) for operand in _operands(self.call)]
+        masks = [self.varying.of(t) if mine else None for t, mine in zip(_operands(self.call), receives)]
+        varying = [None if mask is None else mask.expand_as(addends[0]) for mask in masks]
+        shares = self.shares_of(addends, varying)
+        self.__dict__.pop("varying")  # the graph keeps the shares alone
+        return tuple(without_constants(s, v) for s, v, mine in zip(shares, varying, receives) if mine)
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        return tuple((R * share).sum_to_size(shape).to(R.dtype) for share, shape in zip(kept, self.shapes))
+
+
+def finite(t: Tensor) -> Tensor:
+    """Infinite addends, such as masks, as large finite ones: so the finite ones beside them get 0, and none NaN."""
+    largest = torch.finfo(t.dtype).max / 8
+    return t.clamp(-largest, largest)
+
+
+class AffineStep(Step):
+    """An operation `s x + t`, s and t held fixed: the constant takes its share."""
+
+    def __init__(self, call: Call, inputs: Tensors, gain: Callable[[Call], Tensor], epsilon: float) -> None:
+        super().__init__(call, inputs)
+        self.gain, self.epsilon = gain, epsilon
+
+    def after(self, output: Tensor) -> Tensors:
+        x = self.inputs[0]
+        return (ratio(self.gain(self.call) * at_least_float32(x), at_least_float32(output), self.epsilon).to(x.dtype),)
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        return (R * kept[0],)
+
+
+class AverageStep(Step):
+    """Passes R through a sum over the input's positions with fixed, non-negative weights."""
+
+    def __init__(self, call: Call, inputs: Tensors, average: Average, varying: Tensor | None) -> None:
+        super().__init__(call, inputs)
+        self.function, self.average = call.as_function_of(*inputs), average
+        self.varying = () if varying is None else (varying,)
+
+    def before(self) -> Tensors:
+        return self.inputs + self.varying
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        a, varying = kept[0], kept[1] if len(kept) > 1 else None
+        operation = Linear(lambda t, weight, bias: self.function(t), varying=varying)
+        return (self.average(at_least_float32(R), at_least_float32(a), operation).to(a.dtype),)
+
+
+class WinnerStep(Step):
+    """A maximum over inputs some of which are constants: R goes to the largest of the others, if it is as large."""
+
+    def __init__(self, call: Call, inputs: Tensors, masks: Sequence[Tensor | None]) -> None:
+        super().__init__(call, inputs)
+        self.function = call.as_function_of(*inputs)
+        self.partly = [mask is not None for mask in masks]
+        self.masks = tuple(mask for mask in masks if mask is not None)
+
+    def before(self) -> Tensors:
+        return self.inputs + self.masks
+
+    def after(self, output: Tensor) -> Tensors:
+        del self.masks
+        return (output,)
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        *rest, output = kept
+        inputs, masks = rest[: len(self.shapes)], iter(rest[len(self.shapes) :])
+        without = [t.masked_fill(~next(masks), -torch.inf) if has else t for t, has in zip(inputs, self.partly)]
+        with torch.enable_grad():
+            leaves = [t.detach().requires_grad_() for t in without]
+            largest = self.function(*leaves)
+        won = where_positive(R, (largest.detach() >= output).to(R.dtype))
+        return torch.autograd.grad(largest, leaves, won)
+
+
+def _operands(call: Call) -> tuple[Any, Any]:
+    return call.argument(0, "input"), call.argument(1, "other")
+
+
+def _addends(call: Call) -> list[Any]:
+    """Returns the two terms of an addition or subtraction, with their signs and factors."""
+    x, y = _operands(call)
+    alpha = call.kwargs.get("alpha", 1)
+    if call.name == "rsub":
+        return [-alpha * x, y]
+    return [x, (-alpha if "sub" in call.name else alpha) * y]
+
+
+PRODUCTS = ("matmul", "mm", "bmm", "rmatmul")
+
+
+def weighted(call: Call) -> Linear:
+    """Returns a convolution or linear layer."""
+    function, rest = call.function, call.args[3:]
+    named = {name: value for name, value in call.kwargs.items() if name not in ("input", "weight", "bias")}
+
+    def run(a: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return function(a, weight, bias, *rest, **named)  # type: ignore[no-any-return]
+
+    return Linear(run, call.argument(1, "weight"), call.argument(2, "bias"))
+
+
+def matrix_product(call: Call, variable: Tensor) -> Linear:
+    """Returns a product with a constant matrix on either side."""
+    (constant,) = (t for t in tensors_in((call.args, call.kwargs)) if t is not variable)
+    product = call.as_function_of(variable, constant)
+    return Linear(lambda a, weight, bias: product(a, weight), constant)

@@ -1,0 +1,77 @@
+"""LRP: gradient x input, the limits of gamma, zennit."""
+
+import math
+
+import captum.attr
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import captum_extract_aggregate as cea
+from captum_extract_aggregate.attr.propagation.lrp_rules import (
+    AlphaBeta,
+    ZPlus,
+)
+from tests.attr.propagation.cases import NETWORKS, TARGET, network, pictures
+from tests.conftest import relative_error
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("mobilenet_v2", "mnasnet", "convnext")])
+def test_lrp_0_is_gradient_x_input(name):
+    """Exactly so with biases and BatchNorm too, as long as the only nonlinearities are ReLUs and maxima."""
+    net = network(name)
+    x = pictures(net)
+    expected = captum.attr.InputXGradient(net).attribute(x, target=TARGET)
+    assert relative_error(cea.LRP(net, epsilon=0).attribute(x, target=TARGET), expected) < 1e-6
+
+
+def test_lrp_bias_share_is_what_is_lost():
+    """The delta equals minus what the biases contribute: FullGrad's completeness on the same network."""
+    net = network("cifar resnet20")
+    x = pictures(net)
+    delta = cea.LRP(net, epsilon=0).compute_convergence_delta(x, target=TARGET)
+    gradient_x_input = captum.attr.InputXGradient(net).attribute(x, target=TARGET).sum((1, 2, 3))
+    assert relative_error(delta, gradient_x_input - net(x)[:, TARGET].detach()) < 1e-8
+    bias_free = torchvision.models.resnet18(num_classes=10).double().eval()  # fresh BatchNorm: no shift
+    bias_free.fc.bias.data.zero_()
+    delta = cea.LRP(bias_free).compute_convergence_delta(x, target=TARGET)
+    assert delta.abs().max() < 1e-5 * bias_free(x)[:, TARGET].abs().min()
+
+
+def test_infinite_gamma_alpha1_beta0_z_plus_and_large_gamma():
+    """One rule under many names, on a network whose activations are not negative, and at its signed input."""
+    net = network("vgg11")
+    for module in net.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias.data.zero_()
+    x = pictures(net)
+    by_type = {nn.Conv2d: AlphaBeta(1, 0, 0), nn.Linear: AlphaBeta(1, 0, 0)}
+    expected = cea.LRP(net, gamma=math.inf).attribute(x, target=TARGET)
+    logits = net(x).detach()[:, TARGET, None, None, None]
+    assert relative_error(cea.LRP(net, rules=by_type, epsilon=0).attribute(x, target=TARGET), expected) < 1e-9
+    zplus = cea.LRP(net, rules={nn.Module: ZPlus()}, epsilon=0).attribute(x, target=TARGET)
+    assert relative_error(zplus, expected) < 1e-9
+    assert relative_error(cea.ExcitationBackprop(net).attribute(x, target=TARGET) * logits, expected) < 1e-12
+    best = net(x).argmax(1)  # below a negative logit, large gamma takes the negative parts instead
+    large = cea.LRP(net, gamma=1e7).attribute(x, target=best)
+    assert relative_error(large, cea.LRP(net, gamma=math.inf).attribute(x, target=best)) < 1e-4
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 2.0])
+def test_against_zennit(gamma):
+    pytest.importorskip("zennit")
+    from zennit import attribution, composites, rules, types
+
+    net = network("vgg11")
+    x = pictures(net)
+    rule = rules.Gamma(gamma, stabilizer=1e-9) if gamma else rules.Epsilon(1e-9)
+    layers = [(types.Activation, rules.Pass()), (types.AvgPool, rules.Norm(1e-9)), (types.Linear, rule)]
+    composite = composites.LayerMapComposite(layers)
+    for target in (0, 3):
+        logits = net(x).detach()
+        seed = torch.zeros_like(logits)
+        seed[:, target] = logits[:, target]
+        with attribution.Gradient(net, composite) as attributor:
+            _, expected = attributor(x, seed)
+        assert relative_error(cea.LRP(net, gamma=gamma).attribute(x, target=target), expected) < 1e-6
