@@ -1,6 +1,7 @@
 """Fixtures, and where the real data lies."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,22 @@ def images():
 def relative_error(got, expected):
     """Largest deviation relative to the largest magnitude expected."""
     return ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A function after whose call all tensors lie elsewhere; it gives the list of who asked."""
+
+    def go():
+        asked = []
+
+        def on_cpu(t):
+            asked.append(sys._getframe(1).f_globals["__name__"].removeprefix("captum_extract_aggregate."))
+            return False
+
+        for name, module in list(sys.modules.items()):
+            if name.startswith("captum_extract_aggregate") and hasattr(module, "on_cpu"):
+                monkeypatch.setattr(module, "on_cpu", on_cpu)
+        return asked
+
+    return go

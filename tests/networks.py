@@ -75,3 +75,18 @@ def lively(net):
         if isinstance(bias, nn.Parameter):
             bias.data.copy_(torch.randn(bias.shape, generator=generator) * 0.2)
     return net.eval()
+
+
+class Strided(nn.Module):
+    """Two convolutions over an input whose channels are moved to dimension 1 (None: that are not there yet)."""
+
+    def __init__(self, dims, channels, axis):
+        super().__init__()
+        conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
+        self.axis = axis
+        self.a, self.b = conv(channels, 16, 3, 2, 1), conv(16, 24, 3, 2, 1)
+        self.fc = nn.Linear(24, 3)
+
+    def forward(self, x):
+        x = x.unsqueeze(1) if self.axis is None else x.movedim(self.axis, 1)
+        return self.fc(self.b(self.a(x).relu()).relu().flatten(2).mean(2))

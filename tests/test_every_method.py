@@ -11,7 +11,7 @@ import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.by_name import make_method
 from captum_extract_aggregate.registry import list_methods
 from tests.conftest import SmallNet, relative_error
-from tests.test_faults import prepared, snapshot
+from tests.faults import prepared, snapshot
 
 LAYERS = ["conv1", "conv3"]  # both have biases
 NAMES = [

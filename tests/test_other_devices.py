@@ -1,48 +1,18 @@
 """What is done otherwise on a GPU, done on the CPU: whatever asks where a tensor lies is told "elsewhere"."""
 
-import sys
-import types
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import rankdata
-from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._common import chunks, tensors
-from captum_extract_aggregate._common.seeding import generator_of_gpu, random_state
-from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate.attr.by_name import METHODS, make_method
 from captum_extract_aggregate.attr.propagation.percentile import percentile
 from captum_extract_aggregate.attr.propagation.relu_rules import RectifiedGate
-from captum_extract_aggregate.bias_study import batches
 from captum_extract_aggregate.evaluation import processes
-from captum_extract_aggregate.metrics import similarity
 from tests.conftest import relative_error
 from tests.networks import lively
-
-
-@pytest.fixture
-def elsewhere(monkeypatch):
-    """A function after whose call all tensors lie elsewhere; it gives the list of who asked."""
-
-    def go():
-        asked = []
-
-        def on_cpu(t):
-            asked.append(sys._getframe(1).f_globals["__name__"].removeprefix("captum_extract_aggregate."))
-            return False
-
-        for name, module in list(sys.modules.items()):
-            if name.startswith("captum_extract_aggregate") and hasattr(module, "on_cpu"):
-                monkeypatch.setattr(module, "on_cpu", on_cpu)
-        return asked
-
-    return go
-
 
 CELLS = [f"{extract}:{how}" for extract in ("conv3x3", "depthwise3x3") for how in ("filter_norm", "max_abs", "max")]
 
@@ -89,43 +59,6 @@ def test_gradients_that_would_underflow_are_scaled_without_looking(elsewhere, sm
     assert not zero.any()
 
 
-ROWS = {
-    "ties at both ends": [[3, 1, 1, 2, 3, 3], [0, 0, 0, 5, 4, 4]],
-    "all different": [[3, 1, 4, 1.5, 9, 2.6], [6, 5, 4, 3, 2, 1]],
-    "all equal": [[7, 7, 7], [0, 0, 0]],
-    "two": [[2, 1], [1, 1]],
-    "one": [[5], [-5]],
-}
-
-
-@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
-def test_ranks(rows):
-    rows = torch.tensor(rows, dtype=torch.float64)
-    expected = torch.from_numpy(rankdata(rows.numpy(), axis=1)) - 1
-    assert torch.equal(similarity._ranks_on_device(rows), expected)
-
-
-@given(n=st.integers(1, 30), distinct=st.integers(1, 30), seed=st.integers(0, 99))
-def test_ranks_of_random_rows(n, distinct, seed):
-    rows = torch.randint(distinct, (3, n), generator=torch.Generator().manual_seed(seed)).float()
-    expected = torch.from_numpy(rankdata(rows.numpy(), axis=1)) - 1
-    assert torch.equal(similarity._ranks_on_device(rows), expected)
-
-
-def test_ranks_need_no_numbers_on_the_host():
-    assert similarity._ranks_on_device(torch.rand(2, 5, device="meta")).shape == (2, 5)
-
-
-def test_similarities_are_the_same(elsewhere):
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randint(5, (4, 1, 6, 6), generator=generator).float() for _ in range(2))
-    a[1], b[2, 0, 0, 0] = 3, torch.nan
-    expected = [f(a, b) for f in (similarity.spearman, similarity.abs_spearman)]
-    assert "metrics.similarity" not in elsewhere()
-    for f, wanted in zip((similarity.spearman, similarity.abs_spearman), expected):
-        torch.testing.assert_close(f(a, b), wanted, rtol=0, atol=1e-15, equal_nan=True)
-
-
 @given(n=st.integers(1, 40), q=st.one_of(st.sampled_from([0, 50, 98, 100]), st.floats(0, 100)), seed=st.integers(0, 99))
 def test_percentiles(n, q, seed):
     values = torch.randn(3, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -152,49 +85,6 @@ def test_rectgrad_s_gate_with_ties(elsewhere, magnitude, q):
     elsewhere()
     assert torch.equal(gate(arriving, a, 0.0), expected)
     assert torch.equal(gate(arriving.bfloat16(), a.bfloat16(), 0.0), expected.bfloat16())
-
-
-def test_pieces(elsewhere):
-    t = torch.randn(2, 300, 40, 50)
-    shares = lambda x: x.square().sum(1, keepdim=True)  # noqa: E731
-    assert len(chunks.channel_chunks(t, 1)) > 1
-    expected = chunks.over_channels(shares, t)
-    elsewhere()
-    assert len(chunks.channel_chunks(t, 1)) == 1
-    torch.testing.assert_close(chunks.over_channels(shares, t), expected)
-
-
-def test_where_a_tensor_lies():
-    assert tensors.on_cpu(torch.zeros(1))
-    assert not tensors.on_cpu(torch.zeros(1, device="meta"))
-
-
-def test_scores_stay_in_float32_on_apple_s_devices():
-    class Apples(torch.Tensor):
-        @property
-        def device(self):
-            return types.SimpleNamespace(type="mps")
-
-    class Net(nn.Module):
-        def forward(self, x):
-            return x.sum((2, 3)).half().as_subclass(Apples)
-
-    x = torch.rand(2, 3, 4, 4)
-    assert batches.outputs_of(Net(), x).dtype == torch.float32
-    assert batches.outputs_of(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), x).dtype == torch.float64
-
-
-def test_a_pass_keeps_the_state_of_the_generators_of_its_gpus(monkeypatch):
-    kept = []
-    for name in ("get_rng_state", "set_rng_state"):
-        monkeypatch.setattr(torch.cuda, name, lambda *args, name=name: kept.append((name, *args)) or args[-1])
-    lies = lambda *where: types.SimpleNamespace(device=torch.device(*where))  # noqa: E731
-    generator_of_gpu.cache_clear()
-    with Undo() as undo, undo:
-        random_state(undo, [lies("cuda", 1), lies("cpu"), lies("cuda", 0), lies("cuda", 1)])
-        assert kept == [("get_rng_state", 0), ("get_rng_state", 1)]
-    assert sorted(kept[2:]) == [("set_rng_state", 0, 0), ("set_rng_state", 1, 1)]
-    generator_of_gpu.cache_clear()
 
 
 def test_each_process_of_a_team_has_its_own_gpu(monkeypatch):

@@ -18,16 +18,18 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._common.seeding import random_state
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
-from captum_extract_aggregate._engine.dimensions import Dims, Watch
+from captum_extract_aggregate._engine.dimensions import Watch
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
-from captum_extract_aggregate._engine.layout import Facts, Surroundings, image_size, to_channels_first
+from captum_extract_aggregate._engine.layout import to_channels_first
 from captum_extract_aggregate._engine.model_state import (
     function_modes,
     leave_function_modes,
     set_grad_mode,
 )
 from captum_extract_aggregate._engine.operations import tensors_in
+from captum_extract_aggregate._engine.parts import Dims
 from captum_extract_aggregate._engine.recording import record
+from captum_extract_aggregate._engine.surroundings import Facts, Surroundings, image_size
 from captum_extract_aggregate._engine.taps import Place
 
 

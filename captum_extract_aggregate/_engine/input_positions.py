@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
+from captum_extract_aggregate._engine.arrangements import LayoutFunction
 from captum_extract_aggregate._engine.layers import model_of
-from captum_extract_aggregate._engine.layout import LayoutFunction
 
 Size = Sequence[int]
 InputLayoutName = Literal["auto", "channels_first", "channels_last"]

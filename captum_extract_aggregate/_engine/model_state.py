@@ -44,49 +44,66 @@ def prepared(
     out, any may be. `layers`: those that are explained. A model that runs in other threads alone belongs to the call if
     it holds one of them.
     """
-    claim = Claim(undo, runs=True)
-    seen, strangers = claim.modules, set[nn.Module]()
-
-    def prepare(model: nn.Module) -> None:
-        modules = _unseen(model, seen)
-        claim.add(model, modules)
-        training = [module for module in modules if getattr(module, "training", False)]  # traced ones have none
-        for module in modules if len(tensors[0]) > 1 else training:
-            check_batch_norm(module, claim.models, batch=len(tensors[0]))
-        for module in training:
-            _keep_buffers(module, undo)
-        if freeze is not False:
-            _require_gradients(modules, not freeze, undo)
-        _warn_of_dropout(training)
-        _make_eager(modules, undo)
-        if hooked is None or _must_run_in_parts(modules, hooked):
-            without_fused_attention(undo)
-
-    def is_called(module: nn.Module) -> bool:
-        """Tells whether a module that runs in another thread was called by this one's forward."""
-        if module in strangers or all(layer in seen for layer in layers):
-            return False
-        inside = list(module.modules())
-        if any(layer in inside for layer in layers if layer not in seen):
-            return True
-        strangers.update(inside)
-        return False
-
-    def meet(module: nn.Module, args: Any) -> None:
-        is_here = threading.get_ident() == claim.thread
-        if module in seen:
-            if not is_here:
-                claim.check_training(module, bool(freeze))
-        elif claim.is_innermost() if is_here else is_called(module):
-            prepare(module)
-
+    preparation = _Preparation(undo, tensors, freeze, hooked, layers)
     random_state(undo, tensors)
     checkpoints_as_written(undo)
     model = model_of(forward_func)
     if model is not None:
-        prepare(model)
-    hook_everywhere(undo, meet)
-    return claim
+        preparation.prepare(model)
+    hook_everywhere(undo, preparation.meet)
+    return preparation.claim
+
+
+class _Preparation:
+    """Prepares the models of one pass, each when it is met; `prepared` says what the arguments are."""
+
+    def __init__(
+        self,
+        undo: Undo,
+        tensors: tuple[Tensor, ...],
+        freeze: bool | None,
+        hooked: Collection[nn.Module | None] | None,
+        layers: Collection[nn.Module | None],
+    ) -> None:
+        self.undo, self.batch, self.freeze, self.hooked, self.layers = undo, len(tensors[0]), freeze, hooked, layers
+        self.claim = Claim(undo, runs=True)
+        self.seen = self.claim.modules
+        self.strangers = set[nn.Module]()
+
+    def prepare(self, model: nn.Module) -> None:
+        """Claims, checks and freezes the modules of a model that have not been met yet."""
+        modules = _unseen(model, self.seen)
+        self.claim.add(model, modules)
+        training = [module for module in modules if getattr(module, "training", False)]  # traced ones have none
+        for module in modules if self.batch > 1 else training:
+            check_batch_norm(module, self.claim.models, batch=self.batch)
+        for module in training:
+            _keep_buffers(module, self.undo)
+        if self.freeze is not False:
+            _require_gradients(modules, not self.freeze, self.undo)
+        _warn_of_dropout(training)
+        _make_eager(modules, self.undo)
+        if self.hooked is None or _must_run_in_parts(modules, self.hooked):
+            without_fused_attention(self.undo)
+
+    def is_called(self, module: nn.Module) -> bool:
+        """Tells whether a module that runs in another thread was called by this one's forward."""
+        if module in self.strangers or all(layer in self.seen for layer in self.layers):
+            return False
+        inside = list(module.modules())
+        if any(layer in inside for layer in self.layers if layer not in self.seen):
+            return True
+        self.strangers.update(inside)
+        return False
+
+    def meet(self, module: nn.Module, args: Any) -> None:
+        """Prepares a module that begins to run, if it belongs to this pass."""
+        is_here = threading.get_ident() == self.claim.thread
+        if module in self.seen:
+            if not is_here:
+                self.claim.check_training(module, bool(self.freeze))
+        elif self.claim.is_innermost() if is_here else self.is_called(module):
+            self.prepare(module)
 
 
 # What follows looks at every module on every pass, which a small network notices: at its dictionaries, not through

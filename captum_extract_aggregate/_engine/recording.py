@@ -26,11 +26,13 @@ from captum_extract_aggregate._common.seeding import random_state
 from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu, plain
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
-from captum_extract_aggregate._engine.dimensions import Dims, Watch
+from captum_extract_aggregate._engine.batch_dimension import views_unfolded
+from captum_extract_aggregate._engine.dimensions import Watch
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
-from captum_extract_aggregate._engine.layout import Facts, Surroundings, image_size, views_unfolded
 from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled, without_autocast
+from captum_extract_aggregate._engine.parts import Dims
+from captum_extract_aggregate._engine.surroundings import Facts, Surroundings, image_size
 from captum_extract_aggregate._engine.taps import (
     Place,
     Tapped,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate._engine.layout import is_layer_norm_2d
+from captum_extract_aggregate._engine.layer_channels import is_layer_norm_2d
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 

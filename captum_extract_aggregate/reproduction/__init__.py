@@ -115,7 +115,7 @@ def settings_of(request: Request) -> list[Setting]:
                 ModelPlan(name),
                 DataPlan("scenes", n=3 * sizes["maps"], seed=request.seed),
                 tolerance=4,
-                step=96,
+                step=288 if request.quick else 96,
                 loss="binary_cross_entropy",
                 **common,  # type: ignore[arg-type]
             )

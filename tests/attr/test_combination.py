@@ -1,6 +1,5 @@
 """Combining layers, and the weights that data give them."""
 
-import json
 import warnings
 
 import captum.attr as captum_attr
@@ -8,10 +7,8 @@ import numpy as np
 import pytest
 import torch
 from captum.attr import NoiseTunnel
-from torch.utils.data import DataLoader, TensorDataset
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._common.tensors import is_constant, min_max
 from captum_extract_aggregate.attr.combination import combine_maps
 from tests.conftest import relative_error
 
@@ -143,16 +140,6 @@ def test_constant_for_one_example_alone():
         torch.testing.assert_close(got[1:2], alone**0.5 if mode == "product" else alone / 2)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_rounding_is_no_map_and_a_faint_map_is_one(dtype):
-    ulp = torch.finfo(dtype).eps
-    maps = torch.full((2, 1, 3, 3), 0.5, dtype=dtype)
-    maps[0, 0, 1, 1] += 0.5 * ulp
-    maps[1, 0, 1, 1] += 0.25
-    assert is_constant(maps).tolist() == [True, False]
-    assert min_max(maps).flatten(1).amax(1).tolist() == [0, 1]
-
-
 def test_where_all_maps_are_constant_the_product_is_1_and_the_sum_0(small_net, images):
     nothing = cea.NormGrad(lambda x: small_net(x) * 0, [small_net.conv1, small_net.conv3])
     for mode, value in (("product", 1), ("sum", 0)):
@@ -182,187 +169,3 @@ def test_where_all_maps_are_constant_the_product_is_1_and_the_sum_0(small_net, i
 def test_mistakes(small_net, arguments, error, match):
     with pytest.raises(error, match=match):
         cea.LayerCombination(arguments[0](small_net), **dict(zip(("weights", "mode"), arguments[1:])))
-
-
-def batches(n=24, size=5):
-    generator = torch.Generator().manual_seed(0)
-    x, y = torch.randn(n, 3, 12, 12, generator=generator), torch.arange(n) % 3
-    x[:, 0] += y[:, None, None]
-    return DataLoader(TensorDataset(x, y), size), x, y
-
-
-def test_feature_spread(small_net):
-    loader, x, _ = batches()
-    weights = cea.feature_spread_weights(small_net, LAYERS, loader, show_progress=False)
-    raw = []
-    for name in LAYERS:
-        kept = captum_attr.LayerActivation(small_net, small_net.get_submodule(name)).attribute(x).mean((2, 3)).double()
-        raw.append((kept - kept.mean(0)).abs().mean(0).mean().item())
-    assert list(weights.raw.values()) == pytest.approx(raw, rel=1e-5)
-    assert list(weights.values()) == pytest.approx([r / sum(raw) for r in raw], rel=1e-5)
-    assert weights.images == 24
-    single = cea.feature_spread_weights(small_net, LAYERS, [row[None] for row in x], show_progress=False)
-    assert list(single.values()) == pytest.approx(list(weights.values()), rel=1e-5)
-
-
-def test_accuracy(small_net):
-    loader, _, _ = batches(120, 16)
-    weights = cea.accuracy_weights(small_net, LAYERS, loader, show_progress=False)
-    assert weights == cea.accuracy_weights(small_net, LAYERS, loader, show_progress=False)
-    assert all(0 <= accuracy <= 1 for accuracy in weights.raw.values())
-    assert weights.raw["conv1"] > 0.8  # the first channel's mean tells the class
-    assert sum(weights.values()) == pytest.approx(1)
-    shuffled = [(x, y[torch.randperm(len(y))]) for x, y in loader]
-    chance = cea.accuracy_weights(small_net, LAYERS, shuffled, show_progress=False)
-    assert chance.raw["conv1"] < 0.7
-
-
-def test_weights_print_save_load_and_combine(small_net, images, tmp_path):
-    loader, _, _ = batches()
-    weights = cea.feature_spread_weights(small_net, LAYERS, loader, show_progress=False)
-    lines = str(weights).splitlines()
-    assert len(lines) == 4
-    assert "feature spread (24 images)" in lines[0]
-    weights.save(tmp_path / "weights.json")
-    assert json.loads((tmp_path / "weights.json").read_text())["what"] == "feature spread"
-    loaded = cea.LayerWeights.load(tmp_path / "weights.json")
-    assert loaded == weights
-    assert str(loaded) == str(weights)
-    combination = cea.LayerCombination(cea.NormGrad(small_net, LAYERS), weights=loaded)
-    assert combination.weights == pytest.approx(tuple(weights.values()))
-    assert combination.attribute(images, 1).shape == (3, 1, 12, 12)
-
-
-@pytest.mark.parametrize(
-    ("function", "loader", "match"),
-    [
-        (cea.feature_spread_weights, [], "at least two"),
-        (cea.feature_spread_weights, [torch.zeros(4, 3, 12, 12)], "is 0"),
-        (cea.feature_spread_weights, iter([torch.randn(4, 3, 12, 12)]), "gone through twice"),
-        (cea.feature_spread_weights, ["a"], "batches of tensors"),
-        (cea.accuracy_weights, [torch.randn(4, 3, 12, 12)], "no class index"),
-        (cea.accuracy_weights, [(torch.randn(4, 3, 12, 12), torch.zeros(4).long())], "at least two classes"),
-        (cea.accuracy_weights, [(torch.randn(4, 3, 12, 12), torch.zeros(4, 2))], "one index per image"),
-        (cea.accuracy_weights, [(torch.randn(2, 3, 12, 12), ["cat", "dog"])], "expected class indices"),
-        (cea.feature_spread_weights, [torch.full((4, 3, 12, 12), torch.nan)], "NaN or infinite"),
-        (cea.feature_spread_weights, [()], "batches of tensors"),
-    ],
-)
-def test_mistaken_data(small_net, function, loader, match):
-    with pytest.raises((ValueError, TypeError), match=match):
-        function(small_net, LAYERS, loader, show_progress=False)
-
-
-@pytest.mark.parametrize(
-    ("layers", "error"),
-    [([], ValueError), ([None, "conv1"], ValueError), ("conv1", TypeError), (["conv9"], ValueError)],
-)
-def test_mistaken_layers(small_net, layers, error):
-    loader, _, _ = batches()
-    with pytest.raises(error, match="layer"):
-        cea.feature_spread_weights(small_net, layers, loader, show_progress=False)
-    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
-        cea.accuracy_weights(lambda x: small_net(x), LAYERS, loader, show_progress=False)
-
-
-def test_a_class_with_one_image_may_be_missing_from_the_training_half(small_net):
-    loader = [(torch.randn(5, 3, 12, 12), torch.tensor([0, 1, 0, 0, 0]))]
-    outcomes = set()
-    for seed in range(12):
-        try:
-            outcomes.add(type(cea.accuracy_weights(small_net, LAYERS, loader, seed=seed, show_progress=False)))
-        except ValueError as error:
-            outcomes.add("left to train on" in str(error))
-    assert outcomes == {cea.LayerWeights, True}
-
-
-def test_weights_leave_the_model_as_it_was(small_net):
-    loader, _, _ = batches()
-    before = {key: value.clone() for key, value in small_net.state_dict().items()}
-    cea.accuracy_weights(small_net, LAYERS, loader, show_progress=False)
-    assert all(torch.equal(before[key], value) for key, value in small_net.state_dict().items())
-    assert all(p.requires_grad for p in small_net.parameters())
-    assert all(not m._forward_hooks for m in small_net.modules())
-
-
-@pytest.mark.parametrize("name", ["vgg", "resnet"])
-def test_the_virtual_identity_changes_little(name):
-    """R20, appendix B: .94 to .995 on ResNet-50 and VGG-16."""
-    from scipy.stats import spearmanr
-
-    net = cea.load_scene_model(name)
-    layers = {
-        "vgg": ["features.2", "features.7", "features.12", "features.17"],
-        "resnet": [f"layer{i}.conv1" for i in range(1, 5)],
-    }[name]
-    scenes = [cea.DigitScenes(16, seed=4)[i] for i in range(16)]
-    images = torch.stack([image for image, _ in scenes])
-    labels = [int(target["labels"][0]) for _, target in scenes]
-    agreement = cea.virtual_identity_agreement(net, layers, images, labels)
-    assert agreement.shape == (4, 16)
-    print(name, [f"{row.mean():.3f} +- {row.std():.3f}" for row in agreement])
-    assert agreement.mean() > 0.85
-    virtual = cea.NormGrad(net, layers[2]).attribute(images[:1], labels[0])
-    real = cea.NormGrad(net, layers[2], virtual_identity=False).attribute(images[:1], labels[0])
-    assert agreement[2, 0] == pytest.approx(spearmanr(virtual.flatten(), real.flatten())[0], abs=1e-9)
-    constant = cea.virtual_identity_agreement(lambda x: net(x) * 0, [net.get_submodule(layers[0])], images[:1], 1)
-    assert constant.isnan().all()
-
-
-def test_combinations_share_the_pass_of_their_methods(small_net, images):
-    forwards = []
-    handle = small_net.register_forward_hook(lambda *_: forwards.append(1))
-    normgrad = cea.NormGrad(small_net, LAYERS)
-    methods = {
-        "plain": normgrad,
-        "product": cea.LayerCombination(normgrad),
-        "sum": cea.LayerCombination(cea.LinearApproximation(small_net, LAYERS), weights="linear", mode="sum"),
-    }
-    found = cea.attribute_together_per_target(methods, images, [0, 1])
-    assert len(forwards) == 1
-    handle.remove()
-    for maps, target in zip(found, [0, 1]):
-        for name in ("product", "sum"):
-            assert torch.equal(maps[name], methods[name].attribute(images, target=target))
-    layers = [small_net.get_submodule(name) for name in LAYERS]
-    captums = cea.LayerCombination(captum_attr.LayerGradCam(small_net, layers))
-    (together,) = cea.attribute_together({"Captum's": captums}, images, 1).values()
-    assert torch.equal(together, captums.attribute(images, 1))
-
-
-@pytest.fixture
-def divisions(monkeypatch):
-    """The classes of the images trained on and held out, for each call of accuracy_weights."""
-    import sklearn.model_selection
-
-    found, plain = [], sklearn.model_selection.train_test_split
-
-    def split(indices, stratify=None, **kwargs):
-        train, test = plain(indices, stratify=stratify, **kwargs)
-        found.append((train, test))
-        return train, test
-
-    monkeypatch.setattr(sklearn.model_selection, "train_test_split", split)
-    return found
-
-
-def labelled(labels):
-    x = torch.randn(len(labels), 3, 12, 12, generator=torch.Generator().manual_seed(0))
-    return [(x + torch.tensor(labels).reshape(-1, 1, 1, 1), torch.tensor(labels))]
-
-
-def test_each_class_is_divided_alike(small_net, divisions):
-    """Of a class of two one image is held out, whatever the seed."""
-    labels = [0] * 2 + [1] * 18
-    for seed in range(6):
-        cea.accuracy_weights(small_net, ["conv3"], labelled(labels), 0.5, seed, show_progress=False)
-    assert [[labels[i] for i in part].count(0) for parts in divisions for part in parts] == [1] * 12
-
-
-def test_a_class_of_one_image_cannot_be_divided_but_the_others_can(small_net, divisions):
-    labels = [0] + [1] * 8 + [2] * 8
-    for seed in range(6):
-        weights = cea.accuracy_weights(small_net, ["conv1", "conv3"], labelled(labels), 0.5, seed, show_progress=False)
-        assert sum(weights.values()) == pytest.approx(1)
-    sides = [0 in [labels[i] for i in train] for train, _ in divisions]
-    assert set(sides) == {False, True}  # by chance, on either side

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._common.tensors import min_max, upsample
 from captum_extract_aggregate.metrics import class_sensitivity
 from tests.conftest import relative_error
 from tests.reference import positive as reference
@@ -213,26 +212,6 @@ def test_cumulative_methods(cls, small_net, images):
     assert one_layer.shape == (3, 1, 12, 12)
 
 
-@pytest.mark.parametrize("cls", [cea.CumulativeGradCAM, cea.CumulativeGradMid])
-def test_cumulative_methods_find_their_layers(cls):
-    net = cea.load_scene_model("vgg")
-    image, target = cea.DigitScenes(1)[0]
-    method = cls(net)
-    assert method.layer == list(cea.default_layers(net).values())
-    m = method.attribute(image[None], int(target["labels"][0]))
-    assert m.shape == (1, 1, 96, 96)
-    assert m.min() >= 0
-    assert m.max() <= 4
-    with pytest.raises(TypeError, match="expected a layer"):
-        cls(lambda x: net(x))
-
-
-def test_cumulative_methods_need_positions_like_the_input_s():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(2), nn.Conv1d(4, 4, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten())
-    with pytest.raises(ValueError, match="position dimensions"):
-        cea.CumulativeGradMid(net, [net[0], net[2]]).attribute(torch.randn(1, 3, 8, 8), 1)
-
-
 @pytest.mark.parametrize("cls", [cea.GradCAMPos, cea.GradMid, cea.CumulativeGradCAM, cea.CumulativeGradMid])
 def test_an_unknown_way_to_be_positive(cls, small_net):
     with pytest.raises(ValueError, match="expected one of 'abs', 'relu'"):
@@ -245,14 +224,3 @@ def test_zero_maps_and_negative_only_maps_are_no_nan(cls, small_net, images):
         maps = cls(lambda x, factor=factor: small_net(x).abs() * factor, small_net.conv3).attribute(images, 1)
         assert torch.isfinite(maps).all()
         assert (maps >= 0).all()
-
-
-def test_min_max_and_upsampling():
-    m = torch.tensor([[[[1.0, 3], [2, 5]]], [[[7.0, 7], [7, 7]]]])
-    scaled = min_max(m)
-    assert scaled[0].flatten().tolist() == [0, 0.5, 0.25, 1]
-    assert scaled[1].abs().max() == 0
-    assert upsample(m, (2, 2)) is m
-    assert upsample(m, (4, 6)).shape == (2, 1, 4, 6)
-    assert upsample(m[..., 0], (5,)).shape == (2, 1, 5)
-    assert upsample(m[:, None], (3, 4, 4)).shape == (2, 1, 3, 4, 4)

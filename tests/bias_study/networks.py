@@ -42,3 +42,9 @@ class Transformer(nn.Module):
 
     def forward(self, x):
         return self.head(self.block(self.embed(x).flatten(2).mT).mean(1))
+
+
+def seven():
+    """Seven classes, so that the top five are not all."""
+    torch.manual_seed(2)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 7)).double().eval()

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from captum_extract_aggregate.bias_study import DecayStep, decay_biases, plot_decay
 from captum_extract_aggregate.bias_study.removal import bias_tensors
 from tests.bias_study.networks import Transformer, images, loader, network
+from tests.faults import snapshot
 from tests.networks import lively
 from tests.reference import bias_study as reference
-from tests.test_faults import snapshot
 
 SETTINGS = {"steps": 6, "updates_per_step": 2, "lr": 1e-2, "temperature": 3.0, "show_progress": False}
 

@@ -10,9 +10,9 @@ from captum_extract_aggregate.bias_study import biases_removed, biases_scaled, r
 from captum_extract_aggregate.bias_study.removal import bias_tensors, count_biases
 from captum_extract_aggregate.data import load_scene_model
 from tests.bias_study.networks import Transformer, images, network
+from tests.faults import snapshot
 from tests.networks import CifarResNet20, lively
 from tests.reference import bias_study as reference
-from tests.test_faults import snapshot
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
 

@@ -1,15 +1,12 @@
-import math
-
 import pytest
 import torch
 from torch import nn
 
 from captum_extract_aggregate.bias_study import bias_report, remove_biases
-from captum_extract_aggregate.bias_study.batches import hits
-from tests.bias_study.networks import images, loader, network
+from tests.bias_study.networks import images, loader, network, seven
 from tests.conftest import REAL_DATA, needs_real_data
+from tests.faults import STAGES, InjectedError, arm, snapshot
 from tests.reference import bias_study as reference
-from tests.test_faults import STAGES, InjectedError, arm, snapshot
 
 
 def test_equals_the_reference_image_by_image():
@@ -25,27 +22,6 @@ def test_equals_the_reference_image_by_image():
         assert report.same_decision[i] == (f[i].argmax() == f0[i].argmax())
     assert report.n == 12
     assert report.top5.isnan().all()  # five classes: the top five are all
-
-
-def test_several_classes_unknown_ones_and_ties():
-    scores = torch.tensor([[0.1, 0.9, 0.5, 0.0, 0.2, 0.3], [1.0, 0.0, 0.0, 0.2, 0.0, 0.0]], dtype=torch.float64)
-    several = torch.tensor([[0, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0]])
-    assert hits(scores, several, 1)[0] == 0
-    assert hits(scores, several, 2)[0] == 1
-    assert hits(scores, several, 1)[1].isnan()  # no class is there
-    assert hits(scores, torch.tensor([-1, 3]), 1)[0].isnan()
-    assert hits(scores, torch.tensor([-1, 3]), 2)[1] == 1
-    assert hits(scores, None, 1).isnan().all()
-    assert hits(scores * math.nan, torch.tensor([0, 0]), 1).isnan().all()
-    tied = torch.tensor([[0.5, 0.7, 0.7, 0.7, 0.5, 0.5]], dtype=torch.float64)
-    for classes in range(6):  # of equal scores the first classes come first
-        for k in (1, 2, 3, 5):
-            assert hits(tied, torch.tensor([classes]), k) == reference.top_k_right(tied[0], {classes}, k)
-    for k in (1, 2, 3):
-        for classes in ({2, 4}, {0}, {1, 5}):
-            there = torch.zeros(1, 6)
-            there[0, list(classes)] = 1
-            assert hits(scores[:1], there, k) == reference.top_k_right(scores[0], classes, k)
 
 
 def test_another_network_to_compare_with():
@@ -76,12 +52,6 @@ def test_equal_outputs_have_no_line(classes):
     assert report.correlation.isnan().all()
     assert report.slope.isnan().all()
     assert "undefined (12 undefined)" in str(report)
-
-
-def seven():
-    """Seven classes, so that the top five are not all."""
-    torch.manual_seed(2)
-    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 7)).double().eval()
 
 
 def test_the_top_five_before_and_after():
@@ -129,24 +99,6 @@ def test_the_model_comes_back_after_a_fault(stage):
     handle.remove()
     bias_report(model, [x], show_progress=False)
     assert snapshot(model, x) == before
-
-
-@pytest.mark.parametrize(
-    ("batch", "error", "said"),
-    [
-        ([1, 2], TypeError, "dataloader gives int as inputs"),
-        (torch.zeros(2, 3, 12, 12, dtype=torch.long), TypeError, "torch.int64"),
-        ((images(2), [1, 2]), TypeError, "a list as labels of 2 inputs"),
-        ((images(2), torch.zeros(3, dtype=torch.long)), TypeError, r"a tensor \(3,\) as labels of 2 inputs"),
-        ((images(2), torch.zeros(2)), TypeError, "labels of torch.float32; expected whole numbers"),
-        ((images(2), torch.tensor([0, 5])), ValueError, "the label 5, but the model has 5 classes"),
-        ((images(2), torch.zeros(2, 7)), ValueError, "7 labels an image; expected 5"),
-        ((images(2), torch.full((2, 5), 0.2)), ValueError, "expected zeros and ones"),
-    ],
-)
-def test_wrong_batches(batch, error, said):
-    with pytest.raises(error, match=said):
-        bias_report(network(), [batch], show_progress=False)
 
 
 def test_other_wrong_uses():

@@ -3,10 +3,9 @@ import torch
 
 from captum_extract_aggregate.bias_study import input_robustness, remove_biases
 from captum_extract_aggregate.bias_study.robustness import plot_robustness
-from tests.bias_study.networks import images, loader, network
-from tests.bias_study.test_report import seven
+from tests.bias_study.networks import images, loader, network, seven
+from tests.faults import snapshot
 from tests.reference import bias_study as reference
-from tests.test_faults import snapshot
 
 
 def test_equals_the_reference():

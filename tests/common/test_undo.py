@@ -24,8 +24,8 @@ from captum_extract_aggregate._common import undo
 from captum_extract_aggregate._common.undo import ProcessWide, Undo
 from captum_extract_aggregate.bias_study import bias_report, biases_removed, biases_scaled, decay_biases
 from tests.conftest import SmallNet
+from tests.faults import prepared, snapshot
 from tests.networks import Attending
-from tests.test_faults import prepared, snapshot
 
 HOOKS = ["_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"]
 HOOKS += ["_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"]

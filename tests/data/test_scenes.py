@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from captum.attr import LayerGradCam
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.data import scene_models, scenes, train_scenes
+from captum_extract_aggregate.data import scenes
 
 
 def test_items():
@@ -64,66 +64,6 @@ def test_normalisation():
     images = torch.stack([cea.DigitScenes(200, seed=1, split="train")[i][0] for i in range(200)])
     assert images.mean().abs() < 0.1
     assert abs(images.std() - 1) < 0.1
-
-
-@pytest.mark.parametrize(("name", "least"), [("vgg", 0.94), ("resnet", 0.96), ("vit", 0.86)])
-def test_shipped_networks(name, least):
-    model = cea.load_scene_model(name)
-    assert not model.training
-    images, classes = train_scenes.load_scenes(300, 3, "test")
-    precision = train_scenes.mean_average_precision(model, images, classes)
-    print(f"{name}: mean average precision {precision:.4f}")
-    assert precision > least
-    with_norm = any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
-    assert with_norm == (name != "vgg")
-
-
-def test_weights_are_small():
-    assert sum(path.stat().st_size for path in scene_models._WEIGHTS.glob("*.safetensors")) < 2.5e6
-
-
-def test_training_script_runs(tmp_path):
-    images, classes = train_scenes.load_scenes(64, 1, "train")
-    for name in ("vgg", "resnet", "vit"):
-        model = scene_models.build_scene_model(name)
-        before = [p.clone() for p in model.parameters()]
-        train_scenes.train(model, images, classes, epochs=2, seed=0)
-        assert not model.training
-        assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
-        path = scene_models.save_scene_weights(model, name, tmp_path)
-        assert path.is_file()
-
-
-def test_the_vit_learns_from_crops():
-    crops, classes = train_scenes.load_crops(40, 1, "train")
-    assert crops.shape[1:] == (3, 48, 48)
-    assert len(crops) == len(classes) > 60
-    assert classes.sum(1).min() >= 1  # the digit in the middle at least
-    model = scene_models.build_scene_model("vit")
-    before = [p.clone() for p in model.parameters()]
-    train_scenes.train(model, crops, classes, epochs=1, seed=0)
-    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters()))
-
-
-def test_a_crop_takes_its_places_positions():
-    """Zero attention would see nothing of a crop's place; the positions are those of the tokens it covers."""
-    model = cea.load_scene_model("vit")
-    crop = cea.DigitScenes(1)[0][0][None, :, 24:72, 48:96]
-    with torch.no_grad():
-        assert not torch.equal(model(crop, corner=(3, 6)), model(crop, corner=(0, 0)))
-        grid = model.positions[:, :, 3:9, 6:12].clone()
-        model.positions.zero_()
-        model.positions[:, :, :6, :6] = grid
-        moved = model(crop)
-    assert torch.equal(moved, cea.load_scene_model("vit")(crop, corner=(3, 6)))
-
-
-@pytest.mark.parametrize(
-    ("shape", "corner"), [((1, 3, 104, 104), (0, 0)), ((1, 3, 48, 48), (0, 7)), ((1, 3, 50, 48), (0, 0))]
-)
-def test_what_the_vit_does_not_take(shape, corner):
-    with pytest.raises(ValueError, match="multiples of 8 within"):
-        scene_models.SceneViT()(torch.zeros(shape), corner=corner)
 
 
 def pointing_rate(maps, pairs):

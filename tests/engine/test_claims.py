@@ -10,8 +10,8 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.bias_study import biases_removed
 from tests.conftest import SmallNet
+from tests.faults import snapshot
 from tests.networks import Attending
-from tests.test_faults import snapshot
 
 IN_ANOTHER = "in another thread"
 

@@ -8,7 +8,6 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._engine.layers import find_layer, model_of
 
 DEFAULTS = {
     "resnet18": ["layer1", "layer2", "layer3", "layer4"],
@@ -326,19 +325,6 @@ def test_default_layers_with_an_example_batch(small_net):
     assert next(iter(cea.default_layers(small_net, torch.zeros(1, 3, 12, 12)))) == "relu2"
     with pytest.raises(ValueError, match="expected inputs="):
         cea.default_layers(small_net, torch.zeros(1, 4, 12, 12))
-
-
-def test_layers_by_name(small_net):
-    assert find_layer("conv1", small_net) is small_net.conv1
-    assert find_layer("conv1", small_net.forward) is small_net.conv1
-    assert find_layer(small_net.conv1, small_net) is small_net.conv1
-    assert find_layer(None, small_net) is None
-    with pytest.raises(ValueError, match=r"'conv4'.*did you mean 'conv"):
-        find_layer("conv4", small_net)
-    with pytest.raises(TypeError, match="not a model to look"):
-        find_layer("conv1", lambda x: small_net(x))
-    assert model_of(small_net.forward) is small_net
-    assert model_of(len) is None
 
 
 class OneReLU(nn.Module):

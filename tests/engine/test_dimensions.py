@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from captum_extract_aggregate._engine.dimensions import Watch
-from captum_extract_aggregate._engine.layout import Surroundings, to_channels_first
+from captum_extract_aggregate._engine.layout import to_channels_first
+from captum_extract_aggregate._engine.surroundings import Surroundings
 
 
 def kinds(t, watch):

@@ -6,22 +6,7 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate._engine.input_positions import find_positions
-
-
-class Net(nn.Module):
-    """Two convolutions over an input whose channels are moved to dimension 1 (None: that are not there yet)."""
-
-    def __init__(self, dims, channels, axis):
-        super().__init__()
-        conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}[dims]
-        self.axis = axis
-        self.a, self.b = conv(channels, 16, 3, 2, 1), conv(16, 24, 3, 2, 1)
-        self.fc = nn.Linear(24, 3)
-
-    def forward(self, x):
-        x = x.unsqueeze(1) if self.axis is None else x.movedim(self.axis, 1)
-        return self.fc(self.b(self.a(x).relu()).relu().flatten(2).mean(2))
-
+from tests.networks import Strided
 
 # The input's shape without the batch, where its channels are, and the size that is right.
 TOLD = {
@@ -51,7 +36,7 @@ TOLD = {
 def made(shape, axis, size):
     torch.manual_seed(0)
     channels = 1 if axis is None else shape[axis - 1]
-    return Net(len(size), channels, axis).eval(), torch.randn(2, *shape)
+    return Strided(len(size), channels, axis).eval(), torch.randn(2, *shape)
 
 
 def methods(net, **given):
@@ -67,7 +52,7 @@ def methods(net, **given):
 def test_maps_have_the_size_of_the_positions(case):
     _, axis, size = TOLD[case]
     net, x = made(*TOLD[case])
-    with_channels_first = Net(len(size), net.a.in_channels, 1).eval()
+    with_channels_first = Strided(len(size), net.a.in_channels, 1).eval()
     with_channels_first.load_state_dict(net.state_dict())
     moved = x.unsqueeze(1) if axis is None else x.movedim(axis, 1)
     expected = methods(with_channels_first, size=size)
@@ -85,7 +70,10 @@ ONLY_THE_SIZE = ("signal of as many samples as channels", "clip of three frames"
 def test_the_input_s_own_term_has_its_channels_summed(case):
     _, axis, size = TOLD[case]
     net, x = made(*TOLD[case])
-    like, moved = Net(len(size), net.a.in_channels, 1).eval(), x.unsqueeze(1) if axis is None else x.movedim(axis, 1)
+    like, moved = (
+        Strided(len(size), net.a.in_channels, 1).eval(),
+        x.unsqueeze(1) if axis is None else x.movedim(axis, 1),
+    )
     like.load_state_dict(net.state_dict())
     for cls, layers in ((cea.AggregatedActivity, ["a", "b"]), (cea.FullGrad, None)):
         got = cls(net, layers, include_input=True).attribute(x, 1)
@@ -170,7 +158,7 @@ def test_a_picture_and_a_vector():
     ],
 )
 def test_mistakes(given, match):
-    net = Net(2, 3, 1)
+    net = Strided(2, 3, 1)
     with pytest.raises(ValueError, match=match):
         cea.LayerCombination(cea.NormGrad(net, ["a", "b"]), **given).attribute(torch.randn(1, 3, 16, 16), 0)
 

@@ -10,7 +10,8 @@ from torchvision.models.convnext import LayerNorm2d
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate._engine.input_positions import find_positions
-from captum_extract_aggregate._engine.layout import Surroundings, image_size, to_channels_first
+from captum_extract_aggregate._engine.layout import to_channels_first
+from captum_extract_aggregate._engine.surroundings import Surroundings, image_size
 
 CONVOLUTIONAL = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU())
 TRANSFORMER = nn.Sequential(nn.Linear(24, 24), nn.LayerNorm(24), nn.GELU())
@@ -506,3 +507,26 @@ def test_raw_audio_is_a_signal_of_one_channel():
         got = method.attribute(x, 1)
         assert got.shape == (2, 1, 100)
         torch.testing.assert_close(got, method.attribute(x.unsqueeze(1), 1))
+
+
+def test_a_layer_that_gives_a_number_too_has_no_map_of_it():
+    class WithLoss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            y = self.conv(x)
+            return y, y.square().mean()
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = WithLoss()
+
+        def forward(self, x):
+            y, loss = self.block(x)
+            return y.mean((2, 3)) + loss
+
+    with pytest.raises(ValueError, match=r"tensor 2 of 2.* shape \(\), which has no positions"):
+        cea.NormGrad(Net().eval(), "block").attribute(torch.randn(2, 3, 8, 8), 1)

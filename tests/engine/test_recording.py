@@ -1,7 +1,6 @@
 """The capture engine: values, what autograd records, unusual models, and the model afterwards."""
 
 import copy
-import warnings
 
 import captum.attr as captum_attr
 import pytest
@@ -10,14 +9,11 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._engine.recording import Evidence, joined, record
-from captum_extract_aggregate._engine.taps import Place, device_order
+from captum_extract_aggregate._engine.recording import record
+from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate.attr.base import places_of
 from tests.conftest import SmallNet, relative_error
-
-
-def evidence_of(model, x, places, target=1, **kwargs) -> Evidence:
-    return next(record(model, x, places, **kwargs).evidence([target]))
+from tests.engine.cases import Head, X, equals_captum
 
 
 def saved_bytes(run):
@@ -79,53 +75,6 @@ def test_parallel_branches_and_inputs_used_before_the_layer_ran():
             assert torch.allclose(got, expected, rtol=1e-10)
 
 
-def test_in_place_operations_do_not_spoil_what_was_captured():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 3)).eval()
-    model = lambda x: net(x).mean((2, 3))  # noqa: E731
-    x = torch.randn(1, 3, 8, 8)
-    got = evidence_of(model, x, [Place(net[0]), Place(net[1]), Place(net[1], "input")])
-    before, after = net[0](x), net[0](x).relu()
-    assert torch.allclose(got.activations[Place(net[0])][0], before)
-    assert torch.allclose(got.activations[Place(net[1])][0], after)
-    assert torch.allclose(got.activations[Place(net[1], "input")][0], before)
-
-
-def test_identity_shortcut_whose_tensor_is_changed_later():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv, self.shortcut = nn.Conv2d(3, 3, 3, padding=1), nn.Identity()
-
-        def forward(self, x):
-            y = self.conv(x)
-            z = self.shortcut(y)
-            y += 1  # the shortcut's output is the same tensor
-            return (y * z).mean((2, 3))
-
-    net, x = Net(), torch.randn(1, 3, 5, 5)
-    captured = evidence_of(net, x, [Place(net.shortcut)]).activations[Place(net.shortcut)][0]
-    assert torch.allclose(captured, net.conv(x))
-
-
-def test_a_layer_s_input_overwritten_afterwards():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.stem, self.conv = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
-
-        def forward(self, x):
-            y = self.stem(x)
-            z = self.conv(y)
-            y.relu_()
-            return (y + z).mean((2, 3))
-
-    net, x = Net().double(), torch.randn(1, 3, 4, 4, dtype=torch.float64)
-    got = cea.LinearApproximation(net, net.conv).attribute(x, 0, attribute_to_layer_input=True)
-    y = net.stem(x).detach().requires_grad_()
-    (g,) = torch.autograd.grad((y.relu() + net.conv(y)).mean((2, 3))[:, 0].sum(), y)
-    assert torch.allclose(got, (g * y).sum(1, keepdim=True))
-
-
 def test_nothing_below_the_earliest_layer_is_recorded_and_no_weight_is_differentiated():
     net = torchvision.models.resnet50().eval()
     x = torch.randn(2, 3, 96, 96)
@@ -157,59 +106,6 @@ def test_saved_bytes_at_full_size():
     assert mine / theirs <= 0.02
 
 
-class Counting(nn.Module):
-    """Counts the forwards of a model, and the backwards through its end."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model, self.forwards, self.backwards = model, 0, 0
-
-    def forward(self, *args):
-        self.forwards += 1
-        out = self.model(*args)
-        if out.requires_grad:
-            out.register_hook(self._count)
-        return out
-
-    def _count(self, grad):
-        self.backwards += 1
-
-
-def test_several_targets_share_the_forward(small_net, images):
-    net = Counting(small_net)
-    layers = [small_net.conv1, small_net.conv3]
-    method = cea.NormGrad(net, layers)
-    targets = torch.tensor([[0, 1, 4], [2, 2, 0], [3, 1, 1]])
-    maps = method.attribute_per_target(images, targets)
-    assert (net.forwards, net.backwards) == (1, 3)
-    assert [tuple(m.shape) for m in maps] == [(3, 3, 1, 12, 12), (3, 3, 1, 3, 3)]
-    for t in range(3):
-        for got, expected in zip(maps, method.attribute(images, target=targets[:, t])):
-            assert torch.allclose(got[:, t], expected, rtol=1e-5, atol=1e-9)
-    for_all = method.attribute_per_target(images, [1, 4])
-    assert torch.allclose(for_all[0][:, 1], method.attribute(images, target=4)[0], rtol=1e-5, atol=1e-9)
-    single = cea.NormGrad(net, small_net.conv3).attribute_per_target(images[:1], [[1, 2]])
-    assert tuple(single.shape) == (1, 2, 1, 3, 3)
-
-
-def test_methods_together_share_one_pass(small_net, images):
-    net = Counting(small_net)
-    methods = {
-        "norm": cea.NormGrad(net, [small_net.conv1, small_net.conv3]),
-        "real": cea.NormGrad(net, small_net.conv2, virtual_identity=False),
-        "input": cea.LayerGradient(net),
-        "captum": captum_attr.LayerGradCam(net, small_net.conv3),
-        "other": cea.NormGrad(small_net, small_net.conv3),
-    }
-    maps = cea.attribute_together(methods, images, target=[0, 1, 2])
-    assert list(maps) == list(methods)
-    assert (net.forwards, net.backwards) == (2, 2)  # one for ours, one for Captum's own
-    for name, method in methods.items():
-        expected = method.attribute(images, target=[0, 1, 2])
-        for got, want in zip(maps[name], expected):
-            assert torch.allclose(got, want, rtol=1e-5, atol=1e-9), name
-
-
 def test_any_callable_with_additional_arguments_and_several_inputs(small_net, images):
     """A generated caption's log-probability, say: a plain function that calls a model, twice as long as it is wide."""
 
@@ -234,18 +130,6 @@ def test_parameters_of_a_model_that_a_function_calls_are_frozen_too(small_net, i
     mine = saved_bytes(lambda: cea.NormGrad(lambda x: small_net(x), small_net.conv3).attribute(images, 1))
     direct = saved_bytes(lambda: cea.NormGrad(small_net, small_net.conv3).attribute(images, 1))
     assert mine == direct
-
-
-@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_grad_modes_and_frozen_parameters(small_net, images, context):
-    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
-    for p in list(small_net.parameters())[::2]:
-        p.requires_grad_(False)
-    with context():
-        got = cea.NormGrad(small_net, small_net.conv3).attribute(images + 0, 1)
-        assert torch.is_grad_enabled() == (context is torch.enable_grad)
-    assert torch.equal(got, expected)
-    assert [p.requires_grad for p in small_net.parameters()] == [False, True] * (len(list(small_net.parameters())) // 2)
 
 
 def test_channels_last_memory_and_strided_inputs(small_net, images):
@@ -280,97 +164,6 @@ def test_data_parallel_wrapper(small_net, images):
     expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
     for layer in ("conv3", "module.conv3", small_net.conv3):
         assert torch.equal(cea.NormGrad(nn.DataParallel(small_net), layer).attribute(images, 1), expected)
-
-
-def test_parts_from_several_devices_are_joined_in_the_batch_s_order():
-    devices = {torch.device("cuda", 1): "b", torch.device("cuda", 0): "a"}
-    assert device_order(devices, [0, 1]) == [torch.device("cuda", 0), torch.device("cuda", 1)]
-    assert device_order(devices, [1, 0]) == [torch.device("cuda", 1), torch.device("cuda", 0)]
-    assert joined([torch.zeros(2, 1), torch.ones(1, 1)]).flatten().tolist() == [0, 0, 1]
-
-
-def test_compiled_model(small_net, images):
-    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
-    compiled = torch.compile(small_net, backend="eager")
-    compiled(images)
-    assert torch.equal(cea.NormGrad(compiled, compiled.conv3).attribute(images, 1), expected)
-    assert torch.equal(cea.NormGrad(compiled, "conv3").attribute(images, 1), expected)
-    assert torch.equal(
-        cea.NormGrad(torch.compile(lambda x: small_net(x), backend="eager"), small_net.conv3).attribute(images, 1),
-        expected,
-    )
-
-
-@pytest.mark.skipif(not hasattr(torch.compiler, "set_stance"), reason="torch >= 2.6")
-def test_model_compiled_in_place(small_net, images):
-    expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
-    small_net.compile(backend="eager")
-    small_net(images)
-    assert torch.equal(cea.NormGrad(small_net, small_net.conv3).attribute(images, 1), expected)
-    assert small_net._compiled_call_impl is not None
-
-
-def test_scripted_model(small_net, images):
-    traced = torch.jit.trace(small_net, images)
-    with pytest.raises(ValueError, match="scripted or traced"):
-        cea.NormGrad(traced, traced.conv3).attribute(images, 1)
-    at_input = cea.LayerGradient(traced).attribute(images, 1)
-    assert torch.allclose(at_input, cea.LayerGradient(small_net).attribute(images, 1), rtol=1e-4, atol=1e-7)
-
-
-class Shared(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.act = nn.Conv2d(3, 3, 3, padding=1), nn.Tanh()
-
-    def forward(self, x):
-        return self.act(self.conv(self.act(self.conv(x)))).mean((2, 3))
-
-
-def test_a_layer_that_runs_several_times():
-    net, x = Shared(), torch.randn(2, 3, 6, 6)
-    with pytest.raises(ValueError, match=r"'conv'.*ran 2 times.*call=0"):
-        cea.NormGrad(net, net.conv).attribute(x, 1)
-    maps = {call: cea.LinearApproximation(net, net.conv, call=call).attribute(x, 1) for call in (0, 1, -1)}
-    assert torch.equal(maps[1], maps[-1])
-    assert not torch.allclose(maps[0], maps[1])
-    last = captum_attr.LayerGradientXActivation(net, net.conv).attribute(x, 1).sum(1, keepdim=True)
-    assert torch.allclose(maps[1], last, rtol=1e-4, atol=1e-7)  # Captum gives the last call, without a word
-    with pytest.raises(ValueError, match="call is 2"):
-        cea.NormGrad(net, net.conv, call=2).attribute(x, 1)
-    real = cea.ExtractAggregate(net, net.conv, extract="layer", aggregate="sum", call=0).attribute(x, 1)
-    assert real.shape == (2, 1, 6, 6)
-
-
-def test_layers_that_emit_tuples_and_take_keywords():
-    class Two(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 4, 3)
-
-        def forward(self, *, image, flag):
-            y = self.conv(image)
-            return y, (y * 2)[..., 1:], flag
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.two = Two()
-
-        def forward(self, x):
-            a, b, _ = self.two(image=x, flag=True)
-            return a.mean((2, 3)) + b.square().mean((2, 3))
-
-    net, x = Net(), torch.randn(2, 3, 6, 6)
-    maps = cea.LinearApproximation(net, net.two).attribute(x, 1)
-    assert isinstance(maps, tuple)
-    assert [tuple(m.shape) for m in maps] == [(2, 1, 4, 4), (2, 1, 4, 3)]
-    at_input = cea.LinearApproximation(net, net.two).attribute(x, 1, attribute_to_layer_input=True)
-    assert torch.allclose(at_input, cea.LinearApproximation(net, None).attribute(x, 1))
-    both = cea.NormGrad(net, [net.two, net.two.conv]).attribute(x, 1)
-    assert isinstance(both[0], tuple)
-    per_target = cea.LinearApproximation(net, net.two).attribute_per_target(x, [0, 1])
-    assert torch.equal(per_target[1][:, 1], maps[1])
 
 
 def test_integer_inputs_and_their_embedding():
@@ -417,17 +210,6 @@ def test_maps_are_per_example(small_net, images):
             assert torch.allclose(one, batch[i : i + 1], rtol=1e-10)
 
 
-def test_active_dropout_is_announced_and_the_random_state_restored():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    x, state = torch.randn(1, 3, 8, 8), torch.get_rng_state()
-    with pytest.warns(UserWarning, match="dropout is active"):
-        cea.NormGrad(net.train(), net[0]).attribute(x, 0)
-    assert torch.equal(torch.get_rng_state(), state)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        cea.NormGrad(net.eval(), net[0]).attribute(x, 0)
-
-
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_on_a_gpu(small_net, images, dtype):
@@ -439,37 +221,6 @@ def test_on_a_gpu(small_net, images, dtype):
     assert relative_error(got.float().cpu(), expected) < (1e-3 if dtype == torch.float32 else 0.1)
 
 
-class Stages(nn.Module):
-    """Two stages; something may work in place on what the first gives, or the second's output is the model's."""
-
-    def __init__(self, in_place):
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh())
-        self.second = nn.Sequential(nn.Conv2d(4, 5, 3), nn.Tanh())
-        self.in_place = in_place
-        self.forwards = 0
-
-    def forward(self, x):
-        self.forwards += 1
-        x = self.first(x)
-        return self.second(x.mul_(2) if self.in_place else x * 2)
-
-
-@pytest.mark.parametrize("layers", [["first"], ["first", "second"], ["second"]])
-def test_stages_are_handed_on_as_they_are_until_something_overwrites_them(layers):
-    torch.manual_seed(0)
-    plain, careless = (Stages(in_place).double().eval() for in_place in (False, True))
-    careless.load_state_dict(plain.state_dict())
-    x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
-    for target in [(1, 2, 3), (4, 0, 0)]:
-        expected = cea.NormGrad(plain, layers).attribute(x, target)
-        for a, b in zip(cea.NormGrad(careless, layers).attribute(x, target), expected):
-            torch.testing.assert_close(a, b, rtol=1e-12, atol=0)
-            assert b.abs().sum() > 0
-    assert plain.forwards == 2
-    assert careless.forwards == (3 if "first" in layers else 2)  # once to find out
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_targets_share_views_of_activations_alone(dtype, small_net, images):
     """Copies in float32 would be kept for every layer until the last target."""
@@ -479,3 +230,50 @@ def test_targets_share_views_of_activations_alone(dtype, small_net, images):
     evidence = next(method.run_pass(images.to(dtype), places_of(plan), None, [0, 1]))
     method.all_maps(images.to(dtype), evidence, plan)
     assert len(evidence.channels) == (2 if dtype == torch.float32 else 0)
+
+
+def test_a_model_that_cannot_be_differentiated_for_its_in_place_operations():
+    class Broken(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x):
+            y = self.conv(x).exp()
+            z = y * 2
+            y += 1
+            return z + y
+
+    net = Head(Broken())
+    with pytest.raises(ValueError, match="could be trained"):
+        cea.NormGrad(net, net.body.conv).attribute(X, 1)
+
+
+def test_parameters_put_in_by_functional_call():
+    net = SmallNet().eval()
+    other = {name: (p.detach() * 1.5).requires_grad_() * 1 for name, p in net.named_parameters()}
+    model = lambda x: torch.func.functional_call(net, other, (x,))  # noqa: E731
+    got = cea.LinearApproximation(model, net.conv3).attribute(X.float(), 1)
+    theirs = captum_attr.LayerGradientXActivation(model, net.conv3).attribute(X.float(), 1).sum(1, keepdim=True)
+    assert torch.allclose(got, theirs, rtol=1e-4, atol=1e-7)
+
+
+def test_weight_norm():
+    conv = torch.nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)).double()
+    net = nn.Sequential(conv, nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert equals_captum(net, net[1])
+    assert cea.NormGrad(net, conv, virtual_identity=False).attribute(X, 1).shape == (2, 1, 6, 6)
+
+
+def test_a_finite_score_with_an_infinite_gradient():
+    conv = nn.Conv2d(3, 4, 1)
+    model = lambda x: (conv(x).relu().sum((2, 3)) * 0).sqrt()  # noqa: E731
+    with pytest.raises(ValueError, match="though the score is not"):
+        cea.NormGrad(model, conv).attribute(X.float(), 1)
+
+
+@pytest.mark.parametrize("model", [lambda out: out[:1], lambda out: out.repeat(2, 1)])
+def test_as_many_scores_as_examples(model):
+    net = SmallNet().eval()
+    with pytest.raises(ValueError, match="expected one per example"):
+        cea.NormGrad(lambda x: model(net(x)), net.conv3).attribute(X.float(), 1)

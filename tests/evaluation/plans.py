@@ -120,6 +120,13 @@ def picture_folder(root, count=4):
 # --- What plans name by FILE.py:FUNCTION -----------------------------------------------------------------------------
 
 HERE = str(Path(__file__))
+NET = {"name": f"{HERE}:tiny_net"}
+POINTING = [{"measure": "pointing_game", "arguments": {"tolerance": 3}}, {"measure": "class_sensitivity"}]
+
+
+def of(tmp_path, data, **changes):
+    """What an evaluation of some data by the tiny network finds."""
+    return evaluated(tmp_path / "results", **{"model": NET, "layers": ["conv1", "conv2"], "data": data} | changes)
 
 
 class TinyNet(nn.Module):

@@ -10,8 +10,7 @@ from captum_extract_aggregate.data.pointing_pairs import PointingPairs
 from captum_extract_aggregate.evaluation.datasets import Sample
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
 from captum_extract_aggregate.evaluation.measures import contrast, pointing
-from captum_extract_aggregate.evaluation.methods import levelled
-from captum_extract_aggregate.metrics import removal_contrast, spearman
+from captum_extract_aggregate.metrics import removal_contrast
 
 
 class Weighted(nn.Module):
@@ -33,21 +32,6 @@ def by_detail(values, n):
     for example, _, detail, value in values:
         found.setdefault(detail, [math.nan] * n)[example] = value
     return found
-
-
-def test_rounding_is_no_map():
-    noise = 0.3 * (1 + 1e-7 * torch.rand(2, 1, 9, 9))
-    level = levelled(noise)
-    assert spearman(level, level).isnan().all()
-    real = torch.rand(2, 1, 9, 9)
-    assert torch.equal(levelled(real), real)
-    mixed = torch.cat([noise[:1], real[:1], torch.zeros(1, 1, 9, 9)])
-    assert torch.equal(levelled(mixed)[1], real[0])
-    assert levelled(mixed)[0].unique().numel() == 1
-    assert torch.equal(levelled(mixed)[2], mixed[2])
-    faint = torch.ones(1, 1, 9, 9)
-    faint[0, 0, 4, 4] = 1.001
-    assert torch.equal(levelled(faint), faint)
 
 
 def test_undefined_maps_are_not_drawn():

@@ -13,8 +13,8 @@ from torch.nn.utils import prune
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.metrics import null_baseline, parameter_randomization
+from tests.faults import InjectedError, prepared, snapshot
 from tests.reference import metrics as reference
-from tests.test_faults import InjectedError, prepared, snapshot
 
 
 @pytest.mark.parametrize("order", ["cascading", "independent"])

@@ -9,49 +9,8 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
-from captum_extract_aggregate.visualization.figures import overlay
-from tests.engine.test_input_positions import Net
+from tests.networks import Strided
 from tests.reference import metrics as reference
-
-
-class Rows(nn.Module):
-    """A sequence of a picture's rows."""
-
-    def __init__(self, channels=4):
-        super().__init__()
-        self.c, self.fc = nn.Conv1d(3, channels, 3, padding=1), nn.Linear(channels, 3)
-
-    def forward(self, x):
-        return self.fc(self.c(x.mean(3)).relu().mean(2))
-
-
-@pytest.mark.parametrize("channels", [4, 16])  # 16: a layer's K x L is as large as the picture's H x W
-def test_a_map_of_rows_is_no_picture(channels):
-    net, x = Rows(channels).eval(), torch.randn(2, 3, 16, 16)
-    masks = torch.ones(2, 16, 16, dtype=torch.bool)
-    for method in (cea.NormGrad(net, "c"), captum.attr.LayerGradientXActivation(net, net.c)):
-        maps = method.attribute(x, target=1)
-        runs = [
-            lambda: metrics.as_input_attribution(method).attribute(x, target=1),  # noqa: B023
-            lambda: metrics.class_sensitivity(method, x, net),  # noqa: B023
-            lambda: metrics.class_sensitivity(captum.attr.NoiseTunnel(method), x, net),  # noqa: B023
-            lambda: metrics.parameter_randomization(method, net, x, 1),  # noqa: B023
-        ]
-        if maps.shape[1:] != (16, 16):
-            runs += [lambda: metrics.pixel_removal(net, x, maps)]  # noqa: B023
-            runs += [lambda: metrics.removal_contrast(net, x, maps)]  # noqa: B023
-        for run in runs:
-            with pytest.raises(ValueError, match="no map with 2 position dimensions"):
-                run()
-    rows = cea.NormGrad(net, "c").attribute(x, 1)
-    with pytest.raises(ValueError, match="the map of a sequence"):
-        metrics.pointing_game(rows, masks)
-    from matplotlib.figure import Figure
-
-    with pytest.raises(ValueError, match="the map of a sequence"):
-        overlay(Figure().subplots(), torch.rand(3, 16, 16), rows[0])
-    assert metrics.class_sensitivity(cea.NormGrad(net, "c"), x, net, size=(16,)).shape == (2,)  # said to be rows
-
 
 # Shape without the batch, where its channels are, and the positions.
 INPUTS = {
@@ -70,7 +29,7 @@ def case(request):
     """A network that takes the input, inputs, where the channels are, and the positions' size."""
     shape, axis, size = INPUTS[request.param]
     torch.manual_seed(0)
-    net = Net(len(size), 1 if axis is None else shape[axis - 1], axis).double().eval()
+    net = Strided(len(size), 1 if axis is None else shape[axis - 1], axis).double().eval()
     nn.init.normal_(net.fc.weight)
     x = torch.randn(3, *shape, dtype=torch.float64) * 3
     with torch.no_grad():  # decisions that flip
@@ -91,7 +50,7 @@ def upsampled(m, size):
 def test_removal_takes_positions_with_all_their_channels(case, order):
     net, x, axis, size = case
     maps = cea.LinearApproximation(net, "a").attribute(x, 0)
-    like = Net(len(size), net.a.in_channels, 1).double().eval()
+    like = Strided(len(size), net.a.in_channels, 1).double().eval()
     like.load_state_dict(net.state_dict())
     decide = reference.decision(like)
     pixels = [
@@ -176,12 +135,6 @@ def test_pointing(size, tolerance):
     middle = torch.zeros(1, *size, dtype=torch.bool)
     middle[(0, *(n // 2 for n in size))] = True
     assert metrics.pointing_game(metrics.centre_map(size), middle, 1).tolist() == [True]
-
-
-def test_a_map_that_is_constant_but_for_rounding_is_undefined():
-    net, x = Net(2, 3, 1).eval(), torch.randn(2, 3, 16, 16)
-    noise = lambda inputs, target: 0.3 + 1e-8 * torch.rand(2, 1, 5, 5)  # noqa: E731
-    assert metrics.class_sensitivity(noise, x, net).isnan().all()
 
 
 def test_where_the_channels_are_is_said_or_refused():

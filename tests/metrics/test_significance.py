@@ -116,16 +116,6 @@ def test_wrong_uses():
             run()
 
 
-def test_summary():
-    summary = ValueSummary()
-    assert summary.compute()["mean"].isnan()
-    summary.update(torch.tensor([1.0, math.nan]))
-    summary.update(torch.tensor([3.0, 8.0], dtype=torch.float32))
-    result = summary.compute()
-    assert [float(result[k]) for k in ("mean", "median", "n", "undefined")] == [4, 3, 3, 1]
-    assert float(result["std"]) == pytest.approx(np.std([1, 3, 8], ddof=1))
-
-
 def test_infinities():
     result = compare([math.inf, 2.0, 3.0], [1.0, 2.5, 4.0])
     assert result.median == -0.5

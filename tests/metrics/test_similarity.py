@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from captum_extract_aggregate import metrics
-from captum_extract_aggregate.metrics import SIMILARITIES
+from captum_extract_aggregate.metrics import SIMILARITIES, similarity
 from tests.reference import metrics as reference
 
 
@@ -107,3 +107,40 @@ def test_null_baselines():
         metrics.spearman, (14, 14), (224, 224)
     )
     assert np.isfinite(hog.std)
+
+
+ROWS = {
+    "ties at both ends": [[3, 1, 1, 2, 3, 3], [0, 0, 0, 5, 4, 4]],
+    "all different": [[3, 1, 4, 1.5, 9, 2.6], [6, 5, 4, 3, 2, 1]],
+    "all equal": [[7, 7, 7], [0, 0, 0]],
+    "two": [[2, 1], [1, 1]],
+    "one": [[5], [-5]],
+}
+
+
+@pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
+def test_ranks(rows):
+    rows = torch.tensor(rows, dtype=torch.float64)
+    expected = torch.from_numpy(rankdata(rows.numpy(), axis=1)) - 1
+    assert torch.equal(similarity._ranks_on_device(rows), expected)
+
+
+@given(n=st.integers(1, 30), distinct=st.integers(1, 30), seed=st.integers(0, 99))
+def test_ranks_of_random_rows(n, distinct, seed):
+    rows = torch.randint(distinct, (3, n), generator=torch.Generator().manual_seed(seed)).float()
+    expected = torch.from_numpy(rankdata(rows.numpy(), axis=1)) - 1
+    assert torch.equal(similarity._ranks_on_device(rows), expected)
+
+
+def test_ranks_need_no_numbers_on_the_host():
+    assert similarity._ranks_on_device(torch.rand(2, 5, device="meta")).shape == (2, 5)
+
+
+def test_similarities_are_the_same(elsewhere):
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(5, (4, 1, 6, 6), generator=generator).float() for _ in range(2))
+    a[1], b[2, 0, 0, 0] = 3, torch.nan
+    expected = [f(a, b) for f in (similarity.spearman, similarity.abs_spearman)]
+    assert "metrics.similarity" not in elsewhere()
+    for f, wanted in zip((similarity.spearman, similarity.abs_spearman), expected):
+        torch.testing.assert_close(f(a, b), wanted, rtol=0, atol=1e-15, equal_nan=True)

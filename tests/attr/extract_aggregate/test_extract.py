@@ -14,23 +14,17 @@ from captum_extract_aggregate.attr.extract_aggregate import extract as ex
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import (
     AGGREGATES,
     aggregate,
-    register_aggregate,
-    unregister_aggregate,
 )
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Factor, Summand
+from tests.attr.extract_aggregate.cases import VIRTUAL, draw_tensor
 from tests.conftest import relative_error
 from tests.reference import extract_aggregate as reference
 
-VIRTUAL = ["bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise1x1", "depthwise3x3", "depthwise5x5"]
 CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE_NORMS = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 TOLERANCE = 1e-10
-
-
-def draw_tensor(seed, *shape):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
 @st.composite
@@ -182,35 +176,6 @@ def test_torchvision_layer_norm_2d():
         assert torch.allclose(got[i].sum((0, 1)), of_weight)
 
 
-def test_callable_aggregate_sees_the_parameter_s_shape():
-    x, g = draw_tensor(0, 2, 3, 4, 5), draw_tensor(1, 2, 3, 4, 5)
-    shapes = []
-
-    def spectral_norm(rows):
-        shapes.append(tuple(rows.shape[1:]))
-        return torch.linalg.matrix_norm(rows, 2)
-
-    got = aggregate(ex.virtual_extract("conv1x1")(ex.Pair(x, g)), spectral_norm)
-    assert shapes == [(3, 3)]
-    assert torch.allclose(got, (x.norm(dim=1) * g.norm(dim=1)).unsqueeze(1))  # of a rank-one matrix: both norms
-    with pytest.raises(ValueError, match="one number per row"):
-        aggregate(ex.virtual_extract("conv1x1")(ex.Pair(x, g)), lambda rows: rows.sum(-1))
-
-
-def test_callable_aggregate_runs_in_bounded_pieces(monkeypatch):
-    monkeypatch.setattr("captum_extract_aggregate.attr.extract_aggregate.aggregate._CHUNK", 30)
-    x, g = draw_tensor(0, 2, 3, 4, 5), draw_tensor(1, 2, 3, 4, 5)
-    summand = ex.virtual_extract("conv1x1")(ex.Pair(x, g))
-    sizes = []
-
-    def norm(rows):
-        sizes.append(rows.numel())
-        return rows.flatten(1).norm(dim=1)
-
-    assert torch.allclose(aggregate(summand, norm), aggregate(summand, "norm"))
-    assert max(sizes) <= 30
-
-
 def test_a_new_layer_type_takes_a_few_lines(monkeypatch):
     class ChannelScale(nn.Module):
         def __init__(self):
@@ -283,19 +248,6 @@ def test_a_stride_may_be_a_list():
     assert torch.equal(cea.NormGrad(net, "0", virtual_identity=False).attribute(x, 1), expected)
 
 
-@pytest.mark.parametrize("signs", ["both", "one"])
-def test_a_few_channels_at_a_time_give_the_same(signs, monkeypatch):
-    x, g = draw_tensor(0, 2, 7, 5, 6), draw_tensor(1, 2, 7, 5, 6)
-    x = x.clamp(min=0) if signs == "one" else x
-    names = [(extract, how) for extract in VIRTUAL for how in AGGREGATES]
-    whole = [aggregate(ex.Pair(x, g).summand(extract), how) for extract, how in names]
-    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", 130)  # two or three channels
-    assert len(ex.Pair(x, g).summand("depthwise3x3").parts) == 4
-    for (extract, how), expected in zip(names, whole):
-        got = aggregate(ex.Pair(x, g).summand(extract), how)
-        assert torch.allclose(got, expected, rtol=1e-12, atol=1e-13), (extract, how)
-
-
 @pytest.mark.parametrize("method", [cea.GradCAM, cea.GradCAMPos, cea.GradMid, cea.GradCAMPlusPlus])
 def test_positive_aggregation_a_few_channels_at_a_time(method, small_net, images, monkeypatch):
     whole = method(small_net, "conv2").attribute(images, 1)
@@ -303,101 +255,11 @@ def test_positive_aggregation_a_few_channels_at_a_time(method, small_net, images
     torch.testing.assert_close(method(small_net, "conv2").attribute(images, 1), whole)
 
 
-def test_maps_of_one_pass_have_memory_of_their_own(small_net, images):
-    """Methods share what they have in common; what one hands out must not be another's."""
-    for extract in VIRTUAL:
-        methods = {
-            f"{how} {i}": cea.ExtractAggregate(small_net, "conv2", extract=extract, aggregate=how)
-            for how in AGGREGATES
-            for i in range(2)
-        }
-        maps = cea.attribute_together(methods, images, 1)
-        assert len({m.untyped_storage().data_ptr() for m in maps.values()}) == len(maps), extract
-
-
 @pytest.mark.parametrize("layout", ["auto", lambda t: t[:, :2]])
 def test_tiny_scores_give_tiny_maps(small_net, images, layout):
     method = cea.NormGrad(lambda x: small_net.float()(x), small_net.conv2, layout=layout)
     tiny = cea.NormGrad(lambda x: small_net.float()(x) * 1e-25, small_net.conv2, layout=layout)
     torch.testing.assert_close(tiny.attribute(images.float(), 1) * 1e25, method.attribute(images.float(), 1))
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: nn.Conv2d(6, 6, 3, 2, 1, groups=6),
-        lambda: nn.Conv2d(6, 6, 5, groups=6),
-        lambda: nn.Conv2d(6, 12, 3, padding=1, groups=6),
-        lambda: nn.ConvTranspose2d(6, 6, 3, 2, 1, groups=6),
-        lambda: nn.BatchNorm2d(6),
-    ],
-)
-@pytest.mark.parametrize("piece", [60, 400, 1000])
-def test_real_layers_a_few_channels_at_a_time(make, piece, monkeypatch):
-    """The factors of a depthwise layer that changes the resolution are of different sizes."""
-    torch.manual_seed(0)
-    layer = make()
-    net = nn.Sequential(layer, nn.Tanh(), nn.LazyConv2d(3, 1), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    net, x = net.double().eval(), draw_tensor(0, 3, 6, 11, 11)
-    net(x)
-    methods = {how: cea.ExtractAggregate(net, layer, extract="layer", aggregate=how) for how in AGGREGATES}
-    whole = cea.attribute_together(methods, x, 1)
-    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", piece)
-    for how, map_ in cea.attribute_together(methods, x, 1).items():
-        torch.testing.assert_close(map_, whole[how], rtol=1e-10, atol=1e-13)
-
-
-def test_a_factor_of_one_for_many_blocks(monkeypatch):
-    g = draw_tensor(0, 1, 8, 4, 4)
-    summand = Summand(Factor(g.unsqueeze(2)), ex.one(g), (8,))
-    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", 20)
-    for how, expected in {"norm": g.norm(dim=1), "sum": g.sum(1), "max": g.amax(1), "max_abs": g.abs().amax(1)}.items():
-        torch.testing.assert_close(aggregate(summand, how)[:, 0], expected)
-
-
-@pytest.fixture
-def tables():
-    """The tables as they were, whatever a test registers."""
-    kept = [(table, dict(table._things)) for table in (ex.REAL_LAYERS, AGGREGATES)]
-    yield
-    for table, content in kept:
-        table._things = content
-
-
-def zero(summand):
-    return summand.total(torch.abs) * 0
-
-
-@pytest.mark.parametrize("name", sorted(AGGREGATES))
-def test_an_aggregate_s_name_that_is_taken_is_an_error(tables, small_net, images, name):
-    method = cea.ExtractAggregate(small_net, "conv3", aggregate=name)
-    own, before = AGGREGATES[name], method.attribute(images, 1)
-    with pytest.raises(ValueError, match=rf"'{name}', which is taken; .* overwrite=True, .*unregister_aggregate"):
-        register_aggregate(name)
-    assert AGGREGATES[name] is own
-    register_aggregate(name, overwrite=True)(zero)
-    assert not method.attribute(images, 1).any()  # of methods that were made before, too
-    register_aggregate(name, overwrite=True)(lambda summand: summand.total(torch.abs) * 0 + 1)
-    unregister_aggregate(name)
-    assert AGGREGATES[name] is own  # not what was there in between
-    assert torch.equal(method.attribute(images, 1), before)
-    unregister_aggregate(name)
-    assert AGGREGATES[name] is own
-
-
-def test_an_aggregate_of_one_s_own_comes_and_goes(tables, small_net, images):
-    register = register_aggregate("mine")
-    register(zero)
-    with pytest.raises(ValueError, match="'mine', which is taken"):
-        register(zero)  # as a second definition under the name would
-    assert not cea.LayerGradient(small_net, "conv3", aggregate="mine").attribute(images, 1).any()
-    unregister_aggregate("mine")
-    with pytest.raises(ValueError, match="'mine', which is unknown"):
-        cea.LayerGradient(small_net, "conv3", aggregate="mine")
-    with pytest.raises(ValueError, match="'mine', which is unknown"):
-        unregister_aggregate("mine")
-    with pytest.raises(TypeError, match="name is 3"):
-        register_aggregate(3)
 
 
 def other_layer(module, x, g):

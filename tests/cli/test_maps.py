@@ -1,0 +1,87 @@
+"""What the grid of maps is made of: methods, layers, a class, and where it goes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from captum_extract_aggregate.cli import maps
+from tests.cli.files import MINE
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ("cardigan", "explained: class cardigan (2)"),
+        ("Cardigan", "explained: class Cardigan (0)"),
+        ("boxer", "explained: class Boxer (3)"),
+        (" Boxer ", "explained: class Boxer (3)"),
+        (
+            "CARDIGAN",
+            "target is 'CARDIGAN', which is the name of 2 classes; expected an index: 0 ('Cardigan'), 2 ('card",
+        ),
+        ("crane", "target is 'crane', which is the name of 2 classes; expected an index: 1 ('crane'), 4 ('crane')"),
+        ("4", "explained: class crane (4)"),
+        ("CAF\u00c9", "explained: class cafe\u0301 (5)"),  # one letter, or a letter and its accent
+        ("BOXES", "target is 'BOXES', which is unknown; did you mean 'Boxer'?"),
+    ],
+)
+def test_classes_by_name(target, told, run, picture, tmp_path):
+    """Spelled exactly so first, else without regard to case; what is several classes' name is none of them."""
+    (tmp_path / "mine.py").write_text(MINE)
+    names = ("Cardigan", "crane", "cardigan", "Boxer", "crane", "cafe\u0301")
+    (tmp_path / "names.txt").write_text("\n".join(names), encoding="utf-8-sig")
+    model = ("--model", "mine.py:six", "--size", "16", "--layers", "1", "--methods", "gradient")
+    result = run(picture, *model, "--class-names", "names.txt", "--target", target)
+    assert told in result.output
+    assert result.exit_code == (0 if told.startswith("explained") else 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "layer5"], "did you mean 'layer"),
+        (["--layers", "fc"], "no positions"),
+        (["--methods", "gradkam"], "did you mean 'gradcam'"),
+        (["--methods", ","], "expected at least one of"),
+        (["--size", "64"], "for an IMAGE of your own"),
+        (["--methods", "conv3x3:nrom"], "did you mean 'norm'"),
+        (["--target", "10"], "expected 0 to 9"),
+        (["--target", "seven"], "target is 'seven'"),
+        (["--output", "no/such/folder.png"], "does not exist"),
+        (["--output", "maps.txt"], "expected a .png"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--output", "folder.png"], "output is 'folder.png', which is a folder"),
+        (["--html", "folder.html"], "html is 'folder.html', which is a folder"),
+        (["--seed", "9" * 30], "seed is 999"),
+        (["--target", "9" * 30], "expected 0 to 9"),
+        (["--target", "1_0"], "target is '1_0', which is unknown"),
+        (["--methods", "captum:DeepLift"], "Captum's DeepLift does not explain this model: "),
+        (["--methods", "normgrad,x:y"], "method 'x:y': aggregate is 'y'"),
+    ],
+)
+def test_wrong_methods_layers_classes_and_files(arguments, message, refused):
+    assert message in refused("explain", *arguments)
+
+
+def test_what_is_told_and_the_page(picture, tmp_path, monkeypatch):
+    """The highest scores, methods and layers in the order that was asked for, and the highest classes in the page."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(MINE)
+    torch.manual_seed(0)
+    request = maps.MapsRequest(
+        *(picture, "mine.py:six", "", "1,0", "gradient,normgrad", "4"), size=16, html=Path("page.html")
+    )
+    told = maps.run(request).splitlines()
+    assert told[0] == "class scores (logits), highest first:"
+    scores = [float(line.split()[0]) for line in told[1:6]]
+    assert scores == sorted(scores, reverse=True)
+    assert told[6].startswith("explained: class 4, score ")
+    assert told[7:] == ["layers: 1, 0", "maps written to explanation.png", "page written to page.html"]
+    best = [line.split()[1] for line in told[1:6]]
+    page = re.search(r'id="data">(.*?)</script>', (tmp_path / "page.html").read_text(), re.DOTALL)[1]
+    found = json.loads(page)
+    assert [c["name"] for c in found["classes"]] == ["4", *(name for name in best if name != "4")]
+    assert [(m["name"], m["order"]) for m in found["methods"]] == [("gradient", ["1", "0"]), ("normgrad", ["1", "0"])]

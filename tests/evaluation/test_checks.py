@@ -1,0 +1,56 @@
+"""What is checked of a plan once its parts are there."""
+
+import pytest
+
+from tests.evaluation.plans import HERE, content, picture_folder, voc_tree
+from tests.evaluation.wrong_plans import check_refused, measures, methods, tiny, tiny_data
+
+WRONG = {
+    "a method of Captum's that refuses the model": (
+        methods(method="captum:DeepLift") | {"model": {"name": f"{HERE}:module_of_one_relu"}} | tiny_data(),
+        "method 'captum:DeepLift' cannot explain this model",
+    ),
+    "a model of pictures": (tiny(model={"name": f"{HERE}:net_of_pictures"}), r"gives \(1, 3, .*\); expected scores"),
+    "an unknown stage": (measures("parameter_randomization", layers=["layer9"]), "'layer9'"),
+    "more shuffles than other images": (measures("removal_contrast", n_shuffles=3, step=4096), "n_shuffles is 3"),
+    "removal_contrast one by one": (
+        content(measures=[{"measure": "removal_contrast"}], run={"batch_size": 1}),
+        "run.batch_size is 1, but removal_contrast",
+    ),
+    "removal_contrast of one image": (
+        content(measures=[{"measure": "removal_contrast", "arguments": {"step": 4096}}], data={"n": 1}),
+        "removal_contrast",
+    ),
+    "pointing without objects": (tiny(measures=[{"measure": "pointing_game"}]), "'pointing_game' needs .* objects"),
+    "restricted pointing without objects": (
+        tiny(measures=[{"measure": "restricted_pointing_game"}]),
+        "'restricted_pointing_game' needs",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_go_together(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_refused(*WRONG[case], tmp_path)
+
+
+def test_measures_that_need_what_the_data_do_not_give(tmp_path):
+    folder, voc = str(picture_folder(tmp_path / "folder")), str(voc_tree(tmp_path))
+    pointing = [{"measure": "pointing_game"}]
+    for plain, message in (
+        (tiny(data={"kind": "folder", "root": folder}, measures=pointing), "kind 'folder' has none"),
+        (
+            tiny(data={"kind": "voc", "root": voc, "resize": "crop"}, measures=pointing),
+            "kind 'voc' with resize 'crop' has none",
+        ),
+        (
+            tiny(data={"kind": "voc", "root": voc, "size": 32}, measures=[{"measure": "removal_contrast"}]),
+            "data.resize is 'short', but removal_contrast",
+        ),
+        (
+            content(data={"kind": "voc", "root": voc, "size": 32}, measures=pointing),
+            "the model has 10 classes, and the data 20",
+        ),
+    ):
+        check_refused(plain, message, tmp_path)

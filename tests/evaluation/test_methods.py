@@ -1,0 +1,161 @@
+"""Methods made ready: one pass serves what can share it, and nothing piles up from image to image."""
+
+import gc
+import itertools
+
+import pytest
+import torch
+
+from captum_extract_aggregate.evaluation import plan_from, run
+from captum_extract_aggregate.evaluation.methods import levelled
+from captum_extract_aggregate.evaluation.store import Writer
+from captum_extract_aggregate.metrics import spearman
+from tests.evaluation.plans import HERE, TinyNet, content
+from tests.evaluation.wrong_plans import check_refused, combine, methods
+
+MODEL = {"name": "tests.evaluation.plans:tiny_net"}  # by module, so that its class is the one counted here
+
+
+DATA = {"kind": "custom", "dataset": f"{HERE}:tensors_with_pairs", "arguments": {"count": 12}}
+
+
+SHARING = [
+    {"method": "normgrad", "combine": [{}, {"mode": "sum"}]},
+    {"method": "linear-approximation"},
+    {"method": "gradcam"},
+    {"method": "gradient", "layers": ["conv2"]},
+    {"method": "cumulative-gradmid"},
+]
+
+
+def plan(methods, **changes):
+    measures = [{"measure": "pointing_game", "arguments": {"tolerance": 3}}, {"measure": "class_sensitivity"}]
+    return plan_from(
+        content(
+            methods=methods,
+            measures=measures,
+            layers=["conv1", "conv2"],
+            data=DATA,
+            model={"name": "tests.evaluation.plans:tiny_net"},
+        )
+        | changes
+    )
+
+
+def forwards(methods, folder, monkeypatch):
+    """How often the network runs in a batch, beyond what is looked at before work starts."""
+    calls, at_batch, original = [], [], TinyNet.forward
+    monkeypatch.setattr(TinyNet, "forward", lambda self, x: (calls.append(len(x)), original(self, x))[1])
+    add = Writer.add
+    monkeypatch.setattr(Writer, "add", lambda self, *args: (at_batch.append(len(calls)), add(self, *args))[1])
+    run(plan(methods), folder, show_progress=False)
+    monkeypatch.undo()
+    return {b - a for a, b in itertools.pairwise(at_batch)}
+
+
+def test_methods_layers_and_targets_share_the_forward(tmp_path, monkeypatch):
+    assert forwards(SHARING, tmp_path / "shared", monkeypatch) == {2}  # the scores, and the pass of all
+    # Captum's own run by themselves, once for each of the four targets: best, worst, and two in the image.
+    captums = [*SHARING, {"method": "captum:Saliency"}]
+    assert min(forwards(captums, tmp_path / "captum", monkeypatch)) > 2
+
+
+def test_meta_saliency_shares_the_step(tmp_path, monkeypatch):
+    meta = {"meta_saliency": {"lr": 0.001}}
+    one = forwards([{"method": "normgrad"} | meta], tmp_path / "one", monkeypatch)
+    both = forwards([m | meta for m in SHARING[:3]], tmp_path / "all", monkeypatch)
+    assert both == one
+
+
+def test_memory_is_flat_in_the_number_of_images(only_new_objects, tmp_path, monkeypatch):
+    alive, add = [], Writer.add
+
+    def counting(self, batch, found):
+        add(self, batch, found)
+        del found
+        gc.collect()
+        alive.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
+
+    monkeypatch.setattr(Writer, "add", counting)
+    run(plan(SHARING), tmp_path, show_progress=False)
+    assert len(alive) == 6
+    assert max(alive[1:]) <= alive[1]
+
+
+def test_rounding_is_no_map():
+    noise = 0.3 * (1 + 1e-7 * torch.rand(2, 1, 9, 9))
+    level = levelled(noise)
+    assert spearman(level, level).isnan().all()
+    real = torch.rand(2, 1, 9, 9)
+    assert torch.equal(levelled(real), real)
+    mixed = torch.cat([noise[:1], real[:1], torch.zeros(1, 1, 9, 9)])
+    assert torch.equal(levelled(mixed)[1], real[0])
+    assert levelled(mixed)[0].unique().numel() == 1
+    assert torch.equal(levelled(mixed)[2], mixed[2])
+    faint = torch.ones(1, 1, 9, 9)
+    faint[0, 0, 4, 4] = 1.001
+    assert torch.equal(levelled(faint), faint)
+
+
+WRONG = {
+    "an unknown method": (methods(method="normgrat"), "method is 'normgrat', .* did you mean 'normgrad'"),
+    "an unknown extract": (methods(method="conv3x4:norm"), "'conv3x4'"),
+    "an unknown aggregate": (methods(method="conv3x3:nrom"), "'nrom'"),
+    "an unknown method of Captum's": (methods(method="captum:LayerGradCAM"), "did you mean 'captum:LayerGradCam'"),
+    "an unknown layer of a method": (methods(layers=["later2"]), "'later2'.*'layer2'"),
+    "the same layer twice": (content(layers=["layer3", "layer3"]), "'layer3' twice"),
+    "the same layer of a method twice": (methods(layers=["layer3", "layer2", "layer3"]), "'layer3' twice"),
+    "the same combination twice": (
+        content(methods=[{"method": "normgrad", "layers": ["layer2", "layer3"], "combine": [{}, {}]}]),
+        "'product, uniform' twice",
+    ),
+    "two combinations with weights of their own": (
+        content(
+            methods=[
+                {"method": "normgrad", "layers": ["layer2", "layer3"]}
+                | {"combine": [{"weights": [1, 2]}, {"weights": [2, 1]}]}
+            ]
+        ),
+        "'product, own weights' twice",
+    ),
+    "a combination named like a layer": (combine(label="layer3"), "'layer3' twice"),
+    "weights in a file that is not there": (combine(weights="nowhere.json"), "'nowhere.json', and there is no such"),
+    "an argument that a method has not": (methods(arguments={"gama": 1}), "method 'normgrad': .*'gama'"),
+    "an argument that Captum's has not": (
+        methods(method="captum:LayerGradCam", arguments={"gama": 1}),
+        "method 'captum:LayerGradCam': .*'gama'",
+    ),
+    "a value that a method refuses": (methods(method="rectgrad", arguments={"percentile": 200}), "percentile is 200"),
+    "weights of the wrong number": (combine(weights=[1, 2, 3]), "weights has 3 numbers for 2 layers"),
+    "negative weights": (combine(weights=[1, -2]), "weights are .* expected numbers of at least 0"),
+    "unknown weights": (combine(weights="linaer"), "weights is 'linaer', .* did you mean 'linear'"),
+    "a combination of one layer": (methods(combine=[{}]), "nothing to combine; expected several layers"),
+    "a combination of an input map": (
+        content(methods=[{"method": "captum:Saliency", "combine": [{}], "layers": ["layer2", "layer3"]}]),
+        "nothing to combine",
+    ),
+    "a combination of joined layers": (
+        content(methods=[{"method": "fullgrad", "combine": [{}], "layers": ["layer2", "layer3"]}]),
+        "nothing to combine",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_methods(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_refused(*WRONG[case], tmp_path)
+
+
+def test_files_that_hold_no_weights(tmp_path):
+    def file(name, text):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    for plain, message in (
+        (combine(weights=file("no-weights.json", "{")), "no-weights.json"),
+        (combine(weights=file("other.json", '{"gamma": 1}')), "other.json"),
+        (combine(weights=file("half.json", '{"weights": {"layer2": 1}}')), "weights name 1 layers"),
+        (combine(weights=file("text.json", '{"weights": {"layer2": 1, "layer3": "a"}}')), "text.json|number for each"),
+    ):
+        check_refused(plain, message, tmp_path)

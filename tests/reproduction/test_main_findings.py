@@ -1,0 +1,86 @@
+"""The findings that must not turn around."""
+
+import pytest
+from typer.testing import CliRunner
+
+from captum_extract_aggregate import reproduction
+from captum_extract_aggregate.cli import app
+from captum_extract_aggregate.evaluation import MeasurePlan
+from captum_extract_aggregate.reproduction import (
+    EXPERIMENTS,
+    Outcome,
+    Request,
+    carry_out,
+    main_findings,
+    reproduce,
+    settings_of,
+)
+from captum_extract_aggregate.reproduction.main_findings import Check
+from tests.evaluation.hand_made import pointing_rows, value_rows, write
+from tests.reproduction.outcomes import check_outcome, with_results
+
+
+def test_a_finding_that_turns_around_fails(monkeypatch, tmp_path):
+    request = Request(("k20-fig1",), output=tmp_path, quick=True, show_progress=False)
+    monkeypatch.setattr(main_findings, "measure", lambda what, setting: 1000.0)
+    monkeypatch.setattr(reproduction, "carry_out", lambda name, setting: Outcome())
+    _, stands = reproduce(request)
+    assert stands
+    monkeypatch.setattr(main_findings, "measure", lambda what, setting: -1.0)
+    text, stands = reproduce(request)
+    assert not stands
+    assert "HAS TURNED AROUND" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", main_findings.THRESHOLDS)
+def test_they_stand_on_fresh_scenes(network, monkeypatch, tmp_path):
+    """`reproduce all --quick`, one network at a time."""
+    outcomes = {}
+
+    def kept(name, setting):
+        outcomes[name] = carry_out(name, setting)
+        return outcomes[name]
+
+    monkeypatch.setattr(reproduction, "carry_out", kept)
+    monkeypatch.setattr(reproduction, "settings_of", lambda asked: [s for s in settings_of(asked) if s.name == network])
+    result = CliRunner().invoke(app, ["reproduce", "all", "--quick", "--output", str(tmp_path)])
+    print(result.output)
+    assert result.exit_code == 0
+    assert result.output.count("stands: ") == len(main_findings.THRESHOLDS[network])
+    assert list(outcomes) == list(EXPERIMENTS)
+    for name, outcome in outcomes.items():
+        check_outcome(outcome)
+        assert (tmp_path / f"{name}-{network}.md").stat().st_size > 100
+
+
+def test_a_check_stands_at_its_threshold_or_above():
+    assert Check("a", "b", 1.0, 1.0).stands
+    assert str(Check("a", "b", 1.0, 0.5)) == "stands: a: b: 1.000 (at least 0.500)"
+    assert not Check("a", "b", 0.9, 1.0).stands
+    assert not Check("a", "b", float("nan"), 0.0).stands
+    assert str(Check("a", "b", 0.9, 1.0)) == "HAS TURNED AROUND: a: b: 0.900 (at least 1.000)"
+
+
+def test_what_is_measured_of_results(tmp_path):
+    """Magnitudes by hand: of GradCAM 0.2, of GradCAM_Pos 0.7; undefined ones do not count."""
+    values = {("GradCAM", "l1"): [0.1, -0.3, 0.2, float("nan")], ("GradCAM_Pos", "l1"): [0.7, 0.8, -0.6, 0.7]}
+    measures = [MeasurePlan("class_sensitivity", "hog_sensitivity", {"similarity": "hog_spearman"})]
+    rows = value_rows("hog_sensitivity", "", values)
+    results = write(tmp_path, measures, rows, methods=("GradCAM", "GradCAM_Pos"), layers=("l1",))
+    setting = with_results(results, tmp_path)
+    assert main_findings.measure(main_findings.POS, setting) == pytest.approx(0.7 - 0.2)
+
+
+def test_points_are_averaged_over_the_first_two_layers(tmp_path):
+    """Of the mean over classes: 100 against 0 at one layer, 50 against 100 at the other."""
+    hits = {
+        ("GradCAM", "l1"): [0, 0, 0, 0, 0],
+        ("GradCAM", "l2"): [1, 1, 1, 1, 1],
+        ("linear approx.", "l1"): [1, 1, 1, 1, 1],
+        ("linear approx.", "l2"): [1, 0, 1, 1, 1],
+    }
+    methods = ("GradCAM", "linear approx.")
+    results = write(tmp_path, [MeasurePlan("pointing_game")], pointing_rows(hits), methods=methods)
+    setting = with_results(results, tmp_path, spread_weights={}, probe_weights={})
+    assert main_findings.measure(main_findings.CAM, setting) == pytest.approx((100 - 50) / 2)
