@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +14,6 @@ from captum_extract_aggregate._common.errors import InvalidValueError, unknown_n
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.layout import Layout
-from captum_extract_aggregate._engine.operations import Rule
 from captum_extract_aggregate._engine.recording import Around, Recording
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
@@ -22,7 +21,6 @@ from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateN
 from captum_extract_aggregate.attr.layer_types import L, OneLayer
 from captum_extract_aggregate.attr.propagation.interception import Interception
 from captum_extract_aggregate.attr.propagation.lrp_rules import (
-    LinearRule,
     Lost,
     Sums,
     ZPlus,
@@ -32,7 +30,6 @@ from captum_extract_aggregate.attr.propagation.relevance_interception import Rel
 from captum_extract_aggregate.attr.propagation.relevance_methods import RelevanceAttribution
 from captum_extract_aggregate.attr.propagation.relevance_steps import LinearStep
 
-Rules = Mapping[Any, "LinearRule | str | Rule"]
 Clamp = Literal["map", "contrast"]
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.operations import Rule
@@ -34,8 +34,8 @@ from captum_extract_aggregate.attr.propagation.relevance_interception import Rel
 from captum_extract_aggregate.attr.propagation.relevance_methods import RelevanceAttribution
 from captum_extract_aggregate.attr.propagation.rule_keys import check_rule, not_a_mapping
 
+Attention = Literal["attnlrp", "cp"]
 Rules = Mapping[Any, "LinearRule | str | Rule"]
-Clamp = Literal["map", "contrast"]
 
 
 @described("At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; signed, in units of the score")
@@ -107,6 +107,7 @@ class LRP(RelevanceAttribution[L]):
         rules: Rules | None = None,
         sums: Sums = "signed",
         lost: Lost = "drop",
+        attention: Attention = "attnlrp",
         aggregate: AggregateName | None = None,
         layout: Layout = "auto",
         call: int | None = None,
@@ -120,6 +121,9 @@ class LRP(RelevanceAttribution[L]):
                 f"sums is {sums!r} and lost {lost!r}, but gamma is {gamma}; expected gamma=math.inf, or 'signed' and "
                 "'drop': a finite gamma has its own shares for sums, and loses what the biases take"
             )
+        if attention not in get_args(Attention):
+            raise InvalidValueError(unknown_name("attention", attention, get_args(Attention)))
+        self.attention = attention
         self.gamma, self.epsilon, self.sums, self.lost = gamma, epsilon, sums, lost
         self.rules = dict(rules or {}) if rules is None or isinstance(rules, Mapping) else not_a_mapping(rules)
         for key, rule in self.rules.items():
@@ -222,7 +226,9 @@ class LRP(RelevanceAttribution[L]):
         linear = {key: own for key, own in rules.items() if isinstance(own, LinearRule)}
         others = {key: own for key, own in rules.items() if not isinstance(own, LinearRule)}
         operations = OwnOperations(others) if others else None
-        return RelevanceInterception("LRP", rule, linear, sums=self.sums, lost=self.lost, operations=operations)
+        return RelevanceInterception(
+            "LRP", rule, linear, None, self.sums, self.lost, operations, attention=self.attention
+        )
 
     @classmethod
     def get_name(cls) -> str:

@@ -12,7 +12,7 @@ take their share, which is lost, and in the second they play no part.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.operations import Call, Rule, tensors_in
+from captum_extract_aggregate.attr.propagation.gates import ACTIVATED, BOUNDED, GATE, STATISTIC, Gates
 from captum_extract_aggregate.attr.propagation.interception import (
     Interception,
     Pass,
@@ -38,14 +39,24 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
     part_shares,
     parts_of_sums,
 )
-from captum_extract_aggregate.attr.propagation.normalization import GAINS, batch_norm_constants, batch_norm_gain
+from captum_extract_aggregate.attr.propagation.normalization import batch_norm_constants, batch_norm_gain, linear_part
+from captum_extract_aggregate.attr.propagation.opened import OPENED
 from captum_extract_aggregate.attr.propagation.own_operations import OwnOperations
 from captum_extract_aggregate.attr.propagation.padding import Varying
+from captum_extract_aggregate.attr.propagation.product_steps import (
+    FactorsStep,
+    HeldStep,
+    NormStep,
+    ProductStep,
+    RefusedStep,
+    SoftmaxStep,
+)
 from captum_extract_aggregate.attr.propagation.relevance_steps import (
     PRODUCTS,
     AffineStep,
     Average,
     AverageStep,
+    BatchNormStep,
     LinearStep,
     SharesStep,
     WinnerStep,
@@ -56,7 +67,11 @@ from captum_extract_aggregate.attr.propagation.relevance_steps import (
 NamedRules = Mapping[nn.Module | type[nn.Module], LinearRule]
 
 
-# The method of `RelevanceInterception` that makes the step of a call of each kind.
+_UNRULED = " (a gate, a softmax or attention; explain a logit, not a probability)"
+# Functions that return several tensors, or hide what they do.
+_SEVERAL = ("lstm", "gru", "rnn_tanh", "lstm_cell", "gru_cell", "rnn_tanh_cell", "var_mean", "std_mean")
+
+# The method of `RelevanceInterception` that makes the step of a call of each kind, or of single functions.
 _STEPS = {
     "routing": "_route",
     "choice": "_route",
@@ -71,6 +86,13 @@ _STEPS = {
     "rectifier": "_unchanged",
     "activation": "_unchanged",
     "squash": "_unchanged",
+    "smooth": "_smooth",
+    "unruled": "_smooth",
+}
+_SMOOTH = {
+    **dict.fromkeys(("sigmoid", "hardsigmoid", "normalize"), "_unchanged"),
+    **dict.fromkeys(("softmax", "softmin"), "_softmax"),
+    "einsum": "_einsum",
 }
 
 
@@ -89,6 +111,7 @@ class RelevanceInterception(Interception):
         sums: str = "signed",
         lost: str = "drop",
         operations: OwnOperations | None = None,
+        attention: str | None = None,
     ) -> None:
         super().__init__(method, watch)
         self.rule = rule
@@ -97,10 +120,12 @@ class RelevanceInterception(Interception):
         self.parts = parts_of_sums(sums, lost)
         # Of the shares in sums and averages where biases take theirs too.
         self.gamma, self.epsilon = float(getattr(rule, "gamma", 0.0)), float(getattr(rule, "epsilon", 0.0))
+        self.attention = attention
+        self.gates = Gates(held=attention == "cp")
         self.varying = Varying()
         self._claimed: set[nn.Module] = set()
         self._made_by: Any = WeakIdKeyDictionary()  # outputs of linear steps, with their version
-        self._merged: list[LinearStep] = []
+        self._joined: list[BatchNormStep] = []
 
     def find_rule(self, function: Any, known: str | Rule | None) -> str | Rule | None:
         if self.operations is None:
@@ -108,10 +133,13 @@ class RelevanceInterception(Interception):
         found: str | Rule | None = self.operations.find(function, known, self.running_modules)
         return found
 
+    def opened(self, function: Any, how: str | Rule | None) -> Callable[..., Any] | None:
+        return OPENED.get(function) if isinstance(how, str) or how is None else None
+
     def step(self, call: Call, variables: Tensors) -> Step | None:
         name = _STEPS.get(call.kind or "")
         if name is None:
-            raise self.unknown(call, " (a gate, a softmax or attention; explain a logit, not a probability)")
+            raise self.unknown(call, _UNRULED)
         made: Step | None = getattr(self, name)(call, variables)
         return made
 
@@ -130,8 +158,54 @@ class RelevanceInterception(Interception):
         return self._unchanged(call, variables)
 
     def _scale(self, call: Call, variables: Tensors) -> Step:
+        if len(variables) == 2:
+            return self._factors(call, variables)
         self._check_scale(call, variables)
         return self._unchanged(call, variables)
+
+    def _factors(self, call: Call, variables: Tensors) -> Step:
+        """Makes the step of a product of two tensors: the signal takes all, or, in LRP, both take half."""
+        signal = self.gates.signal(variables, least=ACTIVATED if self.attention == "cp" else BOUNDED)
+        if all(self.gates.degree(t) >= STATISTIC for t in variables):
+            return RefusedStep(call, variables, self.unknown(call, " of statistics"))
+        if signal is None and (self.attention is None or "div" in call.name):
+            raise self.unknown(call, f" of {len(variables)} tensors that depend on the input (neither is a gate)")
+        if "div" in call.name and signal != 0:
+            raise self.unknown(call, " of a gate by a signal")
+        return FactorsStep(call, variables, signal)
+
+    def _smooth(self, call: Call, variables: Tensors) -> Step:
+        """Makes the step of a function that may serve in a gate, where no relevance arrives."""
+        name = _SMOOTH.get(call.name)
+        if name is not None:
+            step: Step = getattr(self, name)(call, variables)
+            return step
+        error = self.unknown(call, _UNRULED)
+        if call.name in _SEVERAL:
+            raise error
+        return RefusedStep(call, variables, error)
+
+    def _softmax(self, call: Call, variables: Tensors) -> Step:
+        if self.attention is None:
+            return RefusedStep(call, variables, self.unknown(call, _UNRULED))
+        if self.attention == "cp":
+            return HeldStep(call, variables)
+        if call.name == "softmin":
+            raise self.unknown(call, " (write it as a softmax)")
+        return SoftmaxStep(call, variables, call.argument(1, "dim"))
+
+    def _einsum(self, call: Call, variables: Tensors) -> Step:
+        if len(variables) == 2 and len(call.args) == 3:
+            return self._product(call, variables)
+        if len(variables) != 1 or len(call.args) != 3:
+            raise self.unknown(call, f" of {len(call.args) - 1} tensors")
+        return LinearStep(call, variables, matrix_product(call, variables[0]), self._rule())
+
+    def _product(self, call: Call, variables: Tensors) -> Step:
+        if self.attention is None:
+            raise self.unknown(call, " of two tensors that depend on the input (attention)")
+        signal = self.gates.signal(variables, least=ACTIVATED) if self.attention == "cp" else None
+        return ProductStep(call, variables, signal, self.epsilon)
 
     def _unchanged(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1:  # rectifiers, activations, dropout, scaling by a constant
@@ -150,14 +224,19 @@ class RelevanceInterception(Interception):
             self._made_by[output] = (self._made_by[variables[0]][0], output._version)
         if variables:
             self.varying.note(call, variables, output)
+            self.gates.note(call, variables, output)
 
     def check(self, output: Any) -> None:
         super().check(output)
-        if _has_other_readers(self._merged, output):
+        if any(self.gates.degree(t) >= GATE for t in tensors_in(output)):
             raise InvalidValueError(
-                f"{self.method} takes a BatchNorm and the convolution in front of it as one operation, but here that "
-                "convolution's output is used elsewhere too; expected gamma=math.inf, or rules with ZPlus() for it"
+                f"{self.method} was given scores that a sigmoid, tanh, softmax or another gate makes; expected logits: "
+                "explain a logit, not a probability (leave the last function out of the model)"
             )
+        readers = _readers(output) if self._joined else {}
+        for norm in self._joined:
+            if readers.get(norm.linear, 0) > 1:
+                norm.part()
         for unused in self.operations.unused if self.operations is not None else ():
             raise InvalidValueError(
                 f"rules holds a rule for a {type(unused).__name__} that no non-linear operation follows; expected a "
@@ -172,7 +251,9 @@ class RelevanceInterception(Interception):
 
     def _linear(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1:
-            raise self.unknown(call, " of two tensors that depend on the input (attention)")
+            if call.name in PRODUCTS:
+                return self._product(call, variables)
+            raise self.unknown(call, " whose weights depend on the input")
         if call.name in PRODUCTS:  # of matrices
             linear = matrix_product(call, variables[0])
         elif call.argument(0, "input") is variables[0]:
@@ -232,9 +313,8 @@ class RelevanceInterception(Interception):
             )
         if call.name == "batch_norm":
             return self._batch_norm(call, variables)
-        if not self.rule.shares_bias or call.name not in GAINS:
-            return Pass(call, variables)
-        return AffineStep(call, variables, GAINS[call.name], self.epsilon)
+        linear = linear_part(call) if self.rule.shares_bias else None
+        return Pass(call, variables) if linear is None else NormStep(call, variables, linear, self.epsilon)
 
     def _batch_norm(self, call: Call, variables: Tensors) -> Step:
         if uses_batch_statistics(call):
@@ -250,20 +330,20 @@ class RelevanceInterception(Interception):
         if step.rule.shares_bias:
             if step.norm is not None or step.name in PRODUCTS or (step.name == "linear" and x.ndim > 2):
                 raise self.unknown(call, " behind an operation that it cannot be joined with")
-            step.norm = batch_norm_constants(call)
-            self._merged.append(step)
+            joined = BatchNormStep(call, variables, batch_norm_constants(call), step, self.epsilon)
+            self._joined.append(joined)
+            return joined
         return Pass(call, variables)
 
 
-def _has_other_readers(merged: list[LinearStep], output: Any) -> bool:
-    """Tells whether the output of one of these steps goes anywhere but to its BatchNorm."""
+def _readers(output: Any) -> dict[Any, int]:
+    """Returns how many calls read the output of each step that led to `output`; clones count by their readers."""
     readers: dict[Any, list[Any]] = {}
-    nodes = list(nodes_below(t.grad_fn for t in tensors_in(output)))
+    nodes: list[Any] = list(nodes_below(t.grad_fn for t in tensors_in(output)))
     for node in nodes:
         for lower, _ in node.next_functions:
             readers.setdefault(lower, []).append(node)
-    steps = set(merged)
-    return any(_count(node, readers) > 1 for node in nodes if getattr(node, "step", None) in steps)
+    return {node.step: _count(node, readers) for node in nodes if isinstance(getattr(node, "step", None), LinearStep)}
 
 
 def _count(node: Any, readers: dict[Any, list[Any]]) -> int:
