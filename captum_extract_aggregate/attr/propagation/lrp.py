@@ -18,6 +18,7 @@ from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
+from captum_extract_aggregate.attr.propagation.composites import Composite
 from captum_extract_aggregate.attr.propagation.interception import Interception
 from captum_extract_aggregate.attr.propagation.lrp_rules import (
     Epsilon,
@@ -104,7 +105,7 @@ class LRP(RelevanceAttribution[L]):
         *,
         gamma: float = 0.0,
         epsilon: float = 1e-9,
-        rules: Rules | None = None,
+        rules: Rules | Composite | None = None,
         sums: Sums = "signed",
         lost: Lost = "drop",
         attention: Attention = "attnlrp",
@@ -125,6 +126,9 @@ class LRP(RelevanceAttribution[L]):
             raise InvalidValueError(unknown_name("attention", attention, get_args(Attention)))
         self.attention = attention
         self.gamma, self.epsilon, self.sums, self.lost = gamma, epsilon, sums, lost
+        self._composite = rules if isinstance(rules, Composite) else None
+        if isinstance(rules, Composite):
+            rules = rules.rules(model)
         self.rules = dict(rules or {}) if rules is None or isinstance(rules, Mapping) else not_a_mapping(rules)
         for key, rule in self.rules.items():
             check_rule(key, rule)
@@ -135,8 +139,8 @@ class LRP(RelevanceAttribution[L]):
         return True
 
     def argument(self, name: str) -> Any:
-        """Without rules there is nothing to write."""
-        return (self.rules or None) if name == "rules" else super().argument(name)
+        """Returns rules as they were given: nothing, a composite or a mapping."""
+        return (self._composite or self.rules or None) if name == "rules" else super().argument(name)
 
     @overload  # type: ignore[override]
     def attribute(  # type: ignore[overload-overlap]

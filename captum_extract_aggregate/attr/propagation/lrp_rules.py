@@ -191,11 +191,22 @@ class Gamma(LinearRule):
 
 @dataclass(frozen=True)
 class AlphaBeta(LinearRule):
-    """LRP-alpha-beta: alpha times in proportion to `(z_jk)+`, minus beta times in proportion to `(z_jk)-`."""
+    """LRP-alpha-beta: alpha times in proportion to `(z_jk)+`, minus beta times in proportion to `(z_jk)-`.
+
+    Biases play no part, nor does BatchNorm, so that `AlphaBeta(1, 0)` is the limit of `Gamma`'s shares among the inputs
+    alone. With `bias=True` the positive and the negative part of the bias (and of a BatchNorm behind the operation)
+    take their shares too, as Bach et al. write it and zennit does.
+    """
 
     alpha: float = 2.0
     beta: float = 1.0
     epsilon: float = 1e-9
+    bias: bool = False
+
+    @property
+    def shares_bias(self) -> bool:  # type: ignore[override]
+        """Tells whether the bias takes a share."""
+        return self.bias
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "epsilon"):
@@ -204,9 +215,11 @@ class AlphaBeta(LinearRule):
             raise InvalidValueError(f"alpha - beta is {self.alpha - self.beta}; expected 1, so that relevance is kept")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        received = self.alpha * share_out(R, linear, _excitation(a, linear), None, self.epsilon)[0]
+        b = linear.bias if self.bias else None
+        above, below = (None, None) if b is None else (positive(b), negative(b))
+        received = self.alpha * share_out(R, linear, _excitation(a, linear), above, self.epsilon)[0]
         if self.beta:
-            received = received - self.beta * share_out(R, linear, _inhibition(a, linear), None, self.epsilon)[0]
+            received = received - self.beta * share_out(R, linear, _inhibition(a, linear), below, self.epsilon)[0]
         return received
 
 
@@ -235,6 +248,19 @@ class Flat(LinearRule):
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         return share_out(R, linear, _equal(a, linear))[0]
+
+
+@dataclass(frozen=True)
+class Identity(LinearRule):
+    """R as it is, for an operation that keeps the shape (for others, such as activations, write `"identity"`)."""
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        if R.shape != a.shape:
+            raise InvalidValueError(
+                f"Identity holds for an operation from {tuple(a.shape)} to {tuple(R.shape)}; expected one that keeps "
+                "the shape"
+            )
+        return R
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ class RelevanceInterception(Interception):
         return found
 
     def opened(self, function: Any, how: str | Rule | None) -> Callable[..., Any] | None:
-        return OPENED.get(function) if isinstance(how, str) or how is None else None
+        return OPENED.get(function) if how in (None, "smooth") else None  # no rule of a user's
 
     def step(self, call: Call, variables: Tensors) -> Step | None:
         name = _STEPS.get(call.kind or "")

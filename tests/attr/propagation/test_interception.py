@@ -123,14 +123,21 @@ GUIDED_ONLY = {
 
 
 RELEVANCE_ONLY = {
-    "gate": (Squeeze().eval(), "a gate, a softmax or attention"),
-    "softmax": (made(lambda y: y.softmax(1)), "explain a logit"),
-    "product": (made(lambda y: y * y.flip(1)), "2 tensors that depend on the input"),
-    "attention": (made(lambda y: y @ y.mT), "attention"),
+    "score": (nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Sigmoid()), "explain a logit"),
+    "quotient": (made(lambda y: y / y.flip(1)), "tensors that depend on the input"),
     "weights": (
         made(lambda y: F.conv2d(y, y[:1, :, :3, :3].expand(4, -1, -1, -1))),
-        "tensors that depend on the input",
+        "whose weights depend on the input",
     ),
+    "a power": (made(lambda y: y.pow(3)), "a gate, a softmax or attention"),
+}
+
+
+# What LRP has rules for, and excitation backprop has none.
+ATTENTION = {
+    "softmax": (made(lambda y: y.softmax(1)), "explain a logit"),
+    "product": (made(lambda y: y * y.flip(1)), "neither is a gate"),
+    "attention": (made(lambda y: y @ y.mT), "attention"),
 }
 
 
@@ -138,28 +145,30 @@ RELEVANCE_ONLY = {
 def test_what_no_rule_knows_is_an_error(method):
     x = torch.randn(1, 3, 8, 8)
     gated = method in ("guided", "deconvolution", "rectgrad", "rectgrad mod")
-    for case, (net, message) in {**NOT_SEEN, **(GUIDED_ONLY if gated else RELEVANCE_ONLY)}.items():
+    attention = ATTENTION if method in ("excitation", "contrastive") else {}
+    for case, (net, message) in {**NOT_SEEN, **(GUIDED_ONLY if gated else {**RELEVANCE_ONLY, **attention})}.items():
         with pytest.raises(ValueError, match=message):
             METHODS[method](net).attribute(x, target=0)
         fine = SmallNet().eval()  # nothing is left behind
         assert torch.isfinite(METHODS[method](fine).attribute(x, target=0)).all(), case
-    for net, _ in (RELEVANCE_ONLY if gated else {}).values():
+    for net, _ in ({**RELEVANCE_ONLY, **ATTENTION} if gated else {} if attention else ATTENTION).values():
         METHODS[method](net).attribute(x, target=0)
 
 
 def test_shared_before_a_norm():
     x = torch.randn(1, 3, 8, 8)
     net = SharedBeforeNorm().eval()
-    with pytest.raises(ValueError, match="used elsewhere too"):
-        cea.LRP(net).attribute(x, target=0)
+    # The norm is then an affine operation of its own: LRP-0 is gradient x input, as for every network of ReLUs.
+    expected = captum.attr.InputXGradient(net).attribute(x, target=0)
+    assert relative_error(cea.LRP(net).attribute(x, target=0), expected) < 1e-4
     assert cea.LRP(net, gamma=math.inf, lost="spread").compute_convergence_delta(x, target=0).abs() < 1e-5
 
 
-def test_vision_transformers_are_errors_that_name_attention():
+def test_vision_transformers_are_errors_of_excitation_backprop_that_name_attention():
     torch.manual_seed(0)
     vit = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=3).eval()
-    with pytest.raises(ValueError, match="multi_head_attention_forward"):
-        cea.LRP(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
+    with pytest.raises(ValueError, match="attention"):
+        cea.ExcitationBackprop(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
     x = torch.randn(1, 3, 32, 32)
     nn.init.normal_(vit.heads.head.weight)
     gradient = captum.attr.Saliency(vit).attribute(x, target=0, abs=False)
