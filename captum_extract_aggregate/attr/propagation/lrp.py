@@ -51,10 +51,23 @@ class LRP(RelevanceAttribution[L]):
     (for :math:`a \ge 0`, :math:`c_{jk}` is :math:`a_j (w_{jk} + \gamma w_{jk}^+)`). Where the output is negative,
     negative parts stand in place of positive ones, so that no denominator vanishes. The bias takes its share, so that
     the attributions sum to the logit less that: `compute_convergence_delta` reports it. A BatchNorm is joined with the
-    convolution in front of it, or else counts as an affine operation; LayerNorm and GroupNorm count as affine with
-    their statistics held fixed. R passes ReLUs and other activations unchanged, goes to the winner of a maximum, and is
+    convolution in front of it, or else counts as an affine operation (as where that convolution's output is used
+    elsewhere too); LayerNorm and GroupNorm are linear but for what they divide by, which is held fixed. R passes ReLUs and other activations unchanged, goes to the winner of a maximum, and is
     shared among the addends of a sum and the positions of an average in proportion to their values. LRP-0 then is
     gradient x input on networks of ReLUs.
+
+    Attention, fused or written out, by `attention`. At a product of matrices :math:`O = A V` half of R goes to each
+    factor, at a softmax :math:`s` of :math:`x`
+
+    .. math:: R(A_{ji}) = \sum_p \frac{A_{ji} V_{ip}}{2 O_{jp}} R_{jp}, \quad
+              R(V_{ip}) = \sum_j \frac{A_{ji} V_{ip}}{2 O_{jp}} R_{jp}, \quad
+              R(x_i) = x_i \Big(R(s_i) - s_i \sum_j R(s_j)\Big)
+
+    (AttnLRP, `"attnlrp"`), or attention weights are held constant and values take all (CP-LRP, `"cp"`), which for a
+    small `epsilon` is the balanced gradient x input. In an element-wise product with a gate (a sigmoid, tanh or softmax,
+    as of squeeze and excitation; with `"cp"` also the activated branch of a gated product) the signal takes all; other
+    products of two signals give half to each. The softmax rule does not keep the sum: what it and biases take is in
+    `compute_convergence_delta`.
 
     With `gamma=math.inf` it is the z+ rule, equal to LRP-:math:`\alpha_1\beta_0` and to excitation backprop times the
     logit: biases, padding and normalisations play no part, and `epsilon` is not needed. It sums to the logit, less what
@@ -73,11 +86,13 @@ class LRP(RelevanceAttribution[L]):
             For non-linear operations `"relu"`, `"identity"`, `"gradient"` or a callable, as for `register_operation`
             but of this object alone: by the function (`{torch.sigmoid: "gradient"}`, however it is spelled where it is
             called), or by a layer that calls some (`{nn.SiLU: "gradient"}`).
+            Or a composite: `EpsilonPlus()`, `EpsilonPlusFlat()`, `EpsilonAlpha2Beta1()`, `EpsilonGammaBox(...)`, ...
+        attention: `"attnlrp"` or `"cp"`.
         sums, lost: with `gamma=math.inf`, as for `ExcitationBackprop`.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was got and what was expected; for gates (products of two
-            activations), softmax, attention, and functions that are not known: see `register_operation`.
+        TypeError, ValueError: naming the argument, what was got and what was expected; for scores that a softmax or
+            sigmoid makes, and for functions that are not known: see `register_operation`.
 
     Example:
         >>> import captum_extract_aggregate as cea
@@ -93,7 +108,8 @@ class LRP(RelevanceAttribution[L]):
         >>> bool((relevance.sum() - delta - logit).abs() < 1e-4 * logit.abs())
         True
 
-    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019); Khakzar et al., 2020, section 4.
+    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019); Khakzar et al., 2020, section 4;
+    Achtibat et al., AttnLRP (ICML 2024); Ali et al., XAI for Transformers (ICML 2022).
     """
 
     @named_arguments

@@ -13,7 +13,7 @@ import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.propagation.lrp_rules import (
     Flat,
 )
-from tests.attr.propagation.cases import METHODS, TARGET, Squeeze, Variant, batch_norm, made, network
+from tests.attr.propagation.cases import METHODS, TARGET, Variant, batch_norm, made, network
 from tests.conftest import SmallNet, relative_error
 
 
