@@ -45,8 +45,8 @@ class ExcitationBackprop(RelevanceAttribution[L]):
     .. math:: R_j = \sum_k \frac{(a_j w_{jk})_+}{\sum_i (a_i w_{ik})_+} R_k
 
     Biases play no part, nor does padding, however it is written. R passes activations and normalisations unchanged and
-    goes to the winner of a maximum. In a product with a gate (squeeze and excitation) the signal takes all; attention has
-    no rule here, and is an error. At a sum each addend gets its signed share :math:`a_i / \sum_i a_i`, and likewise
+    goes to the winner of a maximum. In a product with a gate (squeeze and excitation) the signal takes all; attention
+    has no rule here, and is an error. At a sum each addend gets its signed share :math:`a_i / \sum_i a_i`, and likewise
     each position of an average (0 where they cancel exactly).
 
     A unit without any positive contribution, which lives from its bias, passes nothing on. So the attributions sum to 1

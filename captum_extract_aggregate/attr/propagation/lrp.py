@@ -52,9 +52,9 @@ class LRP(RelevanceAttribution[L]):
     negative parts stand in place of positive ones, so that no denominator vanishes. The bias takes its share, so that
     the attributions sum to the logit less that: `compute_convergence_delta` reports it. A BatchNorm is joined with the
     convolution in front of it, or else counts as an affine operation (as where that convolution's output is used
-    elsewhere too); LayerNorm and GroupNorm are linear but for what they divide by, which is held fixed. R passes ReLUs and other activations unchanged, goes to the winner of a maximum, and is
-    shared among the addends of a sum and the positions of an average in proportion to their values. LRP-0 then is
-    gradient x input on networks of ReLUs.
+    elsewhere too); LayerNorm and GroupNorm are linear but for what they divide by, which is held fixed. R passes ReLUs
+    and other activations unchanged, goes to the winner of a maximum, and is shared among the addends of a sum and the
+    positions of an average in proportion to their values. LRP-0 then is gradient x input on networks of ReLUs.
 
     Attention, fused or written out, by `attention`. At a product of matrices :math:`O = A V` half of R goes to each
     factor, at a softmax :math:`s` of :math:`x`
@@ -64,8 +64,8 @@ class LRP(RelevanceAttribution[L]):
               R(x_i) = x_i \Big(R(s_i) - s_i \sum_j R(s_j)\Big)
 
     (AttnLRP, `"attnlrp"`), or attention weights are held constant and values take all (CP-LRP, `"cp"`), which for a
-    small `epsilon` is the balanced gradient x input. In an element-wise product with a gate (a sigmoid, tanh or softmax,
-    as of squeeze and excitation; with `"cp"` also the activated branch of a gated product) the signal takes all; other
+    small `epsilon` is the balanced gradient x input. In an element-wise product with a gate (a sigmoid, tanh or
+    softmax, as of squeeze and excitation; with `"cp"` also the activated branch of a gated product) the signal takes all; other
     products of two signals give half to each. The softmax rule does not keep the sum: what it and biases take is in
     `compute_convergence_delta`.
 
