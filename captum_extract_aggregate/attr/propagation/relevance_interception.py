@@ -3,10 +3,11 @@
 Two families differ in all that is not linear. With a rule that shares out the bias (LRP with finite gamma), a
 BatchNorm behind a convolution is part of it, other normalisations are linear but for the statistic that they divide
 by, and sums are shared out by LRP-gamma too. With the z+ rule (excitation backprop, gamma = infinity) R passes
-normalisations unchanged, and sums are shared out in proportion to their signed addends, `a_i / sum a`, or to their positive parts.
+normalisations unchanged, and sums are shared out in proportion to their signed addends, `a_i / sum a`, or to their positive
+parts.
 
-Constants among the addends or the inputs of an operation, such as padding, are what a bias is: in the first family they
-take their share, which is lost, and in the second they play no part.
+Constants among the addends or the inputs of an operation, such as padding, are what a bias is: in the first family
+they take their share, which is lost, and in the second they play no part.
 """
 
 from __future__ import annotations
@@ -168,6 +169,8 @@ class RelevanceInterception(Interception):
         signal = self.gates.signal(variables, least=ACTIVATED if self.attention == "cp" else BOUNDED)
         if all(self.gates.degree(t) >= STATISTIC for t in variables):
             return RefusedStep(call, variables, self.unknown(call, " of statistics"))
+        if "div" in call.name and self.gates.degree(variables[1]) >= GATE:
+            signal = 0  # what is divided by is a statistic, such as the sum of attention weights
         if signal is None and (self.attention is None or "div" in call.name):
             raise self.unknown(call, f" of {len(variables)} tensors that depend on the input (neither is a gate)")
         if "div" in call.name and signal != 0:
