@@ -3,8 +3,8 @@
 Two families differ in all that is not linear. With a rule that shares out the bias (LRP with finite gamma), a
 BatchNorm behind a convolution is part of it, other normalisations are linear but for the statistic that they divide
 by, and sums are shared out by LRP-gamma too. With the z+ rule (excitation backprop, gamma = infinity) R passes
-normalisations unchanged, and sums are shared out in proportion to their signed addends, `a_i / sum a`, or to their positive
-parts.
+normalisations unchanged, and sums are shared out in proportion to their signed addends, `a_i / sum a`, or to their
+positive parts.
 
 Constants among the addends or the inputs of an operation, such as padding, are what a bias is: in the first family
 they take their share, which is lost, and in the second they play no part.

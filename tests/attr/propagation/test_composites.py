@@ -25,7 +25,10 @@ def residual_sums(name, module):
     return {"sum": total, "forward": lambda x: total(torch.stack([x, module.conv(x)], dim=-1))}
 
 
-@pytest.mark.parametrize("net_name", ["vgg11", "squeezenet1_1", "resnet18", "resnet50", "mobilenet_v2"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "mobilenet_v2", "vgg11")]
+
+
+@pytest.mark.parametrize("net_name", ["squeezenet1_1", "resnet18", *SLOW])
 def test_against_zennit(net_name):
     pytest.importorskip("zennit")
     from zennit import attribution, canonizers, composites
