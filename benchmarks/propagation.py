@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor, nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.attr.base import places_of
+from captum_extract_aggregate.attr.one_pass import places_of
 
 METHODS: dict[str, Callable[[nn.Module], cea.GuidedBackprop]] = {
     "GuidedBackprop": cea.GuidedBackprop,

@@ -24,6 +24,7 @@ nb_execution_excludepatterns = ["tutorials/*"]  # they hold their outputs; tutor
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # tables among what cells show
 
 # Docstrings are read in terminals first: one backtick is code
 default_role = "code"

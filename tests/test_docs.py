@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import captum_extract_aggregate as cea
+from captum_extract_aggregate import attr, bias_study, data, evaluation, metrics, registry
+from captum_extract_aggregate.attr.by_name import METHODS
 from captum_extract_aggregate.cli import app
 from captum_extract_aggregate.evaluation import load_plan
 
@@ -37,3 +40,22 @@ def test_the_plans_are_plans(tmp_path):
 @pytest.mark.parametrize("name", [name for name in PAGES if "reproduction" not in name and "peers_" not in name])
 def test_every_python_example_is_executed(name):
     assert "```python" not in PAGES[name]
+
+
+def test_every_public_name_is_in_the_reference():
+    pages = "\n".join(text for name, text in PAGES.items() if name.startswith("api/"))
+    listed = re.findall(r"auto(?:class|function):: captum_extract_aggregate\.(\S+)", pages)
+    listed += re.findall(r"automodule:: captum_extract_aggregate\.(\S+)", pages)
+    assert len(set(listed)) == len(listed), "a name stands there twice"
+    whole = {name for module in (metrics, data, bias_study, evaluation) for name in module.__all__}  # `automodule`
+    for name in {*cea.__all__, *attr.__all__}:
+        assert name in {*listed, *whole}, name
+    for name in registry.__all__:
+        assert {name, f"registry.{name}"} & {*listed, *whole}, name
+
+
+def test_every_registered_class_is_in_the_reference():
+    classes = {method.make.__name__ for _, method in METHODS.items() if isinstance(method.make, type)}
+    assert {"NormGrad", "LRP"} <= classes
+    for name in classes:
+        assert f"autoclass:: captum_extract_aggregate.{name}\n" in PAGES["api/methods.md"], name

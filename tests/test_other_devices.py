@@ -33,7 +33,7 @@ def test_every_method_gives_the_same_maps(elsewhere, small_net, images):
         for a, b in zip(*(m if isinstance(m, list) else [m] for m in (got[name], expected[name]))):
             assert b.any()
             assert relative_error(a, b) < 1e-10, name
-    expected = {"attr.base", "_engine.recording", "_common.chunks"}
+    expected = {"attr.one_pass", "_engine.recording", "_common.chunks"}
     formulas = {"attr.extract_aggregate.extract", "attr.extract_aggregate.contribution"}
     rules = {"attr.propagation.relu_rules", "attr.propagation.percentile"}
     assert expected | formulas | rules <= set(asked)

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.tensors import on_cpu
 
-_PIECE = 2**18  # numbers
+_CHUNK = 2**18  # numbers, which a CPU's cache holds
 
 
 def channel_chunks(t: Tensor, dim: int) -> tuple[Tensor, ...]:
-    """Views of a tensor along one dimension, of a size that a CPU's cache holds; elsewhere the tensor itself."""
-    if not on_cpu(t) or t.numel() <= 2 * _PIECE:
+    """Returns views of a tensor along one dimension, of a size that a CPU's cache holds; elsewhere the tensor
+    itself."""
+    if not on_cpu(t) or t.numel() <= 2 * _CHUNK:
         return (t,)
-    return t.split(max(1, t.shape[dim] * _PIECE // t.numel()), dim)
+    return t.split(max(1, t.shape[dim] * _CHUNK // t.numel()), dim)
 
 
 def over_channels(share: Callable[..., Tensor], *tensors: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 class CaptumExtractAggregateError(Exception):
-    """The base of every error that this package raises for a user's mistake.
+    """Is the base of every error that this package raises for a user's mistake.
 
     Example:
         >>> import captum_extract_aggregate as cea
@@ -23,11 +23,13 @@ class CaptumExtractAggregateError(Exception):
 
 
 class InvalidValueError(CaptumExtractAggregateError, ValueError):
-    """An argument has a value that cannot be used; the text says which, what was got and what was expected."""
+    """Says that an argument has a value that cannot be used; the text says which, what was got and what was
+    expected."""
 
 
 class InvalidTypeError(CaptumExtractAggregateError, TypeError):
-    """An argument is of a type that cannot be used, or is not taken; the text says which, and what to do instead."""
+    """Says that an argument is of a type that cannot be used, or is not taken; the text says which, and what to do
+    instead."""
 
 
 for _error in (CaptumExtractAggregateError, InvalidValueError, InvalidTypeError):
@@ -80,7 +82,7 @@ def index_of_name(what: str, text: str, names: Sequence[str]) -> int | None:
 
 
 def _folded(name: str) -> str:
-    """Returns a name without regard to case, spaces around it and the ways to write an accent."""
+    """Returns a name in one spelling, whatever its case, the spaces around it and the way its accents are written."""
     return unicodedata.normalize("NFKC", name).casefold().strip()
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 class NotebookFigure(Figure):
-    """A figure with its own canvas: IPython draws figures by itself only where pyplot has made one before.
+    """Is a figure with its own canvas: IPython draws figures by itself only where pyplot has made one before.
 
     Example:
         >>> from captum_extract_aggregate._common.notebook_figure import NotebookFigure

@@ -13,7 +13,7 @@ AnyT = TypeVar("AnyT")
 
 
 class Table(Generic[KeyT, T]):
-    """Things of one kind by their keys, in the order in which they were registered, for the whole process.
+    """Holds things of one kind by their keys, in the order in which they were registered, for the whole process.
 
     Subclasses say which spellings of a key are known (`find`) and what errors call it (`described`).
 
@@ -124,7 +124,7 @@ class Table(Generic[KeyT, T]):
 
 
 class Registry(Table[str, T]):
-    """Things of one kind by their names.
+    """Holds things of one kind by their names.
 
     Example:
         >>> from captum_extract_aggregate._common.registry import Registry

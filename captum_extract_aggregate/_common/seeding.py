@@ -20,7 +20,7 @@ _TORCH = ProcessWide(torch.get_rng_state, torch.set_rng_state)
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Python's, NumPy's and torch's global generators begin with a seed, and come back as they were."""
+    """Seeds Python's, NumPy's and torch's global generators, and brings them back as they were."""
     with Undo() as undo, undo:
         _PYTHON.keep(undo)
         _NUMPY.keep(undo)
@@ -30,7 +30,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def seed_all(seed: int) -> None:
-    """Python's, NumPy's and torch's global generators begin with a seed."""
+    """Seeds Python's, NumPy's and torch's global generators."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -43,12 +43,12 @@ def generator_of_gpu(index: int) -> ProcessWide:
 
 
 def random_state(undo: Undo, tensors: Iterable[Tensor]) -> None:
-    """A pass that draws random numbers (dropout in train mode) leaves the generators as they were."""
+    """Leaves the generators as they were after a pass that draws random numbers (dropout in train mode)."""
     keep_generators(undo, {t.device.index for t in tensors if t.device.type == "cuda"})
 
 
 def keep_generators(undo: Undo, gpus: Iterable[int]) -> None:
-    """Those of the CPU and of some GPUs."""
+    """Brings the generators of the CPU and of some GPUs back at the end."""
     _TORCH.keep(undo)
     for index in gpus:
         generator_of_gpu(index).keep(undo)

@@ -109,7 +109,7 @@ def where_positive(t: Tensor, chooser: Tensor) -> Tensor:
 
 
 def at_least_float32(t: Tensor) -> Tensor:
-    """Half precision as float32, for sums over many channels or positions."""
+    """Returns half precision as float32, for sums over many channels or positions."""
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 

@@ -32,7 +32,7 @@ _TRIES = 100  # of a step that raises each time: it is not interrupted but fails
 
 
 class Undo:
-    """The steps that put things back, taken at the end, the last one first; enter it twice (see above)."""
+    """Holds the steps that put things back, taken at the end, the last one first; enter it twice (see above)."""
 
     __slots__ = ("_steps",)
 
@@ -92,7 +92,7 @@ def _unhook(module: nn.Module, hook: Callable[..., Any]) -> None:
 
 
 def hook_everywhere(undo: Undo, hook: Callable[..., Any]) -> None:
-    """A hook that runs before the forward of every module of this process, whatever thread it runs in."""
+    """Registers a hook that runs before the forward of every module of this process, whatever thread it runs in."""
     undo.callback(_unhook_everywhere, hook)
     global_hooks.register_module_forward_pre_hook(hook)
 
@@ -107,7 +107,7 @@ def _keys(hooks: dict[int, Any], hook: Callable[..., Any]) -> Iterable[int]:
 
 
 class ProcessWide:
-    """A setting of the whole process, which passes of several threads may change at once.
+    """Holds a setting of the whole process, which passes of several threads may change at once.
 
     Each notes what it found. One that ends while another thread's goes on leaves the setting alone, and what it found
     to threads that came after it: so the last one to end puts back what was there before the first.

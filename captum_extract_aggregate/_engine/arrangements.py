@@ -26,7 +26,7 @@ def sequence_first(t: Tensor) -> Tensor:
 
 
 def unfolded(dims: Dims, batch: int, channels: int) -> LayoutFunction | None:
-    """Batch and channels in front, and behind them the positions: an axis each, in the axes' order if it is known."""
+    """Puts batch and channels in front, and behind them the positions: an axis each, in order if that is known."""
     positions = [dim for d, dim in enumerate(dims) if d not in (batch, channels)]
 
     def in_front(t: Tensor) -> Tensor:

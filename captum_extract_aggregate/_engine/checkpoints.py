@@ -47,12 +47,12 @@ def _in_a_pass() -> bool:
 
 
 def _hook(frame: Any) -> contextlib.AbstractContextManager[Any]:
-    """In place of the hooks that free what autograd saves (`use_reentrant=False`)."""
+    """Stands in place of the hooks that free what autograd saves (`use_reentrant=False`)."""
     return contextlib.nullcontext() if _in_a_pass() else _OWN["_checkpoint_hook"](frame)
 
 
 class _Function:
-    """In place of the function with a backward of its own (`use_reentrant=True`)."""
+    """Stands in place of the function with a backward of its own (`use_reentrant=True`)."""
 
     @staticmethod
     def apply(function: Callable[..., Any], preserve_rng_state: bool, *args: Any) -> Any:

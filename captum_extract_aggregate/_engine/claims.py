@@ -22,7 +22,7 @@ _CURE = "expected one thread at a time: a lock around both, or a copy of the mod
 
 
 class Claim:
-    """The models that one thread works on, and all their modules. `runs`: a pass claims them, which runs them, too."""
+    """Holds the models that one thread works on, and all their modules. `runs`: a pass claims them, which runs them."""
 
     def __init__(self, undo: Undo, runs: bool = False) -> None:
         self.thread, self.runs = threading.get_ident(), runs
@@ -87,5 +87,5 @@ def _withdraw(claim: Claim) -> None:
 
 
 def claim(undo: Undo, model: nn.Module) -> None:
-    """Nobody else may explain the model, or change it, for a while."""
+    """Sees to it that nobody else explains the model, or changes it, for a while."""
     Claim(undo).add(model, model.modules())

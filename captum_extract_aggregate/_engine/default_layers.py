@@ -35,7 +35,7 @@ from captum_extract_aggregate._engine.taps import Place
 
 @dataclass
 class _Run:
-    """What one module did in the example forward.
+    """Says what one module did in the example forward.
 
     `octave`: how often the resolution had been halved; `above`: which modules (a bit each, in the order of `started`)
     its output was computed from.
@@ -153,7 +153,7 @@ def _start_key(trace: _Trace) -> Callable[[nn.Module], int]:
 
 
 def _branches(units: list[nn.Module], trace: _Trace) -> list[list[nn.Module]]:
-    """For each unit with positions that no other such unit is computed from: itself and those it is computed from."""
+    """Lists each unit with positions that no other such unit is computed from, with those it is computed from."""
     once = [unit for unit in units if trace[unit].times == 1]  # what runs again is computed from what it was used for
     on_grid = [unit for unit in once if trace[unit].positions > 1 and (_weighted(unit) or _is_activation(unit))]
     if not any(_is_above(unit, other, trace) for unit in on_grid for other in on_grid):
@@ -311,7 +311,7 @@ def _declared_grids(model: nn.Module, patches: nn.Conv3d) -> Iterator[tuple[int,
 
 
 class _Lineage(TorchFunctionMode):
-    """Which modules each tensor within was computed from: a bit each."""
+    """Knows which modules each tensor within was computed from: a bit each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -337,7 +337,7 @@ class _Lineage(TorchFunctionMode):
 
 
 def _evaluate(undo: Undo, model: nn.Module) -> None:
-    """Eval mode, until every module's own flag comes back."""
+    """Sets eval mode, until every module's own flag comes back."""
     claim(undo, model)
     for module in model.modules():
         if module.training:

@@ -34,12 +34,12 @@ class Call:
 
     @property
     def x(self) -> Tensor:
-        """The first tensor that it was given."""
+        """Returns the first tensor that it was given."""
         return self.tensors[0]
 
     @property
     def out(self) -> Tensor:
-        """The first tensor that it returned."""
+        """Returns the first tensor that it gave."""
         first: Tensor = self.outputs[0]
         return first
 

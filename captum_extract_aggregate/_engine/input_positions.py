@@ -28,7 +28,7 @@ _FEW = 4  # channels: grey, stereo, colours, colours with opacity
 
 @dataclass(frozen=True)
 class Positions:
-    """The size of the positions, and for each input that has them how its values are brought to `N x C x *S`."""
+    """Says the size of the positions, and how each input that has them is brought to `N x C x *S`."""
 
     size: tuple[int, ...]
     arrange: Mapping[int, LayoutFunction]
@@ -50,7 +50,7 @@ class Positions:
 
 @dataclass(frozen=True)
 class _Option:
-    """Where the channels of an input may be (None: it has none), and what positions are left."""
+    """Says where the channels of an input may be (None: it has none), and what positions are left."""
 
     axis: int | None
     channels: int
@@ -199,7 +199,7 @@ def _options(t: Tensor, dims: int, layout: str) -> Iterator[_Option]:
 
 
 def _distinct(options: list[_Option]) -> list[_Option]:
-    """Without those that come to the same: a dimension of 1 may stand anywhere."""
+    """Leaves out those that come to the same: a dimension of 1 may stand anywhere."""
     return list({(o.size, o.axis if o.channels > 1 else None): o for o in options}.values())
 
 

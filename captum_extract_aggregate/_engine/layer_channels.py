@@ -41,7 +41,7 @@ def _is_layer_norm_2d(kind: type) -> bool:
 
 
 def _is_over_positions(module: nn.Module) -> bool:
-    """Returns a LayerNorm over more than the channels tells nothing of where they are."""
+    """Tells whether a LayerNorm runs over more than the channels, so that it tells nothing of where they are."""
     return isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1
 
 

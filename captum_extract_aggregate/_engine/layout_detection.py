@@ -29,7 +29,7 @@ from captum_extract_aggregate._engine.token_grid import grid_of_tokens
 
 
 def detected_layout(activation: Tensor, around: Surroundings) -> LayoutFunction:
-    """By what is at hand where it leaves no doubt, else by what made the tensor, else by what it looks like."""
+    """Decides by what is at hand where it leaves no doubt, else by what made the tensor, else by what it looks like."""
     if is_plain_batch(activation, around):
         quick = _quick(activation, around)
         if quick is not None:

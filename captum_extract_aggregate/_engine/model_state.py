@@ -253,13 +253,13 @@ def _see_functions() -> None:
 
 
 def set_grad_mode(undo: Undo, enabled: bool) -> None:
-    """Grad mode as asked for."""
+    """Sets grad mode as asked for."""
     keep_modes(undo)
     torch.set_grad_enabled(enabled)
 
 
 def set_modes(undo: Undo, grad: bool) -> None:
-    """Grad mode as asked for, and no inference mode."""
+    """Sets grad mode as asked for, and leaves inference mode."""
     keep_modes(undo)
     if torch.is_inference_mode_enabled():
         guard = torch._C._InferenceMode(False)
@@ -269,7 +269,7 @@ def set_modes(undo: Undo, grad: bool) -> None:
 
 
 def without_gradients(function: Callable[P, Found]) -> Callable[P, Found]:
-    """As `torch.no_grad()`, but an interrupt cannot leave grad mode off."""
+    """Works as `torch.no_grad()`, but an interrupt cannot leave grad mode off."""
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Found:
@@ -311,7 +311,7 @@ def function_modes() -> int:
 
 
 def leave_function_modes(count: int) -> None:
-    """Until there are as many."""
+    """Leaves function modes until there are as many as before."""
     while function_modes() > count:
         torch._C._pop_torch_function_stack()  # type: ignore[attr-defined]
 

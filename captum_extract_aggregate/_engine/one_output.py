@@ -47,7 +47,7 @@ def is_probability(output: Tensor) -> bool:
 
 
 def give_both_signs(model: nn.Module) -> None:
-    """From now on, a model with one output gives the scores of both signs."""
+    """Makes a model with one output give, from now on, the scores of both signs."""
     model.register_forward_hook(lambda module, args, output: sign_scores(output))
 
 

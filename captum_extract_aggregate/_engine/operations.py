@@ -94,7 +94,7 @@ _OWNERS: tuple[Any, ...] = (torch, F, Tensor, torch._C._nn)
 
 
 def _functions(name: str) -> Iterator[Any]:
-    """Everything that is called `name`: in torch, torch.nn.functional and as a method, in place or not."""
+    """Yields everything that is called `name`: in torch, torch.nn.functional and as a method, in place or not."""
     for owner in (*_OWNERS, torch.special, torch.linalg, torch.fft):
         for variant in (name, name + "_"):
             function = getattr(owner, variant, None)
@@ -103,7 +103,7 @@ def _functions(name: str) -> Iterator[Any]:
 
 
 class _Operations(Table[Any, "str | Rule"]):
-    """The kind of each function, or a user's own rule for it."""
+    """Holds the kind of each function, or a user's own rule for it."""
 
     def described(self, name: Any) -> str:
         """Returns what errors call a function."""
@@ -175,7 +175,7 @@ def register_operation(function: Callable[..., Any], how: str | Rule, overwrite:
 
 
 def unregister_operation(function: Callable[..., Any]) -> None:
-    """Back to what this package knows of a function by itself.
+    """Goes back to what this package knows of a function by itself.
 
     Raises:
         ValueError: for a function of which nothing is known.
@@ -210,7 +210,7 @@ def _name(function: Any) -> str:
 
 
 class Call(NamedTuple):
-    """A function as it was called, its kind (None: nothing is known of it), and a user's own rule, if it has one."""
+    """Holds a function as it was called, its kind (None: nothing is known of it), and a user's own rule, if any."""
 
     function: Any
     args: tuple[Any, ...]
@@ -220,19 +220,19 @@ class Call(NamedTuple):
 
     @property
     def full_name(self) -> str:
-        """How errors call it."""
+        """Returns what errors call it."""
         return str(resolve_name(self.function) or getattr(self.function, "__name__", repr(self.function)))
 
     @property
     def name(self) -> str:
-        """Without its module, in-place mark and double underscores."""
+        """Returns its name without module, in-place mark and double underscores."""
         return _name(self.function)
 
     @property
     def in_place(self) -> bool:
-        """Whether it overwrites its first argument."""
+        """Tells whether it overwrites its first argument."""
         name = str(getattr(self.function, "__name__", ""))
-        dunder = name.startswith("__i") and name.endswith("__")
+        dunder = name.startswith("__i") and hasattr(Tensor, f"__{name[3:]}")  # of `+=` there is a `+`; not `__invert__`
         return dunder or (name.endswith("_") and not name.endswith("__")) or bool(self.kwargs.get("inplace"))
 
     def run(self) -> Any:

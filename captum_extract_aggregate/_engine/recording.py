@@ -10,12 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from captum._utils.common import _format_additional_forward_args
@@ -27,92 +25,24 @@ from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cp
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.batch_dimension import views_unfolded
-from captum_extract_aggregate._engine.dimensions import Watch
+from captum_extract_aggregate._engine.evidence import Cache, Evidence, Look, Tensors
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
+from captum_extract_aggregate._engine.look import one_more_forward
 from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled, without_autocast
-from captum_extract_aggregate._engine.parts import Dims
-from captum_extract_aggregate._engine.surroundings import Facts, Surroundings, image_size
+from captum_extract_aggregate._engine.surroundings import Facts
 from captum_extract_aggregate._engine.taps import (
     Place,
     Tapped,
     Taps,
     gradient_edge,
-    input_values,
-    output_values,
-    tappable,
 )
 from captum_extract_aggregate._engine.targets import Target, select_scores
 
-Tensors = tuple[Tensor, ...]
-Found = TypeVar("Found")
 Context = Any  # what a forward runs within
 Seed = Callable[[Tensor], Tensor]
 Within = Callable[[Undo], Context]
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
-
-
-class Look(NamedTuple):
-    """What one more forward shows: of what the dimensions at each place are made, and which parameters are used."""
-
-    dims: dict[Place, list[Dims | None]]
-    parameters: set[int]
-
-
-class Cache:
-    """What is computed once for all who ask, by key; where one alone asks, nothing is kept."""
-
-    def __init__(self, keeps: bool = False) -> None:
-        self._keeps = keeps
-        self._found: dict[Hashable, Any] = {}
-
-    def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
-        """Returns `compute()`, or what it gave before."""
-        if key in self._found:
-            return self._found[key]  # type: ignore[no-any-return]
-        found = compute()
-        if self._keeps:
-            self._found[key] = found
-        return found
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What one forward and one target's backward showed: per place, the detached activations and gradients.
-
-    `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
-    to be neither tiny nor huge for any example. `pairs` (activations and gradients, channels first) and `scaled` (the
-    same, scaled) are what several methods make of it, `channels` what several targets make of the activations. `look`
-    runs the forward once more, to see of what the dimensions at each place are made (the first time it is called),
-    `facts` are of the models.
-    """
-
-    scores: Tensor
-    activations: dict[Place, Tensors]
-    gradients: dict[Place, Tensors]
-    order: dict[Place, tuple[int, ...]]
-    inputs: Tensors
-    models: tuple[nn.Module, ...]
-    tame: dict[Place, tuple[bool, ...]] = field(default_factory=dict)
-    pairs: Cache = field(default_factory=Cache)
-    scaled: Cache = field(default_factory=Cache)
-    channels: Cache = field(default_factory=Cache)
-    look: Callable[[], Look] | None = None
-    facts: Facts | None = None
-
-    def uses(self, layer: nn.Module) -> bool:
-        """Tells whether the forward used a parameter of the layer, be it without calling the layer."""
-        used = set() if self.look is None else self.look().parameters
-        return any(id(p) in used for p in layer.parameters(recurse=False))
-
-    def surroundings(self, place: Place) -> Surroundings:
-        """Returns what is known about a place, for telling its layout."""
-        look = None if self.look is None else functools.partial(_seen_at, place, self.look)
-        image = image_size(self.inputs)
-        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=self.facts)
 
 
 def _of_final_states(place: Place) -> str:
@@ -135,7 +65,7 @@ def _cure_of_scores(scores: int, batch: int) -> str:
 
 
 class Recording:
-    """A finished forward: its output, still attached to the tapped tensors, and nothing of the model.
+    """Holds a finished forward: its output, still attached to the tapped tensors, and nothing of the model.
 
     `context` is what it ran within; `is_shared` says whether several ask for the same place.
     """
@@ -171,7 +101,7 @@ class Recording:
     def evidence(
         self, targets: Sequence[Target], seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
     ) -> Iterator[Evidence]:
-        """For each target one backward; the graph is freed with the last.
+        """Runs one backward for each target, and yields what it showed; the graph is freed with the last.
 
         What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
         may run backward passes of its own.
@@ -298,13 +228,13 @@ def record(
             )
         careful |= run.misjudged
         KNOWN_LAYERS.learn_careful(run.misjudged)
-    look = functools.partial(_look, forward_func, tensors, places, extra)
+    look = functools.partial(one_more_forward, forward_func, tensors, places, extra)
     shared = len(places) < len(asked)
     return Recording(run.output, run.tapped, tuple(map(plain, tensors)), run.models, look, run.context, shared)
 
 
 class _Run(NamedTuple):
-    """What one forward gave, and the layers whose tensors were used or overwritten in a way that it did not expect."""
+    """Holds what one forward gave, and the layers whose tensors were used or overwritten as it did not expect."""
 
     output: Any = None
     tapped: dict[Place, list[list[Tapped]]] = {}  # noqa: RUF012 (a NamedTuple's, never changed)
@@ -348,53 +278,12 @@ def _forward(
 
 
 class _OverwrittenError(Exception):
-    """A tapped tensor was overwritten in place by something else that holds it."""
-
-
-def _seen_at(place: Place, look: Callable[[], Look]) -> list[Dims | None]:
-    return look().dims.get(place, [])
-
-
-def _look(forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]) -> Look:
-    """Returns one more forward of the same."""
-    leaves = [t.detach().clone() for t in tensors]
-    watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
-    calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
-
-    def see(place: Place, values: Sequence[Any]) -> None:
-        calls[place].append([watch.dims(values[i]) for i in tappable(place, values)])
-
-    def after(place: Place, module: nn.Module, args: Any, output: Any) -> None:
-        see(place, output_values(output))
-
-    def before(place: Place, module: nn.Module, args: Any, kwargs: Any) -> None:
-        see(place, input_values(args, kwargs))
-
-    layers = {place.layer for place in places}
-    with Undo() as undo, undo:
-        set_modes(undo, grad=False)
-        prepared(undo, forward_func, tensors, False, layers, layers - {None})
-        for place in places:
-            if place.layer is not None and place.side == "output":
-                undo.hook(place.layer, "register_forward_hook", functools.partial(after, place))
-            elif place.layer is not None:
-                hook = functools.partial(before, place)
-                undo.hook(place.layer, "register_forward_pre_hook", hook, with_kwargs=True)
-        watch.__enter__()  # left with this thread's other function modes
-        forward_func(*leaves, *extra)
-    seen: dict[Place, list[Dims | None]] = {}
-    for place, of_place in calls.items():
-        if place.layer is None:
-            seen[place] = [watch.dims(t) for t in leaves]
-        elif of_place and (place.call is None or -len(of_place) <= place.call < len(of_place)):
-            chosen = itertools.chain(*of_place) if place.optional else of_place[place.call or 0]
-            seen[place] = [None if dims is None else watch.told(dims) for dims in chosen]
-    return Look(seen, watch.parameters)
+    """Says that a tapped tensor was overwritten in place by something else that holds it."""
 
 
 @contextlib.contextmanager
 def _explained_failure() -> Iterator[None]:
-    """PyTorch's errors about what cannot be differentiated, with their cure."""
+    """Turns PyTorch's errors about what cannot be differentiated into ours, which name the cure."""
     try:
         yield
     except RuntimeError as error:

@@ -19,7 +19,7 @@ _PREFIXES = (0, 1, 2, 5)
 
 
 class Facts:
-    """What models tell of layouts by the layers that they hold; looked up when asked for, and once."""
+    """Looks up, when asked and once, what models tell of layouts by the layers that they hold."""
 
     def __init__(self, models: tuple[nn.Module, ...]) -> None:
         self._models = models
@@ -30,7 +30,7 @@ class Facts:
 
     @cached_property
     def widths(self) -> set[int]:
-        """The numbers of channels that the layers expect."""
+        """Returns the numbers of channels that the layers expect."""
         return {width for module in self.modules for width in widths_of(module)}
 
     @cached_property
@@ -39,17 +39,17 @@ class Facts:
 
     @cached_property
     def is_sequence_first(self) -> bool:
-        """Whether there are layers that want the sequence before the batch."""
+        """Tells whether there are layers that want the sequence before the batch."""
         return any(isinstance(m, (nn.MultiheadAttention, nn.RNNBase)) and not m.batch_first for m in self.modules)
 
     @cached_property
     def patches(self) -> set[tuple[int, ...]]:
-        """The sizes of the patches into which convolutions cut a picture."""
+        """Returns the sizes of the patches into which convolutions cut a picture."""
         return {m.kernel_size for m in self.modules if isinstance(m, nn.Conv2d) and m.kernel_size == m.stride}
 
     @cached_property
     def prefixes(self) -> tuple[int, ...]:
-        """The number of class and register tokens, where a module says it (they may join late); else the usual ones."""
+        """Returns how many class and register tokens a module says there are (they may join late); else the usual."""
         for module in self.modules:
             count = getattr(module, "num_prefix_tokens", None)
             if isinstance(count, int):
@@ -60,7 +60,7 @@ class Facts:
 
 
 class Surroundings(NamedTuple):
-    """What is known about the place of an activation; whatever is missing is simply no evidence.
+    """Holds what is known about the place of an activation; whatever is missing is simply no evidence.
 
     `look` runs the forward once more to see of what the dimensions of each tensor at the place are made; `number` says
     which of them the activation is.
@@ -81,11 +81,11 @@ class Surroundings(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How errors call the place; looked up only when there is one."""
+        """Returns what errors call the place; it is looked up only when there is one."""
         return describe(self.module, self.models) + self.which
 
     def dims(self, activation: Tensor) -> Dims | None:
-        """Of what the activation's dimensions are made, if that can be seen."""
+        """Returns of what the activation's dimensions are made, if that can be seen."""
         seen = self.look() if self.look is not None else ()
         dims = seen[self.number] if self.number < len(seen) else None
         return dims if dims is not None and tuple(map(size_of, dims)) == tuple(activation.shape) else None

@@ -30,7 +30,7 @@ Change = Callable[[list[Any]], list[Any]]
 
 
 class Place(NamedTuple):
-    """A place in a network: a layer's output or input, or (`layer=None`) the network's own input.
+    """Names a place in a network: a layer's output or input, or (`layer=None`) the network's own input.
 
     `differentiate=False` asks for the activation alone, `value=False` for the gradient alone (the activation then is
     good for its shape, and may be overwritten); `call` picks one of several calls of the layer in a forward; an
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
 
 class Tapped(NamedTuple):
-    """A tensor met in the forward: its value, and where in the graph its gradient arrives."""
+    """Holds a tensor met in the forward: its value, and where in the graph its gradient arrives."""
 
     value: Tensor
     edge: GradientEdge | None
@@ -90,7 +90,7 @@ def _leave_dispatch_modes(count: int) -> None:
 
 
 class Taps:
-    """Forward hooks at the places; every call's tensors are kept, by device (a DataParallel model runs on several).
+    """Hooks the forward at the places; every call's tensors are kept, by device (a DataParallel model runs on several).
 
     A tensor that is met where nothing is recorded yet becomes a leaf of the graph. That is right as long as nobody has
     used it before: for layers of several operations that is looked at once, when they are met for the first time.

@@ -49,7 +49,7 @@ def _fields(output: Any) -> str:
 
 
 def plain_target(target: Any) -> Any:
-    """NumPy's integers and arrays, and integer tensors of any width, as Captum's forms."""
+    """Returns NumPy's integers and arrays, and integer tensors of any width, as Captum's forms."""
     if isinstance(target, np.integer):
         return int(target)
     if isinstance(target, list):
@@ -88,7 +88,7 @@ def _check_target(output: Tensor, target: Any) -> None:
 
 
 def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
-    """One index, or one tuple of indices, against the sizes of the output without the batch.
+    """Checks one index, or one tuple of indices, against the sizes of the output without the batch.
 
     As in Captum, indices count from the first dimension behind the batch, and may be negative unless there is one
     integer per example.

@@ -6,7 +6,6 @@ from captum_extract_aggregate.attr.decomposition import (
     ActivityAttribution,
     AggregatedActivity,
     BiasAttribution,
-    FullGrad,
 )
 from captum_extract_aggregate.attr.extract_aggregate import (
     ExtractAggregate,
@@ -15,6 +14,7 @@ from captum_extract_aggregate.attr.extract_aggregate import (
     NormGrad,
     SelectiveNormGrad,
 )
+from captum_extract_aggregate.attr.full_grad import FullGrad
 from captum_extract_aggregate.attr.gradcam import (
     CumulativeGradCAM,
     CumulativeGradMid,

@@ -16,31 +16,26 @@ that emits several tensors gives a tuple.
 
 from __future__ import annotations
 
-import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
-import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
-from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu, same_everywhere
+from captum_extract_aggregate._common.tensors import at_least_float32
 from captum_extract_aggregate._common.undo import Undo
-from captum_extract_aggregate._engine.layers import checked_inputs, describe, find_layer
+from captum_extract_aggregate._engine.evidence import Evidence
+from captum_extract_aggregate._engine.layers import checked_inputs, find_layer
 from captum_extract_aggregate._engine.layout import Layout, check_layout, is_final_state, to_channels_first
-from captum_extract_aggregate._engine.model_state import set_modes, without_autocast
-from captum_extract_aggregate._engine.recording import Evidence, record
+from captum_extract_aggregate._engine.model_state import without_autocast
+from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target, per_target
+from captum_extract_aggregate.attr.class_blind import warn_where_blind
 from captum_extract_aggregate.attr.entry import attributed, captum_entry, check_grad_kwargs, named_arguments
 from captum_extract_aggregate.attr.layer_types import GradientAttribution, L, LayerAttribution, Layers, OneLayer
+from captum_extract_aggregate.attr.one_pass import Map, Maps, Plan, finished, maps_per_target, places_of, stacked
 from captum_extract_aggregate.attr.rebuilt import Rebuilt
-
-Map = Tensor | tuple[Tensor, ...]
-Maps = Map | list[Map]
-Plan = Sequence[tuple[Place, ...]]  # the places that each layer's map needs
-
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _OWN: set[Any] = set()
@@ -67,11 +62,6 @@ def is_own(method: Any, *names: str) -> bool:
     return all(
         name not in vars(method) and all(vars(c)[name] in _OWN for c in classes if name in vars(c)) for name in names
     )
-
-
-# Layers, and the methods of which it was said there that they do not depend on the class.
-_WARNED: weakref.WeakKeyDictionary[nn.Module, set[str]] = weakref.WeakKeyDictionary()
-_VARYING: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # whose gradients were seen to differ from place to place
 
 
 class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic[L]):
@@ -184,31 +174,12 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
             return [(x, g) for (x,), (g,) in zip(of_last, of_first)]
 
         pairs = evidence.pairs.once((places, self._layout_key()), canonical)
-        self._warn_where_blind(places[0], evidence, [g for _, g in pairs])
+        warn_where_blind(self, places[0], evidence, [g for _, g in pairs])
         return pairs
 
     def is_blind(self, layer: nn.Module | None) -> bool:
         """Tells whether a gradient that is the same at every position leaves a map that says nothing of the class."""
         return False
-
-    def _warn_where_blind(self, place: Place, evidence: Evidence, gradients: list[Tensor]) -> None:
-        """Warns, once for a layer, of a map that does not depend on the class: global pooling follows its layer."""
-        layer = place.layer
-        owner = next(iter(evidence.models), None) if layer is None else layer
-        name = self.get_name()
-        if owner is None or owner in _VARYING or not self.is_blind(layer) or name in _WARNED.get(owner, ()):
-            return
-        if gradients and all(map(same_everywhere, gradients)):
-            _WARNED.setdefault(owner, set()).add(name)
-            warnings.warn(
-                f"{name} at {describe(layer, evidence.models)} does not depend on the class: the gradient there is the "
-                "same at every position, as in front of global average pooling; take an earlier layer "
-                "(default_layers(model) lists some), or here a method that weighs channel by channel "
-                "(LinearApproximation, SelectiveNormGrad, GradCAM)",
-                stacklevel=2,
-            )
-        elif all(on_cpu(g) and g.shape[2:].numel() > 1 and g.any() for g in gradients):
-            _VARYING.add(owner)  # nobody needs to look again
 
     @overload
     def attribute(  # type: ignore[overload-overlap]
@@ -300,7 +271,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
             return self.all_maps(inputs, evidence, plan)
 
     def attribute_future(self) -> None:
-        """Not available, as in Captum's own layer methods."""
+        """Is not available, as in Captum's own layer methods."""
         raise NotImplementedError(f"attribute_future is not implemented for {type(self).__name__}")
 
     def has_convergence_delta(self) -> bool:
@@ -328,9 +299,9 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         wanted = per_target(targets, checked_inputs(inputs)[0].shape[0])
         if not is_own(self, "attribute"):
             how = (additional_forward_args, attribute_to_layer_input)
-            return _stacked([attributed(self, inputs, target, *how) for target in wanted])
+            return stacked([attributed(self, inputs, target, *how) for target in wanted])
         maps = maps_per_target({"": self}, inputs, wanted, additional_forward_args, attribute_to_layer_input)
-        return _stacked([single[""] for single in maps])
+        return stacked([single[""] for single in maps])
 
     def plan(self, to_input: bool) -> Plan:
         """Returns the places that the map of each layer needs, layer by layer."""
@@ -355,7 +326,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         return id(self.layout) if callable(self.layout) else self.layout
 
     def _canonical(self, place: Place, evidence: Evidence, *kinds: Iterable[Tensor]) -> list[Any]:
-        """For each tensor that a place holds, what was captured of it (activation, gradient) as `N x K x *S`, in at
+        """Returns what was captured of each tensor that a place holds (activation, gradient) as `N x K x *S`, in at
         least float32. Final states of recurrent layers, which have no positions, are left out."""
         likes = evidence.activations[place]
         around = evidence.surroundings(place)
@@ -369,128 +340,3 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
             arrange = to_channels_first(like, self.layout, one)
             canonical.append(tuple(at_least_float32(arrange(t)) for t in captured))
         return canonical
-
-
-class WithDelta(CaptureAttribution[L]):
-    """A method whose `attribute` can give its convergence delta too, as Captum's integrated gradients can."""
-
-    @overload  # type: ignore[override]
-    def attribute(  # type: ignore[overload-overlap]
-        self: WithDelta[None],
-        inputs: tuple[Tensor, ...],
-        target: Target = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        grad_kwargs: Mapping[str, Any] | None = None,
-        return_convergence_delta: Literal[False] = False,
-    ) -> tuple[Tensor, ...]: ...
-
-    @overload
-    def attribute(  # type: ignore[overload-overlap]
-        self: WithDelta[OneLayer],
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Target = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        grad_kwargs: Mapping[str, Any] | None = None,
-        return_convergence_delta: Literal[False] = False,
-    ) -> Tensor: ...
-
-    @overload
-    def attribute(  # type: ignore[overload-overlap]
-        self: WithDelta[Layers],
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Target = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        grad_kwargs: Mapping[str, Any] | None = None,
-        return_convergence_delta: Literal[False] = False,
-    ) -> list[Tensor]: ...
-
-    @overload
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Target = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        grad_kwargs: Mapping[str, Any] | None = None,
-        return_convergence_delta: bool = False,
-    ) -> Any: ...
-
-    @own
-    @captum_entry
-    def attribute(
-        self,
-        inputs: Tensor | tuple[Tensor, ...],
-        target: Target = None,
-        additional_forward_args: Any = None,
-        attribute_to_layer_input: bool = False,
-        grad_kwargs: Mapping[str, Any] | None = None,
-        return_convergence_delta: bool = False,
-    ) -> Any:
-        """Returns the maps; with `return_convergence_delta` the pair of maps and `compute_convergence_delta`."""
-        check_grad_kwargs(grad_kwargs)
-        plain: Any = super()
-        maps = plain.attribute(inputs, target, additional_forward_args, attribute_to_layer_input)
-        if not return_convergence_delta:
-            return maps
-        if not self.has_convergence_delta():
-            raise InvalidValueError(
-                f"{type(self).__name__} has no convergence delta; expected return_convergence_delta=False"
-            )
-        to_input = {"attribute_to_layer_input": True} if attribute_to_layer_input else {}
-        return maps, self.compute_convergence_delta(inputs, target, additional_forward_args, **to_input)
-
-    def has_convergence_delta(self) -> bool:
-        return True
-
-
-def maps_per_target(
-    methods: Mapping[str, CaptureAttribution],
-    inputs: Any,
-    targets: Sequence[Target],
-    additional_forward_args: Any,
-    to_input: bool,
-) -> list[dict[str, Maps]]:
-    """Returns one pass for all methods (which share a forward_func), and for each target every method's maps."""
-    plans = {name: method.plan(to_input) for name, method in methods.items()}
-    places = [place for plan in plans.values() for place in places_of(plan)]
-    first = next(iter(methods.values()))
-    with Undo() as undo, undo:
-        set_modes(undo, grad=False)
-        by_target = first.run_pass(inputs, places, additional_forward_args, targets)  # the forward, as the caller's
-        without_autocast(undo)
-        found = []
-        for evidence in by_target:
-            found.append(_maps_of_all(methods, inputs, evidence, plans))
-            del evidence  # its gradients' memory is the next backward's
-        return found
-
-
-def _maps_of_all(
-    methods: Mapping[str, CaptureAttribution], inputs: Any, evidence: Evidence, plans: Mapping[str, Plan]
-) -> dict[str, Maps]:
-    """Returns the maps of one target."""
-    return {name: method.all_maps(inputs, evidence, plans[name]) for name, method in methods.items()}
-
-
-def places_of(plan: Plan) -> list[Place]:
-    """Returns the places of all layers."""
-    return [place for places in plan for place in places]
-
-
-def finished(m: Tensor, evidence: Evidence) -> Tensor:
-    """Returns the map in the inputs' dtype; NaN where the score was not finite (on the CPU that has raised already)."""
-    dtype = next((t.dtype for t in evidence.inputs if t.is_floating_point()), m.dtype)
-    if not on_cpu(m):
-        finite = torch.isfinite(evidence.scores).to(m.device).reshape(-1, *(1,) * (m.ndim - 1))
-        m = torch.where(finite, m, torch.nan)
-    return m.to(dtype)
-
-
-def _stacked(maps: list[Any]) -> Any:
-    """T results of the same form as one result with T in dimension 1."""
-    if isinstance(maps[0], (list, tuple)):
-        return type(maps[0])(_stacked(list(column)) for column in zip(*maps))
-    return torch.stack(maps, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.layer_channels import is_layer_norm_2d
 
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
@@ -75,3 +76,17 @@ def _is_fused(module: nn.Module) -> bool:
 def _has_running_statistics(module: nn.Module) -> bool:
     names = ("running_mean", "running_var", "eps")
     return all(getattr(module, name, None) is not None for name in names)
+
+
+def check_bias(layer: nn.Module | None, to_input: bool) -> None:
+    """Raises our error for a layer that adds no bias, and for the side at which none acts."""
+    if layer is None or not adds_bias(layer):
+        raise InvalidValueError(
+            f"layer is or holds {'the input' if layer is None else type(layer).__name__}, which adds no bias; expected "
+            "a convolution, linear layer or normalisation that does (bias_layers(model) lists them)"
+        )
+    if to_input:
+        raise InvalidValueError(
+            "attribute_to_layer_input is True, but a bias acts at the layer's output; expected "
+            "attribute_to_layer_input=False"
+        )

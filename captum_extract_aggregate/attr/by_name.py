@@ -56,7 +56,7 @@ _HINT = " (or EXTRACT:AGGREGATE, such as conv3x3:norm; a class of your own: FILE
 
 @dataclass(frozen=True)
 class Method:
-    """What is known of a method by its name.
+    """Holds what is known of a method by its name.
 
     Args:
         make: a class, or a function, that takes a model, a list of layers and the method's arguments.

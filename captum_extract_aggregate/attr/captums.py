@@ -13,13 +13,17 @@ from captum_extract_aggregate._common.errors import InvalidValueError, unknown_n
 
 
 def called(name: str) -> str | None:
-    """Captum's method whose class is called so, without regard to case; None where there is none."""
-    found = {n.casefold(): n for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))}
-    return found.get(name.casefold())
+    """Returns the name of Captum's method whose class is called so, in any case; None where there is none."""
+    return {n.casefold(): n for n in names()}.get(name.casefold())
+
+
+def names() -> list[str]:
+    """Returns the names of Captum's methods that can be made from a model (and a layer) alone."""
+    return [name for name in captum.attr.__all__ if _is_method(getattr(captum.attr, name))]
 
 
 def find_class(name: str) -> Callable[..., Attribution]:
-    """Captum's class of a name.
+    """Returns Captum's class of a name.
 
     Raises:
         ValueError: for what is no method of Captum's, and for one that cannot be made from a model and a layer alone.
@@ -27,7 +31,7 @@ def find_class(name: str) -> Callable[..., Attribution]:
     method: Any = getattr(captum.attr, name) if name in captum.attr.__all__ else None
     if _is_method(method):
         return method  # type: ignore[no-any-return]
-    known = [f"captum:{n}" for n in captum.attr.__all__ if _is_method(getattr(captum.attr, n))]
+    known = [f"captum:{n}" for n in names()]
     needed = _more_that_it_needs(method)
     if not needed:
         raise InvalidValueError(unknown_name("method", f"captum:{name}", known))

@@ -146,7 +146,7 @@ class LayerCombination(Rebuilt, LayerAttribution):
         return self.joined(inputs, self._maps_by_layer(inputs, kwargs))
 
     def attribute_future(self) -> None:
-        """Not available, as in Captum's own layer methods."""
+        """Is not available, as in Captum's own layer methods."""
         raise NotImplementedError("attribute_future is not implemented for LayerCombination")
 
     def joined(self, inputs: Any, maps: Sequence[Any]) -> Tensor:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
 from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled
-from captum_extract_aggregate._engine.recording import Evidence, record
+from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place, at_output
 from captum_extract_aggregate._engine.targets import Target, select_scores
 from captum_extract_aggregate.attr.biases import bias_layers, biased

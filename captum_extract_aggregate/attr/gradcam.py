@@ -149,7 +149,7 @@ class GradCAM(WeightedChannels[L]):
 
 
 class _Positive(CaptureAttribution[L]):
-    """With a choice of what makes each channel's share positive."""
+    """Offers a choice of what makes each channel's share positive."""
 
     @named_arguments
     def __init__(
@@ -289,7 +289,7 @@ class GradCAMPlusPlus(WeightedChannels[L]):
 
 
 class _Cumulative(InputSizedAttribution):
-    """The sum over layers of maps with a choice of what makes each channel's share positive."""
+    """Sums over layers maps with a choice of what makes each channel's share positive."""
 
     @named_arguments
     def __init__(

@@ -10,14 +10,15 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._common.tensors import at_least_float32, min_max, upsample
 from captum_extract_aggregate._engine.default_layers import default_layers
+from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.layout import Layout
-from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
-from captum_extract_aggregate.attr.base import CaptureAttribution, Map, Plan, finished
+from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.layer_types import Layers, OneLayer
+from captum_extract_aggregate.attr.one_pass import Map, Plan, finished
 
 
 class InputSizedAttribution(CaptureAttribution[nn.Module]):

@@ -197,7 +197,7 @@ def accuracy_weights(
 
 
 class _FeatureFiles:
-    """One growing file of float32 features per layer, read back as a memory map."""
+    """Keeps one growing file of float32 features per layer, read back as a memory map."""
 
     def __init__(self, folder: Path, count: int) -> None:
         self._paths = [folder / f"{i}.f32" for i in range(count)]

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from captum._utils.common import _format_additional_forward_args
 from captum.attr import (
     Attribution,
@@ -39,50 +37,15 @@ from captum_extract_aggregate._engine.model_state import (
     without_autocast,
     without_traces,
 )
-from captum_extract_aggregate._engine.one_output import is_probability, no_logit, with_wrapped
-from captum_extract_aggregate._engine.targets import Target, plain_target, select_scores
+from captum_extract_aggregate._engine.one_output import with_wrapped
+from captum_extract_aggregate._engine.targets import Target, plain_target
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.meta_saliency_losses import LOSSES, Loss, LossName
 from captum_extract_aggregate.attr.meta_saliency_vmap import NotVectorizedError, pays, vectorized_maps
+from captum_extract_aggregate.attr.one_example import detached, joined, of_example, target_of_example
 from captum_extract_aggregate.attr.rebuilt import Rebuilt
-
-Loss = Callable[[Tensor, Any], Tensor]
-LossName = Literal["cross_entropy", "binary_cross_entropy"]
-
-
-def _cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Gives the cross-entropy of a class, the first index of the target, against all others; more indices say where.
-
-    Where there are no others, cross-entropy is 0 and its step none: a single output is a logit, of its own class.
-    """
-    if _is_single(output):
-        return _binary_cross_entropy(output, target)
-    if target is None:
-        raise InvalidValueError(
-            "target is None, and forward_func gives several class scores; expected a target, "
-            "loss_func='binary_cross_entropy', or a loss_func(output, target) of one's own"
-        )
-    select_scores(output, target)  # our error for a target that does not fit
-    entry = target[0] if isinstance(target, list) else target
-    indices = entry if isinstance(entry, tuple) else (int(entry),)
-    where = (slice(None), slice(None), *indices[1:])
-    logits = output[where]
-    return F.cross_entropy(logits, torch.full((len(output),), indices[0], device=output.device) % logits.shape[1])
-
-
-def _binary_cross_entropy(output: Tensor, target: Any) -> Tensor:
-    """Gives that of the target's logit alone, for networks with one sigmoid per class, or with one output."""
-    if _is_single(output) and is_probability(output):
-        raise InvalidValueError(no_logit("binary cross-entropy is of a logit") + ", or a loss_func(output, target)")
-    return -F.logsigmoid(select_scores(output, target)).sum()
-
-
-def _is_single(output: Any) -> bool:
-    """Tells whether there is one class only (or, in dense outputs, one at each place)."""
-    return isinstance(output, Tensor) and (output.ndim < 2 or output.shape[1] == 1)
-
-
-LOSSES: dict[str, Loss] = {"cross_entropy": _cross_entropy, "binary_cross_entropy": _binary_cross_entropy}
+from captum_extract_aggregate.attr.step_parameters import checked_model, chosen_parameters, differentiate_only
 
 
 @described(
@@ -182,8 +145,8 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         self.attribution_method = attribution_method
         self.lr, self.ascent, self.steps = lr, ascent, steps
         self.loss_func: Loss = LOSSES[loss_func or "cross_entropy"] if not callable(loss_func) else loss_func
-        self.model = _checked_model(attribution_method.forward_func if model is None else model)
-        self.parameters = _chosen(self.model, parameters)
+        self.model = checked_model(attribution_method.forward_func if model is None else model)
+        self.parameters = chosen_parameters(self.model, parameters)
         self.vectorized = vectorized
 
     def argument(self, name: str) -> Any:
@@ -191,7 +154,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         if name == "loss_func":
             named = next((known for known, function in LOSSES.items() if function is self.loss_func), None)
             return self.loss_func if named is None else None if named == "cross_entropy" else named
-        if name == "parameters" and len(self.parameters) == len(_chosen(self.model, None)):
+        if name == "parameters" and len(self.parameters) == len(chosen_parameters(self.model, None)):
             return None
         if name == "model" and self.model is model_of(self.forward_func):
             return None
@@ -199,7 +162,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
 
     @property
     def layer(self) -> Any:
-        """The wrapped method's."""
+        """Returns the wrapped method's."""
         return getattr(self.attribution_method, "layer", None)
 
     @layer.setter
@@ -223,7 +186,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         return bool(self.attribution_method.has_convergence_delta())
 
     def compute_convergence_delta(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Not available by itself: the wrapped method's is of other parameters."""
+        """Is not available by itself: the wrapped method's is of other parameters."""
         raise NotImplementedError(
             "expected attribute(..., return_convergence_delta=True), asked while the step is taken"
         )
@@ -249,8 +212,8 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
                 return self._vectorized(inputs, target)
         results = []
         for i in range(examples):
-            x, y, extra = _of(inputs, i, examples), _target_of(target, i, examples), additional_forward_args
-            extra = _of(extra, i, examples)
+            x, y = of_example(inputs, i, examples), target_of_example(target, i, examples)
+            extra = of_example(additional_forward_args, i, examples)
             given = {name: self._keyword(name, value, i, examples) for name, value in kwargs.items()}
             given |= {"target": y} if takes_target and y is not None else {}
             given |= {"additional_forward_args": extra} if takes_extra and extra is not None else {}
@@ -258,8 +221,8 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
                 claim(undo, self.model)
                 unchanged(undo, self.model)
                 self._take_steps(undo, x, y, extra)
-                results.append(_detached(without_traces(self.attribution_method.attribute, self.model, x, **given)))
-        return _joined(results)
+                results.append(detached(without_traces(self.attribution_method.attribute, self.model, x, **given)))
+        return joined(results)
 
     def _is_vectorized(self, inputs: Any) -> bool:
         if not self.lr or torch._C._is_any_autocast_enabled():  # the plain map, exactly; the caller's precision
@@ -281,7 +244,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
             )
         if name == "baselines" and _samples_baselines(self.attribution_method):
             return value
-        return _of(value, i, examples)
+        return of_example(value, i, examples)
 
     def _take_steps(self, undo: Undo, x: Any, target: Any, extra: Any) -> None:
         """Gives the model the parameters after the steps, until its own come back."""
@@ -307,7 +270,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         forward = uncompiled(self.forward_func)
         with Undo() as undo, undo:
             set_modes(undo, grad=True)
-            _differentiate_only(self.parameters, self.model, undo)
+            differentiate_only(self.parameters, self.model, undo)
             _batch_norm_in_eval_mode(self.model, undo)
             prepared(undo, forward, tensors, freeze=False, layers=[self.model])
             loss = self._loss(forward(*tensors, *(_format_additional_forward_args(extra) or ())), target)
@@ -346,69 +309,6 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         return "Meta-saliency"
 
 
-def _checked_model(forward_func: Any) -> nn.Module:
-    model = model_of(forward_func)
-    if model is None:
-        raise InvalidTypeError(
-            f"forward_func is a {type(forward_func).__name__}, whose parameters cannot be found; expected model=, the "
-            "module that it calls"
-        )
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        raise InvalidTypeError(
-            "the model is a DistributedDataParallel, whose gradients are averaged over processes; expected the module "
-            "inside: model.module"
-        )
-    return model
-
-
-def _chosen(model: nn.Module, wanted: Sequence[str | Tensor] | None) -> list[nn.Parameter]:
-    """Returns the parameters that take the step, each once."""
-    named = dict(model.named_parameters())
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in named.values()):
-        raise InvalidValueError("the model has lazy parameters without values; expected one that has run once")
-    if wanted is None:
-        chosen = list(named.values())
-    elif isinstance(wanted, (str, Tensor)):
-        raise InvalidTypeError(
-            f"parameters is a {type(wanted).__name__}; expected a list of names, patterns or parameters"
-        )
-    else:
-        chosen = [p for entry in wanted for p in _matching(entry, model, named)]
-    if not any(p.is_floating_point() for p in chosen):
-        raise InvalidValueError(
-            "no parameters are chosen, or the model has none; expected at least one that can take a step"
-        )
-    return list(dict.fromkeys(p for p in chosen if p.is_floating_point()))
-
-
-def _matching(entry: str | Tensor, model: nn.Module, named: dict[str, nn.Parameter]) -> list[nn.Parameter]:
-    if isinstance(entry, Tensor):
-        found = [p for p in named.values() if p is entry]
-        if not found:
-            raise InvalidValueError(
-                f"parameters holds a tensor of shape {tuple(entry.shape)} that is no parameter of the model"
-            )
-        return found
-    if not isinstance(entry, str):
-        raise InvalidTypeError(f"parameters holds a {type(entry).__name__}; expected names, patterns or parameters")
-    everything = dict(model.named_parameters(remove_duplicate=False))  # tied ones go by each of their names
-    found = [p for name, p in everything.items() if fnmatchcase(name, entry)]
-    if not found:
-        raise InvalidValueError(
-            unknown_name("parameters", entry, everything, "; patterns such as 'layer4.*' match many")
-        )
-    return found
-
-
-def _differentiate_only(chosen: list[nn.Parameter], model: nn.Module, undo: Undo) -> None:
-    """Flags for the time of the step: frozen parameters take it too, and no others are differentiated."""
-    wanted = set(chosen)
-    for p in model.parameters():
-        if p.is_floating_point() and p.requires_grad != (p in wanted):
-            undo.callback(p.requires_grad_, p.requires_grad)
-            p.requires_grad_(p in wanted)
-
-
 def _batch_norm_in_eval_mode(model: nn.Module, undo: Undo) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
@@ -431,39 +331,3 @@ def _samples_baselines(method: Any) -> bool:
     """Tells whether `baselines` is a distribution to draw from, and not one baseline per example."""
     kinds = (GradientShap, DeepLiftShap, LayerGradientShap, LayerDeepLiftShap)
     return any(isinstance(m, kinds) for m in with_wrapped(method))
-
-
-def _of(value: Any, i: int, examples: int) -> Any:
-    """Returns what belongs to the i-th example: tensors with one entry per example are cut, all else is shared."""
-    if isinstance(value, Tensor):  # detached: under no_grad, a view of what requires grad cannot be differentiated
-        return value[i : i + 1].detach() if value.ndim and len(value) == examples else value
-    if isinstance(value, dict):
-        return {name: _of(v, i, examples) for name, v in value.items()}
-    if isinstance(value, (tuple, list)):
-        parts = [_of(v, i, examples) for v in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    return value
-
-
-def _target_of(target: Any, i: int, examples: int) -> Any:
-    if isinstance(target, list) or (hasattr(target, "ndim") and target.ndim and len(target) != 1):
-        if len(target) != examples:
-            raise InvalidValueError(f"target has {len(target)} entries for {examples} examples; expected one each")
-        return target[i : i + 1]
-    return target
-
-
-def _detached(result: Any) -> Any:
-    if isinstance(result, (tuple, list)):
-        return type(result)(_detached(r) for r in result)
-    return result.detach() if isinstance(result, Tensor) else result
-
-
-def _joined(results: list[Any]) -> Any:
-    """Returns the examples' results, which have the same form, as one."""
-    first = results[0]
-    if isinstance(first, (tuple, list)):
-        return type(first)(_joined(list(column)) for column in zip(*results))
-    if isinstance(first, Tensor):
-        return torch.cat([r.reshape(1) if r.ndim == 0 else r for r in results])
-    return first

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.model_state import (
@@ -26,9 +27,10 @@ from captum_extract_aggregate._engine.model_state import (
 )
 from captum_extract_aggregate._engine.one_output import is_probability
 from captum_extract_aggregate._engine.operations import tensors_in
-from captum_extract_aggregate._engine.recording import Evidence, record
+from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place, gives_out_its_input
-from captum_extract_aggregate.attr.base import CaptureAttribution, Plan, is_own, places_of
+from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
+from captum_extract_aggregate.attr.one_pass import Plan, places_of
 
 _MOST_PARAMETERS = 2_000_000  # of a network for which it is chosen by itself
 _MOST_POSITIONS = 64 * 64  # of a picture
@@ -37,7 +39,7 @@ _MOST_BYTES = 2**28  # of parameters and gradients of the examples that run toge
 
 
 class NotVectorizedError(Exception):
-    """The examples have to be taken one by one."""
+    """Says that the examples have to be taken one by one."""
 
 
 def pays(model: nn.Module, x: Tensor) -> bool:
@@ -119,7 +121,7 @@ def _classes(target: Any, examples: int, device: torch.device) -> Tensor:
 
 
 class _Pass:
-    """The steps and the pass of one example, as a function that `vmap` can map."""
+    """Returns the steps and the pass of one example, as a function that `vmap` can map."""
 
     def __init__(
         self, model: nn.Module, chosen: list[nn.Parameter], rate: float, loss: str, steps: int, places: list[Place]
@@ -175,12 +177,12 @@ class _Pass:
 
 
 def _by_place(tensors: list[Tensor]) -> list[tuple[Tensor]]:
-    """Without the dimension of 1 that each example's own batch has left."""
+    """Drops the dimension of 1 that each example's own batch has left."""
     return [(t.flatten(0, 1),) for t in tensors]
 
 
 def _added(undo: Undo, places: list[Place], added: dict[Place, Tensor] | None) -> dict[Place, Tensor]:
-    """From here on the layers' outputs are met, and something is added to them."""
+    """Meets the layers' outputs from here on, and adds something to them."""
     met: dict[Place, Tensor] = {}
     for place in places:
         if place.layer is not None:

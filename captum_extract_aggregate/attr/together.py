@@ -10,8 +10,9 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.base import CaptureAttribution, is_own, maps_per_target
+from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
 from captum_extract_aggregate.attr.entry import attributed
+from captum_extract_aggregate.attr.one_pass import maps_per_target
 
 
 def attribute_together(

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, model_of
 from captum_extract_aggregate._engine.model_state import uncompiled, without_autocast
-from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import (
     Place,
     Tapped,

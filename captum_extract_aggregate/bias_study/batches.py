@@ -33,7 +33,8 @@ def check_loader(dataloader: object) -> None:
 
 
 def as_batch(batch: Any, model: nn.Module) -> Batch:
-    """Inputs, and labels if there are any: class indices `N` (-1: unknown), or `N x classes` of zeros and ones."""
+    """Returns inputs, and labels if there are any: class indices `N` (-1: unknown), or `N x classes` of zeros and
+    ones."""
     parts = list(batch) if isinstance(batch, (tuple, list)) else [batch]
     x, labels = parts[0] if parts else None, parts[1] if len(parts) > 1 else None
     if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or not len(x):

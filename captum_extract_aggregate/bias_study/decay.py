@@ -42,7 +42,7 @@ _FORMAT = "captum_extract_aggregate: decayed biases, 1"
 
 @dataclass(frozen=True)
 class DecayStep:
-    """One step: how far the biases are, and how the network did on the step's batches.
+    """Holds one step: how far the biases are, and how the network did on the step's batches.
 
     Means over the step's images, each batch's before the weights moved for it. `loss`: see `decay_biases`.
     `same_decision`: the share with the original's highest class. `top1`: the share of right ones; NaN without labels.
@@ -56,7 +56,7 @@ class DecayStep:
 
 
 class DecayedBiases(NamedTuple):
-    """The network without biases, and how it came to be, step by step (`plot_decay`)."""
+    """Holds the network without biases, and how it came to be, step by step (`plot_decay`)."""
 
     model: nn.Module
     history: list[DecayStep]
@@ -162,7 +162,7 @@ def decay_biases(
 
 
 class _Decay:
-    """The network on its way, with its optimiser and history."""
+    """Holds the network on its way, with its optimiser and history."""
 
     def __init__(self, model: nn.Module, dataloader: Iterable[Any], lr: float, temperature: float) -> None:
         self.original, self.dataloader, self.temperature = model, dataloader, temperature
@@ -220,7 +220,7 @@ class _Decay:
         return torch.stack([v.double().cpu() for v in values])
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        """Batches without end, from where the run is: those of the pass that are done are passed over."""
+        """Yields batches without end, from where the run is: those of the pass that are done are passed over."""
         while True:
             seed_all(seed + self.epoch)
             for generator in _generators(self.dataloader):
@@ -256,7 +256,7 @@ class _Decay:
 
 
 def distillation_loss(output: Tensor, wanted: Tensor, temperature: float) -> Tensor:
-    """Temperature squared times the mean divergence between softened outputs."""
+    """Returns temperature squared times the mean divergence between softened outputs."""
     first, second = F.log_softmax(output / temperature, 1), F.log_softmax(wanted / temperature, 1)
     return temperature**2 * F.kl_div(first, second, reduction="batchmean", log_target=True)
 
@@ -326,7 +326,7 @@ def _resume(path: Path, settings: dict[str, Any], run: _Decay) -> None:
 
 
 def _digest(model: nn.Module) -> str:
-    """Of its layers and numbers."""
+    """Returns a digest of the network's layers and numbers."""
     state = {name: t for name, t in model.state_dict().items() if isinstance(t, Tensor)}
     return hashlib.sha256(f"{model} {list(state)} {_digest_of(state.values())}".encode()).hexdigest()
 

@@ -127,7 +127,7 @@ def copied(model: nn.Module) -> nn.Module:
 
 @contextlib.contextmanager
 def biases_scaled(model: nn.Module, scale: float) -> Iterator[nn.Module]:
-    """Within, every bias of the model (as in `remove_biases`) is `scale` times what it was.
+    """Makes every bias of the model (as in `remove_biases`) `scale` times what it was, within the context.
 
     Afterwards, also after an exception, the very same tensors with the same bits are back.
 
@@ -158,14 +158,14 @@ def biases_scaled(model: nn.Module, scale: float) -> Iterator[nn.Module]:
 
 
 def scale_biases(undo: Undo, model: nn.Module, scale: float) -> None:
-    """Every bias is `scale` times what it was, until it comes back."""
+    """Makes every bias `scale` times what it was, until `undo` brings it back."""
     claim(undo, model)
     for t in bias_tensors(model).values():
         exchange(undo, t, t.data * scale if scale else torch.zeros_like(t.data))
 
 
 def biases_removed(model: nn.Module) -> contextlib.AbstractContextManager[nn.Module]:
-    """Within, the model has no biases (as `remove_biases`); afterwards it is as it was, bit for bit.
+    """Takes the model's biases away within the context (as `remove_biases`) and gives them back, bit for bit.
 
     Args:
         model: any `torch.nn.Module`; the context gives it back.

@@ -31,7 +31,8 @@ from captum_extract_aggregate.bias_study.removal import count_biases, scale_bias
 
 @dataclass(frozen=True)
 class BiasReport:
-    """What `bias_report` found; `print` it. Tensors hold one value per image (float64; NaN: unknown or undefined)."""
+    """Holds what `bias_report` found; `print` it. Tensors hold one value per image (float64; NaN: unknown or
+    undefined)."""
 
     biases: int
     parameters: int
@@ -46,7 +47,7 @@ class BiasReport:
 
     @property
     def n(self) -> int:
-        """How many images."""
+        """The number of images."""
         return len(self.correlation)
 
     def save(self, path: str | Path) -> None:
@@ -135,7 +136,7 @@ def _without(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def _line(f: Tensor, f0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Correlation, slope and intercept of each row of f0 against that of f."""
+    """Returns correlation, slope and intercept of each row of f0 against that of f."""
     a, b = f - f.mean(1, keepdim=True), f0 - f0.mean(1, keepdim=True)
     covariance = (a * b).sum(1)
     flat, flat0 = ((y == y[:, :1]).all(1) for y in (f, f0))  # whose deviations are nothing but rounding

@@ -37,7 +37,8 @@ SHIFTS = (-10.0, -3.0, -1.0, -0.3, 0.0, 0.3, 1.0, 3.0, 10.0)
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """One change of the inputs, with one value per image: 0 or 1; NaN where unknown, or an output is not a number."""
+    """Holds one change of the inputs, with one value per image: 0 or 1; NaN where unknown, or an output is not a
+    number."""
 
     value: float
     top1: Tensor
@@ -47,14 +48,14 @@ class RobustnessRow:
 
 @dataclass(frozen=True)
 class InputRobustness:
-    """What `input_robustness` found; `print` it. `plot()` draws it."""
+    """Holds what `input_robustness` found; `print` it. `plot()` draws it."""
 
     scales: list[RobustnessRow]
     shifts: list[RobustnessRow]
 
     @property
     def n(self) -> int:
-        """How many images."""
+        """The number of images."""
         return len([*self.scales, *self.shifts][0].top1)
 
     def __str__(self) -> str:
@@ -70,7 +71,7 @@ class InputRobustness:
         return "\n".join(lines)
 
     def plot(self) -> Figure:
-        """Accuracy (where labels are known) and same decisions over the scales and the shifts."""
+        """Draws accuracy (where labels are known) and same decisions over the scales and the shifts."""
         return plot_robustness({"": self})
 
 

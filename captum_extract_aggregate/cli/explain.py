@@ -7,10 +7,8 @@ from typing import Annotated
 
 import typer
 
-from captum_extract_aggregate.cli.options import ClassNames, Methods, Model, Weights
+from captum_extract_aggregate.cli.options import DEFAULT_METHODS, ClassNames, Methods, Model, Weights
 from captum_extract_aggregate.cli.output import clear_errors, say
-
-DEFAULT_METHODS = "normgrad,selective-normgrad,linear-approximation,gradient"
 
 
 def explain(

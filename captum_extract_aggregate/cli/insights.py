@@ -32,7 +32,7 @@ def insights(
 
 
 def _serve(images: Sequence[Path], model: str, weights: str, class_names: Path | None, method: str, port: int) -> None:
-    """Captum Insights on pictures, or on embedded scenes; returns when its server ends."""
+    """Serves Captum Insights on pictures, or on embedded scenes; returns when its server ends."""
     from captum_extract_aggregate.cli.subject import check_names, class_name, find_subject, preprocess, scores_of
     from captum_extract_aggregate.data.image_files import load_image
     from captum_extract_aggregate.data.models_by_name import takes_scenes

@@ -21,8 +21,7 @@ from captum_extract_aggregate._common.errors import (
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr.by_name import METHODS, find_method, make_method
-from captum_extract_aggregate.cli.explain import DEFAULT_METHODS
-from captum_extract_aggregate.cli.options import names_in
+from captum_extract_aggregate.cli.options import DEFAULT_METHODS, names_in
 from captum_extract_aggregate.cli.subject import (
     check_names,
     class_name,
@@ -43,7 +42,7 @@ _MOST_COLUMNS = 5
 
 @dataclass(frozen=True)
 class MapsRequest:
-    """What the command line was asked for, as text."""
+    """Holds what the command line was asked for, as text."""
 
     image: Path | None = None
     model: str = "scene-resnet"

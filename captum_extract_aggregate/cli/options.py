@@ -13,6 +13,8 @@ from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.attr.by_name import METHODS
 from captum_extract_aggregate.registry import list_models
 
+DEFAULT_METHODS = "normgrad,selective-normgrad,linear-approximation,gradient"
+
 
 def _listed(names: Iterable[str]) -> str:
     """Returns names between commas, in lines that break none of them at its hyphen (the mark keeps the lines as they

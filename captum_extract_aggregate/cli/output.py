@@ -10,15 +10,17 @@ from pathlib import Path
 import typer
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
+from captum_extract_aggregate._common.warned_once import once
 
 
 @contextlib.contextmanager
 def clear_errors(options: Mapping[str, object]) -> Iterator[None]:
-    """A user's mistake, or whatever a model or a library raises, as one line, and exit status 2; warnings likewise."""
+    """Prints a user's mistake, or whatever a model or a library raises, in one line, with exit status 2; warnings
+    too."""
     try:
         _check_text(options)
         with warnings.catch_warnings():
-            warnings.showwarning = _say_warning
+            warnings.showwarning = once(_say_warning)
             yield
     except (typer.Exit, typer.Abort):
         raise

@@ -78,7 +78,8 @@ def check_names(path: Path | None, names: list[str], classes: int) -> None:
 
 
 def preprocess(picture: Image.Image, subject: NamedModel) -> Tensor:
-    """Short side to `resize`, the centre `size` square, normalised: what image classifiers are evaluated on."""
+    """Brings the short side to `resize`, takes the centre `size` square, normalised: what image classifiers are
+    evaluated on."""
     width, height = picture.size
     half = min(width, height) * subject.size / subject.resize / 2  # of the square's side, in the picture's pixels
     square = (width / 2 - half, height / 2 - half, width / 2 + half, height / 2 + half)

@@ -61,11 +61,12 @@ class SceneCaptioner(nn.Module):
         self.output = nn.Linear(_WIDTH, len(WORDS))
 
     def forward(self, images: Tensor, words: Tensor) -> Tensor:
-        """Logits of the words that come after each of `words` (`N x L`, numbers in `WORDS`): `N x L x 14`."""
+        """Returns the logits, `N x L x 14`, of the words that come after each of `words` (`N x L`, numbers in
+        `WORDS`)."""
         return self.decode(self.encoder.features(images), words)
 
     def decode(self, features: Tensor, words: Tensor) -> Tensor:
-        """Returns the same from the encoder's features, `N x 96`."""
+        """Returns what `forward` gives, from the encoder's features, `N x 96`."""
         state, logits = torch.tanh(self.start(features)), []
         for word in words.unbind(1):
             state = self.cell(torch.cat([self.embedding(word), features], 1), state)
@@ -173,7 +174,7 @@ class SceneCaptioner(nn.Module):
 
 
 def encode_captions(captions: Sequence[str]) -> Tensor:
-    """Captions as numbers of words, `N x (1 + L)`: the start, the words, the end, then -1."""
+    """Returns captions as numbers of words, `N x (1 + L)`: the start, the words, the end, then -1."""
     rows = [[START, *caption.split(), END] for caption in captions]
     for row in rows:
         for word in row[1:-1]:

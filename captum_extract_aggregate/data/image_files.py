@@ -58,7 +58,8 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """16-bit integers by their range; anything else that does not fit, from its smallest to its largest value."""
+    """Scales 16-bit integers by their range; anything else that does not fit, from its smallest to its largest
+    value."""
     fractional = values.dtype.kind == "f"
     values = np.nan_to_num(values.astype(np.float64))
     low, high = values.min(), values.max()

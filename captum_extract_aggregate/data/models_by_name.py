@@ -22,7 +22,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass
 class NamedModel:
-    """A model, what it takes, and what its outputs are called."""
+    """Holds a model, what it takes, and what its outputs are called."""
 
     model: nn.Module
     size: int
@@ -34,7 +34,7 @@ class NamedModel:
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A registered model: the function that builds it, what it takes, and whether that is scenes of digits."""
+    """Holds a registered model: the function that builds it, what it takes, and whether that is scenes of digits."""
 
     build: Callable[[], nn.Module]
     size: int = 224

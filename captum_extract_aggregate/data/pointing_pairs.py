@@ -22,7 +22,7 @@ _DIFFICULT_AREA = 0.25  # of the image, below which an object among others count
 
 @dataclass(frozen=True)
 class PointingPairs:
-    """The classes present in one image: their indices, masks (K x H x W booleans) and whether each is difficult.
+    """Holds the classes present in one image: their indices, masks (K x H x W booleans) and whether each is difficult.
 
     A pair is difficult if the class covers less than a quarter of the image and at least one other class is there.
     """

@@ -25,7 +25,7 @@ def _vgg_block(width_in: int, width: int) -> list[nn.Module]:
 
 
 class SceneVGG(nn.Module):
-    """VGG in small: four blocks of two 3 x 3 convolutions with biases, max-pooling between, a spatial linear head.
+    """Is a small VGG: four blocks of two 3 x 3 convolutions with biases, max-pooling between, a spatial linear head.
 
     The ends of the blocks are `features.3`, `.8`, `.13` and `.18` (96, 48, 24 and 12 pixels wide on a scene).
     """
@@ -67,7 +67,8 @@ class _ResidualBlock(nn.Module):
 
 
 class SceneResNet(nn.Module):
-    """ResNet in small: BatchNorm, residual sums and global average pooling; `layer1` ... `layer4` as torchvision's."""
+    """Is a small ResNet: BatchNorm, residual sums and global average pooling; `layer1` ... `layer4` as
+    torchvision's."""
 
     input_size = (3, SCENE_SIZE, SCENE_SIZE)
 
@@ -120,7 +121,7 @@ class _EncoderBlock(nn.Module):
 
 
 class SceneViT(nn.Module):
-    """ViT in small: a class token and 12 x 12 tokens of 8 x 8 pixels, five pre-norm blocks of attention and MLP.
+    """Is a small ViT: a class token and 12 x 12 tokens of 8 x 8 pixels, five pre-norm blocks of attention and MLP.
 
     The patches are embedded by three convolutions of stride 2 (with BatchNorm and ReLU), not by one linear layer, which
     helps where there is little to learn from. The blocks are `blocks.0` ... `blocks.4`; the class token is token 0, and
@@ -157,7 +158,8 @@ class SceneViT(nn.Module):
         self.head = nn.Linear(width, NUM_CLASSES)
 
     def forward(self, x: Tensor, corner: tuple[int, int] = (0, 0)) -> Tensor:
-        """Logits of scenes, or of smaller pictures (sides: multiples of 8) cut out at token `corner` of them."""
+        """Returns the logits of scenes, or of smaller pictures (sides: multiples of 8) cut out at token `corner` of
+        them."""
         (top, left), (height, width) = corner, (side // PATCH for side in x.shape[2:])
         if any(side % PATCH for side in x.shape[2:]) or max(top + height, left + width) > SCENE_SIZE // PATCH:
             raise InvalidValueError(

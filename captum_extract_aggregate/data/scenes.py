@@ -133,7 +133,7 @@ def _box(mask: np.ndarray) -> list[int]:
 
 
 class DigitScenes(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """`n` scenes drawn from `seed`; scene `i` is the same wherever and whenever it is drawn.
+    """Holds `n` scenes drawn from `seed`; scene `i` is the same wherever and whenever it is drawn.
 
     Item `i` is `(image, target)`: `image` is a normalised float `3 x 96 x 96` tensor (a value of 0 is the mean of the
     data set; `to_rgb` gives back a picture in [0, 1]). `target` holds

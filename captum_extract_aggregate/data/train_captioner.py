@@ -45,7 +45,8 @@ def train(
     seed: int,
     show_progress: bool = True,
 ) -> None:
-    """AdamW with a one-cycle learning rate on the captions' log-probability, each word given the true ones before."""
+    """Trains by AdamW with a one-cycle learning rate on the captions' log-probability, each word given the true ones
+    before."""
     torch.manual_seed(seed)
     words = encode_captions(captions)
     decoder = [p for name, p in captioner.named_parameters() if not name.startswith("encoder.")]

@@ -59,7 +59,8 @@ def train(
     show_progress: bool = True,
     lr: float = 2e-3,
 ) -> None:
-    """AdamW with a one-cycle learning rate on the multi-label loss; small random shifts as the only augmentation.
+    """Trains by AdamW with a one-cycle learning rate on the multi-label loss; small random shifts as the only
+    augmentation.
 
     Crops of scenes (for the ViT alone) go to random places of its grid of tokens instead.
     """
@@ -98,7 +99,8 @@ def one_cycle(
     after_epoch: Callable[[int], None] = lambda epoch: None,
     show_progress: bool = True,
 ) -> None:
-    """AdamW with a one-cycle learning rate; `loss_of` gives the loss of the examples with the given indices."""
+    """Trains by AdamW with a one-cycle learning rate; `loss_of` gives the loss of the examples with the given
+    indices."""
     steps = epochs * (examples // batch)
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
@@ -117,7 +119,7 @@ def one_cycle(
 
 @torch.no_grad()
 def mean_average_precision(model: nn.Module, images: Tensor, classes: Tensor) -> float:
-    """Mean over the classes of the average precision of the logits."""
+    """Returns the mean over the classes of the average precision of the logits."""
     from sklearn.metrics import average_precision_score
 
     logits = torch.cat([model(chunk) for chunk in images.split(256)])

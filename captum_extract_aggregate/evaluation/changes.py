@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from captum_extract_aggregate._common.seeding import seeded
-from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError, content_of, stamp_of
-from captum_extract_aggregate.evaluation.prepare import Prepared
+from captum_extract_aggregate.evaluation.image_digests import content_of, stamp_of
+from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
+from captum_extract_aggregate.evaluation.prepared import Prepared
 from captum_extract_aggregate.evaluation.store import ContentRow, Done, ResultsError
 
 _CURE = "expected the images that its results were begun with: bring them back, or choose another --results"
@@ -28,7 +29,7 @@ def check_images(prepared: Prepared, keys: Sequence[str], done: Done, mine: Iter
 
 
 def _check_names(prepared: Prepared, keys: Sequence[str], done: Done) -> None:
-    """Images that came or went are no harm, but one in the place of another may be a mistake."""
+    """Raises our error for an image in the place of another, which may be a mistake; any may come or go."""
     current = set(done.newest.keys) if done.newest is not None else set()
     gone = {i: row.name for key in current - set(keys) for i, row in done.images.get(key, {}).items()}
     names = [prepared.images.name(i) for i in range(prepared.images.count)] if gone else []

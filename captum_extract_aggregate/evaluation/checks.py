@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 from captum_extract_aggregate._engine.one_output import has_one_output
-from captum_extract_aggregate.evaluation.datasets import Images, Sample
+from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
-from captum_extract_aggregate.metrics.randomization import find_stages
-
-if TYPE_CHECKING:
-    from captum_extract_aggregate.evaluation.prepare import Measurement, Prepared
+from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
+from captum_extract_aggregate.metrics.randomization import randomization_stages
 
 
 def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, classes: int) -> None:
@@ -79,7 +76,7 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:
-    """One image explained by every method: whatever a method cannot do is said before any work starts."""
+    """Explains one image by every method: whatever a method cannot do is said before any work starts."""
     batch = prepared.batch([sample], device)
     for method in prepared.methods:
         alone = replace(prepared, methods=(method,))
@@ -94,4 +91,4 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
             ) from error
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
-            find_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())
+            randomization_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())

@@ -20,7 +20,7 @@ MOST_CANDIDATES = 12  # of which all pairs are compared
 
 @dataclass(frozen=True)
 class ComparisonTable:
-    """Methods compared by one measure, with p-values corrected (Holm) for the comparisons of this table.
+    """Holds methods compared by one measure, with p-values corrected (Holm) for the comparisons of this table.
 
     Attributes:
         measure, detail: by what they are compared: the measure's label, and which of its values.
@@ -47,7 +47,7 @@ class ComparisonTable:
 
 
 def comparisons(results: Results) -> list[ComparisonTable]:
-    """For each measure its methods in pairs: each at its best layer, then layer by layer.
+    """Compares for each measure its methods in pairs: each at its best layer, then layer by layer.
 
     The pointing games are compared hit by hit on the same pairs, similarities by their magnitude, and the randomisation
     test at its last stage.

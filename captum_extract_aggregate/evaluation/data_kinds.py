@@ -16,7 +16,7 @@ PICTURES = ("resize", "size", "mean", "std", *SOME)
 
 @dataclass(frozen=True)
 class DataKind:
-    """A kind of data sets.
+    """Describes a kind of data sets.
 
     Args:
         open: for the package's own, finds the images for a plan's data and a preprocessing.

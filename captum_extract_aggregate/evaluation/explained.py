@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from captum_extract_aggregate.evaluation.datasets import Sample, to_image_size
+from captum_extract_aggregate.evaluation.datasets import to_image_size
+from captum_extract_aggregate.evaluation.images import Sample
 
 Value = tuple[int, int, str, float]  # example, class, detail, value
 
 
 class MethodAtLayer(NamedTuple):
-    """A method at a layer."""
+    """Names a method at a layer."""
 
     method: str
     layer: str
@@ -26,7 +27,7 @@ CENTRE = MethodAtLayer("centre", "image")  # the baseline of the pointing games,
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of one size, and the classes that are explained.
+    """Holds images of one size, and the classes that are explained.
 
     Attributes:
         model: the network. x: its inputs, `N x C x H x W`. samples: what is known of each image. scores: `N x classes`.
@@ -56,7 +57,7 @@ class ImageBatch:
 
 @dataclass(frozen=True)
 class Column:
-    """One method at one layer: its maps for each of the T targets, `N x 1 x h x w`."""
+    """Holds one method at one layer: its maps for each of the T targets, `N x 1 x h x w`."""
 
     method: str
     layer: str

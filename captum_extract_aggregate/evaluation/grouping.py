@@ -21,7 +21,7 @@ SUBSETS = ("all", "difficult", "multi")  # of the pairs of image and class of wh
 
 @dataclass(frozen=True)
 class Group:
-    """The values of one detail of a measure (of hits and misses: of one subset of the pairs).
+    """Holds the values of one detail of a measure (of hits and misses: of one subset of the pairs).
 
     Attributes:
         measure: as planned. interpretation: how its numbers are read. detail: which of them.
@@ -46,7 +46,7 @@ class Group:
 
 
 def methods_at_layers(results: Results) -> list[MethodAtLayer]:
-    """Methods at layers, in the plan's order."""
+    """Returns methods at layers, in the plan's order."""
     return [MethodAtLayer(m.method, m.layer) for m in results.maps()]
 
 

@@ -48,7 +48,7 @@ _SWITCHES: tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...] = (
 
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
-    """Grad mode, default dtype and device, threads, hooks on all modules and the like are afterwards as before."""
+    """Brings grad mode, default dtype and device, threads, hooks on all modules and the like back as they were."""
     with Undo() as undo, undo:
         for read, write in _SWITCHES:
             undo.callback(_restore, read, write, read())

@@ -33,7 +33,7 @@ _GIVEN = {"maps": 4, "column": 2, "columns": 3}  # how many positional arguments
 
 @dataclass(frozen=True, kw_only=True)
 class Interpretation:
-    """How a measure's numbers are read.
+    """Says how a measure's numbers are read.
 
     Attributes:
         meaning: what the numbers say, for the report; code may stand between backticks.
@@ -111,7 +111,7 @@ class Interpretation:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureSpec(Interpretation):
-    """A measure: how it is computed, what it needs, and how its numbers are read (see `Interpretation`).
+    """Describes a measure: how it is computed, what it needs, and how its numbers are read (see `Interpretation`).
 
     Attributes:
         function: what computes it.

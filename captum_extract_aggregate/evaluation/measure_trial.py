@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs
-from captum_extract_aggregate.evaluation.datasets import Sample
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
+from captum_extract_aggregate.evaluation.images import Sample
 from captum_extract_aggregate.evaluation.measure_spec import MeasureSpec
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
 
@@ -45,7 +45,7 @@ def _is_positive(value: Any) -> bool:
 
 
 class _Brightness(nn.Module):
-    """Dark or bright: a decision that soon flips where pixels go."""
+    """Tells dark from bright: a decision that soon flips where pixels go."""
 
     def __init__(self) -> None:
         super().__init__()

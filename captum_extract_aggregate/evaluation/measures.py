@@ -22,7 +22,7 @@ from captum_extract_aggregate.metrics import (
     removal_contrast,
 )
 from captum_extract_aggregate.metrics.pixel_removal import Removal
-from captum_extract_aggregate.metrics.randomization import check_randomization, find_stages, randomized
+from captum_extract_aggregate.metrics.randomization import check_randomization, randomization_stages, randomized
 from captum_extract_aggregate.metrics.similarity import find_similarity
 
 Explain = Callable[[], Sequence[Column]]
@@ -53,7 +53,7 @@ _POINTING: dict[str, Any] = {
     **_POINTING,
 )
 def pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Value]:
-    """For each class in the image, whether its map's maximum lies on it."""
+    """Tells for each class in the image whether its map's maximum lies on it."""
     for i, target, mask in _objects(batch):
         yield i, target, "", _hit(column.of(i, target, batch), mask, tolerance)
 
@@ -66,7 +66,7 @@ def pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Va
     **_POINTING,
 )
 def restricted_pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Value]:
-    """For each class in the image, whether the maximum of the best class's map lies on it."""
+    """Tells for each class in the image whether the maximum of the best class's map lies on it."""
     for i, target, mask in _objects(batch):
         yield i, target, "", _hit(column.of(i, int(batch.best[i]), batch), mask, tolerance)
 
@@ -113,7 +113,7 @@ def class_sensitivity(batch: ImageBatch, column: Column, similarity: str) -> Ite
     arguments=_defaults(pixel_removal, "baselines", "step"),
 )
 def removal(batch: ImageBatch, column: Column, baselines: float, step: int) -> Iterator[Value]:
-    """Pixels removed in the order of the best class's map until the decision flips."""
+    """Counts the pixels removed in the order of the best class's map until the decision flips."""
     maps = column.at_image_size(0, batch)
     defined = torch.isfinite(maps).flatten(1).all(1)
     minus, plus = (
@@ -226,7 +226,7 @@ def randomization(
     """Yields every stage of the randomised network explained once, by all methods together."""
     check_randomization(order, init, n_seeds)
     compare = find_similarity(similarity)
-    stages = find_stages(batch.model, layers or None, (batch.x,), ())
+    stages = randomization_stages(batch.model, layers or None, (batch.x,), ())
     values = torch.full((n_seeds, len(stages), len(columns), len(batch.samples)), torch.nan, dtype=torch.float64)
     with contextlib.closing(randomized(batch.model, stages, order, init, n_seeds, batch.run_seed)) as states:
         for s, i in states:

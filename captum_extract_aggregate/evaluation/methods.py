@@ -29,7 +29,7 @@ _ROUNDING = 1e-5  # of a float32 sum over many channels, relative to the largest
 
 @dataclass(frozen=True)
 class Combination:
-    """A combination of a method's layers: `weights` sum to 1."""
+    """Holds a combination of a method's layers: `weights` sum to 1."""
 
     label: str
     mode: str
@@ -38,7 +38,7 @@ class Combination:
 
 @dataclass(frozen=True)
 class Method:
-    """A method with its attribution objects (Captum's own take a layer each) and the names of its layers."""
+    """Holds a method with its attribution objects (Captum's own take a layer each) and the names of its layers."""
 
     plan: MethodPlan
     attributions: tuple[Attribution, ...]
@@ -53,14 +53,14 @@ class Method:
         return self.plan.label or self.plan.method
 
     def marks(self) -> dict[str, str]:
-        """For each of its columns, by name, a digest of whatever its numbers depend on."""
+        """Returns for each of its columns, by name, a digest of whatever its numbers depend on."""
         own = replace(self.plan, label="", layers=(), combine=())
         code = (self.code,) if self.code else ()
         found = {layer: digest(own, self.joined, *code) for layer in self.layers}
         return found | {c.label: digest(own, c.mode, c.weights, self.layers, *code) for c in self.combinations}
 
     def columns(self, found: Sequence[Sequence[Any]], size: tuple[int, int]) -> Iterator[Column]:
-        """From what each of its attribution objects gave for each target, a column per layer and combination."""
+        """Returns a column per layer and combination, from what each attribution object gave for each target."""
         by_target = [[self._single(m) for part in maps for m in _listed(part)] for maps in found]
         for j, layer in enumerate(self.layers):
             yield Column(self.label, layer, [maps[j] for maps in by_target], self.plan.interpolation)
@@ -80,12 +80,12 @@ class Method:
 
 
 def digest(*parts: Any) -> str:
-    """Sixteen hexadecimal digits that any change of the parts' representations changes."""
+    """Returns sixteen hexadecimal digits that any change of the parts' representations changes."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
 
 def levelled(maps: Tensor) -> Tensor:
-    """Maps that are constant but for rounding as constant ones, which measures know to be undefined.
+    """Returns maps that are constant but for rounding as constant ones, which measures know to be undefined.
 
     Where global pooling follows, a gradient is the same everywhere; scaled to [0, 1], its last digits would be a map.
     """
@@ -141,7 +141,7 @@ def _explained(methods: Mapping[str, Attribution], x: Tensor, targets: Sequence[
 
 
 class _Together(LayerAttribution):
-    """Several methods as one, so that one step of meta-saliency serves them all."""
+    """Is several methods as one, so that one step of meta-saliency serves them all."""
 
     def __init__(self, model: nn.Module, methods: dict[str, Attribution]) -> None:
         super().__init__(model, model)
@@ -191,7 +191,7 @@ def make_ready(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) ->
 
 
 def _code(name: str) -> dict[str, str]:
-    """Of a user's own method, a digest of each file that it uses."""
+    """Returns a digest of each file that a user's own method uses."""
     make = find_method(name).make
     return {} if make.__module__.startswith(("captum.", "captum_extract_aggregate.")) else code_of(name, make)
 

@@ -70,7 +70,7 @@ def _above_zero(numbers: tuple[float, ...]) -> tuple[float, ...]:
 @in_one_line("data")
 @dataclass(frozen=True, config=_STRICT)
 class DataPlan:
-    """Which images.
+    """Says which images are explained.
 
     A key that says nothing of a kind is an error where the images are opened.
 
@@ -124,7 +124,7 @@ class DataPlan:
 @in_one_line("model")
 @dataclass(frozen=True, config=_STRICT)
 class ModelPlan:
-    """Which model.
+    """Says which model is explained.
 
     Attributes:
         name: `scene-vgg`, `scene-resnet`, `scene-vit`, a torchvision model, `timm:NAME`, or `FILE.py:FUNCTION` /
@@ -154,7 +154,7 @@ class CombinationPlan:
 @in_one_line("meta_saliency")
 @dataclass(frozen=True, config=_STRICT)
 class MetaPlan:
-    """Meta-saliency: see `MetaSaliency`."""
+    """Says how `MetaSaliency` is applied to a method."""
 
     lr: Number = 1e-3
     ascent: Flag = False
@@ -165,7 +165,7 @@ class MetaPlan:
 @in_one_line("method")
 @dataclass(frozen=True, config=_STRICT)
 class MethodPlan:
-    """One method.
+    """Says which method makes maps, of which layers.
 
     Attributes:
         method: a name (`captum-extract-aggregate explain --help` lists them), `EXTRACT:AGGREGATE`, or
@@ -192,7 +192,8 @@ class MethodPlan:
 @in_one_line("measure")
 @dataclass(frozen=True, config=_STRICT)
 class MeasurePlan:
-    """One measure: a name (see `list_measures`) or `FILE.py:FUNCTION`, its arguments, and its `label` in the tables."""
+    """Says which measure is taken: a name (see `list_measures`) or `FILE.py:FUNCTION`, its arguments, and its `label`
+    in the tables."""
 
     measure: Text
     label: Text = ""
@@ -202,7 +203,7 @@ class MeasurePlan:
 @in_one_line("run")
 @dataclass(frozen=True, config=_STRICT)
 class RunPlan:
-    """How it is run.
+    """Says how an evaluation is run.
 
     Attributes:
         batch_size: images that are explained together; results belong to batches, so it is part of what is computed.
@@ -251,7 +252,8 @@ class Plan:
         return _without_defaults(self)
 
     def hash(self) -> str:
-        """Sixteen hexadecimal digits that change with whatever is computed (so neither with `title` nor `on_error`)."""
+        """Returns sixteen hexadecimal digits that change with whatever is computed (so neither with `title` nor
+        `on_error`)."""
         plain = dataclasses.asdict(self) | {"title": ""}
         plain["run"] |= {"on_error": ""}  # says which images there are numbers of, but not which numbers
         content = json.dumps(plain, sort_keys=True)

@@ -56,7 +56,7 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """Arguments, as JSON keeps them."""
+    """Returns arguments as JSON keeps them."""
     if not isinstance(value, dict):
         return value
     try:

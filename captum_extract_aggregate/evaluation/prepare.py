@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -18,135 +12,15 @@ from captum_extract_aggregate._engine.one_output import check_logit, give_both_s
 from captum_extract_aggregate.attr.by_name import find_method
 from captum_extract_aggregate.data.models_by_name import load_subject, replace_head
 from captum_extract_aggregate.evaluation.checks import check_explains, check_needs, check_runs
-from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
-from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch
+from captum_extract_aggregate.evaluation.datasets import open_images
 from captum_extract_aggregate.evaluation.guard import Keeper, undisturbed
-from captum_extract_aggregate.evaluation.measure_spec import Interpretation, MeasureSpec, find_measure
+from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError
+from captum_extract_aggregate.evaluation.measure_spec import find_measure
 from captum_extract_aggregate.evaluation.measure_trial import try_measure
-from captum_extract_aggregate.evaluation.methods import INPUT, Method, digest, explain_together, make_ready
+from captum_extract_aggregate.evaluation.methods import INPUT, make_ready
 from captum_extract_aggregate.evaluation.plan import MeasurePlan, Plan
-from captum_extract_aggregate.evaluation.sources import code_of, sources
-
-Cell = tuple[str, str, str]  # method, layer, measure
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """A measure, ready to be called."""
-
-    plan: MeasurePlan
-    spec: MeasureSpec
-    code: Mapping[str, str] = field(default_factory=dict)  # of one's own, a digest of each file
-
-    @property
-    def label(self) -> str:
-        """Its name in the tables."""
-        return self.plan.label or self.plan.measure
-
-    def marked(self) -> str:
-        """Returns a digest of whatever its numbers depend on, besides the maps."""
-        return digest(self.plan.measure, self.plan.arguments, self.code)
-
-    @property
-    def is_users(self) -> bool:
-        """Whether it is one of the user's own."""
-        return self.spec.is_users
-
-    def arguments(self) -> dict[str, Any]:
-        """Returns the arguments of its function, which may do to them whatever it likes."""
-        return self.spec.defaults() | copy.deepcopy(self.plan.arguments)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """All that a plan names, built."""
-
-    plan: Plan
-    model: nn.Module
-    images: Images
-    methods: tuple[Method, ...]
-    measures: tuple[Measurement, ...]
-    keeper: Keeper | None = None  # of the model, where code of the user's own is given it
-    wanted: frozenset[Cell] | None = None  # None: all cells
-    of_signs: bool = False  # the model has one output, and its signs are the classes
-
-    def inputs(self) -> dict[str, str]:
-        """Returns a digest of each thing that a plan only names: weights, code, files; by what to call it."""
-        digest = hashlib.blake2b(digest_size=8)
-        for name, value in self.model.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        found = {"the network's weights": digest.hexdigest()}
-        if ":" in self.plan.model.name and not self.plan.model.name.startswith("timm:"):
-            code = sources(self.plan.model.name, self.model)
-            found |= {f"the model's code in {path!r}": mark for path, mark in code.items()}
-        for measure in self.measures:
-            found |= {f"the code of measure {measure.label!r} in {path!r}": m for path, m in measure.code.items()}
-        return found
-
-    def told(self) -> dict[str, dict[str, Any]]:
-        """Returns what measures of the user's own say of how their numbers are read, by label."""
-        said = {measure.label: measure.spec.as_dict() for measure in self.measures if measure.is_users}
-        return {label: facts for label, facts in said.items() if facts != Interpretation().as_dict()}
-
-    def cells(self) -> dict[Cell, str]:
-        """Returns what is computed for each batch: every measure of every column, with a digest of what it depends
-        on."""
-        found: dict[Cell, str] = {}
-        for method in self.methods:
-            for layer, mark in method.marks().items():
-                found |= {(method.label, layer, m.label): digest(mark, m.marked()) for m in self.measures}
-        centred = [m for m in self.measures if m.spec.null == "centre"]
-        return found | {(*CENTRE, m.label): digest(m.marked()) for m in centred}
-
-    def only(self, cells: Collection[Cell]) -> Prepared:
-        """Returns the part of it that computes some cells alone, from no more layers than that takes."""
-        wanted = frozenset(cells)
-        columns: dict[str, set[str]] = {method.label: set() for method in self.methods}
-        for method, layer, _ in wanted:
-            columns.setdefault(method, set()).add(layer)
-        methods = [self._only(method, columns[method.label]) for method in self.methods]
-        return replace(self, methods=tuple(m for m in methods if m is not None), wanted=wanted)
-
-    def _only(self, method: Method, columns: set[str]) -> Method | None:
-        is_whole = method.joined or method.layers == (INPUT,) or any(c.label in columns for c in method.combinations)
-        kept = tuple(layer for layer in method.layers if layer in columns)
-        if not columns or is_whole or kept == method.layers:
-            return method if columns else None
-        return make_ready(replace(method.plan, layers=kept, combine=()), (), self.model)
-
-    def wants(self, cell: Cell) -> bool:
-        """Tells whether a cell is to be computed."""
-        return self.wanted is None or cell in self.wanted
-
-    def keys(self) -> list[str]:
-        """For each batch a digest of which images are in it."""
-        return [digest(b.start, b.stop, [self.images.name(i) for i in b]) for b in self.batches()]
-
-    def batches(self) -> list[range]:
-        """Returns the images that are explained together; none by itself, if it can be helped."""
-        n, size = self.images.count, self.plan.run.batch_size
-        starts = list(range(0, n, size))
-        if size > 1 and len(starts) > 1 and n - starts[-1] == 1:
-            starts.pop()
-        return [range(a, b) for a, b in zip(starts, [*starts[1:], n])]
-
-    def columns(self, x: Tensor, targets: Tensor) -> list[Column]:
-        """Returns the maps of all methods at all layers, from as few passes as they can share."""
-        return explain_together(self.methods, self.model, x, targets, self.of_signs)
-
-    def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
-        """Images of one size with their scores and the classes to explain."""
-        x = torch.stack([sample.x for sample in samples]).to(device)
-        with torch.no_grad():
-            scores = self.model(x).float()
-        if not torch.isfinite(scores).all():
-            raise InvalidValueError(
-                f"the model's scores of {samples[0].name!r} and its neighbours are NaN or infinite; expected finite"
-            )
-        seed = self.plan.run.seed
-        targets = targets_of(samples, scores.cpu()).to(device)
-        return ImageBatch(self.model, x, samples, scores, targets, seed + samples[0].image, seed)
+from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
+from captum_extract_aggregate.evaluation.sources import code_of
 
 
 def prepare(plan: Plan, device: torch.device) -> Prepared:
@@ -202,19 +76,3 @@ def first_readable(images: Images) -> Sample:
         except UnreadableError as caught:
             error = error or caught
     raise InvalidValueError(f"none of the first images can be read; {error}")
-
-
-def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:
-    """N x T classes to explain: the best, the worst, and whatever else is in the image (filled up with the best)."""
-    rows = []
-    for sample, own in zip(samples, scores):
-        first = [int(own.argmax()), int(own.argmin())]
-        present = sample.pairs.classes if sample.pairs is not None else []
-        if present and max(present) >= len(own):
-            raise InvalidValueError(
-                f"image {sample.name!r} holds class {max(present)}, but the model has {len(own)} classes; expected a "
-                "model of the data's classes (see model.head)"
-            )
-        rows.append(first + [c for c in present if c not in first])
-    longest = max(map(len, rows))
-    return torch.tensor([row + row[:1] * (longest - len(row)) for row in rows])

@@ -16,7 +16,7 @@ _PATIENCE = timedelta(days=30)  # the first to end waits for the last
 
 
 class Workers:
-    """This process and the others; `with` it, the group exists (gloo on CPUs, NCCL on GPUs)."""
+    """Stands for this process and the others; `with` it, the group exists (gloo on CPUs, NCCL on GPUs)."""
 
     def __init__(self, device: str) -> None:
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -46,7 +46,7 @@ class Workers:
         return self
 
     def wait(self) -> None:
-        """Until all have come here."""
+        """Waits until all processes have come here."""
         if self.world > 1:
             dist.barrier()
 
@@ -59,7 +59,7 @@ class Workers:
 
 
 def set_threads(number: int) -> None:
-    """So many threads; our error for more than a machine can start."""
+    """Sets the number of threads; raises our error for more than a machine can start."""
     most = max(64, 4 * (os.cpu_count() or 1))
     if number > most:
         raise InvalidValueError(

@@ -15,13 +15,17 @@ from tqdm.auto import tqdm
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, make_folder, said
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._common.warned_once import show_warnings_once
 from captum_extract_aggregate._engine.model_state import keep_modes, without_fused_attention
 from captum_extract_aggregate.evaluation.changes import check_images
-from captum_extract_aggregate.evaluation.datasets import Sample, UnreadableError, content_of, storable
+from captum_extract_aggregate.evaluation.datasets import storable
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch, Value
 from captum_extract_aggregate.evaluation.guard import undisturbed
+from captum_extract_aggregate.evaluation.image_digests import content_of
+from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
 from captum_extract_aggregate.evaluation.plan import Plan
-from captum_extract_aggregate.evaluation.prepare import Cell, Measurement, Prepared, prepare
+from captum_extract_aggregate.evaluation.prepare import prepare
+from captum_extract_aggregate.evaluation.prepared import Cell, Measurement, Prepared
 from captum_extract_aggregate.evaluation.processes import Workers, set_threads
 from captum_extract_aggregate.evaluation.store import (
     BatchRows,
@@ -60,6 +64,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
     """
     folder = Path(f"results-{plan.hash()}" if results is None else results)
     with Undo() as undo, undo:
+        show_warnings_once(undo)
         keep_modes(undo)
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         set_threads(plan.run.threads)
@@ -110,7 +115,7 @@ def _work(
 
 
 class OutOfMemoryError(InvalidValueError, MemoryError):
-    """A batch that does not fit."""
+    """Says that a batch does not fit into memory."""
 
 
 def _found(prepared: Prepared, images: range, device: torch.device) -> BatchRows:
@@ -163,7 +168,7 @@ def _evaluate(prepared: Prepared, batch: ImageBatch, found: BatchRows) -> None:
 
 
 def _rows(prepared: Prepared, batch: ImageBatch, column: Column, measure: Measurement) -> list[Row]:
-    """Returns what a measure says of one column. It draws from the batch's seed anew."""
+    """Returns a measure's rows of one column; what the measure draws begins with the batch's seed."""
     with _alone(prepared, batch, measure, f" of {column.method} at {column.layer}"), seeded(batch.seed):
         if measure.spec.takes == "maps":
             values = _values_of_maps(batch, column, measure)
@@ -211,7 +216,7 @@ def _row(batch: ImageBatch, column: Column, measure: Measurement, value: Value) 
 
 @contextlib.contextmanager
 def _alone(prepared: Prepared, batch: ImageBatch, measure: Measurement, whose: str = "") -> Iterator[None]:
-    """A measure at work, which can change nothing for the next, and whose errors say what it was working on."""
+    """Lets a measure work so that it changes nothing for the next, and its errors say what it was working on."""
     try:
         with undisturbed():
             yield

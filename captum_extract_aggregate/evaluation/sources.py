@@ -79,7 +79,7 @@ def _digest(path: Path, names: set[str]) -> str:
 
 @dataclass(frozen=True)
 class _Statement:
-    """A statement of a module: the names it binds (none: it acts at once), those it uses, and what it imports."""
+    """Holds a statement of a module: the names it binds (none: it acts at once), those it uses, and what it imports."""
 
     text: str
     binds: frozenset[str]
@@ -95,7 +95,7 @@ def _parsed(path: Path, changed: int) -> tuple[_Statement, ...]:
 
 
 def _acts(node: ast.stmt) -> bool:
-    """Not so docstrings, and what runs only where the file is the program."""
+    """Tells whether a statement acts; docstrings, and what runs only where the file is the program, do not."""
     if isinstance(node, ast.Expr):
         return not isinstance(node.value, ast.Constant)
     return not (isinstance(node, ast.If) and any(getattr(n, "id", "") == "__name__" for n in ast.walk(node.test)))

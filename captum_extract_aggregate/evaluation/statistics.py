@@ -25,7 +25,7 @@ DRAWS = 1000  # of the bootstrap over images
 
 @dataclass(frozen=True)
 class Summary:
-    """One measure of one method at one layer.
+    """Sums up one measure of one method at one layer.
 
     Attributes:
         measure, detail, method, layer: which. For the pointing games `detail` is the subset of the pairs: "all",
@@ -91,7 +91,7 @@ def summarize(results: Results) -> list[Summary]:
 
 
 class Nulls:
-    """What similarities give for unrelated maps of each method and layer, computed once for each size."""
+    """Holds what similarities give for unrelated maps of each method and layer, computed once for each size."""
 
     def __init__(self, results: Results) -> None:
         self._sizes = {
@@ -210,7 +210,8 @@ def accuracy(hits: Array, pairs: Array) -> tuple[float, float]:
 
 
 def _class_mean(hit: Any, seen: Any, weights: Array) -> Array:
-    """For each column of weights of images; a class that no weighted image holds does not count."""
+    """Returns the mean over classes for each column of images' weights; a class that no weighted image holds is left
+    out."""
     hits, all_ = ((m @ weights).astype(np.float64) for m in (hit, seen))
     with np.errstate(invalid="ignore"):
         return np.asarray(np.nanmean(hits / all_, axis=0))

@@ -16,7 +16,7 @@ PATCHES = (1, 32)  # a side, the fewest and the most
 
 
 class PatchAblation(FeatureAblation):
-    """Captum's, of square patches of all channels where an input is an image."""
+    """Is Captum's Feature Ablation by square patches of all channels where an input is an image."""
 
     @log_usage()  # type: ignore[untyped-decorator]
     def attribute(self, inputs: Any, patches: int = 8, **kwargs: Any) -> Any:  # type: ignore[override]

@@ -38,7 +38,7 @@ def adapter(name: str) -> type[Attribution]:
 
 
 class _Adapter(Attribution):
-    """One method of the list: `attribute` makes it at the layer that was chosen, and brings its map to the input."""
+    """Is one method of the list: `attribute` makes it at the layer that was chosen, and brings its map to the input."""
 
     method_name: str
 
@@ -58,7 +58,7 @@ class _Adapter(Attribution):
         layer: str = "",
         **arguments: Any,
     ) -> Any:
-        """Maps of the inputs' shapes, finite and not zero: the page waits for ever for others."""
+        """Returns maps of the inputs' shapes, finite and not zero: the page waits for ever for others."""
         tensors = inputs if isinstance(inputs, tuple) else (inputs,)
         config = importlib.import_module("captum.insights.attr_vis.config")
         typed_in = {} if method(self.method_name).joins_layers else {"layer": layer}

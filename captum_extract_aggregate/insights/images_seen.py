@@ -13,7 +13,7 @@ from captum_extract_aggregate._engine.model_state import set_grad_mode
 
 
 class OfSome(nn.Module):
-    """A model as a function of some of its inputs first, and of the others behind them."""
+    """Is a model as a function of some of its inputs first, and of the others behind them."""
 
     def __init__(self, model: nn.Module, chosen: list[bool]) -> None:
         super().__init__()

@@ -5,27 +5,36 @@ Insights sends whole numbers and words alone; every other value is offered as th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
+from captum_extract_aggregate.attr import captums
 from captum_extract_aggregate.attr.by_name import METHODS, Method, find_method
 from captum_extract_aggregate.insights.requests import told
 
 INPUT = "the input"
 LIMITS = (1, 100)  # of whole numbers
 _LONGEST = 200  # of what is typed
-# Captum's layer methods that the page offers, with the number of steps where they take some.
-_CAPTUMS: dict[str, dict[str, int]] = {
-    "captum:LayerGradCam": {},
-    "captum:LayerGradientXActivation": {},
-    "captum:LayerActivation": {},
-    "captum:LayerConductance": {"n_steps": 25},
-    "captum:LayerIntegratedGradients": {"n_steps": 25},
-    "captum:InternalInfluence": {"n_steps": 25},
-    "captum:LayerDeepLift": {},
-    "captum:GuidedGradCam": {},
-}
+# Captum's methods of one layer that the page leaves out: two run the network once for each value of the layer, for
+# minutes in which the page answers nothing, and `lrp` takes more networks than Captum's.
+_LEFT_OUT = ("LayerFeatureAblation", "LayerFeaturePermutation", "LayerLRP")
+_STEPS = 25  # of the methods that follow a path
+
+
+def _captums() -> dict[str, dict[str, int]]:
+    """Returns Captum's methods of one layer, with the number of steps where they take some."""
+    found: dict[str, dict[str, int]] = {}
+    for name in captums.names():
+        make: Any = captums.find_class(name)
+        if captums.layers_taken(make) == "one" and name not in _LEFT_OUT:
+            takes_steps = "n_steps" in inspect.signature(make.attribute).parameters
+            found[f"captum:{name}"] = {"n_steps": _STEPS} if takes_steps else {}
+    return found
+
+
+_CAPTUMS = _captums()
 
 
 def names() -> list[str]:

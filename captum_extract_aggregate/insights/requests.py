@@ -39,7 +39,7 @@ _NO_ICON: Answer = (204, [], b"")  # a browser would report an error of the page
 
 
 class RefusedError(Exception):
-    """A request that is not done, with the status of HTTP that says so."""
+    """Refuses a request, with the status of HTTP that says so."""
 
     def __init__(self, status: int, said: str) -> None:
         super().__init__(said)
@@ -47,7 +47,7 @@ class RefusedError(Exception):
 
 
 class Guard:
-    """A WSGI application in front of another.
+    """Is a WSGI application in front of another.
 
     Attributes:
         hosts: the names, with their ports, under which a browser may ask.
@@ -59,7 +59,7 @@ class Guard:
         self._expected = ""
 
     def allow(self, port: int, others: Sequence[str] = ()) -> None:
-        """This machine's own names with `port`, and other ones as a browser's address bar shows them."""
+        """Returns this machine's own names with `port`, and other ones as a browser's address bar shows them."""
         own = [f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")]
         if port == 80:  # which browsers leave out
             own += [name.removesuffix(":80") for name in own]

@@ -30,14 +30,14 @@ _QUEUE = 8  # requests that are worked on or wait
 
 
 class Trouble:
-    """What the last attribution failed with, if it did."""
+    """Holds what the last attribution failed with, if it did."""
 
     def __init__(self) -> None:
         self.text = ""
 
 
 class MapFeature(ImageFeature):
-    """The image, and the map drawn over it in colours for any colour vision; or why there is none."""
+    """Shows the image, and the map drawn over it in colours for any colour vision; or why there is none."""
 
     def __init__(self, to_picture: Callable[[Tensor], Tensor], trouble: Trouble) -> None:
         super().__init__("image", None, None, None)
@@ -100,7 +100,7 @@ class Visualizer(AttributionVisualizer):
         self._asked.settings = settings
 
     def visualize(self) -> list[Any]:
-        """At most four images that fit the page's filters; fewer where there are no more, or no more time."""
+        """Returns at most four images that fit the page's filters; fewer where there are no more, or no more time."""
         with self._turn():
             if getattr(self._asked, "settings", None) is not None:
                 super()._update_config(self._asked.settings)
@@ -189,7 +189,7 @@ window.fetch = async (address, options) => {
 
 
 class _Endless:
-    """The batches over and over, so that the next fetch goes on where the last one ended."""
+    """Gives the batches over and over, so that the next fetch goes on where the last one ended."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self.batches = batches

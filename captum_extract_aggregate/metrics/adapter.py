@@ -16,7 +16,7 @@ from captum_extract_aggregate.metrics.explanations import MapReader
 
 
 class InputAttribution(Attribution):
-    """A layer method whose map is spread over the input's channels and positions: see `as_input_attribution`."""
+    """Is a layer method whose map is spread over the input's channels and positions: see `as_input_attribution`."""
 
     layer = None
     joins_layers = True

@@ -72,7 +72,7 @@ class MapReader:
     layout: InputLayout = "auto"
 
     def maps(self, attributions: Any, inputs: tuple[Tensor, ...]) -> Tensor:
-        """At the input's size: channels summed with their signs, upsampled linearly."""
+        """Returns the maps at the input's size: channels summed with their signs, upsampled linearly."""
         return self.read(attributions, inputs)[0]
 
     def read(self, attributions: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Positions, tuple[int, ...]]:

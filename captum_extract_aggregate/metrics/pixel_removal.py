@@ -195,7 +195,7 @@ def removal_contrast(
 
 @dataclass(frozen=True)
 class _Job:
-    """One map to follow on one image."""
+    """Holds one map to follow on one image."""
 
     example: int
     map: Tensor

@@ -56,7 +56,8 @@ class Randomization:
         return self.values.nanmean(1)
 
     def undefined(self) -> Tensor:
-        """For each stage, of how many examples the similarity is undefined: their map has become constant."""
+        """Returns for each stage the number of examples whose similarity is undefined, as their map has become
+        constant."""
         return self.values.isnan().sum(1)
 
     def records(self) -> list[dict[str, Any]]:
@@ -149,7 +150,9 @@ def parameter_randomization(
     kwargs |= {} if target is None else {"target": target}
     kwargs |= {} if additional_forward_args is None else {"additional_forward_args": additional_forward_args}
     explain = explainer_of(explanation_func)
-    stages = find_stages(model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ())
+    stages = randomization_stages(
+        model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ()
+    )
     reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
     original = reader.maps(explain(inputs, **kwargs), tensors)
     values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
@@ -230,7 +233,7 @@ def _holders(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if any(True for _ in m.parameters(recurse=False))]
 
 
-def find_stages(
+def randomization_stages(
     model: nn.Module, wanted: Sequence[Any] | None, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]
 ) -> list[Stage]:
     """Returns the stages by name, from the output to the input, in the order in which their layers run."""
@@ -270,7 +273,7 @@ def _owner(module: nn.Module, names: dict[nn.Module, str], first: dict[nn.Module
 
 
 def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
-    """When each module first runs in a forward."""
+    """Returns when each module first runs in a forward."""
     first: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, args: Any) -> None:

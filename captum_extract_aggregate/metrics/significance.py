@@ -57,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Comparisons(Sequence[Comparison]):
-    """Several comparisons; prints as a table."""
+    """Holds several comparisons, and prints as a table."""
 
     comparisons: tuple[Comparison, ...]
 
@@ -220,7 +220,7 @@ def _bootstrap(values: np.ndarray, confidence: float, n: int, seed: int) -> tupl
 
 
 def _resampled(values: np.ndarray, n: int, generator: torch.Generator) -> Iterator[np.ndarray]:  # type: ignore[type-arg]
-    """Rows drawn with replacement, a bounded number of them at a time."""
+    """Yields rows drawn with replacement, a bounded number of them at a time."""
     rows = max(1, 2**22 // len(values))
     for start in range(0, n, rows):
         size = (min(rows, n - start), len(values))

@@ -30,7 +30,7 @@ _SMALLEST_SSIM = 11  # the Gaussian window
 
 
 def spearman(attributions: Tensor, others: Tensor) -> Tensor:
-    """Spearman's rank correlation of each example's values; `N`, in [-1, 1].
+    """Returns Spearman's rank correlation of each example's values; `N`, in [-1, 1].
 
     Ties take average ranks. Ranks and sums are in float64 on the tensors' device, so that millions of ties are exact.
 
@@ -45,13 +45,13 @@ def spearman(attributions: Tensor, others: Tensor) -> Tensor:
 
 
 def abs_spearman(attributions: Tensor, others: Tensor) -> Tensor:
-    """Spearman's rank correlation of the magnitudes; `N`, in [-1, 1]."""
+    """Returns Spearman's rank correlation of the magnitudes; `N`, in [-1, 1]."""
     a, b = _checked(attributions, others)
     return spearman(a.abs(), b.abs())
 
 
 def hog_spearman(attributions: Tensor, others: Tensor) -> Tensor:
-    """Spearman's rank correlation of histograms of oriented gradients; `N`, in [-1, 1].
+    """Returns Spearman's rank correlation of histograms of oriented gradients; `N`, in [-1, 1].
 
     Each map is scaled to [0, 1]; cells of 16 x 16 pixels, 9 orientations, blocks of 3 x 3 cells, L2-Hys (scikit-image).
     Two unrelated smooth maps score above 0 (see `null_baseline`). Maps of at least 48 x 48 pixels.
@@ -63,7 +63,8 @@ def hog_spearman(attributions: Tensor, others: Tensor) -> Tensor:
 
 
 def ssim(attributions: Tensor, others: Tensor) -> Tensor:
-    """Structural similarity of the maps scaled to [0, 1] (Gaussian window, scikit-image); `N`, at most 1."""
+    """Returns the structural similarity of the maps scaled to [0, 1] (Gaussian window, scikit-image); `N`, at most
+    1."""
     values = [
         torch.nan
         if pair is None
@@ -120,7 +121,7 @@ def find_similarity(similarity: str | Similarity) -> Similarity:
 
 
 class NullBaseline(NamedTuple):
-    """What a similarity gives for maps that have nothing to do with each other."""
+    """Holds what a similarity gives for maps that have nothing to do with each other."""
 
     mean: float
     std: float
@@ -166,7 +167,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _centred_ranks(rows: Tensor) -> Tensor:
-    """Average ranks minus their mean; NaN in rows that are not finite."""
+    """Returns average ranks minus their mean; NaN in rows that are not finite."""
     if on_cpu(rows):  # NumPy sorts several times as fast there
         ranks = torch.from_numpy(np.stack([_ranks_of(row) for row in rows.numpy()]) if len(rows) else rows.double())
     else:
@@ -200,7 +201,7 @@ def _ranks_on_device(rows: Tensor) -> Tensor:
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Of centred rows; NaN if one is zero."""
+    """Returns the correlation of centred rows; NaN if one is zero."""
     scale = (a.square().sum(1) * b.square().sum(1)).sqrt()
     return torch.where(scale > 0, (a * b).sum(1) / scale, torch.nan).clamp(-1, 1)
 
@@ -210,7 +211,7 @@ def _constant(rows: Tensor) -> Tensor:
 
 
 def _scaled_pairs(a: Tensor, b: Tensor, smallest: int) -> list[list[np.ndarray] | None]:  # type: ignore[type-arg]
-    """Pairs of pictures in [0, 1]; None where one is constant or not finite."""
+    """Yields pairs of pictures in [0, 1]; None where one is constant or not finite."""
     pictures = []
     for t in (a, b):
         if t.ndim not in (3, 4) or (t.ndim == 3 and t.shape[1] == 1):

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from captum_extract_aggregate._common.errors import InvalidValueError, make_folder, unknown_name
+from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._common.warned_once import show_warnings_once
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
 from captum_extract_aggregate.reproduction import main_findings
 from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
@@ -18,7 +20,7 @@ __all__ = ["EXPERIMENTS", "Finding", "Outcome", "Request", "Setting", "reproduce
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line was asked for."""
+    """Holds what the command line was asked for."""
 
     names: tuple[str, ...]
     data: str = "scenes"
@@ -38,10 +40,13 @@ class Request:
 
 
 def reproduce(request: Request) -> tuple[str, bool]:
-    """Runs experiments on each setting; what it tells the user, and whether the main findings still stand (where they
-    are looked at: in a quick run on the scenes).
+    """Runs experiments on each setting and writes a page for each.
 
-    Raises ValueError with one clear line for unknown names, or data and models that are not there.
+    Returns:
+        What to tell the user, and whether the main findings still stand (checked in a quick run on the scenes).
+
+    Raises:
+        ValueError: for unknown names, or data and models that are not there.
     """
     if request.names == ("list",):
         return "\n".join(f"{name:18}{e.title}" for name, e in EXPERIMENTS.items()), True
@@ -51,6 +56,12 @@ def reproduce(request: Request) -> tuple[str, bool]:
             raise InvalidValueError(unknown_name("the table or figure", name, [*EXPERIMENTS, "all", "list"]))
     settings = settings_of(request)
     make_folder("output", request.output)
+    with Undo() as undo, undo:
+        show_warnings_once(undo)
+        return _carried_out(request, names, settings)
+
+
+def _carried_out(request: Request, names: list[str], settings: list[Setting]) -> tuple[str, bool]:
     lines, all_stand = [], True
     for setting in settings:
         for name in names:
@@ -66,7 +77,7 @@ def reproduce(request: Request) -> tuple[str, bool]:
 
 
 def carry_out(name: str, setting: Setting) -> Outcome:
-    """Returns one experiment on one setting."""
+    """Returns what one experiment finds on one setting."""
     experiment = EXPERIMENTS[name]
     if experiment.needs_objects and not setting.has_objects:
         return Outcome(findings=[Finding(experiment.title, None, effect="the images' objects are not known")])

@@ -146,7 +146,7 @@ def _robustness_findings(with_biases: InputRobustness, without: InputRobustness)
 
 
 class _Explained(NamedTuple):
-    """Activity attributions of a network's decisions: for each layer one value per image."""
+    """Holds activity attributions of a network's decisions: for each layer one value per image."""
 
     gap: Tensor  # layers x images: relative
     same_sign: Tensor
@@ -160,7 +160,7 @@ def decay(setting: Setting) -> Outcome:
         return Outcome(findings=[Finding(_KEPT, None, effect=why)])
     quick = setting.sizes["maps"] < 100
     images, classes = load_scenes(320 if quick else 3200, 1, "train", setting.show_progress)
-    loader = DataLoader(TensorDataset(images, classes), 32, shuffle=True)
+    loader = DataLoader(TensorDataset(images, classes), 16 if quick else 32, shuffle=True)
     decayed, history = decay_biases(
         setting.network, loader, 20 if quick else 200, _UPDATES, _RATE, show_progress=setting.show_progress
     )
@@ -179,7 +179,7 @@ def decay(setting: Setting) -> Outcome:
 
 
 def _explained(setting: Setting, network: nn.Module, layers: Sequence[str]) -> _Explained:
-    """Of each image's best class."""
+    """Returns the activity attributions of each image's best class."""
     parts: list[_Explained] = []
     method = ActivityAttribution(network, list(layers))
     for x, _ in setting.batches(setting.sizes["removal"], 8):

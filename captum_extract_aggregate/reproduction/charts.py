@@ -41,7 +41,7 @@ def curves(
     title: str,
     baselines: Mapping[str, float],
 ) -> None:
-    """One line per method, with error bars where there are some; baselines dashed."""
+    """Draws one line per method, with error bars where there are some; baselines dashed."""
     figure, ax = _figure(8, 4.5)
     for i, (name, values) in enumerate(means.items()):
         style: dict[str, Any] = {"color": _COLOURS[i % 10], "marker": _MARKERS[i % 10], "label": name, "linewidth": 1.3}
@@ -56,7 +56,7 @@ def curves(
 
 
 def bars(path: Path, columns: Sequence[str], values: Mapping[str, Sequence[float]], title: str) -> None:
-    """Groups of bars."""
+    """Draws groups of bars."""
     figure, ax = _figure(10, 4.5)
     width = 0.8 / len(values)
     for i, (name, of_method) in enumerate(values.items()):
@@ -70,7 +70,7 @@ def bars(path: Path, columns: Sequence[str], values: Mapping[str, Sequence[float
 
 
 def boxes(path: Path, groups: Mapping[str, Sequence[float]], title: str) -> None:
-    """A box with whiskers per group: quartiles, median, and the range within 1.5 boxes."""
+    """Draws a box with whiskers per group: quartiles, median, and the range within 1.5 boxes."""
     figure, ax = _figure(max(6, 0.55 * len(groups) + 2), 4.5)
     ax.boxplot(
         [list(v) or [float("nan")] for v in groups.values()], showfliers=False, medianprops={"color": _COLOURS[1]}

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from captum_extract_aggregate.reproduction import biases, g20, k20, r20
+from captum_extract_aggregate.reproduction import biases, g20, k20, r20, r20_sensitivity
 from captum_extract_aggregate.reproduction.findings import Outcome
 from captum_extract_aggregate.reproduction.setting import Setting
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A table or figure: what it shows (the first line of `run`'s docstring), and whether it needs known objects."""
+    """Holds a table or figure: what it shows (the first line of `run`'s docstring), and whether it needs known
+    objects."""
 
     run: Callable[[Setting], Outcome]
     needs_objects: bool = False
@@ -29,12 +30,12 @@ EXPERIMENTS: dict[str, Experiment] = {
     "r20-table6": Experiment(r20.table6, True),
     "r20-fig3": Experiment(r20.fig3, True),
     "r20-fig5": Experiment(r20.fig5, True),
-    "r20-fig6": Experiment(r20.fig6),
-    "r20-fig7": Experiment(r20.fig7),
-    "r20-fig8": Experiment(r20.fig8),
-    "r20-fig10": Experiment(r20.fig10),
-    "r20-fig12": Experiment(r20.fig12),
-    "r20-fig15": Experiment(r20.fig15),
+    "r20-fig6": Experiment(r20_sensitivity.fig6),
+    "r20-fig7": Experiment(r20_sensitivity.fig7),
+    "r20-fig8": Experiment(r20_sensitivity.fig8),
+    "r20-fig10": Experiment(r20_sensitivity.fig10),
+    "r20-fig12": Experiment(r20_sensitivity.fig12),
+    "r20-fig15": Experiment(r20_sensitivity.fig15),
     "k20-table1": Experiment(k20.table1, True),
     "k20-table2": Experiment(k20.table2),
     "k20-table3": Experiment(k20.table3, True),

@@ -18,7 +18,7 @@ Key = tuple[int, int]  # image, class
 
 @dataclass(frozen=True)
 class Finding:
-    """A statement and its fate; `holds` is None where it cannot be tested."""
+    """Holds a statement and its fate; `holds` is None where it cannot be tested."""
 
     statement: str
     holds: bool | None
@@ -28,7 +28,7 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """The verdict in words."""
         if self.holds is False and self.p >= LEVEL:
             return "does not hold (not significant)"
         return {True: "holds", False: "does not hold", None: "cannot be tested here"}[self.holds]
@@ -36,7 +36,7 @@ class Finding:
 
 @dataclass
 class Outcome:
-    """Tables (Markdown), findings and pictures of one experiment on one setting."""
+    """Holds tables (Markdown), findings and pictures of one experiment on one setting."""
 
     tables: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
@@ -69,7 +69,7 @@ def class_mean(values: Mapping[Key, float]) -> float:
 
 
 def standard_error(values: Mapping[Key, float], draws: int = 200) -> float:
-    """Of `class_mean`, by a bootstrap over images."""
+    """Returns the standard error of `class_mean`, by a bootstrap over images."""
     by_image: dict[int, list[tuple[Key, float]]] = {}
     for key, value in values.items():
         by_image.setdefault(key[0], []).append((key, value))
@@ -88,7 +88,7 @@ def standard_error(values: Mapping[Key, float], draws: int = 200) -> float:
 
 
 def mean_sd(values: Sequence[float]) -> str:
-    """Mean ± standard deviation, and how many are undefined."""
+    """Returns mean ± standard deviation, and how many are undefined."""
     array = np.asarray(values, dtype=float)
     defined = array[~np.isnan(array)]
     undefined = f" ({len(array) - len(defined)} undefined)" if len(defined) < len(array) else ""

@@ -22,7 +22,8 @@ def _measure(setting: Setting) -> MeasurePlan:
 
 
 def bias_layers_of(setting: Setting) -> tuple[str, ...]:
-    """For each of the setting's layers the last layer up to its end that adds a bias at positions (on no shortcut).
+    """Returns for each of the setting's layers the last layer up to its end that adds a bias at positions (on no
+    shortcut).
 
     Activities and biases are both taken at its output: where a ReLU follows, the activity before it and the activity
     after it are the same map, and one layer's activity stands beside the same layer's bias.

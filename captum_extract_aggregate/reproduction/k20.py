@@ -23,7 +23,7 @@ from captum_extract_aggregate.reproduction.findings import (
     values_of,
 )
 from captum_extract_aggregate.reproduction.plans import HOG_SENSITIVITY, pointing, positive, propagated
-from captum_extract_aggregate.reproduction.r20 import randomization_outcome
+from captum_extract_aggregate.reproduction.randomization import randomization_outcome
 from captum_extract_aggregate.reproduction.setting import Setting
 
 TABLE1 = {  # multi-class VOC07, VGG-16: original / restricted

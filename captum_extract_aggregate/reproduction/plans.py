@@ -23,7 +23,7 @@ MODES: tuple[Literal["product", "sum"], ...] = ("product", "sum")
 
 
 def combined(setting: Setting) -> list[MethodPlan]:
-    """R20's methods at every layer, and their layers combined by every scheme."""
+    """Returns R20's methods at every layer, and their layers combined by every scheme."""
     weights: dict[str, str | tuple[float, ...]] = {"uniform": "uniform", "linear": "linear"}
     weights["feature spread"] = tuple(round(w, 6) for w in setting.spread_weights.values())
     weights["accuracy"] = tuple(round(w, 6) for w in setting.probe_weights.values())
@@ -32,7 +32,7 @@ def combined(setting: Setting) -> list[MethodPlan]:
 
 
 def positive(layer: str) -> list[MethodPlan]:
-    """K20's methods that aggregate at the last layer, or over all."""
+    """Returns K20's methods that aggregate at the last layer, or over all."""
     last = (layer,)
     return [
         MethodPlan("gradcam", "GradCAM", last),
@@ -46,7 +46,7 @@ def positive(layer: str) -> list[MethodPlan]:
 
 
 def propagated() -> list[MethodPlan]:
-    """K20's methods that propagate to the input."""
+    """Returns K20's methods that propagate to the input."""
     at = ("input",)
     return [
         MethodPlan("guided", "guided", at, channels="max_abs"),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_identity_agreement
-from captum_extract_aggregate.evaluation import MeasurePlan, MetaPlan, MethodPlan, Results
+from captum_extract_aggregate.evaluation import MethodPlan, Results
 from captum_extract_aggregate.reproduction.charts import bars, curves, picture_grid
 from captum_extract_aggregate.reproduction.findings import (
     Finding,
@@ -17,14 +17,11 @@ from captum_extract_aggregate.reproduction.findings import (
     markdown,
     mean_sd,
     more_hits,
-    smaller,
     standard_error,
-    subset,
-    values_of,
 )
-from captum_extract_aggregate.reproduction.plans import MODES, R20, SCHEMES, SENSITIVITY, combined, pointing
+from captum_extract_aggregate.reproduction.plans import MODES, SCHEMES
+from captum_extract_aggregate.reproduction.r20_results import hits_of, methods_of, pointing_results
 from captum_extract_aggregate.reproduction.setting import Setting
-from captum_extract_aggregate.reproduction.training import over_training
 
 # VOC07, "all", ResNet-50 and VGG-16: best single layer / best weighted combination.
 TABLE3 = {
@@ -52,25 +49,11 @@ WEIGHTS = {
     "feature spread": "ResNet-50 .170 .195 .193 .442; VGG-16 .212 .323 .391 .067 .007",
 }
 TABLE4 = "ResNet-50 99.5 99.3 99.2 98.4; VGG-16 97.8 99.2 99.0 97.8 94.3"
-RATES = (1e-4, 1e-3, 2.5e-3, 1e-2)
-
-
-def pointing_results(setting: Setting) -> Results:
-    """Pointing games and class sensitivity of all methods, layers and combinations."""
-    return setting.evaluate(combined(setting), [*pointing(setting), SENSITIVITY], "maps")
-
-
-def _methods(results: Results) -> list[str]:
-    return list(dict.fromkeys(row.method for row in results.maps()))
-
-
-def _hits(results: Results, method: str, layer: str, which: str = "all") -> dict[Key, float]:
-    return subset(results, values_of(results, "pointing_game", method, layer), which)
 
 
 def _best(results: Results, method: str, columns: list[str], which: str = "all") -> str:
     """Returns the column on which a method points best."""
-    return max(columns, key=lambda c: np.nan_to_num(class_mean(_hits(results, method, c, which)), nan=-1))
+    return max(columns, key=lambda c: np.nan_to_num(class_mean(hits_of(results, method, c, which)), nan=-1))
 
 
 def _combinations() -> list[str]:
@@ -80,11 +63,11 @@ def _combinations() -> list[str]:
 def table3(setting: Setting) -> Outcome:
     """Returns the pointing game: each method's best single layer and best combination of layers."""
     results, layers = pointing_results(setting), list(setting.layers)
-    methods, rows = _methods(results), []
-    centre = class_mean(_hits(results, "centre", "image"))
+    methods, rows = methods_of(results), []
+    centre = class_mean(hits_of(results, "centre", "image"))
     for method in methods:
         single, joint = _best(results, method, layers), _best(results, method, _combinations())
-        one, all_ = (_hits(results, method, c) for c in (single, joint))
+        one, all_ = (hits_of(results, method, c) for c in (single, joint))
         error = standard_error(one)
         rows.append(
             [
@@ -96,8 +79,8 @@ def table3(setting: Setting) -> Outcome:
         )
     rows.append(["centre", f"{centre:.1f}", "", "69.6", "69.6"])
     header = ["method", "best layer", "best combination", "paper, ResNet-50", "paper, VGG-16"]
-    best = {m: _hits(results, m, _best(results, m, layers)) for m in methods}
-    together = {m: _hits(results, m, _best(results, m, _combinations())) for m in methods}
+    best = {m: hits_of(results, m, _best(results, m, layers)) for m in methods}
+    together = {m: hits_of(results, m, _best(results, m, _combinations())) for m in methods}
     findings = [
         more_hits(
             "linear approximation points as well as GradCAM (at most 1.5 points behind)",
@@ -115,7 +98,7 @@ def table3(setting: Setting) -> Outcome:
         more_hits(
             "linear approximation points better than the centre",
             best["linear approx."],
-            _hits(results, "centre", "image"),
+            hits_of(results, "centre", "image"),
         ),
     ]
     return Outcome([markdown(header, rows)], findings)
@@ -136,16 +119,16 @@ def table6(setting: Setting) -> Outcome:
     tables.append(markdown(["weights", f"here ({', '.join(layers)})", "paper"], rows))
     for which in ("all", "difficult"):
         rows = []
-        for method in _methods(results):
+        for method in methods_of(results):
             columns = [_best(results, method, layers, which), *_combinations()]
-            rows.append([method, *(f"{class_mean(_hits(results, method, c, which)):.1f}" for c in columns)])
+            rows.append([method, *(f"{class_mean(hits_of(results, method, c, which)):.1f}" for c in columns)])
         rows.append(
-            ["centre", f"{class_mean(_hits(results, 'centre', 'image', which)):.1f}", *[""] * len(_combinations())]
+            ["centre", f"{class_mean(hits_of(results, 'centre', 'image', which)):.1f}", *[""] * len(_combinations())]
         )
         tables.append(markdown([f"{which} pairs", "best layer", *_combinations()], rows))
     for method in ("linear approx.", "selective"):
-        single = _hits(results, method, _best(results, method, layers, "difficult"), "difficult")
-        joint = _hits(results, method, _best(results, method, _combinations(), "difficult"), "difficult")
+        single = hits_of(results, method, _best(results, method, layers, "difficult"), "difficult")
+        joint = hits_of(results, method, _best(results, method, _combinations(), "difficult"), "difficult")
         findings.append(more_hits(f"on difficult pairs, {method} gains from combining layers", joint, single))
     deepest = max(setting.probe_weights, key=lambda name: setting.probe_weights[name])
     effect = ", ".join(f"{w:.2f}" for w in setting.probe_weights.values())
@@ -197,11 +180,11 @@ def table4(setting: Setting) -> Outcome:
 def fig3(setting: Setting) -> Outcome:
     """Returns the pointing game at every layer."""
     results, layers = pointing_results(setting), list(setting.layers)
-    methods = _methods(results)
-    means = {m: [class_mean(_hits(results, m, layer)) for layer in layers] for m in methods}
-    errors = {m: [standard_error(_hits(results, m, layer)) for layer in layers] for m in methods}
+    methods = methods_of(results)
+    means = {m: [class_mean(hits_of(results, m, layer)) for layer in layers] for m in methods}
+    errors = {m: [standard_error(hits_of(results, m, layer)) for layer in layers] for m in methods}
     rows = [[m, *(f"{a:.1f} ± {e:.1f}" for a, e in zip(means[m], errors[m])), FIGURE3.get(m, "")] for m in methods]
-    centre = class_mean(_hits(results, "centre", "image"))
+    centre = class_mean(hits_of(results, "centre", "image"))
     table = markdown(["method", *layers, "paper, ResNet-50 layer1 ... 4"], rows)
     picture = setting.folder / f"r20-fig3-{setting.name}.png"
     curves(picture, layers, means, errors, f"{setting.name}: pointing game, %", {"centre": centre})
@@ -209,14 +192,14 @@ def fig3(setting: Setting) -> Outcome:
     findings = [
         more_hits(
             f"GradCAM fails before the last stage ({layer}): linear approximation points better",
-            _hits(results, "linear approx.", layer),
-            _hits(results, "GradCAM", layer),
+            hits_of(results, "linear approx.", layer),
+            hits_of(results, "GradCAM", layer),
         )
         for layer in before
     ]
     for method in ("NormGrad", "gradient"):
         statement = f"{method} points worse at the last layer than at the one before it"
-        before_last, last = (_hits(results, method, layer) for layer in layers[-2:])
+        before_last, last = (hits_of(results, method, layer) for layer in layers[-2:])
         findings.append(more_hits(statement, before_last, last))
     return Outcome([table], findings, [picture])
 
@@ -226,14 +209,14 @@ def fig5(setting: Setting) -> Outcome:
     results, layers = pointing_results(setting), list(setting.layers)
     shown = ["NormGrad", "selective", "linear approx.", "GradCAM"]
     columns = [*layers, *_combinations()]
-    means = {m: [class_mean(_hits(results, m, c)) for c in columns] for m in shown}
+    means = {m: [class_mean(hits_of(results, m, c)) for c in columns] for m in shown}
     picture = setting.folder / f"r20-fig5-{setting.name}.png"
     bars(picture, columns, means, f"{setting.name}: pointing game, %")
     table = markdown(["method", *columns], [[m, *(f"{v:.1f}" for v in means[m])] for m in shown])
     findings = []
     for method in shown[:3]:
-        by_layer = [_hits(results, method, layer) for layer in layers]
-        joint = _hits(results, method, "linear, product")
+        by_layer = [hits_of(results, method, layer) for layer in layers]
+        joint = hits_of(results, method, "linear, product")
         mean = {key: float(np.mean([hits[key] for hits in by_layer])) for key in joint}
         statement = f"{method}: layers combined (linear weights, product) point better than the layers do on average"
         findings.append(more_hits(statement, joint, mean))
@@ -243,161 +226,3 @@ def fig5(setting: Setting) -> Outcome:
         "r20-fig5-maps",
     )
     return Outcome([table], findings, [picture, examples])
-
-
-def _correlations(results: Results, method: str, layer: str, measure: str = "class_sensitivity") -> dict[Key, float]:
-    return values_of(results, measure, method, layer)
-
-
-def fig6(setting: Setting) -> Outcome:
-    """Class sensitivity at every layer: rank correlation of the maps of the best and of the worst class."""
-    results = pointing_results(setting) if setting.has_objects else _sensitivity(setting)
-    layers, methods = list(setting.layers), _methods(results)
-    values = {m: [_correlations(results, m, layer) for layer in layers] for m in methods}
-    rows = [[m, *(mean_sd(list(v.values())) for v in values[m])] for m in methods]
-    table = markdown(["method", *layers], rows)
-    means = {m: [_mean(v) for v in values[m]] for m in methods}
-    picture = setting.folder / f"r20-fig6-{setting.name}.png"
-    curves(picture, layers, means, {}, f"{setting.name}: Spearman, best against worst class", {"unrelated maps": 0.0})
-    middle = layers[len(layers) // 2]
-
-    def against(first: str, second: str) -> Finding:
-        statement = f"{first} is more sensitive to the class than {second} ({middle})"
-        if first not in methods or second not in methods:
-            return Finding(statement, None, effect="no rule for some of this network's operations")
-        a, b = _correlations(results, first, middle), _correlations(results, second, middle)
-        return smaller(statement, a, b)
-
-    findings = [
-        against("linear approx.", "NormGrad"),
-        against("selective", "NormGrad"),
-        against("GradCAM", "NormGrad"),
-        against("cEB", "EB"),
-        against("linear approx.", "guided"),
-    ]
-    return Outcome([table], findings, [picture])
-
-
-def _sensitivity(setting: Setting) -> Results:
-    return setting.evaluate(list(R20.values()), [SENSITIVITY], "maps")
-
-
-def _meta_methods(
-    setting: Setting, names: tuple[str, ...], rates: tuple[float, ...], layers: tuple[str, ...]
-) -> list[MethodPlan]:
-    plans = []
-    for name in names:
-        for lr in (0.0, *rates):
-            meta = MetaPlan(lr, loss_func=setting.loss) if lr else None
-            plans.append(MethodPlan(R20[name].method, f"{name}, lr {lr:g}" if lr else name, layers, meta_saliency=meta))
-    return plans
-
-
-def fig7(setting: Setting) -> Outcome:
-    """Meta-saliency: the same correlation after one step of training on the image, by learning rate."""
-    names = ("NormGrad", "selective", "linear approx.", "gradient", "GradCAM")
-    layers = setting.layers[1:]
-    results = setting.evaluate(_meta_methods(setting, names, RATES[1:3], layers), [SENSITIVITY], "stages")
-    rows, findings = [], []
-    for name in names:
-        for layer in layers:
-            plain = _correlations(results, name, layer)
-            stepped = [_correlations(results, f"{name}, lr {lr:g}", layer) for lr in RATES[1:3]]
-            rows.append([name, layer, *(mean_sd(list(v.values())) for v in (plain, *stepped))])
-        middle = layers[len(layers) // 2]
-        statement = f"meta-saliency (lr 0.0025) makes {name} more sensitive to the class ({middle})"
-        stepped_middle = _correlations(results, f"{name}, lr 0.0025", middle)
-        findings.append(smaller(statement, stepped_middle, _correlations(results, name, middle)))
-    header = ["method", "layer", "plain", *(f"lr {lr:g}" for lr in RATES[1:3])]
-    return Outcome([markdown(header, rows)], findings)
-
-
-def fig8(setting: Setting) -> Outcome:
-    """Blocks randomised from the output to the input, one after the other (N(0, 0.01)): similarity to the original."""
-    names = ("NormGrad", "selective", "linear approx.", "gradient", "GradCAM", "guided", "EB")
-    layer = setting.layers[len(setting.layers) // 2 - 1]
-    methods = [MethodPlan(R20[name].method, name, (layer,)) for name in names]
-    measure = MeasurePlan("parameter_randomization", arguments={"layers": setting.stages, "similarity": "abs_spearman"})
-    results = setting.evaluate(methods, [measure], "stages")
-    return randomization_outcome(
-        setting,
-        results,
-        layer,
-        "r20-fig8",
-        [("linear approx.", "guided"), ("NormGrad", "guided"), ("selective", "guided")],
-    )
-
-
-def randomization_outcome(
-    setting: Setting, results: Results, layer: str | None, name: str, pairs: list[tuple[str, str]]
-) -> Outcome:
-    """Curves over the stages; each pair: is the first more sensitive to the parameters than the second, at the end?"""
-    details = [detail for measure, detail in results.measures() if measure == "parameter_randomization"]
-    shown = {row.method: row.layer for row in results.maps()}
-    values = {m: [values_of(results, "parameter_randomization", m, at, d) for d in details] for m, at in shown.items()}
-    stages = [detail.split(" ", 1)[1] for detail in details]
-    rows = [[m, *(mean_sd(list(v.values())) for v in values[m])] for m in shown]
-    means = {m: [_mean(v) for v in values[m]] for m in shown}
-    picture = setting.folder / f"{name}-{setting.name}.png"
-    curves(
-        picture, stages, means, {}, f"{setting.name}: similarity to the original map, randomised from the output on", {}
-    )
-    findings = []
-    for first, second in pairs:
-        statement = f"{first} depends more on the parameters than {second} (all {len(stages)} blocks random)"
-        if first in values and second in values:
-            findings.append(smaller(statement, values[first][-1], values[second][-1]))
-        else:
-            findings.append(Finding(statement, None, effect="no rule for some of this network's operations"))
-    return Outcome([markdown(["method", *stages], rows)], findings, [picture])
-
-
-def _mean(values: dict[Key, float]) -> float:
-    defined = [v for v in values.values() if not math.isnan(v)]
-    return float(np.mean(defined)) if defined else math.nan
-
-
-def fig10(setting: Setting) -> Outcome:
-    """Meta against plain NormGrad while a scene network is trained, on images it is trained on and on held-out ones."""
-    return over_training(setting)
-
-
-def fig12(setting: Setting) -> Outcome:
-    """Returns the whole grid of extracts and aggregates: pointing game and class sensitivity, at two layers."""
-    extracts = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")
-    aggregates = ("norm", "filter_norm", "sum", "max", "abs_sum")
-    layers = (setting.layers[len(setting.layers) // 2], setting.layers[-1])
-    methods = [MethodPlan(f"{e}:{a}", layers=layers) for e in extracts for a in aggregates]
-    measures = [*pointing(setting)[:1], SENSITIVITY] if setting.has_objects else [SENSITIVITY]
-    results = setting.evaluate(methods, measures, "maps")
-    tables, findings = [], []
-    for layer in layers:
-        rows = []
-        for e in extracts:
-            cells = []
-            for a in aggregates:
-                rho = _mean(_correlations(results, f"{e}:{a}", layer))
-                hits = f"{class_mean(_hits(results, f'{e}:{a}', layer)):.1f} / " if setting.has_objects else ""
-                cells.append(f"{hits}{rho:.2f}")
-            rows.append([e, *cells])
-        what = "pointing, % / Spearman" if setting.has_objects else "Spearman"
-        tables.append(markdown([f"{layer}: {what}", *aggregates], rows))
-    layer = layers[0]
-    signed, norms = (_correlations(results, f"scaling:{how}", layer) for how in ("sum", "norm"))
-    findings.append(
-        smaller(f"signed sums are more sensitive to the class than norms (scaling, {layer})", signed, norms)
-    )
-    if setting.has_objects:
-        c, d = _hits(results, "conv3x3:norm", layer), _hits(results, "conv1x1:norm", layer)
-        findings.append(
-            more_hits(
-                f"a 3 x 3 window points as well as 1 x 1 (norm, {layer}; at most 1.5 points behind)", c, d, margin=1.5
-            )
-        )
-    return Outcome(tables, findings)
-
-
-def fig15(setting: Setting) -> Outcome:
-    """Pictures of maps with and without meta-saliency, for the best and the worst class."""
-    methods = _meta_methods(setting, ("NormGrad", "selective", "linear approx."), (RATES[2],), setting.layers)
-    return Outcome([], [], [picture_grid(setting, methods, "r20-fig15", worst=True)])

@@ -26,7 +26,8 @@ from captum_extract_aggregate.evaluation import (
     RunPlan,
     run,
 )
-from captum_extract_aggregate.evaluation.datasets import Images, Sample, UnreadableError, open_images
+from captum_extract_aggregate.evaluation.datasets import open_images
+from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError
 from captum_extract_aggregate.evaluation.prepare import first_readable
 
 # Images for each kind of experiment: explained once; explained at every stage of a randomised network or a step of
@@ -38,7 +39,8 @@ DATA = ("scenes", "voc", "imagenet")
 
 @dataclass(frozen=True)
 class Setting:
-    """A network, images, and what belongs to them: the tolerance of the pointing game, pixels removed at a time."""
+    """Holds a network, images, and what belongs to them: the tolerance of the pointing game, pixels removed at a
+    time."""
 
     name: str
     model: ModelPlan
@@ -70,7 +72,7 @@ class Setting:
         return first_readable(self._opened[1])
 
     def samples(self, n: int) -> Iterator[Sample]:
-        """At most n images, evenly spread; those that cannot be read are left out."""
+        """Returns at most n images, evenly spread; those that cannot be read are left out."""
         images = self._opened[1]
         n = min(n, images.count)
         for i in range(n):
@@ -92,7 +94,7 @@ class Setting:
         return tuple(names[block] for block in network_blocks(self.network))
 
     def supports(self, method: MethodPlan) -> str:
-        """Empty if a method runs on this network, else why it does not."""
+        """Returns why a method does not run on this network; nothing if it does."""
         x = self.first.x[None]
         try:
             layers: list[nn.Module | None] = [
@@ -133,8 +135,9 @@ class Setting:
         return accuracy_weights(self.network, self.layers, _Loader(self), show_progress=False)
 
     def batches(self, n: int, size: int = 16) -> Iterator[tuple[Tensor, Tensor]]:
-        """At most n images in batches of one shape, with the classes that are known to be in each: zeros and ones (as
-        in the pointing game, VOC's objects marked difficult do not count), or the index of its only one, -1 for none.
+        """Yields at most n images in batches of one shape, with the classes that are known to be in each: zeros and
+        ones (as in the pointing game, VOC's objects marked difficult do not count), or the index of its only one, -1
+        for none.
 
         Raises ValueError where the network has not as many classes as the data.
         """
@@ -164,7 +167,7 @@ class Setting:
 
     @functools.cached_property
     def classes(self) -> int:
-        """How many the network knows."""
+        """The number of classes that the network knows."""
         with torch.no_grad():
             return int(self.network(self.first.x[None]).shape[1])
 
@@ -176,7 +179,8 @@ def network_blocks(module: nn.Module) -> list[nn.Module]:
 
 
 class _Loader:
-    """Images one by one, with a class each; gone through as often as needed. Images without a class are left out."""
+    """Gives images one by one, with a class each; gone through as often as needed. Images without a class are left
+    out."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting, self.n = setting, 2 * setting.sizes["maps"]

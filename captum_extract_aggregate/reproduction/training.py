@@ -68,7 +68,8 @@ def over_training(setting: Setting) -> Outcome:
 
 
 def _measures(model: nn.Module, layer: str, x: Tensor) -> tuple[list[float], list[float], list[float]]:
-    """For each image: agreement of plain and meta map of the best class, and for both best against worst class."""
+    """Returns for each image: agreement of plain and meta map of the best class, and for both best against worst
+    class."""
     with torch.no_grad():
         scores = model(x)
     method = NormGrad(model, layer)

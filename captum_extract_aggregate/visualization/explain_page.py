@@ -85,7 +85,7 @@ def _check(picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: S
 
 
 def _map(map_: Tensor) -> dict[str, Any]:
-    """Eight bits a position: shares of the largest magnitude."""
+    """Returns a map in eight bits a position, as shares of the largest magnitude."""
     values = map_.detach().double().cpu().sum(0).numpy()
     scale = scale_of([map_])
     shares = np.nan_to_num(values / scale, nan=0, posinf=0, neginf=0) if scale > 0 else np.zeros_like(values)

@@ -213,7 +213,7 @@ def _plane(map_: Tensor) -> Tensor:
 
 
 def _unbatched(tensor: Tensor) -> Tensor:
-    """Returns a batch of one is what it holds."""
+    """Returns what a batch of one holds."""
     return tensor[0] if isinstance(tensor, Tensor) and tensor.ndim == 4 and len(tensor) == 1 else tensor
 
 
@@ -228,7 +228,7 @@ def _at_size(map_: Tensor, size: tuple[int, int]) -> np.ndarray:
 
 
 def _shown(values: np.ndarray, sign: str) -> np.ndarray:
-    """Returns what is left of a map for a sign."""
+    """Returns the part of a map that a sign shows."""
     if sign == "positive":
         return np.maximum(values, 0)
     if sign == "negative":
@@ -271,7 +271,7 @@ def _cells(rows: int, columns: int) -> tuple[Figure, Any]:
 
 
 def _draw_input(axes: Axes, images: Mapping[str, Tensor], row: str, is_first: bool, boxes: Tensor | None) -> None:
-    """The image of a row, unless it is the one above."""
+    """Draws the image of a row, unless it is the one above."""
     axes.set_axis_off()
     if row not in images:
         raise InvalidValueError(unknown_name("image of the row", row, images))
@@ -288,7 +288,7 @@ def _label(axes: Axes, row: str) -> None:
 
 
 def _wrapped(name: str) -> str:
-    """Long dotted names in two lines."""
+    """Returns a long dotted name in two lines."""
     head, dot, tail = name.rpartition(".")
     return f"{head}{dot}\n{tail}" if len(name) > 20 and dot else name
 

@@ -14,7 +14,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.layers import find_layer, model_of
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr import attribute_together_per_target
-from captum_extract_aggregate.metrics.randomization import find_stages, randomized
+from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
 
 Methods = Mapping[str, Attribution]
 Rows = dict[str, dict[str, Tensor]]
@@ -102,7 +102,7 @@ def maps_by_stage(
         ['as trained', 'features.15', 'features.10']
     """
     x, names = _one(inputs), _layer_names(methods)
-    stages = find_stages(model, layers, (x,), ())
+    stages = randomization_stages(model, layers, (x,), ())
     columns = {"as trained": _flat(names, attribute_together_per_target(methods, x, [target])[0])}
     with contextlib.closing(randomized(model, stages, order, init, 1, seed)) as states:
         for _, i in states:

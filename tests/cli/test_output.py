@@ -60,6 +60,20 @@ def test_warnings_and_errors_are_a_line_each(capsys):
     assert capsys.readouterr().err == "warning: one two\nerror: three four\n"
 
 
+def warning_again_and_again():
+    for text in ("one", "two", "one", "two"):
+        with warnings.catch_warnings():  # makes Python forget what it has shown
+            pass
+        warnings.warn(text, stacklevel=1)
+
+
+def test_a_command_says_a_warning_once(capsys):
+    for _ in range(2):
+        with clear_errors({}):
+            warning_again_and_again()
+        assert capsys.readouterr().err == "warning: one\nwarning: two\n"
+
+
 def test_a_command_may_end_itself():
     with pytest.raises(typer.Exit) as left, clear_errors({}):
         raise typer.Exit(7)

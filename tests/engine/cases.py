@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._engine.recording import Evidence, record
+from captum_extract_aggregate._engine.evidence import Evidence
+from captum_extract_aggregate._engine.recording import record
 
 
 def evidence_of(model, x, places, target=1, **kwargs) -> Evidence:
@@ -31,3 +32,8 @@ class Head(nn.Module):
 
     def forward(self, x, *extra):
         return self.mix(self.body(x, *extra)).tanh().mean((2, 3))
+
+
+def kinds(t, watch):
+    dims = watch.dims(t)
+    return None if dims is None else [sorted({part.kind for part in dim}) for dim in dims]

@@ -29,6 +29,8 @@ MAY_VANISH = (cea.GradCAM, cea.GradCAMPlusPlus, cea.CumulativeGradCAM, cea.Cumul
 def build(name):
     torch.manual_seed(0)
     extra = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    if name.startswith("vit_"):
+        extra = {"image_size": 4 * int(name.rpartition("_")[2])}  # a grid of 4 x 4 patches
     net = torchvision.models.get_model(name, weights=None, **extra).eval()
     for module in net.modules():  # some heads start at zero, which makes every gradient zero
         if isinstance(module, nn.Linear) and module.weight.abs().max() == 0:
@@ -70,13 +72,18 @@ def test_default_layers_and_maps_of_common_architectures(name):
     assert list(sweep(name)) == DEFAULTS[name]
 
 
+CLASSIFIERS = torchvision.models.list_models(module=torchvision.models)
+
+
 @pytest.mark.slow
-def test_every_torchvision_classifier():
-    names = torchvision.models.list_models(module=torchvision.models)
-    for name in names:
-        assert len(sweep(name)) >= 3, name
-    print(f"{len(names)} torchvision classifiers, all named classes")
-    assert len(names) >= 80
+@pytest.mark.parametrize("name", [name for name in CLASSIFIERS if name not in DEFAULTS])
+def test_every_torchvision_classifier(name):
+    assert len(sweep(name)) >= 3
+
+
+def test_every_torchvision_classifier_is_looked_at():
+    assert len(CLASSIFIERS) >= 80
+    assert set(DEFAULTS) <= set(CLASSIFIERS)
 
 
 @pytest.mark.parametrize(
@@ -113,27 +120,27 @@ xcit_nano_12_p16_224
 
 
 @pytest.mark.slow
-def test_families_of_timm_classifiers():
+@pytest.mark.parametrize("name", TIMM_FAMILIES)
+def test_families_of_timm_classifiers(name):
     timm = pytest.importorskip("timm")
-    known, count = set(timm.list_models()), 0
-    for name in TIMM_FAMILIES:
-        if name not in known:
-            continue  # an older or newer timm
-        torch.manual_seed(0)
-        net = timm.create_model(name).eval()
-        for module in net.modules():
-            if isinstance(module, nn.Linear) and module.weight.abs().max() == 0:
-                nn.init.normal_(module.weight, std=0.01)
-        layers = cea.default_layers(net)
-        for layer, m in zip(
-            layers, cea.NormGrad(net, list(layers)).attribute(torch.randn(1, *net.pretrained_cfg["input_size"]), 3)
-        ):
-            assert m.ndim == 4, (name, layer)
-            assert torch.isfinite(m).all(), (name, layer)
-            assert m.abs().max() > 0, (name, layer)
-        count += 1
-    print(f"{count} families of timm classifiers")
-    assert count >= 40
+    if name not in timm.list_models():
+        pytest.skip("another version of timm has it")
+    torch.manual_seed(0)
+    net = timm.create_model(name).eval()
+    for module in net.modules():
+        if isinstance(module, nn.Linear) and module.weight.abs().max() == 0:
+            nn.init.normal_(module.weight, std=0.01)
+    layers = cea.default_layers(net)
+    maps = cea.NormGrad(net, list(layers)).attribute(torch.randn(1, *net.pretrained_cfg["input_size"]), 3)
+    for layer, m in zip(layers, maps):
+        assert m.ndim == 4, layer
+        assert torch.isfinite(m).all(), layer
+        assert m.abs().max() > 0, layer
+
+
+def test_most_families_of_timm_are_in_the_version_at_hand():
+    timm = pytest.importorskip("timm")
+    assert len(set(TIMM_FAMILIES) & set(timm.list_models())) >= 40
 
 
 def test_video_classifier():

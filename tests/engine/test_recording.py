@@ -11,7 +11,7 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place
-from captum_extract_aggregate.attr.base import places_of
+from captum_extract_aggregate.attr.one_pass import places_of
 from tests.conftest import SmallNet, relative_error
 from tests.engine.cases import Head, X, equals_captum
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs
-from captum_extract_aggregate.evaluation.datasets import Sample
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
+from captum_extract_aggregate.evaluation.images import Sample
 from captum_extract_aggregate.evaluation.measures import contrast, pointing
 from captum_extract_aggregate.metrics import removal_contrast
 

@@ -393,3 +393,17 @@ def test_numbers_do_not_depend_on_what_else_is_computed(name, tmp_path):
     late = evaluated(tmp_path / "late", **changes, layers=ALONE[name][1:])
     assert late.rows("class_sensitivity") == both.rows("class_sensitivity", layer=ALONE[name][1])
     assert list(late.targets().values()) == list(both.targets().values())
+
+
+def test_a_run_shows_a_warning_once(tmp_path):
+    (tmp_path / "noisy.py").write_text(
+        "import warnings\n"
+        "def noisy(maps, inputs, target, model):\n"
+        "    with warnings.catch_warnings():\n"
+        "        pass\n"
+        "    warnings.warn('look', stacklevel=1)\n"
+        "    return maps.flatten(1).sum(1)\n"
+    )
+    with pytest.warns(UserWarning, match="look") as caught:
+        evaluated(tmp_path / "results", run={"batch_size": 1}, measures=[{"measure": f"{tmp_path / 'noisy.py'}:noisy"}])
+    assert [str(w.message) for w in caught if str(w.message) == "look"] == ["look"]

@@ -5,6 +5,8 @@ import importlib.util
 import pytest
 import torch
 
+from captum_extract_aggregate import insights
+
 HAS_INSIGHTS = importlib.util.find_spec("captum.insights") is not None and importlib.util.find_spec("flask") is not None
 
 
@@ -58,3 +60,23 @@ def of_insights(model, inputs, name, extra=None, **arguments):
     baselines = [tuple(torch.zeros_like(x) for x in inputs)]
     with torch.no_grad():
         return calculation.calculate_attribution(baselines, inputs, extra, torch.tensor(2), name, arguments, model)
+
+
+class Registered:
+    """A model that is registered with Insights, and what its page asks to be calculated."""
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def config(cls, model, x):
+        from captum.insights.attr_vis import config
+
+        insights.register(model, x)
+        return config
+
+    def calculate(self, model, x, name, arguments):
+        from captum.insights.attr_vis.attribution_calculation import AttributionCalculation
+
+        calculation = AttributionCalculation([model], [str(i) for i in range(10)], [])
+        baselines = [(torch.zeros_like(x),)]
+        (found,) = calculation.calculate_attribution(baselines, (x,), None, torch.tensor(5), name, arguments, model)
+        return found

@@ -6,27 +6,11 @@ import torch
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import insights
 from captum_extract_aggregate.insights import input_maps, offered
-from tests.insights.given import Two, needs_insights, of_insights
+from tests.insights.given import Registered, Two, needs_insights, of_insights
 
 
 @needs_insights
-class TestRegistered:
-    @pytest.fixture(scope="class", autouse=True)
-    @classmethod
-    def config(cls, model, x):
-        from captum.insights.attr_vis import config
-
-        insights.register(model, x)
-        return config
-
-    def calculate(self, model, x, name, arguments):
-        from captum.insights.attr_vis.attribution_calculation import AttributionCalculation
-
-        calculation = AttributionCalculation([model], [str(i) for i in range(10)], [])
-        baselines = [(torch.zeros_like(x),)]
-        (found,) = calculation.calculate_attribution(baselines, (x,), None, torch.tensor(5), name, arguments, model)
-        return found
-
+class TestRegistered(Registered):
     @pytest.mark.parametrize("name", offered.names())
     def test_every_method_gives_what_the_page_can_draw(self, name, model, x, config):
         params = config.ATTRIBUTION_METHOD_CONFIG[name].params

@@ -11,7 +11,7 @@ import captum_extract_aggregate as cea
 from captum_extract_aggregate import insights
 from captum_extract_aggregate.cli import app
 from captum_extract_aggregate.insights import input_maps, methods, offered
-from tests.insights.given import HAS_INSIGHTS, needs_insights
+from tests.insights.given import HAS_INSIGHTS, Registered, needs_insights
 
 
 @pytest.mark.skipif(HAS_INSIGHTS, reason="Captum Insights is installed")
@@ -27,23 +27,7 @@ def test_where_there_is_no_insights_one_sentence_says_how_to_get_it():
 
 
 @needs_insights
-class TestRegistered:
-    @pytest.fixture(scope="class", autouse=True)
-    @classmethod
-    def config(cls, model, x):
-        from captum.insights.attr_vis import config
-
-        insights.register(model, x)
-        return config
-
-    def calculate(self, model, x, name, arguments):
-        from captum.insights.attr_vis.attribution_calculation import AttributionCalculation
-
-        calculation = AttributionCalculation([model], [str(i) for i in range(10)], [])
-        baselines = [(torch.zeros_like(x),)]
-        (found,) = calculation.calculate_attribution(baselines, (x,), None, torch.tensor(5), name, arguments, model)
-        return found
-
+class TestRegistered(Registered):
     def test_layers_by_name(self, model, x, config):
         shown = config.ATTRIBUTION_METHOD_CONFIG["normgrad"].params["layer"]
         assert shown.limit[:5] == ["layer1", "layer2", "layer3", "layer4", offered.INPUT]

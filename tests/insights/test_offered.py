@@ -52,6 +52,16 @@ def test_every_method_is_offered_and_captums_layer_methods_too():
     assert found[: len(METHODS)] == list(METHODS)
     assert all(offered.is_captums(name) == name.startswith("captum:") for name in found)
     assert len(set(found)) == len(found)
+    assert {name: offered.offered(name) for name in found if offered.is_captums(name)} == {
+        "captum:GuidedGradCam": {},
+        "captum:InternalInfluence": {"n_steps": 25},
+        "captum:LayerActivation": {},
+        "captum:LayerConductance": {"n_steps": 25},
+        "captum:LayerDeepLift": {},
+        "captum:LayerGradCam": {},
+        "captum:LayerGradientXActivation": {},
+        "captum:LayerIntegratedGradients": {"n_steps": 25},
+    }
 
 
 def test_words_stand_for_values():

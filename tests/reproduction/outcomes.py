@@ -3,6 +3,8 @@
 import math
 from types import SimpleNamespace
 
+from captum_extract_aggregate.reproduction import EXPERIMENTS
+
 # Every one, on both networks and more images, is run by the slow test of the main findings.
 QUICK = ("r20-table4", "r20-fig8", "r20-fig15", "k20-table1", "k20-table2", "k20-fig4", "g20-fig5", "g20-bias-removal")
 
@@ -16,9 +18,9 @@ def check_outcome(outcome):
         assert math.isnan(finding.p) or 0 <= finding.p <= 1
 
 
-def names(prefixes):
-    """The experiments of a paper that are run by default."""
-    return [name for name in QUICK if name.startswith(prefixes)]
+def names(module):
+    """The experiments of a module that are run by default."""
+    return [name for name in QUICK if EXPERIMENTS[name].run.__module__ == module.__name__]
 
 
 def with_results(results, folder, **facts):

@@ -5,12 +5,12 @@ import csv
 import pytest
 
 from captum_extract_aggregate.bias_study import bias_report
-from captum_extract_aggregate.reproduction import carry_out
+from captum_extract_aggregate.reproduction import biases, carry_out
 from captum_extract_aggregate.reproduction.biases import removal, told
 from tests.reproduction.outcomes import cells, check_outcome, names
 
 
-@pytest.mark.parametrize("name", names(("g20-bias", "g20-robustness")))
+@pytest.mark.parametrize("name", names(biases))
 def test_small_experiments_give_tables_findings_or_pictures(name, setting):
     check_outcome(carry_out(name, setting))
 

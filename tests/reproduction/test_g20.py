@@ -9,7 +9,7 @@ from tests.evaluation.hand_made import value_rows, write
 from tests.reproduction.outcomes import check_outcome, names, with_results
 
 
-@pytest.mark.parametrize("name", names("g20-fig"))
+@pytest.mark.parametrize("name", names(g20))
 def test_small_experiments_give_tables_findings_or_pictures(name, setting):
     check_outcome(carry_out(name, setting))
 

@@ -10,7 +10,7 @@ from tests.evaluation.hand_made import pointing_rows, value_rows, write
 from tests.reproduction.outcomes import cells, check_outcome, names, with_results
 
 
-@pytest.mark.parametrize("name", names("k20"))
+@pytest.mark.parametrize("name", names(k20))
 def test_small_experiments_give_tables_findings_or_pictures(name, setting):
     check_outcome(carry_out(name, setting))
 

@@ -1,39 +1,16 @@
 """R20's tables and figures: small ones run, and what is made of results by hand."""
 
 import pytest
-from scipy.stats import wilcoxon
 
 from captum_extract_aggregate.evaluation import MeasurePlan
 from captum_extract_aggregate.reproduction import carry_out, r20
-from tests.evaluation.hand_made import pointing_rows, value_rows, write
+from tests.evaluation.hand_made import pointing_rows, write
 from tests.reproduction.outcomes import cells, check_outcome, names, with_results
 
 
-@pytest.mark.parametrize("name", names("r20"))
+@pytest.mark.parametrize("name", names(r20))
 def test_small_experiments_give_tables_findings_or_pictures(name, setting):
     check_outcome(carry_out(name, setting))
-
-
-def test_over_the_stages_the_last_decides(tmp_path):
-    """A falls and B stays; the mean and spread of each stage are in the table, undefined values counted."""
-    first = {("A", "l1"): [0.9, 0.7, float("nan"), 0.8], ("B", "l1"): [0.9] * 4}
-    last = {("A", "l1"): [0.1, -0.2, 0.3, 0.15], ("B", "l1"): [0.9, 0.8, 0.7, 0.6]}
-    rows = value_rows("parameter_randomization", "000 fc", first)
-    rows += value_rows("parameter_randomization", "001 conv1", last)
-    measures = [MeasurePlan("parameter_randomization")]
-    results = write(tmp_path / "results", measures, rows, layers=("l1",))
-    setting = with_results(results, tmp_path)
-    outcome = r20.randomization_outcome(setting, results, "l1", "name", [("A", "B"), ("B", "A"), ("A", "C")])
-    table = cells(outcome.tables[0])
-    assert table["method"] == ["fc", "conv1"]
-    assert table["A"] == ["0.80 ± 0.10 (1 undefined)", "0.09 ± 0.21"]
-    down, up, unknown = outcome.findings
-    assert down.statement == "A depends more on the parameters than B (all 2 blocks random)"
-    assert down.p == up.p == wilcoxon([-0.8, -0.6, -0.4, -0.45]).pvalue  # magnitudes
-    assert "rank-biserial -1.00" in down.effect
-    assert "rank-biserial +1.00" in up.effect
-    assert unknown.holds is None
-    assert outcome.pictures == [tmp_path / "name-hand.png"]
 
 
 def test_the_pointing_game_at_every_layer(tmp_path):

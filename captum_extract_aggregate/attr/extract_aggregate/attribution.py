@@ -13,9 +13,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import describe, model_of
 from captum_extract_aggregate._engine.layout import Layout, view_axis
-from captum_extract_aggregate._engine.recording import Evidence
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.described import described

@@ -28,7 +28,7 @@ Elementwise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Window:
-    """The patch of positions that a kernel sees, one number per spatial dimension in each field.
+    """Describes the patch of positions that a kernel sees, one number per spatial dimension in each field.
 
     `spread` inserts `spread - 1` zeros between neighbours first, which turns a transposed convolution into a plain one.
     """
@@ -154,7 +154,7 @@ class Factor:
 
     @property
     def _bordered(self) -> Tensor:
-        """The entries of blocks of one, with the window's border."""
+        """Returns the entries of blocks of one, with the window's border."""
         return self._once(self.window, lambda: self._border(self.values[:, :, 0]))
 
     def _extreme(self, find: Callable[..., Tensor]) -> Tensor:
@@ -183,7 +183,7 @@ def one(like: Tensor) -> Factor:
 
 @dataclass(frozen=True)
 class Summand:
-    """What every position contributes to the gradient of a shared parameter: `p` outer `q`, block by block.
+    """Holds what every position contributes to the gradient of a shared parameter: `p` outer `q`, block by block.
 
     `shape` is the parameter's shape; `arrange` brings a `... x B x P x M x W` tensor into that shape where a plain
     reshape does not. Sums are kept for the other aggregates that need them.
@@ -209,7 +209,7 @@ class Summand:
 
     @property
     def parts(self) -> list[Summand]:
-        """Itself; or the same a few blocks at a time, where many blocks of one entry make large factors."""
+        """Returns itself; or the same a few blocks at a time, where many blocks of one entry make large factors."""
         return self._split or [self]
 
     @cached_property  # without itself in it: a cycle would keep the tensors until the garbage collector comes by

@@ -62,7 +62,7 @@ def all_channels(t: Tensor) -> Factor:
 
 @dataclass(frozen=True)
 class Pair:
-    """An activation and the gradient there, `N x K x *S`, and the factors that the virtual layers make of them.
+    """Holds an activation and the gradient there, `N x K x *S`, and the factors that the virtual layers make of them.
 
     `scale` was taken out of each example's gradient (None: nothing was). `known`: the activation as a factor, with what
     pairs of other gradients have found of it.

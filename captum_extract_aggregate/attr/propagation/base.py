@@ -21,9 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.layout import Layout
-from captum_extract_aggregate._engine.recording import Around, Evidence, Recording, record
+from captum_extract_aggregate._engine.recording import Around, Recording, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution
@@ -57,7 +58,7 @@ class PropagationAttribution(CaptureAttribution[L]):
         self.aggregate = self._aggregate if aggregate is None else check_aggregate(aggregate)
 
     def argument(self, name: str) -> Any:
-        """Returns the class's own aggregate was not named."""
+        """Returns an argument as it was given; None for the class's own aggregate, which was not named."""
         return None if name == "aggregate" and self.aggregate == self._aggregate else super().argument(name)
 
     def _interception(self, batch: int) -> Interception:

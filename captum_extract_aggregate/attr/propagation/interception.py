@@ -95,7 +95,10 @@ class _Ruled(torch.autograd.Function):
 
 
 def _no_view_of_its_kind(t: Tensor) -> Tensor:
-    """Returns a subclass makes what a function returns its own by a view, which nothing behind it could overwrite."""
+    """Returns a tensor of the same subclass that is no view.
+
+    A subclass makes what a function returns its own by a view, which nothing behind it could overwrite.
+    """
     if plain(t) is t or not t._is_view():
         return t
     own = Tensor._make_subclass(type(t), plain(t))  # type: ignore[attr-defined]
@@ -227,7 +230,7 @@ class Interception(TorchFunctionMode):
         return None
 
     def _run_unknown(self, call: Call) -> Any:
-        """Returns a function that is not known may run if it gives nothing differentiable, or an argument as it was."""
+        """Runs a function that is not known, if it gives nothing differentiable, or an argument as it was."""
         before = [(t, t._version) for t in tensors_in((call.args, call.kwargs))]
         output = call.run()
         unchanged = [t for t, version in before if t._version == version]

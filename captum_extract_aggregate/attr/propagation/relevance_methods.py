@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.base import WithDelta
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.layer_types import L
 from captum_extract_aggregate.attr.propagation.base import PropagationAttribution
+from captum_extract_aggregate.attr.with_delta import WithDelta
 
 
 class RelevanceAttribution(WithDelta[L], PropagationAttribution[L]):

@@ -46,7 +46,8 @@ def draw(results: Results, found: Sequence[Group], lines: Sequence[Summary], fol
 
 @dataclass(frozen=True)
 class _Chart:
-    """What is drawn: a measure's lines and groups, a style for each method, and which columns are combinations."""
+    """Holds what is drawn: a measure's lines and groups, a style for each method, and which columns are
+    combinations."""
 
     label: str
     interpretation: Interpretation
@@ -83,7 +84,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
-    """One legend for all panels, below them."""
+    """Draws one legend for all panels, below them."""
     found: dict[str, Any] = {}
     for ax in axes:
         for handle, label in zip(*ax.get_legend_handles_labels()):
@@ -95,7 +96,7 @@ def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
 
 
 def combined(results: Results) -> set[MethodAtLayer]:
-    """Combinations of layers, which come after a method's layers and belong to no curve."""
+    """Returns the combinations of layers, which come after a method's layers and belong to no curve."""
     found: set[MethodAtLayer] = set()
     for method in results.plan.methods:
         own = [p for p in methods_at_layers(results) if p.method == (method.label or method.method)]
@@ -129,7 +130,7 @@ def _curves(chart: _Chart) -> Figure:
 
 
 def _curve(ax: Axes, lines: Sequence[Summary], layers: Sequence[str], offset: float, chart: _Chart) -> None:
-    """One method's layers as a curve, and its combinations apart."""
+    """Draws one method's layers as a curve, and its combinations apart."""
     for apart in (False, True):
         mine = [line for line in lines if (line.place in chart.combined) == apart]
         if mine:
@@ -141,7 +142,7 @@ def _curve(ax: Axes, lines: Sequence[Summary], layers: Sequence[str], offset: fl
 
 
 def _null_lines(ax: Axes, lines: Sequence[Summary], layers: Sequence[str], name: str) -> None:
-    """The baseline: across the picture if it is one, else a dash at each layer."""
+    """Draws the baseline: across the picture if it is one, else a dash at each layer."""
     nulls = {(line.layer, line.null) for line in lines if not math.isnan(line.null)}
     style: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
     if len({null for _, null in nulls}) == 1:
@@ -251,7 +252,7 @@ def _box(ax: Axes, values: np.ndarray[Any, Any], y: int, colour: str) -> None:
 
 
 def _share_scale(row: Sequence[Axes]) -> None:
-    """One scale for the panels of a row that show something."""
+    """Gives one scale to the panels of a row that show something."""
     limits = [ax.get_xlim() for ax in row if ax.has_data()]
     if limits:
         for ax in row:

@@ -30,7 +30,7 @@ Numbers = dict[tuple[int, int], dict[MethodAtLayer, list[tuple[str, float]]]]
 
 @dataclass(frozen=True)
 class Entry:
-    """One explained class of one image.
+    """Holds one explained class of one image.
 
     Attributes:
         image, target: which. class_name: of the target.
@@ -129,7 +129,7 @@ def _number(value: float) -> str:
 
 
 def _numbers(results: Results, entries: Sequence[Entry]) -> Numbers:
-    """By image and class, then method and layer: what methods are compared by."""
+    """Returns what methods are compared by: numbers by image and class, then method and layer."""
     wanted = {(entry.image, entry.target) for entry in entries}
     known = set(methods_at_layers(results))
     found: Numbers = {pair: {} for pair in wanted}
@@ -156,7 +156,7 @@ def _image(picture: Image.Image, alt: str) -> dict[str, Any]:
 
 
 def _size(picture: Tensor) -> tuple[int, int]:
-    """Width and height of a thumbnail."""
+    """Returns the width and height of a thumbnail."""
     height, width = picture.shape[-2:]
     scale = _SIDE / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))

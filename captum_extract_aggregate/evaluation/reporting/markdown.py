@@ -237,7 +237,7 @@ def _unflipped(line: Summary | None) -> str:
 
 
 def _comparisons(compared: Sequence[ComparisonTable]) -> Iterator[str]:
-    """Best layers in full; single layers, of which there may be many, in a line each."""
+    """Writes best layers in full; single layers, of which there may be many, in a line each."""
     shown = [table for table in compared if not table.hits or table.detail != "multi"]
     for detail in dict.fromkeys(table.detail for table in shown):
         own = [table for table in shown if table.detail == detail]

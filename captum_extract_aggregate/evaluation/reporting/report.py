@@ -13,7 +13,8 @@ from captum_extract_aggregate._common.errors import InvalidValueError, make_fold
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate.evaluation.comparing import compare_groups
 from captum_extract_aggregate.evaluation.grouping import groups
-from captum_extract_aggregate.evaluation.prepare import Prepared, prepare
+from captum_extract_aggregate.evaluation.prepare import prepare
+from captum_extract_aggregate.evaluation.prepared import Prepared
 from captum_extract_aggregate.evaluation.reporting.charts import draw
 from captum_extract_aggregate.evaluation.reporting.csv_files import file_names, write_rows, write_tables
 from captum_extract_aggregate.evaluation.reporting.maps_page import Entry, write_page

@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 class Markdown(str):
-    """A cell that is Markdown already; whatever else a table holds is escaped."""
+    """Is a cell that is Markdown already; whatever else a table holds is escaped."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """A header, and rows of cells; rows may be an iterator, which is gone through once."""
+    """Holds a header, and rows of cells; rows may be an iterator, which is gone through once."""
 
     header: Sequence[str]
     rows: Iterable[Sequence[object]]
@@ -46,12 +46,12 @@ def _cell(value: object) -> str:
 
 
 def _plain_cell(value: object) -> object:
-    """Text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """Returns text, with an apostrophe in front where a spreadsheet would take it for a formula."""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def escaped(text: object, keep: str = "") -> str:
-    """Text as one line of Markdown, whatever it holds: no table cell, tag, link or emphasis comes of it.
+    """Returns text as one line of Markdown, whatever it holds: no table cell, tag, link or emphasis comes of it.
 
     Characters in `keep`, such as backticks around code, stay as they are.
     """
@@ -62,7 +62,7 @@ def escaped(text: object, keep: str = "") -> str:
 
 
 def number(value: float) -> str:
-    """Four digits; NaN is "undefined"."""
+    """Returns a number with four digits; NaN is "undefined"."""
     if math.isnan(value):
         return "undefined"
     if value == 0 or 1e-3 <= abs(value) < 1000:

@@ -15,7 +15,7 @@ from captum_extract_aggregate.evaluation.store.records import Cell, ContentRow, 
 
 @dataclass
 class Done:
-    """What the files of a folder hold, as far as going on needs to know.
+    """Knows what the files of a folder hold, as far as going on needs to know.
 
     Attributes:
         records: the newest of each file.

@@ -106,7 +106,7 @@ def _is_whole(db: sqlite3.Connection) -> bool:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[sqlite3.Connection | None]:
-    """One state of a file, whoever writes to it meanwhile; None for one to which nothing was ever added."""
+    """Shows one state of a file, whoever writes to it meanwhile; None for one to which nothing was ever added."""
     with closing(open_file(path)) as db:
         try:
             db.execute("BEGIN")

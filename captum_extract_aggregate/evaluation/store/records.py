@@ -14,7 +14,7 @@ Cell = tuple[str, str, str]  # method, layer, measure
 
 
 class ImageRow(NamedTuple):
-    """One image: its name, class (-1: none is known), and why it was skipped ("": it was not)."""
+    """Holds one image: its name, class (-1: none is known), and why it was skipped ("": it was not)."""
 
     image: int
     name: str
@@ -23,7 +23,7 @@ class ImageRow(NamedTuple):
 
 
 class TargetRow(NamedTuple):
-    """One explained class of an image.
+    """Holds one explained class of an image.
 
     `present`: the class is in the image; `difficult`: as an object (see `PointingPairs`); `classes`: how many classes
     are in the image; `role`: "best" or "worst" for its highest and its lowest scoring class, else "".
@@ -39,7 +39,7 @@ class TargetRow(NamedTuple):
 
 
 class MapRow(NamedTuple):
-    """A method's map at a layer: its size, and that of the image it belongs to (of the first image seen)."""
+    """Describes a method's map at a layer: its size, and that of the image it belongs to (of the first image seen)."""
 
     method: str
     layer: str
@@ -52,7 +52,7 @@ class MapRow(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One number; `detail` tells those of one measure apart (such as `delta_minus` and `delta_plus`)."""
+    """Holds one number; `detail` tells those of one measure apart (such as `delta_minus` and `delta_plus`)."""
 
     image: int
     target: int
@@ -64,7 +64,7 @@ class Row(NamedTuple):
 
 
 class ContentRow(NamedTuple):
-    """What an image was made of: its name, a digest of its contents, and the state of its files ("": unknown)."""
+    """Holds what an image was made of: its name, a digest of its contents, and the state of its files ("": unknown)."""
 
     image: int
     name: str
@@ -87,7 +87,7 @@ class BatchRows(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """A plan, and what it stands for on this machine.
+    """Holds a plan, and what it stands for on this machine.
 
     Attributes:
         plan: the plan. images: how many it has.
@@ -122,4 +122,4 @@ def record_of(row: Sequence[Any]) -> Record:
 
 
 class ResultsError(InvalidValueError):
-    """A results folder that cannot be used, with its cure."""
+    """Says that a folder of results cannot be used, and what to do."""

@@ -37,7 +37,7 @@ CREATE TABLE rows (image INTEGER, target INTEGER, method TEXT, layer TEXT, measu
 
 
 class Results:
-    """What an evaluation found, complete or not.
+    """Reads what an evaluation found, complete or not.
 
     Attributes:
         plan: the plan. folder: where it lies. expected: how many images the plan has.
@@ -147,7 +147,7 @@ class Results:
         return {(row.image, row.target): row for row in rows}
 
     def maps(self) -> list[MapRow]:
-        """Methods and layers in the order of the plan."""
+        """Returns methods and layers in the order of the plan."""
         query = """SELECT method, layer, position, height, width, image_height, image_width, MIN(image) FROM maps
             GROUP BY method, layer ORDER BY position"""
         return [MapRow(*row) for row in self._db.execute(query)]

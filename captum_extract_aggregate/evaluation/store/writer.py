@@ -49,7 +49,7 @@ def environment(plan: Plan) -> dict[str, Any]:
 
 
 class Writer:
-    """One process's file, to which batches are added; a second writer of the same file is refused.
+    """Writes one process's file, to which batches are added; a second writer of the same file is refused.
 
     It is open once it has a record of what is being computed: given a plan, at once, else by `begin`.
     """
@@ -75,7 +75,7 @@ class Writer:
             raise
 
     def _create(self) -> None:
-        """All of it in one transaction: a kill leaves an empty file, not half a schema."""
+        """Makes all of it in one transaction: a kill leaves an empty file, not half a schema."""
         for statement in STATEMENTS:
             self._db.execute(statement)
         self._db.execute("INSERT INTO digest VALUES ('0')")
@@ -132,7 +132,7 @@ class Writer:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing."""
+        """Commits all that is done within, or nothing."""
         try:
             self._db.execute("BEGIN IMMEDIATE")
             yield

@@ -17,7 +17,7 @@ def test_a_few_channels_at_a_time_give_the_same(signs, monkeypatch):
     x = x.clamp(min=0) if signs == "one" else x
     names = [(extract, how) for extract in VIRTUAL for how in AGGREGATES]
     whole = [aggregate(ex.Pair(x, g).summand(extract), how) for extract, how in names]
-    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", 130)  # two or three channels
+    monkeypatch.setattr("captum_extract_aggregate._common.chunks._CHUNK", 130)  # two or three channels
     assert len(ex.Pair(x, g).summand("depthwise3x3").parts) == 4
     for (extract, how), expected in zip(names, whole):
         got = aggregate(ex.Pair(x, g).summand(extract), how)
@@ -44,7 +44,7 @@ def test_real_layers_a_few_channels_at_a_time(make, piece, monkeypatch):
     net(x)
     methods = {how: cea.ExtractAggregate(net, layer, extract="layer", aggregate=how) for how in AGGREGATES}
     whole = cea.attribute_together(methods, x, 1)
-    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", piece)
+    monkeypatch.setattr("captum_extract_aggregate._common.chunks._CHUNK", piece)
     for how, map_ in cea.attribute_together(methods, x, 1).items():
         torch.testing.assert_close(map_, whole[how], rtol=1e-10, atol=1e-13)
 
@@ -52,6 +52,6 @@ def test_real_layers_a_few_channels_at_a_time(make, piece, monkeypatch):
 def test_a_factor_of_one_for_many_blocks(monkeypatch):
     g = draw_tensor(0, 1, 8, 4, 4)
     summand = Summand(Factor(g.unsqueeze(2)), ex.one(g), (8,))
-    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", 20)
+    monkeypatch.setattr("captum_extract_aggregate._common.chunks._CHUNK", 20)
     for how, expected in {"norm": g.norm(dim=1), "sum": g.sum(1), "max": g.amax(1), "max_abs": g.abs().amax(1)}.items():
         torch.testing.assert_close(aggregate(summand, how)[:, 0], expected)

@@ -251,7 +251,7 @@ def test_a_stride_may_be_a_list():
 @pytest.mark.parametrize("method", [cea.GradCAM, cea.GradCAMPos, cea.GradMid, cea.GradCAMPlusPlus])
 def test_positive_aggregation_a_few_channels_at_a_time(method, small_net, images, monkeypatch):
     whole = method(small_net, "conv2").attribute(images, 1)
-    monkeypatch.setattr("captum_extract_aggregate._common.chunks._PIECE", 100)
+    monkeypatch.setattr("captum_extract_aggregate._common.chunks._CHUNK", 100)
     torch.testing.assert_close(method(small_net, "conv2").attribute(images, 1), whole)
 
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import captum_extract_aggregate as cea
@@ -15,11 +14,8 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
     Gamma,
     WSquare,
     ZBox,
-    part_shares,
-    parts_of_sums,
 )
-from captum_extract_aggregate.attr.propagation.relevance_steps import finite
-from tests.attr.propagation.cases import TARGET, Variant, network, pictures
+from tests.attr.propagation.cases import TARGET, network, pictures
 from tests.conftest import SmallNet, relative_error
 
 
@@ -61,31 +57,6 @@ def test_composite_names_win_over_types_and_inner_over_outer():
     mixed = with_rules({nn.Conv2d: Gamma(0.3), "features.0": Flat()})
     assert torch.equal(mixed, with_rules({"features": Gamma(0.3), "features.0": Flat(), nn.Conv2d: WSquare()}))
     assert not torch.equal(mixed, everywhere)
-
-
-@pytest.mark.parametrize("gamma", [0, 0.25, float("inf")])
-def test_operations_on_nothing(gamma):
-    """An empty slice of the channels, as pruned networks have them."""
-
-    def split(net, y):
-        none = y[:, y.shape[1] :]
-        return torch.cat([y, none + none, F.linear(none, torch.eye(y.shape[-1]))], 1)
-
-    net, x = Variant(split).eval(), torch.randn(1, 3, 6, 6)
-    plain = Variant(lambda net, y: y).eval()
-    plain.load_state_dict(net.state_dict())
-    got, expected = (cea.LRP(each, gamma=gamma).attribute(x, target=1) for each in (net, plain))
-    torch.testing.assert_close(got, expected)
-
-
-def test_infinite_addends_take_nothing():
-    """Padding with minus infinity, in front of a maximum say."""
-    addends = [torch.tensor([1.0, 2, 0, -1]), torch.tensor([-torch.inf, 1, 0, -3])]
-    spread = part_shares([finite(t) for t in addends], [None, None], parts_of_sums("positive", "spread"))
-    assert torch.allclose(spread[0], torch.tensor([1, 2 / 3, 0.5, 0.25]))
-    assert torch.allclose(spread[1], torch.tensor([0, 1 / 3, 0.5, 0.75]))
-    signed = part_shares([finite(t) for t in addends], [None, None], parts_of_sums("signed", "drop"))
-    assert torch.allclose(signed[0], torch.tensor([0, 2 / 3, 0, 0.25]))
 
 
 NUMBERS = {

@@ -9,20 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import captum_extract_aggregate as cea
-from tests.attr.propagation.cases import TARGET, Variant, made, network, pictures
+from tests.attr.propagation.cases import TARGET, made, network, pictures
 from tests.conftest import relative_error
-
-
-def test_rectgrad_where_the_batch_is_not_first():
-    def swapped(net, y):
-        return y.transpose(0, 1).relu().transpose(0, 1)
-
-    net = Variant(swapped).eval()
-    x = torch.randn(2, 3, 6, 6)
-    with pytest.raises(ValueError, match="not the batch of 2"):
-        cea.RectGrad(net).attribute(x, target=1)
-    single = nn.Sequential(nn.Flatten(), nn.Linear(108, 1), nn.Flatten(0), nn.ReLU())
-    assert cea.RectGrad(single).attribute(x).shape == x.shape
 
 
 class Spectral(nn.Module):

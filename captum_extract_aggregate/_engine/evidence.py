@@ -1,0 +1,88 @@
+"""What one forward and one backward showed, and what several methods make of it together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from torch import Tensor, nn
+
+from captum_extract_aggregate._engine.parts import Dims
+from captum_extract_aggregate._engine.surroundings import Facts, Surroundings, image_size
+from captum_extract_aggregate._engine.taps import (
+    Place,
+)
+
+Tensors = tuple[Tensor, ...]
+
+
+Found = TypeVar("Found")
+
+
+class Look(NamedTuple):
+    """Holds of what the dimensions at each place are made, and which parameters are used, as one more forward shows."""
+
+    dims: dict[Place, list[Dims | None]]
+    parameters: set[int]
+
+
+class Cache:
+    """Keeps what is computed once for all who ask, by key; where one alone asks, nothing is kept."""
+
+    def __init__(self, keeps: bool = False) -> None:
+        self._keeps = keeps
+        self._found: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+        """Returns `compute()`, or what it gave before."""
+        if key in self._found:
+            return self._found[key]  # type: ignore[no-any-return]
+        found = compute()
+        if self._keeps:
+            self._found[key] = found
+        return found
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Holds what one forward and one target's backward showed: per place, the detached activations and gradients.
+
+    `order` tells when in the forward each tensor was met (-1: the network's input), `tame` whether a gradient was seen
+    to be neither tiny nor huge for any example. `pairs` (activations and gradients, channels first) and `scaled` (the
+    same, scaled) are what several methods make of it, `channels` what several targets make of the activations. `look`
+    runs the forward once more, to see of what the dimensions at each place are made (the first time it is called),
+    `facts` are of the models.
+    """
+
+    scores: Tensor
+    activations: dict[Place, Tensors]
+    gradients: dict[Place, Tensors]
+    order: dict[Place, tuple[int, ...]]
+    inputs: Tensors
+    models: tuple[nn.Module, ...]
+    tame: dict[Place, tuple[bool, ...]] = field(default_factory=dict)
+    pairs: Cache = field(default_factory=Cache)
+    scaled: Cache = field(default_factory=Cache)
+    channels: Cache = field(default_factory=Cache)
+    look: Callable[[], Look] | None = None
+    facts: Facts | None = None
+
+    def uses(self, layer: nn.Module) -> bool:
+        """Tells whether the forward used a parameter of the layer, be it without calling the layer."""
+        used = set() if self.look is None else self.look().parameters
+        return any(id(p) in used for p in layer.parameters(recurse=False))
+
+    def surroundings(self, place: Place) -> Surroundings:
+        """Returns what is known about a place, for telling its layout."""
+        look = None if self.look is None else functools.partial(_seen_at, place, self.look)
+        image = image_size(self.inputs)
+        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=self.facts)
+
+
+def _seen_at(place: Place, look: Callable[[], Look]) -> list[Dims | None]:
+    return look().dims.get(place, [])

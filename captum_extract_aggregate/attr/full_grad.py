@@ -1,0 +1,216 @@
+"""FullGrad: one map of the input's size, made of the input's term and every layer's bias."""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
+from captum_extract_aggregate._common.tensors import at_least_float32, low_and_spread, upsample
+from captum_extract_aggregate._engine.evidence import Evidence
+from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
+from captum_extract_aggregate._engine.layers import describe
+from captum_extract_aggregate._engine.layout import Layout, to_channels_first
+from captum_extract_aggregate._engine.taps import Place
+from captum_extract_aggregate._engine.targets import Target
+from captum_extract_aggregate.attr.biases import bias_layers, biased, check_bias, fused_norms
+from captum_extract_aggregate.attr.convergence import completeness_delta, the_model, with_biases
+from captum_extract_aggregate.attr.described import described
+from captum_extract_aggregate.attr.entry import named_arguments
+from captum_extract_aggregate.attr.layer_types import Layers, OneLayer
+from captum_extract_aggregate.attr.one_pass import Maps, Plan, finished, places_of
+from captum_extract_aggregate.attr.with_delta import WithDelta
+
+_LOOKED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # layers that did not run, of which it is known why
+
+
+_EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
+
+
+Rescale = Literal["channel_joint", "layer_map"]
+
+
+_RESCALE = get_args(Rescale)
+
+
+@described("`N x 1 x H x W` with the input's positions, non-negative, without unit", layers=False)
+class FullGrad(WithDelta[nn.Module]):
+    r"""FullGrad: :math:`\psi(x \odot \nabla_x f) + \sum_l \sum_k \psi(b^l \odot \partial f / \partial z^l)_k`.
+
+    One map of the input's size, `N x 1 x H x W`, non-negative, without unit. :math:`\psi` takes magnitudes, scales
+    each layer's to [0, 1] per example over channels and positions jointly, and upsamples; channels are then summed.
+    The biases of all layers with positions enter; those of linear layers without positions enter only the convergence
+    delta (input and all biases against the score).
+
+    Args:
+        forward_func, device_ids, layout: as for `ExtractAggregate`.
+        layer: the layers whose biases enter the map; None: all that add one (`bias_layers`).
+        rescale: `"channel_joint"` as published; `"layer_map"` sums over the channels first, so that each layer counts
+            once, whatever its number of channels.
+        include_input: with the input's own term.
+        align_corners: of the bilinear upsampling; True as in the authors' code.
+        size: of the input's positions, where its shape does not tell it (see `AggregatedActivity`).
+
+    Raises:
+        TypeError, ValueError: as `ExtractAggregate`, and for another `rescale`.
+
+    Example:
+        >>> import captum_extract_aggregate as cea
+        >>> model = cea.load_scene_model("resnet")
+        >>> image, target = cea.DigitScenes(n=1)[0]
+        >>> cea.FullGrad(model).attribute(image[None], target=7).shape
+        torch.Size([1, 1, 96, 96])
+
+    Source: Srinivas and Fleuret, NeurIPS 2019, section 4; `"layer_map"`: Grabska-Barwinska 2020.
+    """
+
+    uses_parameters = True
+
+    joins_layers = True
+
+    @named_arguments
+    def __init__(
+        self,
+        forward_func: Callable[..., Any],
+        layer: OneLayer | Layers = None,
+        device_ids: list[int] | None = None,
+        *,
+        rescale: Rescale = "channel_joint",
+        include_input: bool = True,
+        align_corners: bool = True,
+        layout: Layout = "auto",
+        size: Size | None = None,
+    ) -> None:
+        self._only_seen = layer is None
+        self._fused: list[str] = []
+        if layer is None:
+            layer = list(bias_layers(the_model(forward_func)).values())
+            self._fused = fused_norms(the_model(forward_func))
+            if not layer:
+                raise InvalidValueError(
+                    "the model adds no bias anywhere; expected layers with biases, or another method"
+                )
+        given: Any = layer
+        super().__init__(forward_func, given, device_ids, layout=layout)
+        if not isinstance(rescale, str) or rescale not in _RESCALE:
+            raise InvalidValueError(unknown_name("rescale", rescale, _RESCALE))
+        self.rescale, self.include_input, self.align_corners = rescale, include_input, align_corners
+        self.size = check_size(size)
+        self.plan(to_input=False)  # a layer without a bias is refused here, not only at the first map
+
+    def argument(self, name: str) -> Any:
+        """Returns an argument as it was given: None where all layers that add a bias were taken."""
+        return None if name == "layer" and self._only_seen else super().argument(name)
+
+    def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+        check_bias(layer, to_input)
+        return (Place(layer, value=False, optional=self._only_seen),)
+
+    def plan(self, to_input: bool) -> Plan:
+        """Returns the input's place, if its term counts, and those of the layers."""
+        return [(Place(None, "input"),)] * self.include_input + [*super().plan(to_input)]
+
+    def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
+        biases = [place for place in places_of(plan) if place.layer is not None]
+        left_out: list[str] = []
+        by_size: dict[tuple[int, ...], Tensor] = {}
+
+        def add(term: Tensor) -> None:
+            map_ = self._rescaled(term)
+            own = tuple(map_.shape[2:])
+            by_size[own] = by_size[own] + map_ if own in by_size else map_
+
+        for place in biases:
+            for term in self._terms(place, evidence, left_out):
+                add(term)
+        positions = find_positions(evidence.inputs, list(by_size), size=self.size, models=evidence.models)
+        if self.include_input:
+            for term in self._input_terms(positions, evidence):
+                add(term)
+        total = torch.zeros(evidence.inputs[0].shape[0], 1, *positions.size, device=evidence.inputs[0].device)
+        for map_ in by_size.values():  # upsampling is linear: once for all layers of one size
+            total = total + upsample(map_, positions.size, self.align_corners)
+        left_out += self._fused
+        self._warn_where_uncalled(biases, evidence)
+        if left_out:
+            warnings.warn(
+                f"FullGrad's map lacks the biases of {len(left_out)} layers whose positions are not the picture's, or "
+                f"that are fused with what follows them: {', '.join(left_out[:5])}, ...",
+                stacklevel=2,
+            )
+        return finished(total, evidence)
+
+    def _warn_where_uncalled(self, places: list[Place], evidence: Evidence) -> None:
+        """Warns, once for a layer, of a bias that the model uses without calling its layer, where nobody can meet it.
+
+        What of a network did not run, an auxiliary head say, adds nothing, and is looked at once.
+        """
+        idle = [place.layer for place in places if not evidence.activations.get(place)]
+        unknown = [layer for layer in idle if layer is not None and layer not in _LOOKED]
+        _LOOKED.update(unknown)
+        used = [describe(layer, evidence.models) for layer in unknown if evidence.uses(layer)]
+        if used:
+            warnings.warn(
+                f"FullGrad's map lacks the biases of {len(used)} layer(s) whose parameters the model uses without "
+                f"calling them, as nn.MultiheadAttention does with its out_proj: {', '.join(used[:5])}",
+                stacklevel=2,
+            )
+
+    def _input_terms(self, positions: Positions, evidence: Evidence) -> list[Tensor]:
+        """Returns what each input with such positions contributes, channel by channel, `N x K x *S`."""
+        place = Place(None, "input")
+        pairs = list(zip(evidence.activations[place], evidence.gradients[place]))
+        if not positions.arrange and self.layout != "auto":  # nothing else says where the channels are
+            around = evidence.surroundings(place)
+            arranged = [to_channels_first(x, self.layout, around)(x * g) for x, g in pairs if x.ndim > 2]
+        else:
+            arranged = [positions.arranged(pairs[i][0] * pairs[i][1], i) for i in positions.arrange or (0,)]
+        return [at_least_float32(term) for term in arranged]
+
+    def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
+        """Returns what a layer's bias contributes to each channel, `N x K x *S`; nothing where there are no positions.
+
+        In memory of its own, but for what a layout function makes of it.
+        """
+        assert place.layer is not None
+        terms = []
+        likes = evidence.activations.get(place, ())  # none where the layer never ran
+        around = evidence.surroundings(place)
+        for i, (x, g) in enumerate(zip(likes, evidence.gradients.get(place, ()))):
+            if x.ndim < 3:
+                continue
+            term = biased(place.layer, g)
+            try:
+                arrange = to_channels_first(x, self.layout, around._replace(number=i))
+                terms.append(at_least_float32(arrange(term)))
+            except ValueError:
+                if not place.optional:
+                    raise
+                left_out.append(around.name)
+        return terms
+
+    def _rescaled(self, contribution: Tensor) -> Tensor:
+        """Applies psi but for the upsampling, which is linear, so that the channels can be summed before it."""
+        if self.rescale == "layer_map":
+            contribution = contribution.sum(1, keepdim=True)
+        magnitude = contribution.abs() if callable(self.layout) else contribution.abs_()
+        low, spread = low_and_spread(magnitude)
+        return magnitude.sub_(low).sum(1, keepdim=True).div_(spread + _EPS)
+
+    @named_arguments
+    def compute_convergence_delta(  # type: ignore[override]
+        self, inputs: Tensor | tuple[Tensor, ...], target: Target = None, additional_forward_args: Any = None
+    ) -> Tensor:
+        """Returns input times gradient plus all biases of the network, minus the score: `N`, 0 where they are all."""
+        place = Place(None, "input")
+        evidence = with_biases(self.forward_func, inputs, target, additional_forward_args, [place], self.device_ids)
+        return completeness_delta(place, evidence)
+
+    @classmethod
+    def get_name(cls) -> str:
+        return "FullGrad"
