@@ -10,7 +10,6 @@ from captum_extract_aggregate.attr.propagation.composites import (
     EpsilonGammaBox,
     EpsilonPlus,
     EpsilonPlusFlat,
-    ExcitationBackprop,
 )
 from captum_extract_aggregate.attr.propagation.lrp_rules import (
     AlphaBeta,
@@ -33,7 +32,6 @@ __all__ = [
     "EpsilonGammaBox",
     "EpsilonPlus",
     "EpsilonPlusFlat",
-    "ExcitationBackprop",
     "Flat",
     "Gamma",
     "Identity",

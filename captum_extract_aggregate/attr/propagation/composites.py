@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.layers import model_of
-from captum_extract_aggregate.attr.propagation.lrp_rules import AlphaBeta, Epsilon, Flat, Gamma, LinearRule, ZBox, ZPlus
+from captum_extract_aggregate.attr.propagation.lrp_rules import AlphaBeta, Epsilon, Flat, Gamma, LinearRule, ZBox
 
 _CONVOLUTIONS: tuple[type[nn.Module], ...] = (
     nn.Conv1d,
@@ -109,14 +109,3 @@ class EpsilonGammaBox(Composite):
 
     def first(self) -> LinearRule | None:
         return ZBox(self.low, self.high, self.stabilizer)
-
-
-@dataclass(frozen=True)
-class ExcitationBackprop(Composite):
-    """The z+ rule without biases for convolutions and linear layers."""
-
-    def convolution(self) -> LinearRule:
-        return ZPlus()
-
-    def linear(self) -> LinearRule:
-        return ZPlus()

@@ -20,15 +20,11 @@ from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
 from captum_extract_aggregate.attr.layer_types import L, OneLayer
 from captum_extract_aggregate.attr.propagation.interception import Interception
-from captum_extract_aggregate.attr.propagation.lrp_rules import (
-    Lost,
-    Sums,
-    ZPlus,
-    parts_of_sums,
-)
+from captum_extract_aggregate.attr.propagation.lrp_rules import Lost, ZPlus
 from captum_extract_aggregate.attr.propagation.relevance_interception import RelevanceInterception
 from captum_extract_aggregate.attr.propagation.relevance_methods import RelevanceAttribution
 from captum_extract_aggregate.attr.propagation.relevance_steps import LinearStep
+from captum_extract_aggregate.attr.propagation.shares import Sums, parts_of_sums
 
 Clamp = Literal["map", "contrast"]
 

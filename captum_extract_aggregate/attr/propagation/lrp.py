@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
-from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.operations import Rule
 from captum_extract_aggregate._engine.targets import Target
@@ -20,20 +19,13 @@ from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateN
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
 from captum_extract_aggregate.attr.propagation.composites import Composite
 from captum_extract_aggregate.attr.propagation.interception import Interception
-from captum_extract_aggregate.attr.propagation.lrp_rules import (
-    Epsilon,
-    Gamma,
-    LinearRule,
-    Lost,
-    Sums,
-    ZPlus,
-    check_number,
-    parts_of_sums,
-)
+from captum_extract_aggregate.attr.propagation.keyed_rules import KeyedRules
+from captum_extract_aggregate.attr.propagation.lrp_rules import Epsilon, Gamma, LinearRule, Lost, ZPlus, check_number
 from captum_extract_aggregate.attr.propagation.own_operations import OwnOperations
 from captum_extract_aggregate.attr.propagation.relevance_interception import RelevanceInterception
 from captum_extract_aggregate.attr.propagation.relevance_methods import RelevanceAttribution
-from captum_extract_aggregate.attr.propagation.rule_keys import check_rule, not_a_mapping
+from captum_extract_aggregate.attr.propagation.rule_keys import check_rule, found_key, not_a_mapping
+from captum_extract_aggregate.attr.propagation.shares import Sums, parts_of_sums
 
 Attention = Literal["attnlrp", "cp"]
 Rules = Mapping[Any, "LinearRule | str | Rule"]
@@ -79,14 +71,20 @@ class LRP(RelevanceAttribution[L]):
     Args:
         model, layer, device_ids, aggregate, layout, call: as for `GuidedBackprop`.
         gamma: from 0 to `math.inf`; values around 0.25 favour positive contributions and calm deep networks.
-        epsilon: moves denominators away from 0.
-        rules: other rules for some layers, a composite: a mapping from layer types, dotted names or modules to rules of
-            `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`). A
-            rule holds for all linear operations inside the layer; names win over types, inner layers over outer ones.
-            For non-linear operations `"relu"`, `"identity"`, `"gradient"` or a callable, as for `register_operation`
-            but of this object alone: by the function (`{torch.sigmoid: "gradient"}`, however it is spelled where it is
-            called), or by a layer that calls some (`{nn.SiLU: "gradient"}`).
-            Or a composite: `EpsilonPlus()`, `EpsilonPlusFlat()`, `EpsilonAlpha2Beta1()`, `EpsilonGammaBox(...)`, ...
+        epsilon: moves the denominators of convolutions, linear layers and products with a constant matrix away from 0:
+            with a large one, LRP-:math:`\epsilon`, they keep part of the relevance for themselves.
+        stabilizer: the same for all others: sums, averages, normalisations, and products of two activations. LRP-
+            :math:`\epsilon` damps weighted layers alone; `stabilizer=epsilon` damps all.
+        rules: other rules for some layers: a mapping from layer types, dotted names or modules to rules of
+            `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`,
+            `Identity`), or a composite (`EpsilonPlus()`, `EpsilonPlusFlat()`, `EpsilonAlpha2Beta1()`,
+            `EpsilonGammaBox(...)`, ...). A rule holds for all convolutions, linear layers and matrix products inside
+            the layer; names win over types, inner layers over outer ones. For sums and averages the key is their
+            function (`{torch.add: ZPlus()}`, however it is spelled where it is called), a pair of a layer and the
+            function (`{("layer1.0", torch.add): ZPlus()}`), or a layer that does nothing else (`{nn.AvgPool2d:
+            Flat()}`). For non-linear operations the value is `"relu"`, `"identity"`, `"gradient"` or a callable, as for
+            `register_operation` but of this object alone, and the key their function (`{torch.sigmoid: "gradient"}`), a
+            pair, or a layer that calls some (`{nn.SiLU: "gradient"}`).
         attention: `"attnlrp"` or `"cp"`.
         sums, lost: with `gamma=math.inf`, as for `ExcitationBackprop`.
 
@@ -121,6 +119,7 @@ class LRP(RelevanceAttribution[L]):
         *,
         gamma: float = 0.0,
         epsilon: float = 1e-9,
+        stabilizer: float = 1e-9,
         rules: Rules | Composite | None = None,
         sums: Sums = "signed",
         lost: Lost = "drop",
@@ -132,6 +131,7 @@ class LRP(RelevanceAttribution[L]):
         super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
         check_number("gamma", gamma, may_be_infinite=True)
         check_number("epsilon", epsilon)
+        check_number("stabilizer", stabilizer)
         parts_of_sums(sums, lost)
         if (sums, lost) != ("signed", "drop") and not math.isinf(gamma):
             raise InvalidValueError(
@@ -141,14 +141,14 @@ class LRP(RelevanceAttribution[L]):
         if attention not in get_args(Attention):
             raise InvalidValueError(unknown_name("attention", attention, get_args(Attention)))
         self.attention = attention
-        self.gamma, self.epsilon, self.sums, self.lost = gamma, epsilon, sums, lost
+        self.gamma, self.epsilon, self.stabilizer, self.sums, self.lost = gamma, epsilon, stabilizer, sums, lost
         self._composite = rules if isinstance(rules, Composite) else None
         if isinstance(rules, Composite):
             rules = rules.rules(model)
         self.rules = dict(rules or {}) if rules is None or isinstance(rules, Mapping) else not_a_mapping(rules)
         for key, rule in self.rules.items():
             check_rule(key, rule)
-        self._named_rules()
+        self._found_rules()
 
     @property
     def multiplies_by_inputs(self) -> bool:
@@ -229,12 +229,9 @@ class LRP(RelevanceAttribution[L]):
     def _seed(self, scores: Tensor) -> Tensor:
         return scores
 
-    def _named_rules(self) -> dict[Any, LinearRule | str | Rule]:
+    def _found_rules(self) -> dict[Any, LinearRule | str | Rule]:
         """Returns the rules by function, module or type; names are looked up in the model."""
-        return {
-            find_layer(key, self.forward_func) if isinstance(key, (str, nn.Module)) else key: rule
-            for key, rule in self.rules.items()
-        }
+        return {found_key(key, self.forward_func): rule for key, rule in self.rules.items()}
 
     def _interception(self, batch: int) -> Interception:
         rule: LinearRule = Epsilon(self.epsilon)
@@ -242,12 +239,18 @@ class LRP(RelevanceAttribution[L]):
             rule = ZPlus(self.lost)
         elif self.gamma:
             rule = Gamma(self.gamma, self.epsilon)
-        rules = self._named_rules()
+        rules = self._found_rules()
         linear = {key: own for key, own in rules.items() if isinstance(own, LinearRule)}
         others = {key: own for key, own in rules.items() if not isinstance(own, LinearRule)}
-        operations = OwnOperations(others) if others else None
         return RelevanceInterception(
-            "LRP", rule, linear, None, self.sums, self.lost, operations, attention=self.attention
+            "LRP",
+            rule,
+            linear_rules=KeyedRules(linear) if linear else None,
+            sums=self.sums,
+            lost=self.lost,
+            operations=OwnOperations(others) if others else None,
+            attention=self.attention,
+            stabilizer=self.stabilizer,
         )
 
     @classmethod

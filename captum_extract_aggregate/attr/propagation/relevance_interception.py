@@ -13,7 +13,7 @@ they take their share, which is lost, and in the second they play no part.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,14 +32,8 @@ from captum_extract_aggregate.attr.propagation.interception import (
     check_maximum,
     uses_batch_statistics,
 )
-from captum_extract_aggregate.attr.propagation.lrp_rules import (
-    LinearRule,
-    gamma_average,
-    gamma_shares,
-    part_average,
-    part_shares,
-    parts_of_sums,
-)
+from captum_extract_aggregate.attr.propagation.keyed_rules import KeyedRules, innermost
+from captum_extract_aggregate.attr.propagation.lrp_rules import LinearRule
 from captum_extract_aggregate.attr.propagation.normalization import batch_norm_constants, batch_norm_gain, linear_part
 from captum_extract_aggregate.attr.propagation.opened import OPENED
 from captum_extract_aggregate.attr.propagation.own_operations import OwnOperations
@@ -64,9 +58,15 @@ from captum_extract_aggregate.attr.propagation.relevance_steps import (
     matrix_product,
     weighted,
 )
-
-NamedRules = Mapping[nn.Module | type[nn.Module], LinearRule]
-
+from captum_extract_aggregate.attr.propagation.shares import (
+    gamma_average,
+    gamma_shares,
+    part_average,
+    part_shares,
+    parts_of_sums,
+    rule_average,
+    rule_shares,
+)
 
 _UNRULED = " (a gate, a softmax or attention; explain a logit, not a probability)"
 # Functions that return several tensors, or hide what they do.
@@ -107,24 +107,23 @@ class RelevanceInterception(Interception):
         self,
         method: str,
         rule: LinearRule,
-        named_rules: NamedRules | None = None,
+        linear_rules: KeyedRules[LinearRule] | None = None,
         watch: nn.Module | None = None,
         sums: str = "signed",
         lost: str = "drop",
         operations: OwnOperations | None = None,
         attention: str | None = None,
+        stabilizer: float = 0.0,
     ) -> None:
         super().__init__(method, watch)
         self.rule = rule
-        self.operations = operations
-        self.named_rules = named_rules or {}
+        self.operations, self.linear_rules = operations, linear_rules
         self.parts = parts_of_sums(sums, lost)
         # Of the shares in sums and averages where biases take theirs too.
-        self.gamma, self.epsilon = float(getattr(rule, "gamma", 0.0)), float(getattr(rule, "epsilon", 0.0))
+        self.gamma, self.stabilizer = float(getattr(rule, "gamma", 0.0)), stabilizer
         self.attention = attention
         self.gates = Gates(held=attention == "cp")
         self.varying = Varying()
-        self._claimed: set[nn.Module] = set()
         self._made_by: Any = WeakIdKeyDictionary()  # outputs of linear steps, with their version
         self._joined: list[BatchNormStep] = []
 
@@ -202,13 +201,13 @@ class RelevanceInterception(Interception):
             return self._product(call, variables)
         if len(variables) != 1 or len(call.args) != 3:
             raise self.unknown(call, f" of {len(call.args) - 1} tensors")
-        return LinearStep(call, variables, matrix_product(call, variables[0]), self._rule())
+        return LinearStep(call, variables, matrix_product(call, variables[0]), self._rule(call))
 
     def _product(self, call: Call, variables: Tensors) -> Step:
         if self.attention is None:
             raise self.unknown(call, " of two tensors that depend on the input (attention)")
         signal = self.gates.signal(variables, least=ACTIVATED) if self.attention == "cp" else None
-        return ProductStep(call, variables, signal, self.epsilon)
+        return ProductStep(call, variables, signal, self.stabilizer)
 
     def _unchanged(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1:  # rectifiers, activations, dropout, scaling by a constant
@@ -240,17 +239,16 @@ class RelevanceInterception(Interception):
         for norm in self._joined:
             if readers.get(norm.linear, 0) > 1:
                 norm.part()
-        for unused in self.operations.unused if self.operations is not None else ():
+        for unused, name in self.operations.unused if self.operations is not None else ():
             raise InvalidValueError(
-                f"rules holds a rule for a {type(unused).__name__} that no non-linear operation follows; expected a "
-                "layer that calls some (or a function as the key)"
+                f"rules holds a rule for a {type(unused).__name__} that no {name or 'non-linear operation'} follows; "
+                "expected a layer that calls some (or a function as the key)"
             )
-        for module in self.named_rules:
-            if isinstance(module, nn.Module) and module not in self._claimed:
-                raise InvalidValueError(
-                    f"rules holds a rule for a {type(module).__name__} in which no convolution, linear layer or matrix "
-                    "product ran; expected layers that hold some"
-                )
+        for unused, name in self.linear_rules.unused if self.linear_rules is not None else ():
+            raise InvalidValueError(
+                f"rules holds a rule for a {type(unused).__name__} in which no "
+                f"{name or 'convolution, linear layer or matrix product'} ran; expected layers that hold some"
+            )
 
     def _linear(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1:
@@ -263,29 +261,32 @@ class RelevanceInterception(Interception):
             linear = weighted(call)
         else:
             raise self.unknown(call, " whose weights depend on the input")
-        return LinearStep(call, variables, linear, self._rule(), self.varying.of(variables[0]))
+        return LinearStep(call, variables, linear, self._rule(call), self.varying.of(variables[0]))
 
-    def _rule(self) -> LinearRule:
-        """Returns names before types, and inner modules before outer ones."""
-        if not self.named_rules:
+    def _rule(self, call: Call) -> LinearRule:
+        """Returns the rule of a weighted operation: one by its function or its layer, else the rule of all."""
+        if self.linear_rules is None:
             return self.rule
-        modules = self.running_modules()
-        for module in modules:
-            if module in self.named_rules:
-                self._claimed.add(module)
-                return self.named_rules[module]
-        for module in modules:
-            for kind, rule in self.named_rules.items():
-                if isinstance(kind, type) and isinstance(module, kind):
-                    return rule
-        return self.rule
+        own = self.linear_rules.of_function(call.function, self.running_modules)
+        own = self.linear_rules.of_layer(self.running_modules) if own is None else own
+        return self.rule if own is None else own
+
+    def _rule_without_weights(self, call: Call) -> LinearRule | None:
+        """Returns a user's rule for a sum or an average: by its function, or by a layer that is nothing else."""
+        if self.linear_rules is None:
+            return None
+        own = self.linear_rules.of_function(call.function, self.running_modules)
+        return self.linear_rules.of_layer(innermost(self.running_modules)) if own is None else own
 
     def _sum(self, call: Call, variables: Tensors) -> Step:
-        if self.rule.shares_bias:
-            gamma, epsilon = self.gamma, self.epsilon
-            return SharesStep(call, variables, lambda addends, _: gamma_shares(addends, gamma, epsilon), self.varying)
-        if len(variables) == 1:
+        own = self._rule_without_weights(call)
+        if len(variables) == 1 and not (self.rule if own is None else own).shares_bias:
             return Pass(call, variables)
+        if own is not None:
+            return SharesStep(call, variables, functools.partial(rule_shares, rule=own), self.varying)
+        if self.rule.shares_bias:
+            gamma, epsilon = self.gamma, self.stabilizer
+            return SharesStep(call, variables, lambda addends, _: gamma_shares(addends, gamma, epsilon), self.varying)
         return SharesStep(call, variables, functools.partial(part_shares, parts=self.parts), self.varying)
 
     def _winner(self, call: Call, variables: Tensors) -> Step | None:
@@ -295,17 +296,20 @@ class RelevanceInterception(Interception):
         return WinnerStep(call, variables, masks)
 
     def _average(self, call: Call, variables: Tensors) -> Step | None:
-        if call.argument(3, "mode") == "bicubic":
+        own = self._rule_without_weights(call)
+        if call.argument(3, "mode") == "bicubic" and (own is not None or not self.rule.shares_bias):
             raise self.unknown(call, " with mode='bicubic', whose weights are of both signs")
         size = call.argument(1, "output_size")
         if "adaptive" in call.name and _same_size(size, variables[0]):
             return None  # it returns its very input
-        if self.rule.shares_bias:
-            average: Average = functools.partial(gamma_average, gamma=self.gamma, epsilon=self.epsilon)
-            return AverageStep(call, variables, average, None)
-        return AverageStep(
-            call, variables, functools.partial(part_average, parts=self.parts), self.varying.of(variables[0])
-        )
+        average: Average = functools.partial(part_average, parts=self.parts)
+        if own is not None:
+            average = functools.partial(rule_average, rule=own)
+        elif self.rule.shares_bias:
+            gamma = 0.0 if call.argument(3, "mode") == "bicubic" else self.gamma  # whose weights are of both signs
+            average = functools.partial(gamma_average, gamma=gamma, epsilon=self.stabilizer)
+        shares_bias = (self.rule if own is None else own).shares_bias
+        return AverageStep(call, variables, average, None if shares_bias else self.varying.of(variables[0]))
 
     def _normalization(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1 or call.argument(0, "input") is not variables[0]:
@@ -317,7 +321,7 @@ class RelevanceInterception(Interception):
         if call.name == "batch_norm":
             return self._batch_norm(call, variables)
         linear = linear_part(call) if self.rule.shares_bias else None
-        return Pass(call, variables) if linear is None else NormStep(call, variables, linear, self.epsilon)
+        return Pass(call, variables) if linear is None else NormStep(call, variables, linear, self.stabilizer)
 
     def _batch_norm(self, call: Call, variables: Tensors) -> Step:
         if uses_batch_statistics(call):
@@ -326,14 +330,14 @@ class RelevanceInterception(Interception):
         step, version = self._made_by.get(x, (None, None))
         if step is None or version != x._version:
             return (
-                AffineStep(call, variables, batch_norm_gain, self.epsilon)
+                AffineStep(call, variables, batch_norm_gain, self.stabilizer)
                 if self.rule.shares_bias
                 else Pass(call, variables)
             )
         if step.rule.shares_bias:
             if step.norm is not None or step.name in PRODUCTS or (step.name == "linear" and x.ndim > 2):
                 raise self.unknown(call, " behind an operation that it cannot be joined with")
-            joined = BatchNormStep(call, variables, batch_norm_constants(call), step, self.epsilon)
+            joined = BatchNormStep(call, variables, batch_norm_constants(call), step, self.stabilizer)
             self._joined.append(joined)
             return joined
         return Pass(call, variables)

@@ -56,7 +56,7 @@ def test_against_zennit(net_name):
             _, expected = attributor(x, seed)
         own_box = {"low": LOW, "high": HIGH} if box else {}
         ours = getattr(rules, name)(epsilon=1e-6, stabilizer=1e-30, **own_box)
-        got = cea.LRP(net, epsilon=1e-30, rules=ours).attribute(x, target=TARGET)
+        got = cea.LRP(net, stabilizer=1e-30, rules=ours).attribute(x, target=TARGET)
         assert relative_error(got, expected) < 1e-6, name
 
 

@@ -1,5 +1,7 @@
 """Gates: in products with one the signal takes all, however the gate is made and spelled."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -43,6 +45,24 @@ def test_squeeze_and_excitation_keeps_the_sum():
     net = Squeeze().double().eval()
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     assert cea.ExcitationBackprop(net, lost="spread").compute_convergence_delta(x, target=0).abs().max() < 1e-12
+
+
+GELUS = {
+    "exact": (nn.GELU(), lambda y: y * 0.5 * (1 + torch.erf(y / 2**0.5))),
+    "tanh": (nn.GELU("tanh"), lambda y: 0.5 * y * (1 + torch.tanh((2 / math.pi) ** 0.5 * (y + 0.044715 * y**3)))),
+    "silu": (nn.SiLU(), lambda y: y * torch.sigmoid(y)),
+}
+
+
+@pytest.mark.parametrize("name", GELUS)
+def test_activations_written_out_pass_relevance_as_the_activations_do(name):
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    for method in (cea.LRP, cea.ExcitationBackprop):
+        fused, written = (
+            method(Variant(lambda net, y, of=of: net.conv2(of(y))).double().eval()).attribute(x, target=1)
+            for of in GELUS[name]
+        )
+        assert relative_error(written, fused) < 1e-12
 
 
 def test_two_signals_take_half_each():

@@ -58,6 +58,33 @@ def test_infinite_gamma_alpha1_beta0_z_plus_and_large_gamma():
     assert relative_error(large, cea.LRP(net, gamma=math.inf).attribute(x, target=best)) < 1e-4
 
 
+class Two(nn.Module):
+    """(2 x + x), averaged, times 4: weights, a sum and an average, all of positive numbers."""
+
+    def forward(self, x):
+        weight = torch.tensor([[2.0]], dtype=x.dtype)
+        y = nn.functional.linear(x[..., None], weight)[..., 0] + x
+        return 4 * y.mean(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("epsilon", "stabilizer"), [(0.0, 0.0), (0.5, 0.0), (0.0, 0.5), (0.5, 0.5)])
+def test_epsilon_damps_weighted_layers_and_the_stabilizer_all_others(epsilon, stabilizer):
+    x = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
+    weighted, summed = 2 * x, 3 * x
+    average = summed.mean()
+    at_sum = summed / 2 / (average + stabilizer) * 4 * average
+    expected = at_sum * (weighted / (summed + stabilizer)) * (2 * x / (weighted + epsilon))
+    expected += at_sum * (x / (summed + stabilizer))
+    got = cea.LRP(Two(), epsilon=epsilon, stabilizer=stabilizer).attribute(x, target=0)
+    assert relative_error(got, expected) < 1e-12
+
+
+def test_by_default_epsilon_leaves_sums_as_they_are():
+    x = torch.tensor([[1.0, 3.0]], dtype=torch.float64)
+    method = cea.LRP(Two(), epsilon=0.5)
+    assert relative_error(method.attribute(x, 0), cea.LRP(Two(), epsilon=0.5, stabilizer=0).attribute(x, 0)) < 1e-8
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 2.0])
 def test_against_zennit(gamma):
     pytest.importorskip("zennit")
