@@ -21,6 +21,8 @@ METHODS: dict[str, Callable[[nn.Module], cea.LRP | cea.ExcitationBackprop]] = {
     "LRP, cp": lambda net: cea.LRP(net, attention="cp"),
     "excitation, spread": lambda net: cea.ExcitationBackprop(net, lost="spread"),
 }
+# Small pictures, where a network allows them.
+SIZES = {"inception_v3": 96, "maxvit_t": 224, "vit_b_32": 128, "vit_l_32": 128, "vit_h_14": 56}
 TIMM = """
     beit_base_patch16_224 beitv2_base_patch16_224 cait_xxs24_224 coat_tiny coatnet_nano_rw_224 convit_tiny
     convmixer_768_32 convnext_atto convnextv2_atto crossvit_9_240 cs3darknet_s davit_tiny deit_tiny_patch16_224
@@ -42,23 +44,23 @@ def networks(library: str) -> Iterator[tuple[str, nn.Module, int]]:
     if library == "timm":
         import timm
 
-        for name in TIMM.split():
-            if timm.is_model(name):
-                net = timm.create_model(name, num_classes=10)
-                size = net.pretrained_cfg["input_size"][-1] if net.pretrained_cfg.get("fixed_input_size") else 128
-                yield name, net, size
+        for name in filter(timm.is_model, TIMM.split()):
+            net = timm.create_model(name, num_classes=10)
+            size = net.pretrained_cfg["input_size"][-1] if net.pretrained_cfg.get("fixed_input_size") else 64
+            yield name, net, size
         return
     for name in torchvision.models.list_models(module=torchvision.models):
+        size = SIZES.get(name, 64)
         extra = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        net = torchvision.models.get_model(name, weights=None, **extra)
-        yield name, net, 224 if name.startswith(("vit", "maxvit")) else 128
+        extra |= {"image_size": size} if name.startswith("vit") else {}
+        yield name, torchvision.models.get_model(name, weights=None, **extra), size
 
 
 def outcome(method: Callable[[nn.Module], cea.LRP | cea.ExcitationBackprop], net: nn.Module, x: torch.Tensor) -> str:
     try:
         arrived = float(method(net).attribute(x, target=1).sum())
-    except ValueError as error:
-        return str(error).split(", called")[0].split(" (")[0]
+    except (ValueError, RuntimeError) as error:  # ours, and that of a network for another size of picture
+        return f"{type(error).__name__}: " + str(error).split(", called")[0].split(" (")[0].split("\n")[0]
     return f"{arrived:.3g}" if math.isfinite(arrived) else "not finite"
 
 

@@ -28,6 +28,7 @@ from captum_extract_aggregate.attr.propagation.rule_keys import check_rule, foun
 from captum_extract_aggregate.attr.propagation.shares import Sums, parts_of_sums
 
 Attention = Literal["attnlrp", "cp"]
+_SMALL = 1e-9  # what keeps denominators away from 0, and is too small to damp
 Rules = Mapping[Any, "LinearRule | str | Rule"]
 
 
@@ -73,8 +74,9 @@ class LRP(RelevanceAttribution[L]):
         gamma: from 0 to `math.inf`; values around 0.25 favour positive contributions and calm deep networks.
         epsilon: moves the denominators of convolutions, linear layers and products with a constant matrix away from 0:
             with a large one, LRP-:math:`\epsilon`, they keep part of the relevance for themselves.
-        stabilizer: the same for all others: sums, averages, normalisations, and products of two activations. LRP-
-            :math:`\epsilon` damps weighted layers alone; `stabilizer=epsilon` damps all.
+        stabilizer: the same for all others: sums, averages, normalisations, and products of two activations. None:
+            `epsilon`, but 1e-9 at most, as LRP-:math:`\epsilon` damps weighted layers alone; `stabilizer=epsilon` damps
+            all.
         rules: other rules for some layers: a mapping from layer types, dotted names or modules to rules of
             `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`,
             `Identity`), or a composite (`EpsilonPlus()`, `EpsilonPlusFlat()`, `EpsilonAlpha2Beta1()`,
@@ -118,8 +120,8 @@ class LRP(RelevanceAttribution[L]):
         device_ids: list[int] | None = None,
         *,
         gamma: float = 0.0,
-        epsilon: float = 1e-9,
-        stabilizer: float = 1e-9,
+        epsilon: float = _SMALL,
+        stabilizer: float | None = None,
         rules: Rules | Composite | None = None,
         sums: Sums = "signed",
         lost: Lost = "drop",
@@ -131,7 +133,8 @@ class LRP(RelevanceAttribution[L]):
         super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
         check_number("gamma", gamma, may_be_infinite=True)
         check_number("epsilon", epsilon)
-        check_number("stabilizer", stabilizer)
+        if stabilizer is not None:
+            check_number("stabilizer", stabilizer)
         parts_of_sums(sums, lost)
         if (sums, lost) != ("signed", "drop") and not math.isinf(gamma):
             raise InvalidValueError(
@@ -250,7 +253,7 @@ class LRP(RelevanceAttribution[L]):
             lost=self.lost,
             operations=OwnOperations(others) if others else None,
             attention=self.attention,
-            stabilizer=self.stabilizer,
+            stabilizer=min(self.epsilon, _SMALL) if self.stabilizer is None else self.stabilizer,
         )
 
     @classmethod

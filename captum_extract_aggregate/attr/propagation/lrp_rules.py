@@ -252,7 +252,20 @@ class Flat(LinearRule):
 
 @dataclass(frozen=True)
 class Identity(LinearRule):
-    """R as it is, for an operation that keeps the shape (for others, such as activations, write `"identity"`)."""
+    """R as it is, for an operation that keeps the shape (for others, such as activations, write `"identity"`).
+
+    Raises:
+        ValueError: in `attribute`, for an operation that does not keep the shape.
+
+    Example:
+        >>> import torch
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.rules import Identity
+        >>> model = torch.nn.Linear(2, 2)
+        >>> relevance = cea.LRP(model, rules={torch.nn.Linear: Identity()}).attribute(torch.ones(1, 2), target=1)
+        >>> bool((relevance[0, 0] == 0) & (relevance[0, 1] == model(torch.ones(2))[1]))
+        True
+    """
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         if R.shape != a.shape:

@@ -36,7 +36,7 @@ def test_literal_reference(attention, dtype, tolerance):
         exact = [relevance(net.double(), example.double(), 1, attention == "cp") for example in x]
     net = net.to(dtype)
     for model in (net, Written(net)):
-        got = cea.LRP(model, attention=attention, epsilon=0, stabilizer=0).attribute(x, target=1)
+        got = cea.LRP(model, attention=attention, epsilon=0).attribute(x, target=1)
         assert relative_error(got.double(), torch.stack(exact)) < tolerance
 
 
@@ -44,7 +44,7 @@ def test_attention_weights_held_are_the_balanced_gradient():
     net, x = block()
     expected = balanced_gradient(net, x, 1) * x
     for epsilon in (0, 1e-12):
-        got = cea.LRP(net, attention="cp", epsilon=epsilon, stabilizer=epsilon).attribute(x, target=1)
+        got = cea.LRP(net, attention="cp", epsilon=epsilon).attribute(x, target=1)
         assert relative_error(got, expected) < 1e-8
 
 
@@ -82,7 +82,7 @@ def test_against_lxt(shape):
         output = theirs(leaf)
         # From the sum of all entries, as ours: each gets its share of the score.
         (expected,) = torch.autograd.grad(output, leaf, output.detach())
-        got = cea.LRP(Net(ours), epsilon=epsilon, stabilizer=epsilon).attribute(x)
+        got = cea.LRP(Net(ours), epsilon=epsilon).attribute(x)
         assert relative_error(got, expected) < 1e-6, name
 
 
