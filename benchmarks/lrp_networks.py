@@ -45,15 +45,31 @@ def networks(library: str) -> Iterator[tuple[str, nn.Module, int]]:
         import timm
 
         for name in filter(timm.is_model, TIMM.split()):
+            torch.manual_seed(0)
             net = timm.create_model(name, num_classes=10)
             size = net.pretrained_cfg["input_size"][-1] if net.pretrained_cfg.get("fixed_input_size") else 64
             yield name, net, size
         return
     for name in torchvision.models.list_models(module=torchvision.models):
+        torch.manual_seed(0)
         size = SIZES.get(name, 64)
         extra = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
         extra |= {"image_size": size} if name.startswith("vit") else {}
         yield name, torchvision.models.get_model(name, weights=None, **extra), size
+
+
+def calibrated(net: nn.Module, size: int) -> nn.Module:
+    """Gives classifiers of zeros weights, and BatchNorms the statistics of four pictures: else signals die out."""
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for module in net.eval().requires_grad_(False).modules():
+        if isinstance(module, nn.Linear) and not module.weight.any():
+            nn.init.normal_(module.weight, std=0.1)
+    for norm in norms:
+        norm.momentum = 1.0
+        norm.train()
+    if norms:
+        net(torch.randn(4, 3, size, size))
+    return net.eval()
 
 
 def outcome(method: Callable[[nn.Module], cea.LRP | cea.ExcitationBackprop], net: nn.Module, x: torch.Tensor) -> str:
@@ -67,11 +83,7 @@ def outcome(method: Callable[[nn.Module], cea.LRP | cea.ExcitationBackprop], net
 def main() -> None:
     print("| network | logit | " + " | ".join(METHODS) + " |\n" + "|---" * (len(METHODS) + 2) + "|")
     for name, net, size in networks(sys.argv[1]):
-        torch.manual_seed(0)
-        net.eval().requires_grad_(False)
-        for module in net.modules():  # classifiers that begin with zeros
-            if isinstance(module, nn.Linear) and not module.weight.any():
-                nn.init.normal_(module.weight, std=0.1)
+        calibrated(net, size)
         x = torch.randn(1, 3, size, size)
         sums = [outcome(method, net, x) for method in METHODS.values()]
         print(f"| {name} | {float(net(x)[0, 1]):.3g} | {' | '.join(sums)} |", flush=True)

@@ -245,7 +245,6 @@ REFUSED = {
         "relevance",
     ),
     "division with rounding": (lambda n, y: torch.div(y, 0.1, rounding_mode="trunc"), "rounding", "relevance"),
-    "bicubic": (lambda n, y: F.interpolate(y, scale_factor=2, mode="bicubic"), "bicubic", "relevance"),
     "batch statistics": (
         lambda n, y: F.batch_norm(y, None, None, training=True),
         "statistics of the batch",
