@@ -104,7 +104,12 @@ def rule_shares(addends: Sequence[Tensor], varying: Sequence[Constant], rule: Li
 
 def _of_weight_1(function: Callable[[Tensor, Constant, Constant], Tensor], a: Tensor, varying: Constant) -> Linear:
     """Returns a linear operation without weights as one with a single weight, for rules to take parts of."""
-    return Linear(lambda t, weight, bias: function(t, None, None) * weight, a.new_ones(()), None, varying)
+
+    def weighted(t: Tensor, weight: Constant, bias: Constant) -> Tensor:
+        assert weight is not None
+        return function(t, None, None) * weight
+
+    return Linear(weighted, a.new_ones(()), None, varying)
 
 
 def _itself(t: Tensor) -> Tensor:
