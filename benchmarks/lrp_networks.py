@@ -40,15 +40,14 @@ TIMM = """
 
 
 def networks(library: str) -> Iterator[tuple[str, nn.Module, int]]:
-    """Random networks, and the size of picture that each is made for."""
+    """Random networks, and a size of picture that each takes."""
     if library == "timm":
         import timm
 
         for name in filter(timm.is_model, TIMM.split()):
             torch.manual_seed(0)
             net = timm.create_model(name, num_classes=10)
-            size = net.pretrained_cfg["input_size"][-1] if net.pretrained_cfg.get("fixed_input_size") else 64
-            yield name, net, size
+            yield name, net, smallest(net.eval(), (64, net.pretrained_cfg["input_size"][-1]))
         return
     for name in torchvision.models.list_models(module=torchvision.models):
         torch.manual_seed(0)
@@ -56,6 +55,17 @@ def networks(library: str) -> Iterator[tuple[str, nn.Module, int]]:
         extra = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
         extra |= {"image_size": size} if name.startswith("vit") else {}
         yield name, torchvision.models.get_model(name, weights=None, **extra), size
+
+
+def smallest(net: nn.Module, sizes: tuple[int, ...]) -> int:
+    """Returns the first size of picture that a network takes."""
+    for size in sizes:
+        try:
+            net(torch.zeros(1, 3, size, size))
+        except (AssertionError, RuntimeError, ValueError):
+            continue
+        return size
+    return sizes[-1]
 
 
 def calibrated(net: nn.Module, size: int) -> nn.Module:

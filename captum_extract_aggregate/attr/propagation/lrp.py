@@ -59,8 +59,8 @@ class LRP(RelevanceAttribution[L]):
     (AttnLRP, `"attnlrp"`), or attention weights are held constant and values take all (CP-LRP, `"cp"`), which for a
     small `epsilon` is the balanced gradient x input. In an element-wise product with a gate (a sigmoid, tanh or
     softmax, as of squeeze and excitation; with `"cp"` also the activated branch of a gated product) the signal takes
-    all; other products of two signals give half to each. The softmax rule does not keep the sum: what it and biases
-    take is in `compute_convergence_delta`.
+    all; other products of two signals give half to each, and of a quotient the numerator takes all. The softmax rule
+    does not keep the sum: what it and biases take is in `compute_convergence_delta`.
 
     With `gamma=math.inf` it is the z+ rule, equal to LRP-:math:`\alpha_1\beta_0` and to excitation backprop times the
     logit: biases, padding and normalisations play no part, and `epsilon` is not needed. It sums to the logit, less what

@@ -168,13 +168,20 @@ class RelevanceInterception(Interception):
         signal = self.gates.signal(variables, least=ACTIVATED if self.attention == "cp" else BOUNDED)
         if all(self.gates.degree(t) >= STATISTIC for t in variables):
             return RefusedStep(call, variables, self.unknown(call, " of statistics"))
-        if "div" in call.name and self.gates.degree(variables[1]) >= GATE:
-            signal = 0  # what is divided by is a statistic, such as the sum of attention weights
-        if signal is None and (self.attention is None or "div" in call.name):
+        if "div" in call.name:
+            return self._quotient(call, variables)
+        if signal is None and self.attention is None:
             raise self.unknown(call, f" of {len(variables)} tensors that depend on the input (neither is a gate)")
-        if "div" in call.name and signal != 0:
-            raise self.unknown(call, " of a gate by a signal")
         return FactorsStep(call, variables, signal)
+
+    def _quotient(self, call: Call, variables: Tensors) -> Step:
+        """Makes the step of a quotient: the numerator takes all, as what is divided by is held like a statistic."""
+        above, below = (self.gates.degree(t) for t in variables)
+        if above >= GATE > below:
+            raise self.unknown(call, " of a gate by a signal")
+        if below < GATE and self.attention is None:
+            raise self.unknown(call, " of two tensors that depend on the input (neither is a gate)")
+        return FactorsStep(call, variables, 0)
 
     def _smooth(self, call: Call, variables: Tensors) -> Step:
         """Makes the step of a function that may serve in a gate, where no relevance arrives."""

@@ -65,6 +65,23 @@ def test_activations_written_out_pass_relevance_as_the_activations_do(name):
         assert relative_error(written, fused) < 1e-12
 
 
+@pytest.mark.parametrize("below", ["sigmoid", "norm", "signal"])
+def test_what_is_divided_by_is_held(below):
+    """As statistics are, and sums of weights in linear attention."""
+    make = {**GATES, "signal": lambda y: 2 + y}[below]
+
+    def part(held):
+        def run(net, y):
+            divisor = make(net.conv2(y))
+            return y / (divisor.detach() if held else divisor)
+
+        return run
+
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    live, constant = (cea.LRP(Variant(part(held)).double().eval()).attribute(x, target=1) for held in (False, True))
+    assert relative_error(live, constant) < 1e-12
+
+
 def test_two_signals_take_half_each():
     class Product(nn.Module):
         def forward(self, x):

@@ -114,7 +114,6 @@ GUIDED_ONLY = {
 
 RELEVANCE_ONLY = {
     "score": (nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Sigmoid()), "explain a logit"),
-    "quotient": (made(lambda y: y / y.flip(1)), "tensors that depend on the input"),
     "weights": (
         made(lambda y: F.conv2d(y, y[:1, :, :3, :3].expand(4, -1, -1, -1))),
         "whose weights depend on the input",
@@ -128,6 +127,7 @@ ATTENTION = {
     "softmax": (made(lambda y: y.softmax(1)), "explain a logit"),
     "product": (made(lambda y: y * y.flip(1)), "neither is a gate"),
     "attention": (made(lambda y: y @ y.mT), "attention"),
+    "quotient": (made(lambda y: y / y.flip(1)), "tensors that depend on the input"),
 }
 
 
