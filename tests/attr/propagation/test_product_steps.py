@@ -126,6 +126,16 @@ def test_vision_transformer_is_explained_like_its_examples(attention):
     assert cea.LRP(vit, "encoder.layers.encoder_layer_0", gamma=0.25, attention=attention).attribute(x, 1).shape[1] == 1
 
 
+def test_no_relevance_passes_a_function_without_a_rule_and_is_no_error():
+    class Cubes(nn.Module):
+        def forward(self, x):
+            return nn.functional.linear(x.pow(3), torch.ones(1, 3))
+
+    assert not cea.LRP(Cubes()).attribute(torch.zeros(1, 3), target=0).any()
+    with pytest.raises(ValueError, match=r"no rule for torch\.Tensor\.pow"):
+        cea.LRP(Cubes()).attribute(torch.ones(1, 3), target=0)
+
+
 def test_attention_is_checked():
     net, _ = block()
     with pytest.raises(ValueError, match="did you mean 'attnlrp'"):
