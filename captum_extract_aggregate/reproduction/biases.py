@@ -100,7 +100,7 @@ def _reports(reports: Mapping[str, BiasReport]) -> str:
 
 def robustness(setting: Setting) -> Outcome:
     """Accuracy when the input is scaled or shifted, with and without biases (supplementary Figures 1 and 2)."""
-    found = _robustness_of(setting, 3 * setting.sizes["maps"])
+    found = _robustness_of(setting, setting.sizes["maps"] * (1 if setting.is_quick else 3))
     path = setting.folder / f"g20-robustness-{setting.name}.png"
     plot_robustness(found, setting.name).savefig(path, dpi=80)
     return Outcome(
@@ -158,7 +158,7 @@ def decay(setting: Setting) -> Outcome:
     if not setting.model.name.startswith("scene-"):
         why = "decaying takes the network's own training data"
         return Outcome(findings=[Finding(_KEPT, None, effect=why)])
-    quick = setting.sizes["maps"] < 100
+    quick = setting.is_quick
     images, classes = load_scenes(320 if quick else 3200, 1, "train", setting.show_progress)
     loader = DataLoader(TensorDataset(images, classes), 16 if quick else 32, shuffle=True)
     decayed, history = decay_biases(

@@ -54,6 +54,11 @@ class Setting:
     sizes: dict[str, int] = field(default_factory=lambda: dict(SIZES))
     show_progress: bool = True
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether a quick run was asked for, or as few images."""
+        return self.sizes["maps"] < 100
+
     @functools.cached_property
     def network(self) -> nn.Module:
         """The network."""

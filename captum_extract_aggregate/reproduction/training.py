@@ -24,7 +24,7 @@ def over_training(setting: Setting) -> Outcome:
     statement = "held-out images: meta-saliency makes NormGrad more sensitive to the class, at the end of training"
     if not setting.model.name.startswith("scene-"):
         return Outcome([], [Finding(statement, None, effect="training takes the network's own training data")])
-    quick = setting.sizes["maps"] < 100
+    quick = setting.is_quick
     n, epochs = setting.sizes["stages"], 3 if quick else _EPOCHS
     images, classes = load_scenes(600 if quick else _SCENES, 1, "train", setting.show_progress)
     held_out, held_out_classes = load_scenes(n, 2, "test", setting.show_progress)

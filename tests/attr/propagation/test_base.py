@@ -242,7 +242,8 @@ def test_every_torchvision_classifier(name, built):
         with pytest.raises(ValueError, match=r"ExcitationBackprop has no rule for torch\."):
             excitation.attribute(x, target=best)
     else:
-        assert abs(float(excitation.attribute(x, target=best).sum()) - 1) < 1e-3
+        assert excitation.attribute(x, target=best).sum() == pytest.approx(1, abs=1e-3)
+    assert cea.GuidedBackprop(net).attribute(x, target=best).isfinite().all()
 
 
 def test_nothing_stays_in_memory():
