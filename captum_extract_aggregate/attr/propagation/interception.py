@@ -29,13 +29,15 @@ from captum_extract_aggregate._engine.operations import OPERATIONS, Call, Rule, 
 from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
 
 Tensors = tuple[Tensor, ...]
-# Views whose history an in-place operation on their base has rewritten, and what a user's backward hooks leave.
+# Views whose history an in-place operation on their base has rewritten, what a user's backward hooks leave, and indexing
+# by None, which the oldest PyTorch shows to nobody.
 _HARMLESS = (
     "CopySlices",
     "AsStridedBackward0",
     "ViewBackward0",
     "SliceBackward0",
     "SelectBackward0",
+    "UnsqueezeBackward0",
     "AliasBackward0",
     "BackwardHookFunctionBackward",
 )
