@@ -29,8 +29,8 @@ from captum_extract_aggregate._engine.operations import OPERATIONS, Call, Rule, 
 from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
 
 Tensors = tuple[Tensor, ...]
-# Views whose history an in-place operation on their base has rewritten, what a user's backward hooks leave, and indexing
-# by None, which the oldest PyTorch shows to nobody.
+# Views whose history an in-place operation on their base has rewritten, indexing by None, which the oldest PyTorch
+# shows to nobody, and what a user's backward hooks leave.
 _HARMLESS = (
     "CopySlices",
     "AsStridedBackward0",

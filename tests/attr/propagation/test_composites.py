@@ -9,6 +9,7 @@ from captum_extract_aggregate import rules
 from captum_extract_aggregate.rules import AlphaBeta, Identity
 from tests.attr.propagation.cases import TARGET, network, pictures
 from tests.conftest import relative_error
+from tests.networks import lively, vgg11
 
 LOW, HIGH = -4.0, 4.0
 NAMES = ("EpsilonPlus", "EpsilonPlusFlat", "EpsilonAlpha2Beta1", "EpsilonAlpha2Beta1Flat", "EpsilonGammaBox")
@@ -25,7 +26,7 @@ def residual_sums(name, module):
     return {"sum": total, "forward": lambda x: total(torch.stack([x, module.conv(x)], dim=-1))}
 
 
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "mobilenet_v2", "vgg11")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "mobilenet_v2", "vgg11", "vgg11_bn")]
 
 
 @pytest.mark.parametrize("net_name", ["squeezenet1_1", "resnet18", *SLOW])
@@ -34,7 +35,7 @@ def test_against_zennit(net_name):
     from zennit import attribution, canonizers, composites
     from zennit import torchvision as of_torchvision
 
-    net = network(net_name)
+    net = lively(vgg11(batch_norm=True)).double() if net_name == "vgg11_bn" else network(net_name)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.abs_()
@@ -42,7 +43,7 @@ def test_against_zennit(net_name):
     # So small that MobileNetV2's last average, a function that zennit does not see, is of one position.
     x = pictures(net, 1).clamp(LOW, HIGH)[..., :32, :32]
     canonizer = {
-        "vgg11": [of_torchvision.VGGCanonizer()],
+        **{name: [of_torchvision.VGGCanonizer()] for name in ("vgg11", "vgg11_bn")},
         "squeezenet1_1": [],
         "mobilenet_v2": [canonizers.SequentialMergeBatchNorm(), canonizers.AttributeCanonizer(residual_sums)],
     }.get(net_name, [of_torchvision.ResNetCanonizer()])
