@@ -9,6 +9,7 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from tests.conftest import relative_error
+from tests.networks import Attending
 from tests.reference.attention import Block, balanced_gradient, relevance
 
 
@@ -90,7 +91,7 @@ def test_every_way_to_attend_agrees():
     """`nn.MultiheadAttention` with and without weights asked for, and masks."""
     torch.manual_seed(0)
 
-    class Attending(nn.Module):
+    class Asking(nn.Module):
         def __init__(self, need_weights):
             super().__init__()
             torch.manual_seed(1)
@@ -104,7 +105,7 @@ def test_every_way_to_attend_agrees():
     x = torch.randn(2, 6, 8, dtype=torch.float64)
     for attention in ("attnlrp", "cp"):
         maps = [
-            cea.LRP(Attending(need).double().eval(), attention=attention, epsilon=0).attribute(x, target=0)
+            cea.LRP(Asking(need).double().eval(), attention=attention, epsilon=0).attribute(x, target=0)
             for need in (True, False)
         ]
         assert relative_error(maps[0], maps[1]) < 1e-8
@@ -143,3 +144,25 @@ def test_attention_is_checked():
     with pytest.raises(ValueError, match="attention"):
         cea.ExcitationBackprop(net).attribute(torch.randn(1, 5, 6, dtype=torch.float64), target=0)
     assert math.isfinite(float(cea.LRP(net, gamma=math.inf).attribute(torch.randn(1, 5, 6).double(), 0).sum()))
+
+
+@pytest.mark.parametrize("layer", [None, "patches", "encoder"])
+def test_pytorch_s_own_layer_which_has_a_fused_kernel_of_its_own(layer):
+    torch.manual_seed(0)
+    net, x = Attending().double().eval(), torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    relevance, delta = cea.LRP(net, layer).attribute(x, target=1, return_convergence_delta=True)
+    torch.testing.assert_close(relevance.flatten(1).sum(1) - delta, net(x)[:, 1].detach())
+
+
+def test_low_precision_and_autocast():
+    torch.manual_seed(0)
+    vit = torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=5).eval()
+    nn.init.normal_(vit.heads.head.weight)
+    x = torch.randn(2, 3, 32, 32)
+    exact = cea.LRP(vit, gamma=0.25).attribute(x, target=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = cea.LRP(vit, gamma=0.25).attribute(x, target=1)
+    low = cea.LRP(vit.bfloat16(), gamma=0.25).attribute(x.bfloat16(), target=1)
+    assert low.dtype == torch.bfloat16
+    for other in (mixed, low.float()):
+        assert nn.functional.cosine_similarity(other.flatten(), exact.flatten(), dim=0) > 0.97
