@@ -11,7 +11,7 @@ from captum_extract_aggregate.data import scene_models, train_scenes
 def test_shipped_networks(name, least):
     model = cea.load_scene_model(name)
     assert not model.training
-    images, classes = train_scenes.load_scenes(300, 3, "test")
+    images, classes = train_scenes.load_scenes(150, 3, "test")
     precision = train_scenes.mean_average_precision(model, images, classes)
     print(f"{name}: mean average precision {precision:.4f}")
     assert precision > least

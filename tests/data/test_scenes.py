@@ -80,7 +80,7 @@ def pointing_rate(maps, pairs):
 def test_the_scenes_tell_methods_apart():
     """Captum's GradCAM misses the digits before the last stage; the linear approximation does not (R20, Table 3)."""
     model = cea.load_scene_model("vgg")
-    data = [cea.DigitScenes(120, seed=7)[i] for i in range(120)]
+    data = [cea.DigitScenes(60, seed=7)[i] for i in range(60)]
     images = torch.stack([image for image, _ in data])
     pairs = [(target, int(target["labels"][0])) for _, target in data]
     labels = torch.tensor([label for _, label in pairs])
