@@ -68,7 +68,7 @@ def test_our_own_errors_leave_no_trace():
         lambda: cea.NormGrad(net, net.conv3).attribute(x),  # no target
         lambda: cea.NormGrad(net, net.conv3, call=4).attribute(x, 1),
         lambda: cea.LRP(lambda t: net(t).softmax(1)).attribute(x, 1),
-        lambda: cea.ExcitationBackprop(lambda t: net(t.erf())).attribute(x, 1),
+        lambda: cea.ExcitationBackprop(lambda t: net(t.erfc())).attribute(x, 1),
         lambda: cea.ContrastiveExcitationBackprop(net, contrast_layer=net.fc).attribute(x, 1),
     ):
         with pytest.raises(ValueError, match=r"expected|never ran"):

@@ -33,7 +33,8 @@ _KINDS = {
     "activation": "gelu silu mish hardswish elu selu celu",
     # Odd functions that saturate, and rounding: relevance passes through.
     "squash": """
-        tanh softsign fake_quantize_per_tensor_affine fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
+        tanh erf softsign fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
+        fused_moving_avg_obs_fake_quant
     """,
     "sum": "add sub subtract rsub __add__ __radd__ __iadd__ __sub__ __rsub__ __isub__",
     "scale": """

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from captum.attr import Attribution
 from torch import nn
+from torch.overrides import resolve_name
 
 from captum_extract_aggregate._engine.layers import model_of
 
@@ -74,7 +75,7 @@ def written_as(value: Any, model: nn.Module | None) -> str:
     if isinstance(value, (Rebuilt, Attribution)):
         return captums_method(value)
     if callable(value) and hasattr(value, "__name__"):
-        return str(value.__name__)
+        return str(resolve_name(value) or value.__name__)
     return repr(value)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.rules import Flat, Gamma, ZBox
+from captum_extract_aggregate.rules import Flat, Gamma, WSquare, ZBox
 
 
 def channels_last(t):
@@ -50,6 +50,9 @@ METHODS = {
     "LRP(model, rules={'conv1': ZBox(low=-3, high=torch.tensor([[[2.0]]]), epsilon=1e-09), torch.nn.Linear: Flat(), "
     "'conv3': Gamma(gamma=0.25, epsilon=1e-09)})": lambda m: cea.LRP(
         m, rules={"conv1": ZBox(-3, torch.tensor([[[2.0]]])), nn.Linear: Flat(), m.conv3: Gamma()}
+    ),
+    "LRP(model, stabilizer=0.1, rules={torch.add: Flat(), ('conv3', torch.nn.functional.conv2d): WSquare()})": (
+        lambda m: cea.LRP(m, stabilizer=0.1, rules={torch.add: Flat(), (m.conv3, torch.conv2d): WSquare()})
     ),
     "ContrastiveExcitationBackprop(model, 'conv1', contrast_layer='conv3', clamp='contrast')": lambda m: (
         cea.ContrastiveExcitationBackprop(m, "conv1", contrast_layer=m.conv3, clamp="contrast")

@@ -13,7 +13,8 @@ from captum_extract_aggregate.attr.extract_aggregate.extract import (
     virtual_extract,
 )
 from captum_extract_aggregate.attr.gradcam import Positive
-from captum_extract_aggregate.attr.propagation.lrp_rules import Lost, Sums, parts_of_sums
+from captum_extract_aggregate.attr.propagation.lrp_rules import Lost
+from captum_extract_aggregate.attr.propagation.shares import Sums, parts_of_sums
 
 
 def test_aggregates():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,25 +14,18 @@ from captum_extract_aggregate._common.errors import InvalidValueError, unknown_n
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.layout import Layout
-from captum_extract_aggregate._engine.operations import Rule
 from captum_extract_aggregate._engine.recording import Around, Recording
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
 from captum_extract_aggregate.attr.layer_types import L, OneLayer
 from captum_extract_aggregate.attr.propagation.interception import Interception
-from captum_extract_aggregate.attr.propagation.lrp_rules import (
-    LinearRule,
-    Lost,
-    Sums,
-    ZPlus,
-    parts_of_sums,
-)
+from captum_extract_aggregate.attr.propagation.lrp_rules import Lost, ZPlus
 from captum_extract_aggregate.attr.propagation.relevance_interception import RelevanceInterception
 from captum_extract_aggregate.attr.propagation.relevance_methods import RelevanceAttribution
 from captum_extract_aggregate.attr.propagation.relevance_steps import LinearStep
+from captum_extract_aggregate.attr.propagation.shares import Sums, parts_of_sums
 
-Rules = Mapping[Any, "LinearRule | str | Rule"]
 Clamp = Literal["map", "contrast"]
 
 
@@ -48,7 +41,8 @@ class ExcitationBackprop(RelevanceAttribution[L]):
     .. math:: R_j = \sum_k \frac{(a_j w_{jk})_+}{\sum_i (a_i w_{ik})_+} R_k
 
     Biases play no part, nor does padding, however it is written. R passes activations and normalisations unchanged and
-    goes to the winner of a maximum. At a sum each addend gets its signed share :math:`a_i / \sum_i a_i`, and likewise
+    goes to the winner of a maximum. In a product with a gate (squeeze and excitation) the signal takes all; attention
+    has no rule here, and is an error. At a sum each addend gets its signed share :math:`a_i / \sum_i a_i`, and likewise
     each position of an average (0 where they cancel exactly).
 
     A unit without any positive contribution, which lives from its bias, passes nothing on. So the attributions sum to 1

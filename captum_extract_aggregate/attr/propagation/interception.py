@@ -11,7 +11,7 @@ that did not come from here: `check` finds them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -29,13 +29,15 @@ from captum_extract_aggregate._engine.operations import OPERATIONS, Call, Rule, 
 from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
 
 Tensors = tuple[Tensor, ...]
-# Views whose history an in-place operation on their base has rewritten, and what a user's backward hooks leave.
+# Views whose history an in-place operation on their base has rewritten, indexing by None, which the oldest PyTorch
+# shows to nobody, and what a user's backward hooks leave.
 _HARMLESS = (
     "CopySlices",
     "AsStridedBackward0",
     "ViewBackward0",
     "SliceBackward0",
     "SelectBackward0",
+    "UnsqueezeBackward0",
     "AliasBackward0",
     "BackwardHookFunctionBackward",
 )
@@ -76,6 +78,7 @@ class _Ruled(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, step: Step, *inputs: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
         kept = step.before()
         versions = [t._version for t in inputs]
         output: Tensor = step.call.run()
@@ -87,7 +90,10 @@ class _Ruled(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, *[None] * ctx.step.extra, *ctx.step.down(plain(gradients[0]), tuple(map(plain, ctx.saved_tensors)))
+        nothing = None, *[None] * ctx.step.extra
+        if gradients[0] is None:  # behind a gate or a constant
+            return *nothing, *[None] * len(ctx.step.shapes)
+        return *nothing, *ctx.step.down(plain(gradients[0]), tuple(map(plain, ctx.saved_tensors)))
 
 
 def _no_view_of_its_kind(t: Tensor) -> Tensor:
@@ -196,6 +202,10 @@ class Interception(TorchFunctionMode):
             func = of_torch(func)
             known = OPERATIONS.get(func)
         how = self.find_rule(func, known)
+        opened = self.opened(func, how)
+        if opened is not None:
+            with self:
+                return opened(*args, **(kwargs or {}))
         kind, rule = ("custom", how) if callable(how) else (how, None)
         call = Call(func, args, kwargs or {}, kind, rule)
         given = [t for t in tensors_in((args, call.kwargs)) if t.requires_grad] if torch.is_grad_enabled() else []
@@ -216,6 +226,10 @@ class Interception(TorchFunctionMode):
         """Returns the kind of a function, or a user's own rule for it; `known` is what the whole process knows of
         it."""
         return known
+
+    def opened(self, function: Any, how: str | Rule | None) -> Callable[..., Any] | None:
+        """Returns the same function of plain operations, where a rule has to see each of them."""
+        return None
 
     def _run_unknown(self, call: Call) -> Any:
         """Runs a function that is not known, if it gives nothing differentiable, or an argument as it was."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate._engine.layers import find_layer
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.operations import Rule
 from captum_extract_aggregate._engine.targets import Target
@@ -18,24 +17,19 @@ from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
 from captum_extract_aggregate.attr.layer_types import L, Layers, OneLayer
+from captum_extract_aggregate.attr.propagation.composites import Composite
 from captum_extract_aggregate.attr.propagation.interception import Interception
-from captum_extract_aggregate.attr.propagation.lrp_rules import (
-    Epsilon,
-    Gamma,
-    LinearRule,
-    Lost,
-    Sums,
-    ZPlus,
-    check_number,
-    parts_of_sums,
-)
+from captum_extract_aggregate.attr.propagation.keyed_rules import KeyedRules
+from captum_extract_aggregate.attr.propagation.lrp_rules import Epsilon, Gamma, LinearRule, Lost, ZPlus, check_number
 from captum_extract_aggregate.attr.propagation.own_operations import OwnOperations
 from captum_extract_aggregate.attr.propagation.relevance_interception import RelevanceInterception
 from captum_extract_aggregate.attr.propagation.relevance_methods import RelevanceAttribution
-from captum_extract_aggregate.attr.propagation.rule_keys import check_rule, not_a_mapping
+from captum_extract_aggregate.attr.propagation.rule_keys import check_rule, found_key, not_a_mapping
+from captum_extract_aggregate.attr.propagation.shares import Sums, parts_of_sums
 
+Attention = Literal["attnlrp", "cp"]
+_SMALL = 1e-9  # what keeps denominators away from 0, and is too small to damp
 Rules = Mapping[Any, "LinearRule | str | Rule"]
-Clamp = Literal["map", "contrast"]
 
 
 @described("At the input its shape (a tuple for a tuple), at a layer `N x 1 x *S`; signed, in units of the score")
@@ -50,10 +44,23 @@ class LRP(RelevanceAttribution[L]):
     (for :math:`a \ge 0`, :math:`c_{jk}` is :math:`a_j (w_{jk} + \gamma w_{jk}^+)`). Where the output is negative,
     negative parts stand in place of positive ones, so that no denominator vanishes. The bias takes its share, so that
     the attributions sum to the logit less that: `compute_convergence_delta` reports it. A BatchNorm is joined with the
-    convolution in front of it, or else counts as an affine operation; LayerNorm and GroupNorm count as affine with
-    their statistics held fixed. R passes ReLUs and other activations unchanged, goes to the winner of a maximum, and is
-    shared among the addends of a sum and the positions of an average in proportion to their values. LRP-0 then is
-    gradient x input on networks of ReLUs.
+    convolution in front of it, or else counts as an affine operation (as where that convolution's output is used
+    elsewhere too); LayerNorm and GroupNorm are linear but for what they divide by, which is held fixed. R passes ReLUs
+    and other activations unchanged, goes to the winner of a maximum, and is shared among the addends of a sum and the
+    positions of an average in proportion to their values. LRP-0 then is gradient x input on networks of ReLUs.
+
+    Attention, fused or written out, by `attention`. At a product of matrices :math:`O = A V` half of R goes to each
+    factor, at a softmax :math:`s` of :math:`x`
+
+    .. math:: R(A_{ji}) = \sum_p \frac{A_{ji} V_{ip}}{2 O_{jp}} R_{jp}, \quad
+              R(V_{ip}) = \sum_j \frac{A_{ji} V_{ip}}{2 O_{jp}} R_{jp}, \quad
+              R(x_i) = x_i \Big(R(s_i) - s_i \sum_j R(s_j)\Big)
+
+    (AttnLRP, `"attnlrp"`), or attention weights are held constant and values take all (CP-LRP, `"cp"`), which for a
+    small `epsilon` is the balanced gradient x input. In an element-wise product with a gate (a sigmoid, tanh or
+    softmax, as of squeeze and excitation; with `"cp"` also the activated branch of a gated product) the signal takes
+    all; other products of two signals give half to each, and of a quotient the numerator takes all. The softmax rule
+    does not keep the sum: what it and biases take is in `compute_convergence_delta`.
 
     With `gamma=math.inf` it is the z+ rule, equal to LRP-:math:`\alpha_1\beta_0` and to excitation backprop times the
     logit: biases, padding and normalisations play no part, and `epsilon` is not needed. It sums to the logit, less what
@@ -65,18 +72,27 @@ class LRP(RelevanceAttribution[L]):
     Args:
         model, layer, device_ids, aggregate, layout, call: as for `GuidedBackprop`.
         gamma: from 0 to `math.inf`; values around 0.25 favour positive contributions and calm deep networks.
-        epsilon: moves denominators away from 0.
-        rules: other rules for some layers, a composite: a mapping from layer types, dotted names or modules to rules of
-            `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`). A
-            rule holds for all linear operations inside the layer; names win over types, inner layers over outer ones.
-            For non-linear operations `"relu"`, `"identity"`, `"gradient"` or a callable, as for `register_operation`
-            but of this object alone: by the function (`{torch.sigmoid: "gradient"}`, however it is spelled where it is
-            called), or by a layer that calls some (`{nn.SiLU: "gradient"}`).
+        epsilon: moves the denominators of convolutions, linear layers and products with a constant matrix away from 0:
+            with a large one, LRP-:math:`\epsilon`, they keep part of the relevance for themselves.
+        stabilizer: the same for all others: sums, averages, normalisations, and products of two activations. None:
+            `epsilon`, but 1e-9 at most, as LRP-:math:`\epsilon` damps weighted layers alone; `stabilizer=epsilon` damps
+            all.
+        rules: other rules for some layers: a mapping from layer types, dotted names or modules to rules of
+            `captum_extract_aggregate.rules` (`Epsilon`, `Gamma`, `AlphaBeta`, `ZPlus`, `Flat`, `WSquare`, `ZBox`,
+            `Identity`), or a composite (`EpsilonPlus()`, `EpsilonPlusFlat()`, `EpsilonAlpha2Beta1()`,
+            `EpsilonGammaBox(...)`, ...). A rule holds for all convolutions, linear layers and matrix products inside
+            the layer; names win over types, inner layers over outer ones. For sums and averages the key is their
+            function (`{torch.add: ZPlus()}`, however it is spelled where it is called), a pair of a layer and the
+            function (`{("layer1.0", torch.add): ZPlus()}`), or a layer that does nothing else (`{nn.AvgPool2d:
+            Flat()}`). For non-linear operations the value is `"relu"`, `"identity"`, `"gradient"` or a callable, as for
+            `register_operation` but of this object alone, and the key their function (`{torch.sigmoid: "gradient"}`), a
+            pair, or a layer that calls some (`{nn.SiLU: "gradient"}`).
+        attention: `"attnlrp"` or `"cp"`.
         sums, lost: with `gamma=math.inf`, as for `ExcitationBackprop`.
 
     Raises:
-        TypeError, ValueError: naming the argument, what was got and what was expected; for gates (products of two
-            activations), softmax, attention, and functions that are not known: see `register_operation`.
+        TypeError, ValueError: naming the argument, what was got and what was expected; for scores that a softmax or
+            sigmoid makes, and for functions that are not known: see `register_operation`.
 
     Example:
         >>> import captum_extract_aggregate as cea
@@ -92,7 +108,8 @@ class LRP(RelevanceAttribution[L]):
         >>> bool((relevance.sum() - delta - logit).abs() < 1e-4 * logit.abs())
         True
 
-    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019); Khakzar et al., 2020, section 4.
+    Source: Montavon et al., Layer-Wise Relevance Propagation: An Overview (2019); Khakzar et al., 2020, section 4;
+    Achtibat et al., AttnLRP (ICML 2024); Ali et al., XAI for Transformers (ICML 2022).
     """
 
     @named_arguments
@@ -103,10 +120,12 @@ class LRP(RelevanceAttribution[L]):
         device_ids: list[int] | None = None,
         *,
         gamma: float = 0.0,
-        epsilon: float = 1e-9,
-        rules: Rules | None = None,
+        epsilon: float = _SMALL,
+        stabilizer: float | None = None,
+        rules: Rules | Composite | None = None,
         sums: Sums = "signed",
         lost: Lost = "drop",
+        attention: Attention = "attnlrp",
         aggregate: AggregateName | None = None,
         layout: Layout = "auto",
         call: int | None = None,
@@ -114,25 +133,33 @@ class LRP(RelevanceAttribution[L]):
         super().__init__(model, layer, device_ids, aggregate=aggregate, layout=layout, call=call)
         check_number("gamma", gamma, may_be_infinite=True)
         check_number("epsilon", epsilon)
+        if stabilizer is not None:
+            check_number("stabilizer", stabilizer)
         parts_of_sums(sums, lost)
         if (sums, lost) != ("signed", "drop") and not math.isinf(gamma):
             raise InvalidValueError(
                 f"sums is {sums!r} and lost {lost!r}, but gamma is {gamma}; expected gamma=math.inf, or 'signed' and "
                 "'drop': a finite gamma has its own shares for sums, and loses what the biases take"
             )
-        self.gamma, self.epsilon, self.sums, self.lost = gamma, epsilon, sums, lost
+        if attention not in get_args(Attention):
+            raise InvalidValueError(unknown_name("attention", attention, get_args(Attention)))
+        self.attention = attention
+        self.gamma, self.epsilon, self.stabilizer, self.sums, self.lost = gamma, epsilon, stabilizer, sums, lost
+        self._composite = rules if isinstance(rules, Composite) else None
+        if isinstance(rules, Composite):
+            rules = rules.rules(model)
         self.rules = dict(rules or {}) if rules is None or isinstance(rules, Mapping) else not_a_mapping(rules)
         for key, rule in self.rules.items():
             check_rule(key, rule)
-        self._named_rules()
+        self._found_rules()
 
     @property
     def multiplies_by_inputs(self) -> bool:
         return True
 
     def argument(self, name: str) -> Any:
-        """Without rules there is nothing to write."""
-        return (self.rules or None) if name == "rules" else super().argument(name)
+        """Returns rules as they were given: nothing, a composite or a mapping."""
+        return (self._composite or self.rules or None) if name == "rules" else super().argument(name)
 
     @overload  # type: ignore[override]
     def attribute(  # type: ignore[overload-overlap]
@@ -205,12 +232,9 @@ class LRP(RelevanceAttribution[L]):
     def _seed(self, scores: Tensor) -> Tensor:
         return scores
 
-    def _named_rules(self) -> dict[Any, LinearRule | str | Rule]:
+    def _found_rules(self) -> dict[Any, LinearRule | str | Rule]:
         """Returns the rules by function, module or type; names are looked up in the model."""
-        return {
-            find_layer(key, self.forward_func) if isinstance(key, (str, nn.Module)) else key: rule
-            for key, rule in self.rules.items()
-        }
+        return {found_key(key, self.forward_func): rule for key, rule in self.rules.items()}
 
     def _interception(self, batch: int) -> Interception:
         rule: LinearRule = Epsilon(self.epsilon)
@@ -218,11 +242,19 @@ class LRP(RelevanceAttribution[L]):
             rule = ZPlus(self.lost)
         elif self.gamma:
             rule = Gamma(self.gamma, self.epsilon)
-        rules = self._named_rules()
+        rules = self._found_rules()
         linear = {key: own for key, own in rules.items() if isinstance(own, LinearRule)}
         others = {key: own for key, own in rules.items() if not isinstance(own, LinearRule)}
-        operations = OwnOperations(others) if others else None
-        return RelevanceInterception("LRP", rule, linear, sums=self.sums, lost=self.lost, operations=operations)
+        return RelevanceInterception(
+            "LRP",
+            rule,
+            linear_rules=KeyedRules(linear) if linear else None,
+            sums=self.sums,
+            lost=self.lost,
+            operations=OwnOperations(others) if others else None,
+            attention=self.attention,
+            stabilizer=min(self.epsilon, _SMALL) if self.stabilizer is None else self.stabilizer,
+        )
 
     @classmethod
     def get_name(cls) -> str:

@@ -43,7 +43,6 @@ from torch import Tensor
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import where_positive
 
-Sums = Literal["signed", "positive"]
 Lost = Literal["drop", "spread"]
 LOST = get_args(Lost)
 Constant = Tensor | None
@@ -100,7 +99,7 @@ def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[],
     received, z = share_out(R, linear, first())
     for terms in others:
         R = where_positive(R, 1 - z.abs().sign())
-        if _is_zero(R):
+        if is_zero(R):
             break
         more, z = share_out(R, linear, terms())
         received = received + more
@@ -127,7 +126,8 @@ def _has_negative(t: Tensor) -> bool:
     return t.numel() > 0 and bool(t.amin() < 0)
 
 
-def _is_zero(t: Tensor) -> bool:
+def is_zero(t: Tensor) -> bool:
+    """Tells whether nothing is left in a tensor."""
     return t.numel() == 0 or not bool(t.abs().amax())
 
 
@@ -177,7 +177,7 @@ class Gamma(LinearRule):
         z = linear.function(a, linear.weight, linear.bias)
         below = where_positive(R, -z)
         received = self._below(R - below, a, linear, positive, negative)
-        return received if _is_zero(below) else received + self._below(below, a, linear, negative, positive)
+        return received if is_zero(below) else received + self._below(below, a, linear, negative, positive)
 
     def _below(self, R: Tensor, a: Tensor, linear: Linear, same: Part, other: Part) -> Tensor:
         """Returns the share of outputs of one sign; `same` and `other` take the parts of weights of that sign and the
@@ -191,11 +191,22 @@ class Gamma(LinearRule):
 
 @dataclass(frozen=True)
 class AlphaBeta(LinearRule):
-    """LRP-alpha-beta: alpha times in proportion to `(z_jk)+`, minus beta times in proportion to `(z_jk)-`."""
+    """LRP-alpha-beta: alpha times in proportion to `(z_jk)+`, minus beta times in proportion to `(z_jk)-`.
+
+    Biases play no part, nor does BatchNorm, so that `AlphaBeta(1, 0)` is the limit of `Gamma`'s shares among the inputs
+    alone. With `bias=True` the positive and the negative part of the bias (and of a BatchNorm behind the operation)
+    take their shares too, as Bach et al. write it and zennit does.
+    """
 
     alpha: float = 2.0
     beta: float = 1.0
     epsilon: float = 1e-9
+    bias: bool = False
+
+    @property
+    def shares_bias(self) -> bool:  # type: ignore[override]
+        """Tells whether the bias takes a share."""
+        return self.bias
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "epsilon"):
@@ -204,9 +215,11 @@ class AlphaBeta(LinearRule):
             raise InvalidValueError(f"alpha - beta is {self.alpha - self.beta}; expected 1, so that relevance is kept")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        received = self.alpha * share_out(R, linear, _excitation(a, linear), None, self.epsilon)[0]
+        b = linear.bias if self.bias else None
+        above, below = (None, None) if b is None else (positive(b), negative(b))
+        received = self.alpha * share_out(R, linear, _excitation(a, linear), above, self.epsilon)[0]
         if self.beta:
-            received = received - self.beta * share_out(R, linear, _inhibition(a, linear), None, self.epsilon)[0]
+            received = received - self.beta * share_out(R, linear, _inhibition(a, linear), below, self.epsilon)[0]
         return received
 
 
@@ -235,6 +248,32 @@ class Flat(LinearRule):
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         return share_out(R, linear, _equal(a, linear))[0]
+
+
+@dataclass(frozen=True)
+class Identity(LinearRule):
+    """R as it is, for an operation that keeps the shape (for others, such as activations, write `"identity"`).
+
+    Raises:
+        ValueError: in `attribute`, for an operation that does not keep the shape.
+
+    Example:
+        >>> import torch
+        >>> import captum_extract_aggregate as cea
+        >>> from captum_extract_aggregate.rules import Identity
+        >>> model = torch.nn.Linear(2, 2)
+        >>> relevance = cea.LRP(model, rules={torch.nn.Linear: Identity()}).attribute(torch.ones(1, 2), target=1)
+        >>> bool((relevance[0, 0] == 0) & (relevance[0, 1] == model(torch.ones(2))[1]))
+        True
+    """
+
+    def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        if R.shape != a.shape:
+            raise InvalidValueError(
+                f"Identity holds for an operation from {tuple(a.shape)} to {tuple(R.shape)}; expected one that keeps "
+                "the shape"
+            )
+        return R
 
 
 @dataclass(frozen=True)
@@ -322,62 +361,3 @@ def check_lost(lost: str) -> None:
     """Raises our error for an unknown fate of what no input contributes to."""
     if lost not in LOST:
         raise InvalidValueError(unknown_name("lost", lost, LOST))
-
-
-def parts_of_sums(sums: str, lost: str) -> tuple[Part, ...]:
-    """Returns what addends share R by; where the first of these is 0 for all of them together, by the next."""
-    if sums not in _PARTS:
-        raise InvalidValueError(unknown_name("sums", sums, _PARTS))
-    check_lost(lost)
-    return (_PARTS[sums], torch.abs, torch.ones_like) if lost == "spread" else (_PARTS[sums],)
-
-
-def part_average(R: Tensor, a: Tensor, linear: Linear, parts: Sequence[Part]) -> Tensor:
-    """R through a sum with fixed, non-negative weights, in proportion to a part of the inputs (`parts_of_sums`)."""
-
-    def terms(part: Part) -> list[Term]:
-        return [(without_constants(part(a), linear.varying), None)]
-
-    return share_out_all(R, linear, [functools.partial(terms, part) for part in parts])
-
-
-def gamma_average(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
-    """Returns the same by LRP-gamma: in proportion to `a + gamma (a)+`, below a negative output to `a + gamma (a)-`."""
-    below = where_positive(R, -linear.function(a, None, None))
-    received, _ = share_out(R - below, linear, [(a + gamma * positive(a), None)], None, epsilon)
-    if not _is_zero(below):
-        received = received + share_out(below, linear, [(a + gamma * negative(a), None)], None, epsilon)[0]
-    return received
-
-
-def part_shares(addends: Sequence[Tensor], varying: Sequence[Constant], parts: Sequence[Part]) -> list[Tensor]:
-    """Returns the shares of addends of one shape in R: as `part_average`."""
-    first, *others = parts
-    values = [without_constants(first(t), where) for t, where in zip(addends, varying)]
-    total = reduce(operator.add, values)
-    shares = [ratio(v, total, 0) for v in values]
-    if others:
-        is_zero = 1 - total.abs().sign()
-        by_others = part_shares(addends, varying, others)
-        shares = [share + where_positive(other, is_zero) for share, other in zip(shares, by_others)]
-    return shares
-
-
-def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> list[Tensor]:
-    """Returns the shares of addends of one shape in R: as `gamma_average`."""
-    total = reduce(operator.add, addends)
-
-    def of_that_sign(t: Tensor) -> Tensor:
-        above = positive(t)
-        return above - where_positive(above, -total) + where_positive(negative(t), -total)
-
-    parts = [t + gamma * of_that_sign(t) for t in addends] if gamma else addends
-    total = reduce(operator.add, parts)
-    return [ratio(p, total, epsilon) for p in parts]
-
-
-def _itself(t: Tensor) -> Tensor:
-    return t
-
-
-_PARTS: dict[str, Part] = {"signed": _itself, "positive": positive}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,30 +31,49 @@ def _by_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.reshape(-1, *(1,) * (x.ndim - 2))
 
 
-def _layer_norm_gain(call: Call) -> Tensor:
-    x, shape, weight = at_least_float32(call.args[0]), call.argument(1, "normalized_shape"), call.argument(2, "weight")
-    dims = tuple(range(-len(shape), 0))
-    gain = torch.rsqrt(x.var(dims, unbiased=False, keepdim=True) + call.argument(4, "eps", 1e-5))
-    return gain if weight is None else gain * weight
+def linear_part(call: Call) -> Callable[[Tensor], Tensor] | None:
+    """Returns what a normalisation does to its input when what it divides by is held fixed, without its bias; None for
+    one that only scales its input."""
+    make = _LINEAR_PARTS.get(call.name)
+    return None if make is None else make(call)
 
 
-def _group_norm_gain(call: Call) -> Tensor:
-    x, groups, weight = at_least_float32(call.args[0]), call.argument(1, "num_groups"), call.argument(2, "weight")
-    variance = x.unflatten(1, (groups, -1)).flatten(2).var(2, unbiased=False)
-    gain = torch.rsqrt(variance + call.argument(4, "eps", 1e-5)).repeat_interleave(x.shape[1] // groups, 1)
-    gain = gain.reshape(*gain.shape, *(1,) * (x.ndim - 2))
-    return gain if weight is None else gain * _by_channel(weight, x)
+def _layer_norm(call: Call) -> Callable[[Tensor], Tensor]:
+    shape, weight = call.argument(1, "normalized_shape"), call.argument(2, "weight")
+    dims, eps = tuple(range(-len(shape), 0)), call.argument(4, "eps", 1e-5)
+
+    def run(x: Tensor) -> Tensor:
+        held = torch.rsqrt(x.detach().var(dims, unbiased=False, keepdim=True) + eps)
+        centred = (x - x.mean(dims, keepdim=True)) * held
+        return centred if weight is None else centred * weight
+
+    return run
 
 
-def _instance_norm_gain(call: Call) -> Tensor:
+def _group_norm(call: Call) -> Callable[[Tensor], Tensor]:
+    groups, weight = call.argument(1, "num_groups"), call.argument(2, "weight")
+    eps = call.argument(4, "eps", 1e-5)
+
+    def run(x: Tensor) -> Tensor:
+        grouped = x.unflatten(1, (groups, -1)).flatten(2)
+        held = torch.rsqrt(grouped.detach().var(2, unbiased=False, keepdim=True) + eps)
+        centred = ((grouped - grouped.mean(2, keepdim=True)) * held).reshape(x.shape)
+        return centred if weight is None else centred * _by_channel(weight, x)
+
+    return run
+
+
+def _instance_norm(call: Call) -> Callable[[Tensor], Tensor]:
     given = normalization_arguments(call)
-    x, weight = at_least_float32(given["input"]), given["weight"]
-    if given["use_input_stats"]:
-        variance = x.flatten(2).var(2, unbiased=False).reshape(*x.shape[:2], *(1,) * (x.ndim - 2))
-    else:
-        variance = _by_channel(given["running_var"], x)
-    gain = torch.rsqrt(variance + given["eps"])
-    return gain if weight is None else gain * _by_channel(weight, x)
+    own, weight, variance = given["use_input_stats"], given["weight"], given["running_var"]
+
+    def run(x: Tensor) -> Tensor:
+        dims = tuple(range(2, x.ndim))
+        spread = x.detach().var(dims, unbiased=False, keepdim=True) if own else _by_channel(variance, x)
+        scaled = (x - x.mean(dims, keepdim=True) if own else x) * torch.rsqrt(spread + given["eps"])
+        return scaled if weight is None else scaled * _by_channel(weight, x)
+
+    return run
 
 
-GAINS = {"layer_norm": _layer_norm_gain, "group_norm": _group_norm_gain, "instance_norm": _instance_norm_gain}
+_LINEAR_PARTS = {"layer_norm": _layer_norm, "group_norm": _group_norm, "instance_norm": _instance_norm}

@@ -2,50 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from captum_extract_aggregate._engine.operations import DECLARED, Rule
+from captum_extract_aggregate.attr.propagation.keyed_rules import KeyedRules, Running, innermost
 
-from captum_extract_aggregate._engine.operations import DECLARED, Call, Rule
-
-_LINEAR = ("linear", "sum", "scale", "average", "routing", "dropout")
+_LINEAR = ("linear", "scale", "routing", "dropout")
 
 
-class OwnOperations:
-    """How non-linear operations pass relevance: by the function's name, or by the module that calls it.
+class OwnOperations(KeyedRules["str | Rule"]):
+    """How non-linear operations pass relevance.
 
-    A rule by module holds for the non-linear functions called within it; a rule by function wins over it, a module over
-    its type, and an inner module over an outer one.
+    A rule by layer holds for the non-linear functions called within it, and for a sum or average that is all it does.
     """
 
     def __init__(self, rules: Mapping[Any, str | Rule]) -> None:
-        self._by_function: dict[str, str | Rule] = {}
-        self._by_module: dict[Any, str | Rule] = {}
-        for key, how in rules.items():
-            if isinstance(key, (type, nn.Module)):
-                self._by_module[key] = DECLARED[how] if isinstance(how, str) else how
-            else:
-                self._by_function[Call(key, (), {}, None).name] = DECLARED[how] if isinstance(how, str) else how
-        self.unused = {key for key in self._by_module if isinstance(key, nn.Module)}
+        super().__init__({key: DECLARED[how] if isinstance(how, str) else how for key, how in rules.items()})
 
-    def find(self, function: Any, known: str | Rule | None, modules: Callable[[], list[nn.Module]]) -> Any:
+    def find(self, function: Any, known: str | Rule | None, running: Running) -> str | Rule | None:
         """Returns the kind of a call, or the rule for it: one of these rules, else what is known of it by itself."""
-        if self._by_function:
-            how = self._by_function.get(Call(function, (), {}, None).name)
-            if how is not None:
-                return how
-        if self._by_module and known is not None and known not in _LINEAR:
-            return self._within(modules(), known)
-        return known
-
-    def _within(self, modules: list[nn.Module], known: str | Rule) -> str | Rule:
-        for module in modules:
-            if module in self._by_module:
-                self.unused.discard(module)
-                return self._by_module[module]
-        for module in modules:
-            for kind, how in self._by_module.items():
-                if isinstance(kind, type) and isinstance(module, kind):
-                    return how
-        return known
+        how = self.of_function(function, running)
+        if how is None and known in ("sum", "average"):
+            how = self.of_layer(innermost(running))
+        elif how is None and known is not None and known not in _LINEAR:
+            how = self.of_layer(running)
+        return known if how is None else how

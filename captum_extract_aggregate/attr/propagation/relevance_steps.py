@@ -117,6 +117,35 @@ class AffineStep(Step):
         return (R * kept[0],)
 
 
+class BatchNormStep(Step):
+    """A BatchNorm `s x + t` behind a linear operation: part of it (`joined`: R passes), or affine for itself where that
+    operation's output is used elsewhere too, which is known when the forward has ended."""
+
+    joined = True
+
+    def __init__(
+        self, call: Call, inputs: Tensors, constants: tuple[Tensor, Tensor], linear: LinearStep, epsilon: float
+    ) -> None:
+        super().__init__(call, inputs)
+        self.constants, self.linear, self.epsilon = constants, linear, epsilon
+        linear.norm = constants
+
+    def part(self) -> None:
+        """Makes the BatchNorm stand for itself."""
+        self.joined, self.linear.norm = False, None
+
+    def before(self) -> Tensors:
+        return self.inputs
+
+    def down(self, R: Tensor, kept: Tensors) -> Tensors:
+        if self.joined:
+            return (R,)
+        (x,) = kept
+        scale, shift = (t.reshape(-1, *(1,) * (x.ndim - 2)) for t in self.constants)
+        contribution = scale * at_least_float32(x)
+        return ((R * ratio(contribution, contribution + shift, self.epsilon)).to(x.dtype),)
+
+
 class AverageStep(Step):
     """Passes R through a sum over the input's positions with fixed, non-negative weights."""
 

@@ -13,7 +13,7 @@ import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.propagation.lrp_rules import (
     Flat,
 )
-from tests.attr.propagation.cases import METHODS, TARGET, Squeeze, Variant, made, network
+from tests.attr.propagation.cases import METHODS, TARGET, Variant, made, network
 from tests.conftest import SmallNet, relative_error
 
 
@@ -98,7 +98,7 @@ SCRIPTED = made(torch.jit.script(nn.ReLU()))
 
 
 NOT_SEEN = {
-    "an unknown function": (made(torch.erf), "no rule for torch.erf"),
+    "an unknown function": (made(torch.erfc), "no rule for torch.erfc"),
     "where": (made(lambda y: torch.where(y > 0, y, 0.0)), "no rule for torch.where"),
     "scripted": (SCRIPTED, "could not see"),
     "custom function": (made(Doubled.apply), "DoubledBackward, whose call it could not see"),
@@ -113,35 +113,43 @@ GUIDED_ONLY = {
 
 
 RELEVANCE_ONLY = {
-    "gate": (Squeeze().eval(), "a gate, a softmax or attention"),
-    "softmax": (made(lambda y: y.softmax(1)), "explain a logit"),
-    "product": (made(lambda y: y * y.flip(1)), "2 tensors that depend on the input"),
-    "attention": (made(lambda y: y @ y.mT), "attention"),
+    "score": (nn.Sequential(nn.Flatten(), nn.Linear(192, 3), nn.Sigmoid()), "explain a logit"),
     "weights": (
         made(lambda y: F.conv2d(y, y[:1, :, :3, :3].expand(4, -1, -1, -1))),
-        "tensors that depend on the input",
+        "whose weights depend on the input",
     ),
+    "a power": (made(lambda y: y.pow(2)), "a gate, a softmax or attention"),
+}
+
+
+# What LRP has rules for, and excitation backprop has none.
+ATTENTION = {
+    "softmax": (made(lambda y: y.softmax(1)), "explain a logit"),
+    "product": (made(lambda y: y * y.flip(1)), "neither is a gate"),
+    "attention": (made(lambda y: y @ y.mT), "attention"),
+    "quotient": (made(lambda y: y / y.flip(1)), "tensors that depend on the input"),
 }
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_what_no_rule_knows_is_an_error(method):
-    x = torch.randn(1, 3, 8, 8)
+    x = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     gated = method in ("guided", "deconvolution", "rectgrad", "rectgrad mod")
-    for case, (net, message) in {**NOT_SEEN, **(GUIDED_ONLY if gated else RELEVANCE_ONLY)}.items():
+    attention = ATTENTION if method in ("excitation", "contrastive") else {}
+    for case, (net, message) in {**NOT_SEEN, **(GUIDED_ONLY if gated else {**RELEVANCE_ONLY, **attention})}.items():
         with pytest.raises(ValueError, match=message):
             METHODS[method](net).attribute(x, target=0)
         fine = SmallNet().eval()  # nothing is left behind
         assert torch.isfinite(METHODS[method](fine).attribute(x, target=0)).all(), case
-    for net, _ in (RELEVANCE_ONLY if gated else {}).values():
+    for net, _ in ({**RELEVANCE_ONLY, **ATTENTION} if gated else {} if attention else ATTENTION).values():
         METHODS[method](net).attribute(x, target=0)
 
 
-def test_vision_transformers_are_errors_that_name_attention():
+def test_vision_transformers_are_errors_of_excitation_backprop_that_name_attention():
     torch.manual_seed(0)
     vit = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=3).eval()
-    with pytest.raises(ValueError, match="multi_head_attention_forward"):
-        cea.LRP(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
+    with pytest.raises(ValueError, match="attention"):
+        cea.ExcitationBackprop(vit).attribute(torch.randn(1, 3, 32, 32), target=0)
     x = torch.randn(1, 3, 32, 32)
     nn.init.normal_(vit.heads.head.weight)
     gradient = captum.attr.Saliency(vit).attribute(x, target=0, abs=False)
@@ -237,7 +245,6 @@ REFUSED = {
         "relevance",
     ),
     "division with rounding": (lambda n, y: torch.div(y, 0.1, rounding_mode="trunc"), "rounding", "relevance"),
-    "bicubic": (lambda n, y: F.interpolate(y, scale_factor=2, mode="bicubic"), "bicubic", "relevance"),
     "batch statistics": (
         lambda n, y: F.batch_norm(y, None, None, training=True),
         "statistics of the batch",

@@ -61,6 +61,7 @@ def test_composite_names_win_over_types_and_inner_over_outer():
 
 NUMBERS = {
     "epsilon": lambda net, v: cea.LRP(net, epsilon=v),
+    "stabilizer": lambda net, v: cea.LRP(net, stabilizer=math.nan if v is None else v),
     "gamma": lambda net, v: cea.LRP(net, gamma=v if v != math.inf else math.nan),
     "percentile": lambda net, v: cea.RectGrad(net, percentile=v),
     "Epsilon": lambda net, v: Epsilon(v),

@@ -18,7 +18,7 @@ from tests.conftest import SmallNet, relative_error
 
 @pytest.fixture
 def registry():
-    functions = [torch.erf, torch.Tensor.mul, torch.sigmoid, torch.relu_, F.glu]
+    functions = [torch.erfc, torch.Tensor.mul, torch.sigmoid, torch.relu_, F.glu]
     yield
     for function in functions:
         if function in OPERATIONS:
@@ -27,27 +27,27 @@ def registry():
 
 def test_registered_operations(registry):
     x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    net = made(torch.erf).double()
+    net = made(torch.erfc).double()
     gradient = captum.attr.Saliency(net).attribute(x, target=0, abs=False)
-    cea.register_operation(torch.erf, "gradient")
+    cea.register_operation(torch.erfc, "gradient")
     assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), gradient) < 1e-12
-    with pytest.raises(ValueError, match=r"function is torch\.erf, which has a rule already"):
-        cea.register_operation(torch.erf, "identity")
-    cea.register_operation(torch.erf, "identity", overwrite=True)
+    with pytest.raises(ValueError, match=r"function is torch\.erfc, which has a rule already"):
+        cea.register_operation(torch.erfc, "identity")
+    cea.register_operation(torch.erfc, "identity", overwrite=True)
     plain_net = made(nn.Identity()).double()
     plain_net.load_state_dict(net.state_dict())
     expected = captum.attr.Saliency(plain_net).attribute(x, target=0, abs=False)
     assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), expected) < 1e-12
     assert cea.ExcitationBackprop(net, lost="spread").compute_convergence_delta(x, target=0).abs().max() < 1e-12
-    cea.register_operation(torch.erf, lambda r, output, y: 2 * r, overwrite=True)
+    cea.register_operation(torch.erfc, lambda r, output, y: 2 * r, overwrite=True)
     assert relative_error(cea.GuidedBackprop(net).attribute(x, target=0), 2 * expected) < 1e-12
-    cea.register_operation(torch.erf, "relu", overwrite=True)
+    cea.register_operation(torch.erfc, "relu", overwrite=True)
     assert cea.Deconvolution(net).attribute(x, target=0).shape == x.shape
-    cea.register_operation(torch.erf, lambda r, output, y: r.sum(), overwrite=True)
-    with pytest.raises(ValueError, match=r"the rule registered for torch\.erf returned"):
+    cea.register_operation(torch.erfc, lambda r, output, y: r.sum(), overwrite=True)
+    with pytest.raises(ValueError, match=r"the rule registered for torch\.erfc returned"):
         cea.GuidedBackprop(net).attribute(x, target=0)
-    cea.unregister_operation(torch.erf)
-    with pytest.raises(ValueError, match=r"no rule for torch\.erf"):
+    cea.unregister_operation(torch.erfc)
+    with pytest.raises(ValueError, match=r"no rule for torch\.erfc"):
         cea.GuidedBackprop(net).attribute(x, target=0)
 
 
@@ -69,9 +69,9 @@ def test_the_signal_takes_all_in_a_gated_network(registry):
 
 def test_registering_nonsense():
     with pytest.raises(ValueError, match="did you mean 'relu'"):
-        cea.register_operation(torch.erf, "relus")
+        cea.register_operation(torch.erfc, "relus")
     with pytest.raises(TypeError, match="function is a str"):
-        cea.register_operation("erf", "relu")
+        cea.register_operation("erfc", "relu")
 
 
 def test_rules_of_ones_own_for_in_place_functions(registry):
@@ -85,7 +85,7 @@ def test_numbers_of_numpy_and_other_arguments(registry):
     assert cea.RectGrad(net, percentile=np.int64(98)).percentile == 98
     assert cea.LRP(net, gamma=np.float32(0.25)).gamma == 0.25
     with pytest.raises(ValueError, match="how is \\[\\]"):
-        cea.register_operation(torch.erf, [])
+        cea.register_operation(torch.erfc, [])
     with pytest.raises(TypeError, match="low is a str"):
         ZBox("a", 1)
     with pytest.raises(ValueError, match="low is above high"):

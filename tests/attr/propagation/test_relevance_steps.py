@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.attr.propagation.lrp_rules import part_shares, parts_of_sums
 from captum_extract_aggregate.attr.propagation.relevance_steps import finite
+from captum_extract_aggregate.attr.propagation.shares import part_shares, parts_of_sums
 from tests.attr.propagation.cases import Variant
 
 
