@@ -15,6 +15,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import model_of
+from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate._engine.recording import Recording, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
@@ -272,7 +273,7 @@ class _Balanced:
                 undo.callback(p.requires_grad_, True)
             interception = BalancedInterception(_NAME, self.unknown)
             interception.begin(undo)
-            output = self.forward_func(*args, **kwargs)
+            output = find_scores(self.forward_func(*args, **kwargs))
         if self.unknown == "error":
             interception.check(output)
         return output

@@ -39,6 +39,14 @@ def test_gradients_are_those_of_a_network_that_holds_its_gates(kind, images):
     assert not torch.allclose(_gradient(_same_network(Transformer), images, 1), expected, rtol=0.1)
 
 
+def test_scores_are_found_in_outputs_for_captums_methods_too(images):
+    model = _same_network(Transformer)
+    wrapped = model.register_forward_hook(lambda module, args, output: {"logits": output, "other": args[0]})
+    got = cea.LibraGrad(captum.attr.InputXGradient(model)).attribute(images, target=1)
+    wrapped.remove()
+    assert torch.equal(got, cea.LibraGrad(captum.attr.InputXGradient(model)).attribute(images, target=1))
+
+
 @pytest.mark.parametrize("layer", [None, "patches", "blocks.0", "blocks.1"])
 def test_a_score_is_activities_and_biases(layer, images):
     model = _same_network(Transformer)

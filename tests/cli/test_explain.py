@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.by_name import METHODS
 from tests.cli.files import check_picture
 from tests.conftest import REAL_DATA, needs_real_data
@@ -25,8 +24,10 @@ def test_as_a_module(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     check_picture(tmp_path / "out.png")
-    version = subprocess.run([*command[:3], "--version"], capture_output=True, text=True, check=True)
-    assert version.stdout.strip() == cea.__version__
+
+
+def test_version(run):
+    assert run("--version").output.strip() == cea.__version__
 
 
 def test_choices(run, tmp_path):

@@ -33,7 +33,7 @@ from tests.evaluation.plans import (
     of,
 )
 
-SCENES, STEP = 4, 1024
+SCENES, STEP = 3, 2304
 
 
 LAYERS = {"scene-vgg": ["features.8", "features.18"], "scene-resnet": ["layer2", "layer3"]}

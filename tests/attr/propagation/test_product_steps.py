@@ -2,6 +2,7 @@
 
 import math
 
+import captum.attr
 import pytest
 import torch
 import torchvision
@@ -47,6 +48,8 @@ def test_attention_weights_held_are_the_balanced_gradient():
     for epsilon in (0, 1e-12):
         got = cea.LRP(net, attention="cp", epsilon=epsilon).attribute(x, target=1)
         assert relative_error(got, expected) < 1e-8
+    by_wrapper = cea.LibraGrad(captum.attr.InputXGradient(net)).attribute(x, target=1)
+    assert relative_error(by_wrapper, expected) < 1e-8
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (2, 3, 4, 5)])
