@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.by_name import METHODS
 from tests.cli.files import check_picture
 from tests.conftest import REAL_DATA, needs_real_data
