@@ -27,8 +27,8 @@ def test_as_a_module(tmp_path):
     check_picture(tmp_path / "out.png")
 
 
-def test_version(run):
-    assert run("--version").output.strip() == cea.__version__
+def test_version(invoke):
+    assert invoke("--version").output.strip() == cea.__version__
 
 
 def test_choices(run, tmp_path):
