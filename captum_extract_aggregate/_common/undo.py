@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable
 from types import TracebackType
@@ -106,6 +107,35 @@ def _keys(hooks: dict[int, Any], hook: Callable[..., Any]) -> Iterable[int]:
     return [key for key, value in tuple(hooks.items()) if value is hook]  # a copy: other threads add theirs
 
 
+class Turn:
+    """One thread at a time, and in it whatever a signal's handler runs meanwhile, too.
+
+    A lock cannot be given back by a step that may be taken twice: an interrupt between the end of a `with` block and
+    its exit would leave it taken, and every other thread waiting.
+    """
+
+    __slots__ = ("_holder",)
+
+    def __init__(self) -> None:
+        self._holder: dict[str, tuple[int, object]] = {}  # one entry at most: the thread, and which of its calls
+
+    def take(self, undo: Undo) -> None:
+        """Waits for the turn, which is held until all is undone."""
+        mine = threading.get_ident(), object()
+        undo.callback(self._give_back, mine)
+        while self._holder.setdefault("now", mine)[0] != mine[0]:  # which Python does in one step
+            time.sleep(1e-5)
+
+    def _give_back(self, mine: tuple[int, object]) -> None:
+        if self._holder.get("now") is mine:
+            self._holder.pop("now", None)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether nobody holds it."""
+        return not self._holder
+
+
 class ProcessWide:
     """Holds a setting of the whole process, which passes of several threads may change at once.
 
@@ -116,21 +146,25 @@ class ProcessWide:
     def __init__(self, read: Callable[[], Any], write: Callable[[Any], object]) -> None:
         self._read, self._write = read, write
         self._found: dict[object, tuple[int, Any]] = {}  # in the order in which they came
-        self._lock = threading.RLock()  # a signal's handler may explain something, too
+        self.turn = Turn()
 
     def keep(self, undo: Undo) -> None:
         """Notes the setting; the caller may change it from now on."""
         mine = object()
         undo.callback(self._put_back, mine)
-        with self._lock:
+        with Undo() as held, held:
+            self.turn.take(held)
             self._found[mine] = threading.get_ident(), self._read()
 
     def _put_back(self, mine: object) -> None:
-        with self._lock:
+        with Undo() as held, held:
+            self.turn.take(held)
             if mine not in self._found:
                 return
             thread, value = self._found[mine]
-            outermost = {theirs: one for one, (theirs, _) in reversed(self._found.items())}
+            outermost: dict[int, object] = {}
+            for one, (theirs, _) in tuple(self._found.items()):
+                outermost.setdefault(theirs, one)
             came = list(self._found)
             del outermost[thread]
             if not outermost:

@@ -8,6 +8,7 @@ active while they run meets every step.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -186,3 +187,9 @@ def _attended(
     q, k, v = (t.view(batch, heads, -1, t.shape[-1]) for t in of)
     out = F.scaled_dot_product_attention(q, k, v, mask, dropout_p, is_causal)
     return out.permute(2, 0, 1, 3).reshape(batch * length, -1), None
+
+
+OPENED_ATTENTION: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: opened_dot_product_attention,
+    F.multi_head_attention_forward: opened_multi_head_attention,
+}

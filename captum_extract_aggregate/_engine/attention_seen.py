@@ -13,20 +13,17 @@ from torch.overrides import TorchFunctionMode
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
-from captum_extract_aggregate._engine.attention import opened_dot_product_attention, opened_multi_head_attention
+from captum_extract_aggregate._engine.attention import OPENED_ATTENTION
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, running_modules
 from captum_extract_aggregate._engine.model_state import (
     function_modes,
     leave_function_modes,
     prepared,
+    run_within,
     set_modes,
 )
 
 See = Callable[[list[nn.Module], Tensor, Tensor], Tensor]
-_OPENED: dict[Any, Callable[..., Any]] = {
-    F.scaled_dot_product_attention: opened_dot_product_attention,
-    F.multi_head_attention_forward: opened_multi_head_attention,
-}
 _SOFTMAX = (torch.softmax, F.softmax, Tensor.softmax)
 
 
@@ -48,10 +45,9 @@ class AttentionSeen(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        opened = _OPENED.get(func)
+        opened = OPENED_ATTENTION.get(func)
         if opened is not None:
-            with self:
-                return opened(*args, **kwargs)
+            return run_within(self, opened, *args, **kwargs)
         output = func(*args, **kwargs)
         if func not in _SOFTMAX or not _is_over_keys(output, args, kwargs):
             return output

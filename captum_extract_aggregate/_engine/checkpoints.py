@@ -15,9 +15,9 @@ from typing import Any
 
 from torch.utils import checkpoint
 
-from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._common.undo import Turn, Undo
 
-_LOCK = threading.RLock()
+_TURN = Turn()
 _PASSES: dict[object, int] = {}  # that are going on, and the thread of each
 _OWN: dict[str, Any] = {}  # what PyTorch calls by these names while no pass runs
 
@@ -26,7 +26,8 @@ def checkpoints_as_written(undo: Undo) -> None:
     """This thread's checkpoints are plain calls until all is undone; those of other threads are what they were."""
     mine = object()
     undo.callback(_end, mine)
-    with _LOCK:
+    with Undo() as held, held:
+        _TURN.take(held)
         for name, replacement in _REPLACEMENTS.items():
             if getattr(checkpoint, name) is not replacement:
                 _OWN[name] = getattr(checkpoint, name)
@@ -35,7 +36,8 @@ def checkpoints_as_written(undo: Undo) -> None:
 
 
 def _end(mine: object) -> None:
-    with _LOCK:
+    with Undo() as held, held:
+        _TURN.take(held)
         _PASSES.pop(mine, None)
         if not _PASSES:
             for name, own in _OWN.items():

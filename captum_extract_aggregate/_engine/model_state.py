@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.seeding import random_state
@@ -314,6 +315,19 @@ def leave_function_modes(count: int) -> None:
     """Leaves function modes until there are as many as before."""
     while function_modes() > count:
         torch._C._pop_torch_function_stack()  # type: ignore[attr-defined]
+
+
+def run_within(mode: TorchFunctionMode, function: Callable[..., Found], *args: Any, **kwargs: Any) -> Found:
+    """Calls a function with a mode on that is off while it handles a call: what the function calls is handled, too.
+
+    (`with mode:` would take a mode from an empty stack where an interrupt has cut PyTorch's own handling short.)
+    """
+    before = function_modes()
+    mode.__enter__()
+    try:
+        return function(*args, **kwargs)
+    finally:
+        leave_function_modes(before)
 
 
 def leave_transforms(undo: Undo) -> None:

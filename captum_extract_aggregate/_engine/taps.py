@@ -7,7 +7,6 @@ nobody has used it before; the taps find out, and what they have found out about
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import plain
-from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._common.undo import Turn, Undo
 from captum_extract_aggregate._engine.attention_seen import AttentionSeen, no_attention
 from captum_extract_aggregate._engine.claims import Claim
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
@@ -105,7 +104,7 @@ class Taps:
         self._met: list[tuple[Tensor, int]] = []
         self._marked: list[Tensor] = []
         self._count = 0
-        self._lock = threading.Lock()
+        self._turn = Turn()  # replicas run in threads of their own
         self._used_before: set[nn.Module] = set()
         # Those at which gradients are asked for.
         self.layers = {place.layer for place in places if place.layer is not None and place.differentiate}
@@ -182,7 +181,8 @@ class Taps:
                 "point tensor or a tuple of them: choose a layer inside it, or a neighbour"
             )
         handed = list(values)
-        with self._lock:
+        with Undo() as held, held:
+            self._turn.take(held)
             tapped = []
             for i in chosen:
                 if place.differentiate:

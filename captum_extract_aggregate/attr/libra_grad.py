@@ -14,7 +14,8 @@ from torch import Tensor
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.evidence import Evidence
-from captum_extract_aggregate._engine.layers import model_of
+from captum_extract_aggregate._engine.layers import checked_inputs, model_of
+from captum_extract_aggregate._engine.model_state import without_traces
 from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate._engine.recording import Recording, record
 from captum_extract_aggregate._engine.taps import Place
@@ -193,7 +194,9 @@ class LibraGrad(CaptureAttribution[Any]):
             given = {name: value for name, value in given.items() if value is not None}
             if given.get("attribute_to_layer_input") is False:
                 del given["attribute_to_layer_input"]  # the default; methods for inputs do not know it
-            return self._wraps.attribute(inputs, **given)
+            copies = tuple(t.detach().clone() for t in checked_inputs(inputs))  # which Captum marks, and may leave so
+            given["inputs"] = copies if isinstance(inputs, tuple) else copies[0]
+            return without_traces(self._wraps.attribute, model_of(self.forward_func), **given)
         delta = kwargs.pop("return_convergence_delta", False)
         maps = super().attribute(inputs, target, additional_forward_args, **kwargs)
         if not delta:
@@ -269,8 +272,8 @@ class _Balanced:
         model = model_of(self.forward_func)
         with Undo() as undo, undo:
             for p in () if model is None else [p for p in model.parameters() if p.requires_grad]:
-                p.requires_grad_(False)
                 undo.callback(p.requires_grad_, True)
+                p.requires_grad_(False)
             interception = BalancedInterception(_NAME, self.unknown)
             interception.begin(undo)
             output = find_scores(self.forward_func(*args, **kwargs))

@@ -13,6 +13,7 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.metrics import completeness_gap
+from tests.faults import snapshot
 from tests.reference.balanced import Fast, Transformer
 
 
@@ -45,6 +46,21 @@ def test_scores_are_found_in_outputs_for_captums_methods_too(images):
     got = cea.LibraGrad(captum.attr.InputXGradient(model)).attribute(images, target=1)
     wrapped.remove()
     assert torch.equal(got, cea.LibraGrad(captum.attr.InputXGradient(model)).attribute(images, target=1))
+
+
+def test_a_fault_leaves_nothing_behind_where_captum_runs(images):
+    model = _same_network(Transformer)
+    before = snapshot(model, images)
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    handle = model.register_forward_hook(fail)
+    for method in (captum.attr.Saliency(model), captum.attr.LayerGradCam(model, model.blocks[0])):
+        with pytest.raises(KeyboardInterrupt):
+            cea.LibraGrad(method).attribute(images, target=1)
+    handle.remove()
+    assert snapshot(model, images) == before
 
 
 @pytest.mark.parametrize("layer", [None, "patches", "blocks.0", "blocks.1"])

@@ -20,8 +20,9 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
-from captum_extract_aggregate._common import undo
-from captum_extract_aggregate._common.undo import ProcessWide, Undo
+from captum_extract_aggregate._common import seeding, undo
+from captum_extract_aggregate._common.undo import ProcessWide, Turn, Undo
+from captum_extract_aggregate._engine import checkpoints, model_state
 from captum_extract_aggregate.bias_study import bias_report, biases_removed, biases_scaled, decay_biases
 from tests.conftest import SmallNet
 from tests.faults import prepared, snapshot
@@ -30,6 +31,12 @@ from tests.networks import Attending
 HOOKS = ["_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called"]
 HOOKS += ["_forward_pre_hooks", "_forward_pre_hooks_with_kwargs"]
 NAMES = ["conv1", "conv3"]
+
+
+# Held for a moment by each pass: taken for ever, all other threads would wait.
+TURNS = [kept.turn for kept in (seeding._TORCH, model_state._FUSED_ATTENTION, model_state._STANCE)] + [
+    checkpoints._TURN
+]
 
 
 class Watched:
@@ -62,6 +69,10 @@ class Watched:
             "meta-saliency, together": cea.MetaSaliency(cea.NormGrad(bare, "conv3"), lr=0.1, vectorized=True),
             "meta-saliency, Captum": cea.MetaSaliency(LayerGradCam(net, net.conv3), lr=0.1),
             "attention": cea.NormGrad(self.attending, "encoder"),
+            "at attention": cea.LeGrad(self.attending, "encoder"),
+            "LRP through attention": cea.LRP(self.attending),
+            "balanced": cea.LibraGrad(cea.NormGrad(self.attending, "encoder")),
+            "balanced, Captum": cea.LibraGrad(LayerGradCam(net, net.conv3)),
         }
         do = {name: lambda m=m: m.attribute(x, target=1) for name, m in methods.items()}
         one = cea.NormGrad(net, "conv3")
@@ -104,6 +115,7 @@ class Watched:
             "threads": torch.get_num_threads(),
             "layers": self.by_captum.layer == [self.net.conv1, self.net.conv3],
             "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGALRM)],
+            "turns": [turn.is_free for turn in TURNS],
             "mask": signal.pthread_sigmask(signal.SIG_BLOCK, ()),
         }
 
@@ -239,6 +251,46 @@ def test_many_interrupts_at_random_times_leave_no_trace(again):
     found, hits = interrupts(2000, seed=1, again=again)
     assert found == []
     assert hits > 1000
+
+
+def test_a_turn_is_given_back_wherever_an_interrupt_comes():
+    turn = Turn()
+    inside = []
+
+    def run():
+        with Undo() as held, held:
+            turn.take(held)
+            inside.append(turn.is_free)
+
+    lines = interrupted_at(run, 0)
+    assert lines > 10
+    for at in range(1, lines + 1):
+        interrupted_at(run, at)
+        assert turn.is_free, f"at {at} of {lines}"
+    assert set(inside) == {False}
+
+
+def test_one_thread_has_the_turn_at_a_time():
+    turn, inside, most = Turn(), [], []
+
+    def run():
+        for _ in range(200):
+            with Undo() as held, held:
+                turn.take(held)
+                with Undo() as again, again:  # as a signal's handler would
+                    turn.take(again)
+                inside.append(0)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert most == [1] * 800
+    assert turn.is_free
 
 
 # --- What everything rests on ----------------------------------------------------------------------------------------

@@ -6,8 +6,10 @@ import captum.attr as captum_attr
 import pytest
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 import captum_extract_aggregate as cea
+from captum_extract_aggregate._engine.model_state import function_modes, run_within
 from tests.conftest import SmallNet
 from tests.engine.cases import X
 
@@ -197,3 +199,32 @@ def test_modules_that_a_model_merely_calls_are_met_at_every_call():
     for _ in range(2):
         with pytest.raises(ValueError, match="train mode"):
             cea.NormGrad(net, "conv").attribute(X, 1)
+
+
+class Counting(TorchFunctionMode):
+    """Counts calls; one that it knows runs in parts that are counted, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.calls.append(func.__name__)
+        if func is torch.square:
+            return run_within(self, lambda t: torch.mul(t, t), *args)
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_a_handled_call_runs_is_handled_too():
+    before = function_modes()
+    with Counting() as mode:
+        assert torch.square(torch.tensor(3.0)).item() == 9
+    assert mode.calls[:2] == ["square", "mul"]
+    assert function_modes() == before
+
+
+def test_it_ends_when_the_function_fails():
+    mode, before = Counting(), function_modes()
+    with pytest.raises(ZeroDivisionError):
+        run_within(mode, lambda: 1 / 0)
+    assert function_modes() == before

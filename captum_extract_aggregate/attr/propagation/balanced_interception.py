@@ -85,9 +85,6 @@ class BalancedInterception(Interception):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is F.multi_head_attention_forward:
-            with self:  # each of its steps comes here
-                return opened_multi_head_attention(*args, **(kwargs or {}))
         output = super().__torch_function__(func, types, args, kwargs)
         if torch.is_grad_enabled():
             self._mark_held(func, tensors_in((args, kwargs or {})), output)
@@ -99,6 +96,9 @@ class BalancedInterception(Interception):
         if _makes_constants(name) or not any(is_held(t) or (t.requires_grad and name == "detach") for t in given):
             return
         hold(output)
+
+    def opened(self, function: Any, how: Any) -> Callable[..., Any] | None:
+        return opened_multi_head_attention if function is F.multi_head_attention_forward else None
 
     def find_rule(self, function: Any, known: Any) -> Any:
         return _MORE.get(function, known) if known is None else known

@@ -24,7 +24,7 @@ from captum_extract_aggregate._common.tensors import plain
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.layers import describe, running_modules
-from captum_extract_aggregate._engine.model_state import function_modes, leave_function_modes
+from captum_extract_aggregate._engine.model_state import function_modes, leave_function_modes, run_within
 from captum_extract_aggregate._engine.operations import OPERATIONS, Call, Rule, of_torch, tensors_in
 from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
 
@@ -204,8 +204,7 @@ class Interception(TorchFunctionMode):
         how = self.find_rule(func, known)
         opened = self.opened(func, how)
         if opened is not None:
-            with self:
-                return opened(*args, **(kwargs or {}))
+            return run_within(self, opened, *args, **(kwargs or {}))
         kind, rule = ("custom", how) if callable(how) else (how, None)
         call = Call(func, args, kwargs or {}, kind, rule)
         given = [t for t in tensors_in((args, call.kwargs)) if t.requires_grad] if torch.is_grad_enabled() else []

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_extract_aggregate._engine.attention import opened_dot_product_attention, opened_multi_head_attention
+from captum_extract_aggregate._engine.attention import OPENED_ATTENTION
 
 
 def _glu(input: Tensor, dim: int = -1) -> Tensor:
@@ -34,8 +34,7 @@ def _scaled(t: Tensor, factor: float) -> Tensor:
 
 
 OPENED: dict[Any, Callable[..., Any]] = {
-    F.scaled_dot_product_attention: opened_dot_product_attention,
-    F.multi_head_attention_forward: opened_multi_head_attention,
+    **OPENED_ATTENTION,
     F.glu: _glu,
     torch.baddbmm: _baddbmm,
     Tensor.baddbmm: _baddbmm,
