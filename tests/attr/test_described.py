@@ -13,7 +13,7 @@ METHODS.remove(cea.CaptureAttribution)  # the base, which makes no map
 
 @pytest.mark.parametrize("method", METHODS)
 def test_help_tells_arguments_and_result(method):
-    assert len(METHODS) == 24
+    assert len(METHODS) == 28
     text = inspect.getdoc(method.attribute)
     for name in list(inspect.signature(method.attribute).parameters)[1:]:
         assert f"\n    {name}: " in text
