@@ -1,4 +1,4 @@
-"""Which classifiers LRP and excitation backprop explain, and what arrives at the input.
+"""Which classifiers LRP and excitation backprop explain, what arrives at the input, and what balanced gradients miss.
 
 python benchmarks/lrp_networks.py torchvision|timm > table.md
 """
@@ -90,12 +90,22 @@ def outcome(method: Callable[[nn.Module], cea.LRP | cea.ExcitationBackprop], net
     return f"{arrived:.3g}" if math.isfinite(arrived) else "not finite"
 
 
+def missing(net: nn.Module, x: torch.Tensor) -> str:
+    """Returns how far input times balanced gradient and biases are from the score, relative to it."""
+    try:
+        delta = cea.LibraGrad(cea.ActivityAttribution(net, None)).compute_convergence_delta(x, target=1)
+    except (ValueError, RuntimeError) as error:
+        return f"{type(error).__name__}: " + str(error).split(", called")[0].split(" (")[0].split("\n")[0]
+    return f"{abs(float(delta / net(x)[0, 1])):.0e}"
+
+
 def main() -> None:
-    print("| network | logit | " + " | ".join(METHODS) + " |\n" + "|---" * (len(METHODS) + 2) + "|")
+    columns = [*METHODS, "balanced gradient: relative gap"]
+    print("| network | logit | " + " | ".join(columns) + " |\n" + "|---" * (len(columns) + 2) + "|")
     for name, net, size in networks(sys.argv[1]):
         calibrated(net, size)
         x = torch.randn(1, 3, size, size)
-        sums = [outcome(method, net, x) for method in METHODS.values()]
+        sums = [*(outcome(method, net, x) for method in METHODS.values()), missing(net, x)]
         print(f"| {name} | {float(net(x)[0, 1]):.3g} | {' | '.join(sums)} |", flush=True)
 
 

@@ -228,7 +228,7 @@ def built(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", torchvision.models.list_models(module=torchvision.models))
 def test_every_torchvision_classifier(name, built):
-    """LRP explains each; excitation backprop keeps all it sends, or names attention."""
+    """LRP and balanced gradients explain each; excitation backprop keeps all it sends, or names attention."""
     size = 2 * PATCHES[name] if name in PATCHES else SMALLEST.get(name, 32)
     net = built(name, size)
     x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
@@ -244,6 +244,8 @@ def test_every_torchvision_classifier(name, built):
     else:
         assert excitation.attribute(x, target=best).sum() == pytest.approx(1, abs=1e-3)
     assert cea.GuidedBackprop(net).attribute(x, target=best).isfinite().all()
+    missing = cea.LibraGrad(cea.ActivityAttribution(net, None)).compute_convergence_delta(x, target=best)
+    assert (missing / net(x)[0, best]).abs().max() < 1e-3
 
 
 def test_nothing_stays_in_memory():
