@@ -22,6 +22,7 @@ from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution, own
 from captum_extract_aggregate.attr.convergence import is_bypassed, warn_of_bypass
+from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.one_pass import Maps, Plan
 from captum_extract_aggregate.attr.propagation.balanced_interception import BalancedInterception
@@ -31,6 +32,7 @@ _UNKNOWN = ("error", "gradient")
 _NAME = "LibraGrad"
 
 
+@described("as the wrapped method's, in its units")
 class LibraGrad(CaptureAttribution[Any]):
     r"""LibraGrad: any gradient method, of balanced gradients; returns what the wrapped method returns.
 
@@ -188,7 +190,7 @@ class LibraGrad(CaptureAttribution[Any]):
         additional_forward_args: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Returns what the wrapped method's `attribute` gives; other arguments are handed to it."""
+        """Returns what the wrapped method's `attribute` gives; other keywords are handed to it."""
         if self._wraps is not None:
             given = {"target": target, "additional_forward_args": additional_forward_args, **kwargs}
             given = {name: value for name, value in given.items() if value is not None}
