@@ -32,7 +32,7 @@ _UNKNOWN = ("error", "gradient")
 _NAME = "LibraGrad"
 
 
-@described("as the wrapped method's, in its units")
+@described("What the wrapped method's `attribute` returns, in its shapes and units")
 class LibraGrad(CaptureAttribution[Any]):
     r"""LibraGrad: any gradient method, of balanced gradients; returns what the wrapped method returns.
 
