@@ -19,6 +19,11 @@ needs_real_data = pytest.mark.skipif(
 )
 
 
+def pytest_collection_modifyitems(items):
+    """The longest tests come first, so that all processes end at about the same time."""
+    items.sort(key=lambda item: "test_they_stand_on_fresh_scenes" not in item.name)
+
+
 class SmallNet(nn.Module):
     """Convolution, in-place ReLU, a residual sum, BatchNorm and a linear head; smooth enough for float64 checks."""
 
