@@ -172,6 +172,11 @@ def _joined(maps: list[Tensor]) -> Tensor:
     return torch.stack([m if m.shape[2:] == finest else upsample(m, finest) for m in maps]).mean(0)
 
 
+def is_of_attention(make: object) -> bool:
+    """Tells whether a class's maps are of attention weights, which not every network has."""
+    return isinstance(make, type) and issubclass(make, AttentionAttribution)
+
+
 @described("`N x 1 x H x W` on the grid of patches, non-negative, in units of the score", layers=False)
 class LeGrad(AttentionAttribution[L]):
     r"""LeGrad: the mean over layers, heads and queries of :math:`(\partial F / \partial A)_+`; `N x 1 x H x W`.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
+from captum_extract_aggregate.attr.attention import is_of_attention
 from captum_extract_aggregate.attr.by_name import make_method
 from captum_extract_aggregate.attr.propagation.base import PropagationAttribution
 from captum_extract_aggregate.insights.images_seen import OfSome, images_seen
@@ -110,7 +111,7 @@ class _Adapter(Attribution):
         values = values_of(name, given)
         layers = list(default_layers(model, tensors).values()) if at is None else at
         sizes = [tuple(x.shape[2:]) for x in tensors if x.ndim == 4]
-        if method(name).joins_layers and len(set(sizes)) > 1:
+        if method(name).joins_layers and len(set(sizes)) > 1 and not is_of_attention(method(name).make):
             values["size"] = sizes[0]  # one map for all images, brought to the size of each afterwards
         if is_captums(name):
             return make_method(name, model, layers), values

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.default_layers import default_layers
-from captum_extract_aggregate.attr.attention import AttentionAttribution
+from captum_extract_aggregate.attr.attention import is_of_attention
 from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.insights.ablation import PATCHES, PatchAblation
 from captum_extract_aggregate.insights.adapter import adapter, usual
@@ -97,7 +97,7 @@ def _layers(model: nn.Module | None, inputs: Tensor | tuple[Tensor, ...] | None)
 
 def _of_kind(make: Any, model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> list[str]:
     """Returns the layers that a method goes with: those with attention, or those with biases that have positions."""
-    if isinstance(make, type) and issubclass(make, AttentionAttribution):
+    if is_of_attention(make):
         try:
             return [] if inputs is None else list(attention_layers(model, inputs))
         except ValueError:  # a network without attention
