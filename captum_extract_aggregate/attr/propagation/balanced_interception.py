@@ -62,9 +62,6 @@ _AFFINE = ("linear", "sum", "average", "routing", "choice", "normalization", "sm
 # The functions for which this stands beside those in the table of operations.
 _MORE: dict[Any, str] = {
     F.glu: "smooth",
-    torch.erf: "activation",
-    Tensor.erf: "activation",
-    torch.special.erf: "activation",
     torch.exp2: "smooth",
     torch.outer: "smooth",
 }
