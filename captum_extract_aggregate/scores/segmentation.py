@@ -39,7 +39,8 @@ class SegmentationRegion(Score):
         >>> of_pixel = SegmentationRegion(model, pixel=(5, 9))
         >>> cea.GradCAM(of_pixel, "1").attribute(x, target=2).shape
         torch.Size([1, 1, 8, 8])
-        >>> masks = model(x).argmax(1).repeat_interleave(2, 1).repeat_interleave(2, 2) == 2
+        >>> masks = torch.zeros(1, 16, 16, dtype=torch.bool)
+        >>> masks[:, 4:12, 2:9] = True
         >>> cea.GradCAM(SegmentationRegion(model), "1").attribute(x, target=2, additional_forward_args=masks).shape
         torch.Size([1, 1, 8, 8])
     """
