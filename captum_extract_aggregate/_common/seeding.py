@@ -6,6 +6,7 @@ import contextlib
 import functools
 import random
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +51,8 @@ def seed_torch(seed: int) -> None:
 
 @functools.cache
 def _has_accelerator() -> bool:
-    others = [getattr(torch, name, None) for name in ("xpu", "mtia")]
-    there = any(other.is_available() for other in others if hasattr(other, "is_available"))
-    return there or torch.cuda.is_available() or torch.backends.mps.is_available()
+    kinds: list[Any] = [torch.cuda, torch.backends.mps, getattr(torch, "xpu", None), getattr(torch, "mtia", None)]
+    return any(kind.is_available() for kind in kinds if hasattr(kind, "is_available"))
 
 
 @functools.cache
