@@ -234,11 +234,11 @@ def test_maps_that_join_all_layers_share_a_row():
 
 def test_colour_bars_say_what_the_colours_mean():
     maps = {"a": {"x": torch.rand(4, 4)}, "b": {"x": torch.randn(4, 4)}}
-    said = (
-        lambda scaling: [  # noqa: E731
-            [t.get_text() for t in axes.get_yticklabels()] for axes in grid(IMAGE, maps, scaling=scaling).axes[-2:]
-        ]
-    )
+
+    def said(scaling):
+        bars = grid(IMAGE, maps, scaling=scaling).axes[-2:]
+        return [[label.get_text() for label in bar.get_yticklabels()] for bar in bars]
+
     assert said("map") == [["0", "largest"], ["against", "0", "for"]]
     end = f"{scale_of([maps['b']['x']]):.3g}"
     assert said("row")[1] == [f"-{end}", "0", end]
