@@ -42,6 +42,7 @@ from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
 from captum_extract_aggregate.data import DigitScenes, load_scene_model
+from captum_extract_aggregate.explanation import Explanation, explain
 
 __version__ = "0.2.0"
 
@@ -59,6 +60,7 @@ __all__ = [
     "Deconvolution",
     "DigitScenes",
     "ExcitationBackprop",
+    "Explanation",
     "ExtractAggregate",
     "FullGrad",
     "GradCAM",
@@ -87,6 +89,7 @@ __all__ = [
     "bias_layers",
     "bias_study",
     "default_layers",
+    "explain",
     "feature_spread_weights",
     "load_scene_model",
     "register_operation",

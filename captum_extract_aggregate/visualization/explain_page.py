@@ -46,6 +46,11 @@ def write_page(
         >>> "NormGrad" in path.read_text()
         True
     """
+    path.write_text(page(title, picture, maps, classes, scores), encoding="utf-8")
+
+
+def page(title: str, picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: Sequence[float]) -> str:
+    """Returns the page's text; arguments and errors as of `write_page`."""
     _check(picture, maps, classes, scores)
     methods = []
     for name, layers in maps[0].items():
@@ -60,7 +65,7 @@ def write_page(
         "methods": methods,
         "colours": {"signed": _colours("all"), "positive": _colours("positive")},
     }
-    path.write_text(render(__package__, "explain.html", data=data), encoding="utf-8")
+    return render(__package__, "explain.html", data=data)
 
 
 def _check(picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: Sequence[float]) -> None:

@@ -204,8 +204,10 @@ def grid(
     signs = set()
     for i, line in enumerate(lines):
         _draw_input(cells[i][0], images, line.row, i == 0, boxes)
+        height, width = _pixels(images[line.row]).shape[:2]
         for axes in cells[i][1:]:
             axes.set_axis_off()
+            axes.set_box_aspect(height / width)  # also where there is no map, so that titles stand in one line
         own = [cell for cell in line.cells if cell is not None]
         groups = {cell: _sharing(maps, cell.row, cell.column, scaling) for cell in own}
         shown = sign or ("all" if any(_is_signed(m) for group in groups.values() for m in group) else "positive")
@@ -214,7 +216,8 @@ def grid(
             if cell is not None:
                 end = scale_of(groups[cell], shown, outlier_perc)
                 overlay(axes, images[cell.row], maps[cell.row][cell.column], shown, end, alpha=alpha, cmap=cmap)
-                axes.set_title(cell.title, fontsize=9, parse_math=False)
+        for above, axes in zip(line.titles, cells[i][1:]):
+            axes.set_title(above, fontsize=9, parse_math=False)
         _label(cells[i][1], line.label)
         same_scale = scale_of(groups[own[0]], shown, outlier_perc) if scaling in ("row", "all") else None
         _colour_bar(figure, cells[i], shown, same_scale, cmap)
@@ -225,19 +228,19 @@ def grid(
 
 
 class _Cell(NamedTuple):
-    """Tells which map stands in a cell, and what is written above it."""
+    """Tells which map stands in a cell."""
 
     row: str
     column: str
-    title: str
 
 
 class _Line(NamedTuple):
-    """Holds the cells of one row of a grid; None where there is no map."""
+    """Holds the cells of one row of a grid, None where there is no map, and what stands above them."""
 
     label: str
     row: str  # whose image stands before it
     cells: list[_Cell | None]
+    titles: list[str]
 
 
 def _lines(maps: Rows, packs: bool) -> list[_Line]:
@@ -245,15 +248,18 @@ def _lines(maps: Rows, packs: bool) -> list[_Line]:
     several = {column for own in maps.values() if len(own) > 1 for column in own}
     alone = [row for row, own in maps.items() if packs and several and len(own) == 1 and several.isdisjoint(own)]
     rows = [row for row in maps if row not in alone]
-    columns = list(dict.fromkeys(column for row in rows for column in maps[row]))
-    lines: list[_Line] = []
-    for row in rows:
-        above = {column for line in lines for cell in line.cells if cell is not None for column in [cell.column]}
-        titles = {column: "" if column in above else _wrapped(column) for column in columns}
-        lines.append(_Line(row, row, [_Cell(row, c, titles[c]) if c in maps[row] else None for c in columns]))
-    single = [_Cell(row, column, f"{row}\n{column}") for row in alone for column in maps[row]]
-    starts = range(0, len(single), max(1, len(columns)))
-    return lines + [_Line("", single[i].row, list(single[i : i + len(columns)])) for i in starts]
+    longest_first = sorted(rows, key=lambda row: -len(maps[row]))  # whose columns are in the order of the layers
+    columns = list(dict.fromkeys(column for row in longest_first for column in maps[row]))
+    lines = [
+        _Line(row, row, [_Cell(row, c) if c in maps[row] else None for c in columns], [""] * len(columns))
+        for row in rows
+    ]
+    if lines:
+        lines[0] = lines[0]._replace(titles=[_wrapped(column) for column in columns])
+    single = [_Cell(row, column) for row in alone for column in maps[row]]
+    for part in (single[i : i + len(columns)] for i in range(0, len(single), max(1, len(columns)))):
+        lines += [_Line("", part[0].row, list(part), [f"{cell.row}\n{cell.column}" for cell in part])]
+    return lines
 
 
 def _colour_bar(figure: Figure, cells: Any, sign: str, scale: float | None, cmap: Any) -> None:
