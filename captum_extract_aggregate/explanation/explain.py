@@ -76,7 +76,7 @@ def explain(
         >>> list(found.maps), list(found.maps["linear-approximation"])
         (['gradcam', 'normgrad', 'linear-approximation'], ['layer1', 'layer2', 'layer3', 'layer4'])
         >>> found.maps["gradcam"]["layer4"].shape
-        torch.Size([1, 6, 6])
+        torch.Size([1, 12, 12])
     """
     chosen = _methods(methods)
     if image is None and (size or mean or std):

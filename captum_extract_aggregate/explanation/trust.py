@@ -77,7 +77,10 @@ class Trust:
     def __str__(self) -> str:
         width = max(len(_called(a)) for a in self.answers)
         lines = [f"{'':{width}}  other class  random network  removal over chance"]
-        lines += [f"{_called(a):{width}}  {a.classes:11.2f}  {a.learned:14.2f}  {a.kept:+19.2f}" for a in self.answers]
+        lines += [
+            f"{_called(a):{width}}  {_number(a.classes):>11}  {_number(a.learned):>14}  {a.kept:+19.2f}"
+            for a in self.answers
+        ]
         null = f"{self.null[0]:.2f} ± {self.null[1]:.2f}"
         lines.append(f"{'maps of chance':{width}}  {null:>11}  {null:>14}  {f'0.00 ± {self.chance:.2f}':>19}")
         return "\n".join([*lines, self.sentence])
