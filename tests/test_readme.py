@@ -4,8 +4,10 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import captum_extract_aggregate as cea
@@ -35,7 +37,9 @@ def clip_of_hugging_faces():
     return {"clip": transformers.CLIPModel(config).eval(), "tokens": tokens}
 
 
-def test_python_snippets():
+def test_python_snippets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("dog.jpg")
     clip = clip_of_hugging_faces()
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     code = "\n".join(snippet for snippet in snippets if clip or "clip" not in snippet)
