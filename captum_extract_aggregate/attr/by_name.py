@@ -26,8 +26,10 @@ from captum_extract_aggregate.attr import (
     CumulativeGradCAM,
     CumulativeGradMid,
     Deconvolution,
+    ElementWiseGradCAM,
     ExcitationBackprop,
     ExtractAggregate,
+    FinerCAM,
     FullGrad,
     GradCAM,
     GradCAMPlusPlus,
@@ -35,6 +37,9 @@ from captum_extract_aggregate.attr import (
     GradientWeightedAttention,
     GradMid,
     GuidedBackprop,
+    GuidedGradCAM,
+    HiResCAM,
+    LayerCAM,
     LayerCombination,
     LayerGradient,
     LeGrad,
@@ -44,7 +49,9 @@ from captum_extract_aggregate.attr import (
     NormGrad,
     RectGrad,
     RectGradMod,
+    RefineCAM,
     SelectiveNormGrad,
+    XGradCAM,
     captums,
 )
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
@@ -242,9 +249,14 @@ register_method("gradient", before_the_last=True, choices={"aggregate": ("max_ab
 register_method("gradcam")(GradCAM)
 register_method("gradcam-pos", choices=_POSITIVE)(GradCAMPos)
 register_method("gradcam++")(GradCAMPlusPlus)
+register_method("hirescam")(HiResCAM)
+register_method("element-wise-gradcam")(ElementWiseGradCAM)
+register_method("layercam")(LayerCAM)
+register_method("xgradcam")(XGradCAM)
 register_method("gradmid", before_the_last=True, choices=_POSITIVE)(GradMid)
 register_method("activity")(ActivityAttribution)
 register_method("guided", before_the_last=True)(GuidedBackprop)
+register_method("guided-gradcam")(GuidedGradCAM)
 register_method("deconvolution", before_the_last=True)(Deconvolution)
 register_method("rectgrad", choices={"percentile": 98})(RectGrad)
 register_method("rectgrad-mod", choices={"percentile": 98})(RectGradMod)
@@ -277,6 +289,7 @@ def _normgrad_combined(model: nn.Module, layers: Layers, **arguments: Any) -> La
     return LayerCombination(NormGrad(model, layers), **arguments)
 
 
+register_method("refinecam", joins_layers=True)(RefineCAM)
 register_method("bias", needs_layers=True)(BiasAttribution)
 register_method("legrad", needs_layers=True)(LeGrad)
 register_method("gradient-weighted-attention", needs_layers=True)(GradientWeightedAttention)
@@ -287,8 +300,9 @@ register_method(
 
 
 def _single_methods() -> list[str]:
-    """Returns the methods that make a map of one layer, which a meta step can be taken for."""
-    return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n != "meta-saliency"]
+    """Returns the methods that make a map of one layer, around which others can be put."""
+    around = ("meta-saliency", "finercam")
+    return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n not in around]
 
 
 @register_method(
@@ -311,6 +325,20 @@ def _libra_grad(
     model: nn.Module, layers: Layers, method: str = "linear-approximation", unknown: Any = "error", **arguments: Any
 ) -> LibraGrad:
     return LibraGrad(make_method(method, model, layers, **arguments), unknown=unknown)
+
+
+def _finer_methods() -> list[str]:
+    """Returns the methods that make a map of one layer, that of the authors first."""
+    return ["gradcam", *(n for n in _single_methods() if n != "gradcam")]
+
+
+@register_method(
+    "finercam", choices={"method": _finer_methods, "gamma": (0.6, 1.0), "references": 3}, aliases=("FinerCAM",)
+)
+def _finercam(
+    model: nn.Module, layers: Layers, method: str = "gradcam", gamma: float = 0.6, references: int = 3, **arguments: Any
+) -> FinerCAM:
+    return FinerCAM(make_method(method, model, layers, **arguments), gamma=gamma, references=references)
 
 
 METHODS.seal()
