@@ -67,5 +67,6 @@ def refinecam(maps: list[Tensor], size: tuple[int, int]) -> Tensor:
 def finer_score(scores: Tensor, target: int, gamma: float, references: int) -> Tensor:
     """y_c - gamma * mean of the scores of the classes nearest to y_c (Zhang et al., 2025), of one example `classes`."""
     others = [d for d in range(len(scores)) if d != target]
-    nearest = sorted(others, key=lambda d: abs(float(scores[d]) - float(scores[target])))[:references]
+    known = scores.tolist()
+    nearest = sorted(others, key=lambda d: abs(known[d] - known[target]))[:references]
     return scores[target] - gamma * sum(scores[d] for d in nearest) / len(nearest)
