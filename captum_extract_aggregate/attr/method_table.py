@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from captum_extract_aggregate.attr.by_name import METHODS, Method
+from captum_extract_aggregate.attr.extract_aggregate.aggregate import list_aggregates
 
 POOLED = "not in front of global pooling"  # there the gradient is the same at every position
 COLUMNS: dict[str, Callable[[str, Method], str]] = {}
@@ -89,6 +90,8 @@ def method_table(
 
 
 def is_of_gradients(name: str, method: Method) -> bool:
-    """Tells whether a method makes a map of each layer, from activations and plain gradients there."""
+    """Tells whether a method makes a map of each layer by one cell of the grid, of activations and plain gradients."""
     formula = method.formula
-    return isinstance(method.make, type) and formula is not None and formula.weights[:1] != "R" and not formula.layers
+    if formula is None or formula.layers or formula.weights.startswith("R"):
+        return False
+    return formula.aggregate in list_aggregates() and "," not in formula.extract
