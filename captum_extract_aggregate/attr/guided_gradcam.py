@@ -100,16 +100,16 @@ class GuidedGradCAM(GradCAM[L]):
         return maps if isinstance(self.layer, (list, tuple)) else maps[0]
 
     def _guided(self, places: tuple[Place, ...], inputs: Any, evidence: Evidence) -> Map:
-        maps = self.maps_at(places, evidence)
-        if len(maps) > 1:
+        maps, sent = self.maps_at(places, evidence), evidence.gradients[_GUIDED]
+        if places[0].layer is not None and len(maps) > 1:
             raise InvalidTypeError(
                 f"{describe(places[0].layer, evidence.models)} gives {len(maps)} tensors, hence maps; expected a layer "
                 "that gives one"
             )
-        sent = evidence.gradients[_GUIDED]
         if not isinstance(inputs, tuple):
             return finished(self._product(sent[0], maps[0], evidence), evidence)
-        return tuple(finished(self._product_or_empty(R, maps[0], evidence), evidence) for R in sent)
+        of_each = maps if places[0].layer is None else maps * len(sent)  # inputs have their own
+        return tuple(finished(self._product_or_empty(R, m, evidence), evidence) for R, m in zip(sent, of_each))
 
     def _product(self, R: Tensor, map_: Tensor, evidence: Evidence) -> Tensor:  # noqa: N803
         positions = find_positions([R], [map_.shape[2:]], size=self.size, models=evidence.models)

@@ -69,10 +69,32 @@ def test_on_tokens():
     torch.testing.assert_close(cea.GuidedGradCAM(vit, layer).attribute(x, 1), expected)
 
 
+def test_at_the_input_each_has_its_own_map():
+    torch.manual_seed(0)
+    net, x, y = nn.Conv2d(3, 4, 3), torch.randn(1, 3, 6, 6), torch.randn(1, 3, 8, 8)
+    both = lambda a, b: net(a).relu().mean((2, 3)) + net(b).relu().mean((2, 3))  # noqa: E731
+    found = cea.GuidedGradCAM(both, None).attribute((x, y), 1)
+    maps = cea.GradCAM(both, None).attribute((x, y), 1)
+    for got, guided, map_ in zip(found, cea.GuidedBackprop(both).attribute((x, y), 1), maps):
+        torch.testing.assert_close(got, guided * map_)
+
+
 def test_two_forwards_whatever_there_is_to_explain(small_net, images):
     runs = runs_of(small_net)
     cea.GuidedGradCAM(small_net, ["bn", "conv3"]).attribute_per_target(images, [0, 1, 2])
     assert len(runs) == 2
+
+
+class Halves(nn.Module):
+    def forward(self, x):
+        return x[..., :4], x[..., 4:]
+
+
+def test_a_layer_of_two_tensors_is_an_error():
+    halves = Halves()
+    model = lambda x: sum(t.mean((2, 3)) for t in halves(x.relu()))  # noqa: E731
+    with pytest.raises(cea.InvalidTypeError, match="gives 2 tensors, hence maps; expected a layer that gives one"):
+        cea.GuidedGradCAM(model, halves, layout="channels_first").attribute(torch.randn(1, 3, 8, 8), 1)
 
 
 def test_mistakes(small_net, images):
