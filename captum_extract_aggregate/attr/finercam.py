@@ -10,6 +10,7 @@ from captum.attr import Attribution, GradientAttribution
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError
+from captum_extract_aggregate._common.nearest_contrast import check_gamma, check_references, nearest_contrast
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
@@ -22,7 +23,6 @@ from captum_extract_aggregate.attr.base import CaptureAttribution, is_own, own
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
 from captum_extract_aggregate.attr.wrapping import WrappingAttribution
-from captum_extract_aggregate.scores.nearest import NearestContrast, check_gamma, check_references, nearest_contrast
 
 
 @described("What the wrapped method's `attribute` returns, in its shapes and units")
@@ -164,6 +164,8 @@ class FinerCAM(WrappingAttribution):
 
     def _contrasting(self, forward_func: Callable[..., Any]) -> Callable[..., Any]:
         if model_of(forward_func) is not None:
+            from captum_extract_aggregate.scores.nearest import NearestContrast
+
             return NearestContrast(forward_func, gamma=self.gamma, references=self.references)
 
         def contrasted(*args: Any, **kwargs: Any) -> Tensor:
