@@ -31,7 +31,7 @@ def map_of(cls, x, g):
 
 
 @pytest.mark.parametrize("cls", METHODS)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     sizes=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     channels=st.integers(1, 3),
