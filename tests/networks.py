@@ -99,3 +99,10 @@ class Strided(nn.Module):
     def forward(self, x):
         x = x.unsqueeze(1) if self.axis is None else x.movedim(self.axis, 1)
         return self.fc(self.b(self.a(x).relu()).relu().flatten(2).mean(2))
+
+
+def runs_of(net):
+    """A list that grows by an entry whenever the network runs."""
+    runs = []
+    net.register_forward_hook(lambda module, args, output: runs.append(module))
+    return runs
