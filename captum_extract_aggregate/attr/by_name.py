@@ -22,6 +22,7 @@ from captum_extract_aggregate.attr import (
     AggregatedActivity,
     AttentionRollout,
     BiasAttribution,
+    ClassCompetition,
     ContrastiveExcitationBackprop,
     CumulativeGradCAM,
     CumulativeGradMid,
@@ -288,7 +289,8 @@ register_method(
 
 def _single_methods() -> list[str]:
     """Returns the methods that make a map of one layer, which a meta step can be taken for."""
-    return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n != "meta-saliency"]
+    wrappers = ("meta-saliency", "class-competition")
+    return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n not in wrappers]
 
 
 @register_method(
@@ -299,6 +301,18 @@ def _single_methods() -> list[str]:
 )
 def _meta_saliency(model: nn.Module, layers: Layers, method: str = "normgrad", **arguments: Any) -> MetaSaliency:
     return MetaSaliency(make_method(method, model, layers), **arguments)
+
+
+@register_method(
+    "class-competition",
+    before_the_last=True,
+    choices={"method": _single_methods, "rivals": 4, "normalize": (False, True)},
+    aliases=("ClassCompetition",),
+)
+def _class_competition(
+    model: nn.Module, layers: Layers, method: str = "normgrad", **arguments: Any
+) -> ClassCompetition:
+    return ClassCompetition(make_method(method, model, layers), **arguments)
 
 
 def _gradient_methods() -> list[str]:
