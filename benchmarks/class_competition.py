@@ -207,11 +207,17 @@ def objects(name: str, n: int) -> Iterator[Pictured]:
     other = {"aeroplane": "airplane", "diningtable": "dining table", "motorbike": "motorcycle", "sofa": "couch"}
     other |= {"pottedplant": "potted plant", "tvmonitor": "tv"}
     of_id = {c["id"]: c["name"] for c in found["categories"]}
-    voc = {i: v for v, voc_name in enumerate(VOC_CLASSES) for i, c in of_id.items() if c == other.get(voc_name, voc_name)}
+    voc = {
+        i: v for v, voc_name in enumerate(VOC_CLASSES) for i, c in of_id.items() if c == other.get(voc_name, voc_name)
+    }
     for image in found["images"][:n]:
         polygons = defaultdict(list)
         for note in found["annotations"]:
-            if note["image_id"] == image["id"] and note["category_id"] in voc and isinstance(note["segmentation"], list):
+            if (
+                note["image_id"] == image["id"]
+                and note["category_id"] in voc
+                and isinstance(note["segmentation"], list)
+            ):
                 polygons[voc[note["category_id"]]] += note["segmentation"]
         if polygons:
             picture = Image.open(DATA / "coco128" / "val2017" / image["file_name"]).convert("RGB")
@@ -242,9 +248,7 @@ def methods(model: nn.Module, layers: list[str], **variants: dict[str, Any] | No
         for layer in layers:
             for variant, arguments in variants.items():
                 plain = cls(model, layer)
-                found[method, layer, variant] = (
-                    plain if arguments is None else cea.ClassCompetition(plain, **arguments)
-                )
+                found[method, layer, variant] = plain if arguments is None else cea.ClassCompetition(plain, **arguments)
     return found
 
 

@@ -39,7 +39,9 @@ WITHOUT_COUNTERPART = [
     cea.AggregatedActivity,
     cea.FullGrad,
 ]
-WRAPPERS = dict.fromkeys((cea.LayerCombination, cea.MetaSaliency, cea.LibraGrad), captums.NoiseTunnel)
+WRAPPERS = dict.fromkeys(
+    (cea.LayerCombination, cea.MetaSaliency, cea.LibraGrad, cea.ClassCompetition), captums.NoiseTunnel
+)
 ALL = [*COUNTERPARTS, *WITHOUT_COUNTERPART]
 # Where a default is not Captum's: the published form is ours (docs/troubleshooting.md).
 OTHER_DEFAULT = {(cea.GradCAM, "relu_attributions"), (cea.GradCAMPlusPlus, "relu_attributions")}

@@ -45,7 +45,9 @@ class Choice:
         indices = torch.arange(scores.shape[1]).expand(scores.shape)
         owns = [select_scores(indices, _on_cpu(target)).tolist() for target in self.targets]
         rivals = [self._rivals(scores, own) for own in owns]
-        needed = [sorted({c for own, rows in zip(owns, rivals) for c in (own[i], *rows[i])}) for i in range(len(scores))]
+        needed = [
+            sorted({c for own, rows in zip(owns, rivals) for c in (own[i], *rows[i])}) for i in range(len(scores))
+        ]
         places = [{c: at for at, c in enumerate(row)} for row in needed]
         self.contests = [_contest(own, rows, places) for own, rows in zip(owns, rivals)]
         return [[row[min(j, len(row) - 1)] for row in needed] for j in range(max(map(len, needed)))]

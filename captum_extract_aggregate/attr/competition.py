@@ -8,9 +8,7 @@ from torch import Tensor
 from captum_extract_aggregate._common.tensors import at_least_float32
 
 
-def kept_by_first(
-    maps: Tensor, counts: Tensor, temperature: float, threshold: float, normalize: bool
-) -> Tensor:
+def kept_by_first(maps: Tensor, counts: Tensor, temperature: float, threshold: float, normalize: bool) -> Tensor:
     """Returns `N x ...`: what the first of C maps keeps at each position.
 
     Args:

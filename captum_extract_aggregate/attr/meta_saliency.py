@@ -204,7 +204,9 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         Tensors among the arguments with one entry per example are taken apart with the inputs.
         """
         examples, target = len(checked_inputs(inputs)[0]), plain_target(target)
-        takes_target, takes_extra = (takes_keyword(self.attribution_method, n) for n in ("target", "additional_forward_args"))
+        takes_target, takes_extra = (
+            takes_keyword(self.attribution_method, n) for n in ("target", "additional_forward_args")
+        )
         if not kwargs.get("attribute_to_layer_input", True):
             del kwargs["attribute_to_layer_input"]  # the default; methods for inputs do not know it
         if additional_forward_args is None and not kwargs and self._is_vectorized(inputs):

@@ -26,7 +26,7 @@ from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.recording import Around, Recording, record
 from captum_extract_aggregate._engine.taps import Place
-from captum_extract_aggregate._engine.targets import Target, Targets
+from captum_extract_aggregate._engine.targets import Targets
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName, check_aggregate
