@@ -306,7 +306,7 @@ def _meta_saliency(model: nn.Module, layers: Layers, method: str = "normgrad", *
 @register_method(
     "class-competition",
     before_the_last=True,
-    choices={"method": _single_methods, "rivals": 4, "normalize": (False, True)},
+    choices={"method": _single_methods, "rivals": 4, "normalize": (True, False)},
     aliases=("ClassCompetition",),
 )
 def _class_competition(

@@ -53,9 +53,9 @@ class ClassCompetition(Rebuilt, LayerAttribution, GradientAttribution):
     positions of the example's maps (`normalize=True`), or 1 (`normalize=False`). What is returned has the wrapped
     method's shapes, sign and unit, and is nowhere larger than its map.
 
-    A map's numbers have the scale of the gradient, which differs from layer to layer by powers of ten; with
-    `normalize=False` the softmax sees it, and where all magnitudes are far below 0.1 no class wins anywhere: the map is
-    0, with a warning.
+    A map's numbers have the scale of the gradient, which differs from layer to layer by powers of ten. With
+    `normalize=False`, the published form, the softmax sees it: where all magnitudes are far below 0.1 no class wins
+    anywhere, and the map is 0, with a warning.
 
     Methods of this package take one forward and one backward for each class that competes, whatever the number of
     layers; several competing methods share them in `attribute_together`. Others are called once for each class, with
@@ -71,6 +71,7 @@ class ClassCompetition(Rebuilt, LayerAttribution, GradientAttribution):
         temperature: :math:`\beta`, above 0.
         threshold: :math:`\tau`, from -1 (everything is kept, weighed by :math:`p_t`) to below 1.
         normalize: whether a map's scale is taken out of the softmax; then k times the maps gives k times the result.
+            False: as published.
 
     Raises:
         TypeError, ValueError: naming the argument, what was got and what was expected; at `attribute` where
@@ -92,8 +93,8 @@ class ClassCompetition(Rebuilt, LayerAttribution, GradientAttribution):
         >>> captums.attribute(image[None], target=7).shape
         torch.Size([1, 3, 96, 96])
 
-    Source: Walter et al., Hidden in Plain Sight (arXiv 2503.07346), as in the authors' released code; `normalize` is
-    this package's.
+    Source: Walter et al., Hidden in Plain Sight (arXiv 2503.07346), as in the authors' released code but for
+    `normalize`, which is this package's.
     """
 
     @named_arguments
@@ -105,7 +106,7 @@ class ClassCompetition(Rebuilt, LayerAttribution, GradientAttribution):
         rivals: int = 4,
         temperature: float = 10.0,
         threshold: float = 0.01,
-        normalize: bool = False,
+        normalize: bool = True,
     ) -> None:
         if not isinstance(attribution_method, Attribution):
             raise InvalidTypeError(

@@ -13,6 +13,7 @@ from captum_extract_aggregate.registry import list_methods
 from tests.attr.test_together import Counting
 from tests.reference.competition import competing_map, rivals_of
 
+pytestmark = pytest.mark.filterwarnings("ignore:.* of . maps are 0", "ignore:the map of")
 LAYERS = ["conv1", "conv3"]
 TARGETS = [1, 4, 0]
 
@@ -51,16 +52,16 @@ def test_captums_methods_entry_by_entry(double):
     net, x = double
     plain = captum.attr.IntegratedGradients(net)
     given = {"baselines": 0.1, "n_steps": 5}
-    found = cea.ClassCompetition(plain, classes=[0, 3, 1], normalize=True).attribute(x, target=2, **given)
+    found = cea.ClassCompetition(plain, classes=[0, 3, 1]).attribute(x, target=2, **given)
     expected = expected_of(
         lambda i, c: plain.attribute(x[i : i + 1], target=c, **given)[0], net(x), [2] * 3, [0, 3, 1], normalize=True
     )
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
-    both = cea.ClassCompetition(plain, normalize=True).attribute((x,), target=2)
+    both = cea.ClassCompetition(plain).attribute((x,), target=2)
     assert isinstance(both, tuple)
-    assert torch.equal(both[0], cea.ClassCompetition(plain, normalize=True).attribute(x, target=2))
+    assert torch.equal(both[0], cea.ClassCompetition(plain).attribute(x, target=2))
     captums, ours = (
-        cea.ClassCompetition(method, normalize=True).attribute(x, target=TARGETS, relu_attributions=True)
+        cea.ClassCompetition(method).attribute(x, target=TARGETS, relu_attributions=True)
         for method in (captum.attr.LayerGradCam(net, net.conv1), cea.GradCAM(net, net.conv1))
     )
     assert ours.any()
@@ -71,9 +72,9 @@ def test_one_forward_and_a_backward_for_each_class(small_net, images):
     net = Counting(small_net)
     layers = [small_net.conv1, small_net.conv3]
     methods = {
-        "a": cea.ClassCompetition(cea.NormGrad(net, layers), rivals=3, normalize=True),
-        "b": cea.ClassCompetition(cea.LinearApproximation(net, layers), rivals=3, threshold=0.1),
-        "joined": cea.ClassCompetition(cea.LayerCombination(cea.NormGrad(net, layers)), rivals=3, normalize=True),
+        "a": cea.ClassCompetition(cea.NormGrad(net, layers), rivals=3),
+        "b": cea.ClassCompetition(cea.LinearApproximation(net, layers), rivals=3, threshold=0.1, normalize=False),
+        "joined": cea.ClassCompetition(cea.LayerCombination(cea.NormGrad(net, layers)), rivals=3),
     }
     alone = {name: method.attribute(images, target=TARGETS) for name, method in methods.items()}
     assert (net.forwards, net.backwards) == (3, 12)
@@ -94,10 +95,10 @@ def test_company_is_not_mixed_up(small_net, images):
     plain = cea.NormGrad(small_net, "conv3")
     methods = {
         "plain": plain,
-        "three": cea.ClassCompetition(plain, rivals=3, normalize=True),
-        "given": cea.ClassCompetition(plain, classes=[0, 4], normalize=True),
-        "captum": cea.ClassCompetition(captum.attr.InputXGradient(small_net), normalize=True),
-        "combined": cea.LayerCombination(cea.ClassCompetition(cea.NormGrad(small_net, LAYERS), normalize=True)),
+        "three": cea.ClassCompetition(plain, rivals=3),
+        "given": cea.ClassCompetition(plain, classes=[0, 4]),
+        "captum": cea.ClassCompetition(captum.attr.InputXGradient(small_net)),
+        "combined": cea.LayerCombination(cea.ClassCompetition(cea.NormGrad(small_net, LAYERS))),
     }
     (one, two) = cea.attribute_together_per_target(methods, images, [TARGETS, 2])
     for name, method in methods.items():
@@ -108,13 +109,13 @@ def test_company_is_not_mixed_up(small_net, images):
 def test_rivals_are_a_set(small_net, images):
     plain = cea.NormGrad(small_net, LAYERS)
     first, *others = (
-        cea.ClassCompetition(plain, classes=c, normalize=True).attribute(images, target=1)
+        cea.ClassCompetition(plain, classes=c).attribute(images, target=1)
         for c in ([0, 3, 2], [2, 0, 3], [3, 0, 2, 0, 3], [1, 0, 2, 3], torch.tensor([[0, 2, 3]] * 3))
     )
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other))
-    rows = cea.ClassCompetition(plain, classes=[[0], [2, 3, 4], [0, 2]], normalize=True)  # of different lengths
+    rows = cea.ClassCompetition(plain, classes=[[0], [2, 3, 4], [0, 2]])  # of different lengths
     for i, row in enumerate(rows.classes):
-        alone = cea.ClassCompetition(plain, classes=row, normalize=True).attribute(images[i : i + 1], target=1)
+        alone = cea.ClassCompetition(plain, classes=row).attribute(images[i : i + 1], target=1)
         for a, b in zip(rows.attribute(images, target=1), alone):
             torch.testing.assert_close(a[i : i + 1], b)
 
@@ -124,7 +125,7 @@ def test_of_two_classes_the_other_is_the_rival(images):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(400, 2)).eval()
     plain = cea.LinearApproximation(net, "0")
     found, given = (
-        cea.ClassCompetition(plain, normalize=True, **rivals).attribute(images, target=1)
+        cea.ClassCompetition(plain, **rivals).attribute(images, target=1)
         for rivals in ({"rivals": 4}, {"classes": [0]})
     )
     assert found.any()
@@ -149,7 +150,7 @@ def test_all_classes_meet_the_same_noise(images):
     torch.manual_seed(0)
     noisy = captum.attr.NoiseTunnel(captum.attr.InputXGradient(Alike().eval()))
     with pytest.warns(UserWarning, match="3 of 3 maps are 0 everywhere: the target wins nowhere"):
-        assert not cea.ClassCompetition(noisy, normalize=True).attribute(images, target=1, nt_samples=2).any()
+        assert not cea.ClassCompetition(noisy).attribute(images, target=1, nt_samples=2).any()
     before = torch.get_rng_state()
     noisy.attribute(images, target=1, nt_samples=2)
     after, _ = torch.get_rng_state(), torch.set_rng_state(before)
@@ -163,23 +164,23 @@ def test_small_maps_are_told_of(double):
     net.fc.weight.data *= 1e-3
     plain = cea.LinearApproximation(net, "conv1")
     with pytest.warns(UserWarning, match=r"3 of 3 maps are 0 .* \(of magnitudes up to .*; try normalize=True\)"):
-        assert not cea.ClassCompetition(plain).attribute(x, target=1).any()
+        assert not cea.ClassCompetition(plain, normalize=False).attribute(x, target=1).any()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        small = cea.ClassCompetition(plain, normalize=True).attribute(x, target=1)
+        small = cea.ClassCompetition(plain).attribute(x, target=1)
         net.fc.weight.data *= 1e3
-        large = cea.ClassCompetition(plain, normalize=True).attribute(x, target=1)
+        large = cea.ClassCompetition(plain).attribute(x, target=1)
     torch.testing.assert_close(1e3 * small, large)
 
 
 def test_wrappers_within_and_around(double):
     net, x = double
     plain = cea.NormGrad(net, "conv3")
-    competing = cea.ClassCompetition(plain, normalize=True)
+    competing = cea.ClassCompetition(plain)
     for both in (
-        cea.ClassCompetition(cea.MetaSaliency(plain, lr=0.01), normalize=True),
+        cea.ClassCompetition(cea.MetaSaliency(plain, lr=0.01)),
         cea.MetaSaliency(competing, lr=0.01),
-        cea.ClassCompetition(cea.LibraGrad(plain), normalize=True),
+        cea.ClassCompetition(cea.LibraGrad(plain)),
         cea.LibraGrad(competing),
         captum.attr.NoiseTunnel(competing),
     ):
@@ -194,8 +195,8 @@ def test_wrappers_within_and_around(double):
 
 def test_by_name_on_the_model_of_a_plan(small_net, images):
     assert "class-competition" in list_methods()
-    made = make_method("ClassCompetition", small_net, LAYERS, method="gradcam", rivals=2, normalize=True)
-    assert repr(made) == "ClassCompetition(GradCAM(model, ['conv1', 'conv3']), rivals=2, normalize=True)"
+    made = make_method("ClassCompetition", small_net, LAYERS, method="gradcam", rivals=2)
+    assert repr(made) == "ClassCompetition(GradCAM(model, ['conv1', 'conv3']), rivals=2)"
     assert [m.shape[1:] for m in made.attribute(images, target=1)] == [(1, 12, 12), (1, 3, 3)]
     assert repr(cea.ClassCompetition(made.attribution_method, classes=[[1], [2]])).endswith("classes=[[1], [2]])")
 
