@@ -57,7 +57,7 @@ STAGES = {  # what is randomised: the head, and then nearly everything
     "EfficientNet-Lite0": ["classifier", "blocks"],
     "ViT-Tiny": ["heads", "encoder"],
 }
-SIZES = {"grid": 12, "objects": 48, "sensitivity": 16, "randomisation": 12, "removal": 12}
+SIZES = {"grid": 12, "objects": 128, "sensitivity": 16, "randomisation": 12, "removal": 12}
 SCENES = 2  # times as many of the small pictures
 Key = tuple[str, str, str]  # method, layer, variant
 Values = dict[str, dict[str, list[float]]]  # measure, then method|layer|variant: a number for each picture

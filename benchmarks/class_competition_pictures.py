@@ -36,7 +36,10 @@ class OfFeatures(nn.Module):
 
     def __init__(self, name: str, net: Any) -> None:
         super().__init__()
-        head = torch.load(DATA / "models" / FILES[name].replace("-imagenet", "-voc-head"), weights_only=True)
+        head = torch.load(
+            DATA / "models" / FILES[name].replace("_patch16_224", "").replace("-imagenet", "-voc-head"),
+            weights_only=True,
+        )
         self.kind, self.head = name, nn.Linear(head["weight"].shape[1], 20)
         self.head.load_state_dict({"weight": head["weight"], "bias": head["bias"]})
         self.net = net

@@ -54,7 +54,11 @@ def test_captums_methods_entry_by_entry(double):
     given = {"baselines": 0.1, "n_steps": 5}
     found = cea.ClassCompetition(plain, classes=[0, 3, 1]).attribute(x, target=2, **given)
     expected = expected_of(
-        lambda i, c: plain.attribute(x[i : i + 1], target=c, **given)[0], net(x), [2] * 3, [0, 3, 1], normalize=True
+        lambda i, c: plain.attribute(x[i : i + 1], target=c, **given)[0],
+        net(x),
+        [2] * 3,
+        [0, 3, 1],
+        normalize=True,
     )
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
     both = cea.ClassCompetition(plain).attribute((x,), target=2)
