@@ -43,17 +43,31 @@ class Measure:
     chance: str = ""
 
 
+ALIKE = "Rank correlation (magnitude)"
 MEASURES = (
     Measure("grid", "Grid pointing: share of the positive mass in the right cell", 1, chance="0.25"),
-    Measure("mass", "Share of the positive mass on the object", 1, chance="its area"),
-    Measure("mass (several classes)", "The same, pictures with several classes", 1, chance="its area"),
-    Measure("pointing", "Pointing game: maximum on the object", 1, chance="the centre"),
-    Measure("pointing (several classes)", "The same, pictures with several classes", 1, chance="the centre"),
-    Measure("sensitivity", "Class sensitivity: |Spearman| of the highest and the lowest class's map", -1, True, "0"),
+    Measure("mass", "Share of the positive mass on the object", 1),
+    Measure("mass (several classes)", "The same, pictures with several classes", 1),
+    Measure("pointing", "Pointing game: maximum on the object", 1),
+    Measure("pointing (several classes)", "The same, pictures with several classes", 1),
+    Measure("sensitivity", f"{ALIKE} of the highest and the lowest class's maps", -1, True),
     Measure("removal", "Removal contrast", 1, chance="0"),
-    Measure("randomisation (head)", "|Spearman| with the map before the head was randomised", -1, True, "0"),
-    Measure("randomisation (all)", "|Spearman| with the map before nearly everything was", -1, True, "0"),
+    Measure("randomisation (head)", f"{ALIKE} with the map before the head was randomised", -1, True),
+    Measure("randomisation (all)", f"{ALIKE} with the map before nearly everything was randomised", -1, True),
 )
+
+
+@dataclass(frozen=True)
+class Statement:
+    """That one variant is better than another by a measure, on every network."""
+
+    text: str
+    measure: str
+    first: str = "normalized"
+    second: str = "plain"
+    kept: bool = False  # whether it is about which maps are not 0 everywhere, instead of the measure
+
+
 VARIANTS = {
     "plain": "plain",
     "normalized": "competing, `normalize=True`",
@@ -83,12 +97,14 @@ def side(measure: Measure, cells: Cells, variant: str, of: str = "") -> np.ndarr
     return np.abs(values) if measure.magnitude else values
 
 
-def differences(measure: Measure, cells: Cells, first: str, second: str, of: str = "") -> np.ndarray:  # type: ignore[type-arg]
+def differences(measure: Measure, cells: Cells, s: Statement) -> np.ndarray:  # type: ignore[type-arg]
     """Returns by how much the first is better, for each picture: the mean over methods and layers where both are."""
+    first, second = (side(measure, cells, variant) for variant in (s.first, s.second))
+    if s.kept:
+        return (np.isnan(second).astype(float) - np.isnan(first)).mean(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = np.nanmean(side(measure, cells, first, of) - side(measure, cells, second, of), axis=0)
-    return measure.better * found
+        return measure.better * np.nanmean(first - second, axis=0)
 
 
 def tested(values: np.ndarray) -> Comparison | None:  # type: ignore[type-arg]
@@ -101,16 +117,6 @@ def stars(p: float) -> str:
 
 
 # --- Statements -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Statement:
-    """That one variant is better than another by a measure, on every network."""
-
-    text: str
-    measure: str
-    first: str = "normalized"
-    second: str = "plain"
 
 
 STATEMENTS = (
@@ -128,15 +134,19 @@ STATEMENTS = (
     Statement("... than of plain maps cut to as few positions", "randomisation (head)", second="control"),
     Statement("less of the map survives other parameters nearly everywhere", "randomisation (all)"),
     Statement("... than of plain maps cut to as few positions", "randomisation (all)", second="control"),
-    Statement("`normalize=True` puts more of the mass into the right cell than False", "grid", second="literal"),
-    Statement("`normalize=True` puts more of the mass on the object than False", "mass", second="literal"),
+    Statement("more of the mass is in the right cell than with `normalize=False`", "grid", second="literal"),
+    Statement("more of the mass is on the object than with `normalize=False`", "mass", second="literal"),
+    Statement("fewer maps are 0 everywhere than with `normalize=False`: cells", "grid", second="literal", kept=True),
+    Statement("fewer maps are 0 everywhere than with `normalize=False`: objects", "mass", second="literal", kept=True),
 )
 
 
 def verdict(tests: list[Comparison], corrected: list[float]) -> str:
     """Says what several networks say together."""
-    better = sum(c.median > 0 and p < LEVEL for c, p in zip(tests, corrected))
-    worse = sum(c.median < 0 and p < LEVEL for c, p in zip(tests, corrected))
+    if not tests:
+        return "not measured"
+    better = sum(c.mean > 0 and p < LEVEL for c, p in zip(tests, corrected))
+    worse = sum(c.mean < 0 and p < LEVEL for c, p in zip(tests, corrected))
     if better == len(tests):
         return "**holds**"
     if worse and not better:
@@ -145,14 +155,15 @@ def verdict(tests: list[Comparison], corrected: list[float]) -> str:
 
 
 def statements(numbers: dict[str, dict[str, Cells]]) -> Iterator[str]:
-    yield "| with `normalize=True` ... | here | better by (median), network by network | n |\n|---|---|---|---|"
+    yield "| competing, with `normalize=True` ... | here | better by, network by network | n |"
+    yield "|---|---|---|---|"
     by_key = {m.key: m for m in MEASURES}
     for s in STATEMENTS:
         of = numbers.get(s.measure, {}).items()
-        found = {name: tested(differences(by_key[s.measure], c, s.first, s.second)) for name, c in of}
+        found = {name: tested(differences(by_key[s.measure], c, s)) for name, c in of}
         tests = {name: c for name, c in found.items() if c is not None}
         corrected = holm([c.p for c in tests.values()])
-        told = ", ".join(f"{n} {c.median:+.2f}{stars(p)}" for (n, c), p in zip(tests.items(), corrected))
+        told = ", ".join(f"{n} {c.mean:+.2f}{stars(p)}" for (n, c), p in zip(tests.items(), corrected))
         counts = ", ".join(str(c.n) for c in tests.values())
         yield f"| {s.text} | {verdict(list(tests.values()), corrected)} | {told} | {counts} |"
 
@@ -215,7 +226,7 @@ def details(numbers: dict[str, dict[str, Cells]], measure: Measure) -> Iterator[
         for method in METHODS:
             text, test = cells.get((name, layer, method), ("", None))
             p = corrected.get((name, layer, method), math.nan)
-            mark = "" if test is None or not p < LEVEL else " better" if test.median > 0 else " worse"
+            mark = "" if test is None or not p < LEVEL else " better" if test.mean > 0 else " worse"
             shown.append(text + mark)
         yield f"| {name} | {layer.split('.')[-1]} | {' | '.join(shown)} |"
 
