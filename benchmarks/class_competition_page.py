@@ -151,7 +151,7 @@ def verdict(tests: list[Comparison], corrected: list[float]) -> str:
         return "**holds**"
     if worse and not better:
         return "**does not hold**"
-    return "cannot be told"
+    return f"cannot be told ({better} of {len(tests)})"
 
 
 def statements(numbers: dict[str, dict[str, Cells]]) -> Iterator[str]:

@@ -190,7 +190,9 @@ def competition() -> Iterator[Row]:
     """Five classes that compete at four layers of a ResNet-50, against one forward and five backwards.
 
     And LayerCAM of one class, and of as many, at these layers: grad-cam and torchcam over ours at equal output (their
-    scaling to [0, 1] is in it). They run the network for each class.
+    scaling to [0, 1] is in it). They run the network for each class. torchcam's pass is as lean as ours (grad-cam's
+    differentiates parameters too), so that of it the forwards alone are saved: (5 F + 5 B) / (F + 5 B), 5/3 where a
+    backward costs what a forward does.
     """
     from pytorch_grad_cam import LayerCAM as PeerLayerCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -224,7 +226,8 @@ def competition() -> Iterator[Row]:
         wanted = classes[:count]
         found = ratios(lambda: [grad_cam(c) for c in wanted], lambda: ours.attribute_per_target(x, wanted))  # noqa: B023
         case = f"LayerCAM, resnet50, 4 layers, {count} class(es)"
-        yield row("competition", f"grad-cam {version('grad-cam')} over ours, {case}", found, limit=2.5, at_least=True)
+        limit = 2.5 if count > 1 else None
+        yield row("competition", f"grad-cam {version('grad-cam')} over ours, {case}", found, limit=limit, at_least=True)
     resizing.activations_and_grads.release()
     model.zero_grad(set_to_none=True)
 
@@ -239,7 +242,8 @@ def competition() -> Iterator[Row]:
             wanted = classes[:count]
             found = ratios(lambda: [torchcam(c) for c in wanted], lambda: ours.attribute_per_target(x, wanted))  # noqa: B023
             case = f"LayerCAM, resnet50, 4 layers, {count} class(es)"
-            yield row("competition", f"torchcam over ours, {case}", found, limit=2.5, at_least=True)
+            limit = 2.5 if count > 1 else None
+            yield row("competition", f"torchcam over ours, {case}", found, limit=limit, at_least=True)
 
 
 class _Largest(TorchDispatchMode):
