@@ -217,7 +217,7 @@ def details(numbers: dict[str, dict[str, Cells]], measure: Measure) -> Iterator[
             plain, competing = (side(measure, of, v, key)[0] for v in ("plain", "normalized"))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                text = f"{np.nanmean(plain):.2f} → {np.nanmean(competing):.2f}"
+                text = " → ".join(f"{np.nanmean(v):.2f}".replace("nan", "nothing") for v in (plain, competing))
             cells[name, layer, method] = text, tested(measure.better * (competing - plain))
     corrected = dict(zip(cells, holm([math.nan if c is None else c.p for _, c in cells.values()])))
     yield "| network | layer | " + " | ".join(METHODS) + " |\n" + "|---" * (len(METHODS) + 2) + "|"

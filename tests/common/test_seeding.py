@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from captum_extract_aggregate._common.seeding import generator_of_gpu, random_state, seed_all, seeded
+from captum_extract_aggregate._common.seeding import generator_of_gpu, random_state, same_draws, seed_all, seeded
 from captum_extract_aggregate._common.undo import Undo
 
 
@@ -69,3 +69,10 @@ def test_a_pass_on_the_cpu_leaves_torch_s_state():
         random_state(undo, [torch.zeros(1)])
         torch.rand(7)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_what_comes_next_draws_the_same():
+    with Undo() as undo, undo:
+        same_draws(undo, [torch.zeros(1)])
+        first = drawn()
+    assert drawn() == first
