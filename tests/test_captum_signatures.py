@@ -44,7 +44,8 @@ WITHOUT_COUNTERPART = [
     cea.AggregatedActivity,
     cea.FullGrad,
 ]
-WRAPPERS = dict.fromkeys((cea.LayerCombination, cea.MetaSaliency, cea.LibraGrad, cea.FinerCAM), captums.NoiseTunnel)
+AROUND = (cea.LayerCombination, cea.MetaSaliency, cea.LibraGrad, cea.FinerCAM, cea.ClassCompetition)
+WRAPPERS = dict.fromkeys(AROUND, captums.NoiseTunnel)
 # It combines layers, and so takes what a combination takes.
 COMBINED = [cea.RefineCAM]
 ALL = [*COUNTERPARTS, *WITHOUT_COUNTERPART, *COMBINED]

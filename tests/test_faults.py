@@ -30,6 +30,7 @@ def test_faults_in_the_model(stage, error, through_a_function):
         "balanced": cea.LibraGrad(cea.NormGrad(model, [net.conv1, net.conv3])),
         "guided GradCAM": cea.GuidedGradCAM(model, [net.conv1, net.conv3]),
         "nearest": cea.FinerCAM(cea.LayerCAM(model, [net.conv1, net.conv3])),
+        "competing": cea.ClassCompetition(cea.NormGrad(model, [net.conv1, net.conv3])),
     }
     if not through_a_function:
         methods["full"] = cea.FullGrad(net)

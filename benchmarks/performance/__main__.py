@@ -32,6 +32,7 @@ SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "memory": maps.memory,
     "grid": maps.grid,
     "targets": maps.targets,
+    "competition": maps.competition,
     "batched_backward": maps.batched_backward,
     "closed_forms": maps.closed_forms,
     "pixel_removal": measures.pixel_removal,

@@ -179,6 +179,73 @@ def peers() -> Iterator[Row]:
     yield row("peers", f"torchcam {version('torchcam')}", found)
 
 
+class _LayerCAM(cea.CaptureAttribution):
+    """The positive part of the activation weighed by the positive part of its gradient (Jiang et al., 2021)."""
+
+    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
+        return (x * g.clamp(min=0)).sum(1, keepdim=True).clamp(min=0)
+
+
+def competition() -> Iterator[Row]:
+    """Five classes that compete at four layers of a ResNet-50, against one forward and five backwards.
+
+    And LayerCAM of one class, and of as many, at these layers: grad-cam and torchcam over ours at equal output (their
+    scaling to [0, 1] is in it). They run the network for each class. torchcam's pass is as lean as ours (grad-cam's
+    differentiates parameters too), so that of it the forwards alone are saved: (5 F + 5 B) / (F + 5 B), 5/3 where a
+    backward costs what a forward does.
+    """
+    from pytorch_grad_cam import LayerCAM as PeerLayerCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+    from torchcam.methods import LayerCAM as TorchLayerCAM
+
+    model, x = network("resnet50"), images(1)
+    layers, classes = stages(model, 4), [3, 4, 5, 6, 7]
+    for plain in (cea.NormGrad(model, layers), cea.LinearApproximation(model, layers)):
+        competing = cea.ClassCompetition(plain, classes=classes)
+        found = ratios(lambda: competing.attribute(x, target=3), gradients(model, x, layers, 5))  # noqa: B023
+        yield row("competition", f"{plain.get_name()}, resnet50, 5 classes, 4 layers", found, limit=1.1)
+
+    ours = _LayerCAM(model, layers)
+    modules = [model.get_submodule(layer) for layer in layers]
+    size = x.shape[2:]
+    of_each = [[min_max(m[:, t]) for m in ours.attribute_per_target(x, classes)] for t in range(len(classes))]
+
+    resizing = PeerLayerCAM(model, modules)
+
+    def grad_cam(c: int) -> list[object]:
+        targets = [ClassifierOutputTarget(c)]
+        resizing.outputs = outputs = resizing.activations_and_grads(x)
+        model.zero_grad()
+        sum(t(o) for t, o in zip(targets, outputs)).backward()  # type: ignore[union-attr]
+        return list(resizing.compute_cam_per_layer(x, targets, False))
+
+    for got, m in zip(grad_cam(3), of_each[0]):
+        whole = torch.nn.functional.interpolate(m, size, mode="bilinear")
+        torch.testing.assert_close(torch.as_tensor(got)[:, 0][:, None], whole, rtol=0, atol=3e-2)  # type: ignore[call-overload]
+    for count in (1, 5):
+        wanted = classes[:count]
+        found = ratios(lambda: [grad_cam(c) for c in wanted], lambda: ours.attribute_per_target(x, wanted))  # noqa: B023
+        case = f"LayerCAM, resnet50, 4 layers, {count} class(es)"
+        limit = 2.5 if count > 1 else None
+        yield row("competition", f"grad-cam {version('grad-cam')} over ours, {case}", found, limit=limit, at_least=True)
+    resizing.activations_and_grads.release()
+    model.zero_grad(set_to_none=True)
+
+    with TorchLayerCAM(model, layers) as extractor:
+
+        def torchcam(c: int) -> list[Tensor]:
+            return extractor(c, model(x))  # type: ignore[no-any-return]
+
+        for got, m in zip(torchcam(3), of_each[0]):
+            torch.testing.assert_close(got[None], m, rtol=1e-3, atol=1e-3)
+        for count in (1, 5):
+            wanted = classes[:count]
+            found = ratios(lambda: [torchcam(c) for c in wanted], lambda: ours.attribute_per_target(x, wanted))  # noqa: B023
+            case = f"LayerCAM, resnet50, 4 layers, {count} class(es)"
+            limit = 2.5 if count > 1 else None
+            yield row("competition", f"torchcam over ours, {case}", found, limit=limit, at_least=True)
+
+
 class _Largest(TorchDispatchMode):
     """The largest tensor that any operation gave."""
 

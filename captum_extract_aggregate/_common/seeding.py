@@ -66,6 +66,13 @@ def random_state(undo: Undo, tensors: Iterable[Tensor]) -> None:
     keep_generators(undo, {t.device.index for t in tensors if t.device.type == "cuda"})
 
 
+def same_draws(undo: Undo, tensors: Iterable[Tensor]) -> None:
+    """Brings all generators, Python's and NumPy's too, back at the end, so that what comes then draws the same."""
+    _PYTHON.keep(undo)
+    _NUMPY.keep(undo)
+    random_state(undo, tensors)
+
+
 def keep_generators(undo: Undo, gpus: Iterable[int]) -> None:
     """Brings the generators of the CPU and of some GPUs back at the end."""
     _TORCH.keep(undo)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
@@ -38,7 +38,7 @@ from captum_extract_aggregate._engine.taps import (
     Taps,
     gradient_edge,
 )
-from captum_extract_aggregate._engine.targets import Target, select_scores
+from captum_extract_aggregate._engine.targets import Target, Targets, select_scores
 
 Context = Any  # what a forward runs within
 Seed = Callable[[Tensor], Tensor]
@@ -100,15 +100,18 @@ class Recording:
         return Evidence(none, self._activations, {}, self._order, *seen, look=self._look, facts=self._facts)
 
     def evidence(
-        self, targets: Sequence[Target], seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
+        self, targets: Targets, seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
     ) -> Iterator[Evidence]:
         """Runs one backward for each target, and yields what it showed; the graph is freed with the last.
+
+        Targets that follow from the scores (the most probable classes) are chosen by a function of the output.
 
         What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
         may run backward passes of its own.
         """
-        for i, target in enumerate(targets):  # nothing of a target is held here while the next one's backward runs
-            yield self._for_target(target, seed, around, retain=i + 1 < len(targets))
+        wanted = targets(self.output) if callable(targets) else targets
+        for i, target in enumerate(wanted):  # nothing of a target is held here while the next one's backward runs
+            yield self._for_target(target, seed, around, retain=i + 1 < len(wanted))
 
     def _for_target(self, target: Target, seed: Seed, around: Around, retain: bool) -> Evidence:
         with Undo() as undo, undo:

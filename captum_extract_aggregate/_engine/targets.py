@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._engine.outputs import find_scores
 
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
+# Several targets of one forward; or what chooses them, once it is known what `forward_func` returned.
+Targets = Sequence[Target] | Callable[[Any], Sequence[Target]]
 
 FORMS = (
     "an int, a tuple of ints (outputs of more than two dimensions), a list of either with one entry per example, "

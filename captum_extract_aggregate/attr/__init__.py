@@ -3,6 +3,7 @@
 from captum_extract_aggregate.attr.attention import AttentionRollout, GradientWeightedAttention, LeGrad
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.cams import ElementWiseGradCAM, HiResCAM, LayerCAM, XGradCAM
+from captum_extract_aggregate.attr.class_competition import ClassCompetition
 from captum_extract_aggregate.attr.combination import LayerCombination
 from captum_extract_aggregate.attr.decomposition import (
     ActivityAttribution,
@@ -48,6 +49,7 @@ __all__ = [
     "AttentionRollout",
     "BiasAttribution",
     "CaptureAttribution",
+    "ClassCompetition",
     "ContrastiveExcitationBackprop",
     "CumulativeGradCAM",
     "CumulativeGradMid",

@@ -16,7 +16,7 @@ that emits several tensors gives a tuple.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, TypeVar, overload
 
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from captum_extract_aggregate._engine.layout import Layout, check_layout, is_fin
 from captum_extract_aggregate._engine.model_state import without_autocast
 from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place
-from captum_extract_aggregate._engine.targets import Target, per_target
+from captum_extract_aggregate._engine.targets import Target, Targets, per_target
 from captum_extract_aggregate.attr.class_blind import warn_where_blind
 from captum_extract_aggregate.attr.entry import attributed, captum_entry, check_grad_kwargs, named_arguments
 from captum_extract_aggregate.attr.layer_types import GradientAttribution, L, LayerAttribution, Layers, OneLayer
@@ -141,7 +141,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
         return (Place(layer, side, call=self.call),)
 
     def run_pass(
-        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
+        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Targets
     ) -> Iterator[Evidence]:
         """Runs one pass, and yields what it shows of the places for each target."""
         recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)

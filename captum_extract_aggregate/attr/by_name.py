@@ -22,6 +22,7 @@ from captum_extract_aggregate.attr import (
     AggregatedActivity,
     AttentionRollout,
     BiasAttribution,
+    ClassCompetition,
     ContrastiveExcitationBackprop,
     CumulativeGradCAM,
     CumulativeGradMid,
@@ -351,7 +352,7 @@ def _around(weights: str) -> Formula:
 
 def _single_methods() -> list[str]:
     """Returns the methods that make a map of one layer, around which others can be put."""
-    around = ("meta-saliency", "finercam")
+    around = ("meta-saliency", "finercam", "class-competition")
     return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n not in around]
 
 
@@ -364,6 +365,19 @@ def _single_methods() -> list[str]:
 )
 def _meta_saliency(model: nn.Module, layers: Layers, method: str = "normgrad", **arguments: Any) -> MetaSaliency:
     return MetaSaliency(make_method(method, model, layers), **arguments)
+
+
+@register_method(
+    "class-competition",
+    before_the_last=True,
+    choices={"method": _single_methods, "rivals": 4, "normalize": (True, False)},
+    aliases=("ClassCompetition",),
+    formula=_around("the classes' maps compete"),
+)
+def _class_competition(
+    model: nn.Module, layers: Layers, method: str = "normgrad", **arguments: Any
+) -> ClassCompetition:
+    return ClassCompetition(make_method(method, model, layers), **arguments)
 
 
 def _gradient_methods() -> list[str]:

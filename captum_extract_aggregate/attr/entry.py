@@ -114,6 +114,17 @@ def captum_entry(function: Callable[P, R]) -> Callable[P, R]:
     return entry  # type: ignore[no-any-return]
 
 
+def takes_keyword(method: Any, name: str) -> bool:
+    """Tells whether a method's `attribute` knows a keyword; wrappers hand theirs on."""
+    parameters = inspect.signature(method.attribute).parameters
+    if name in parameters:
+        return True
+    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return False
+    inner = getattr(method, "attribution_method", None)
+    return inner is None or takes_keyword(inner, name)
+
+
 def check_flag(name: str, value: object) -> None:
     """Raises our error for what is neither True nor False."""
     if not isinstance(value, bool):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -19,7 +19,7 @@ from captum_extract_aggregate._engine.model_state import without_traces
 from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate._engine.recording import Recording, record
 from captum_extract_aggregate._engine.taps import Place
-from captum_extract_aggregate._engine.targets import Target
+from captum_extract_aggregate._engine.targets import Target, Targets
 from captum_extract_aggregate.attr.base import CaptureAttribution, own
 from captum_extract_aggregate.attr.convergence import is_bypassed, warn_of_bypass
 from captum_extract_aggregate.attr.described import described
@@ -131,7 +131,7 @@ class LibraGrad(WrappingAttribution):
             self._wraps.layer = layer
 
     def run_pass(
-        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
+        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Targets
     ) -> Iterator[Evidence]:
         return self._recorded(inputs, places, additional_forward_args).evidence(targets)
 

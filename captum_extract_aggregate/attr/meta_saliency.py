@@ -6,7 +6,6 @@ Source: Rebuffi et al., There and Back Again (CVPR 2020), section 4.4.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ from captum_extract_aggregate._engine.one_output import give_scores_to_captum, w
 from captum_extract_aggregate._engine.outputs import scores_or_output
 from captum_extract_aggregate._engine.targets import Target, plain_target
 from captum_extract_aggregate.attr.described import described
-from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
+from captum_extract_aggregate.attr.entry import captum_entry, named_arguments, takes_keyword
 from captum_extract_aggregate.attr.meta_saliency_losses import LOSSES, Loss, LossName
 from captum_extract_aggregate.attr.meta_saliency_vmap import NotVectorizedError, pays, vectorized_maps
 from captum_extract_aggregate.attr.one_example import detached, joined, of_example, target_of_example
@@ -205,7 +204,9 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         Tensors among the arguments with one entry per example are taken apart with the inputs.
         """
         examples, target = len(checked_inputs(inputs)[0]), plain_target(target)
-        takes_target, takes_extra = (_takes(self.attribution_method, n) for n in ("target", "additional_forward_args"))
+        takes_target, takes_extra = (
+            takes_keyword(self.attribution_method, n) for n in ("target", "additional_forward_args")
+        )
         if not kwargs.get("attribute_to_layer_input", True):
             del kwargs["attribute_to_layer_input"]  # the default; methods for inputs do not know it
         if additional_forward_args is None and not kwargs and self._is_vectorized(inputs):
@@ -240,7 +241,7 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         return vectorized_maps(method, self.model, chosen, rate, loss, self.steps, inputs, target)
 
     def _keyword(self, name: str, value: Any, i: int, examples: int) -> Any:
-        if not _takes(self.attribution_method, name):
+        if not takes_keyword(self.attribution_method, name):
             raise InvalidValueError(
                 f"{name} is given, but {self.attribution_method.get_name()} takes none; expected it left out"
             )
@@ -317,17 +318,6 @@ def _batch_norm_in_eval_mode(model: nn.Module, undo: Undo) -> None:
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.training:
             undo.callback(setattr, module, "training", True)
             module.training = False
-
-
-def _takes(method: Any, name: str) -> bool:
-    """Tells whether a method's `attribute` knows a keyword; wrappers hand theirs on."""
-    parameters = inspect.signature(method.attribute).parameters
-    if name in parameters:
-        return True
-    if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return False
-    inner = getattr(method, "attribution_method", None)
-    return inner is None or _takes(inner, name)
 
 
 def _samples_baselines(method: Any) -> bool:

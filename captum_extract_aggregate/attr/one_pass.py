@@ -13,7 +13,7 @@ from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.model_state import set_modes, without_autocast
 from captum_extract_aggregate._engine.taps import Place
-from captum_extract_aggregate._engine.targets import Target
+from captum_extract_aggregate._engine.targets import Targets
 
 if TYPE_CHECKING:
     from captum_extract_aggregate.attr.base import CaptureAttribution
@@ -30,7 +30,7 @@ Plan = Sequence[tuple[Place, ...]]  # the places that each layer's map needs
 def maps_per_target(
     methods: Mapping[str, CaptureAttribution],
     inputs: Any,
-    targets: Sequence[Target],
+    targets: Targets,
     additional_forward_args: Any,
     to_input: bool,
 ) -> list[dict[str, Maps]]:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.base import CaptureAttribution, is_own
+from captum_extract_aggregate.attr.class_competition import ClassCompetition, contest_of, kept_together
 from captum_extract_aggregate.attr.entry import attributed
-from captum_extract_aggregate.attr.one_pass import maps_per_target
+from captum_extract_aggregate.attr.shared_pass import capturing, pass_of, shared_maps
 
 
 def attribute_together(
@@ -24,7 +24,8 @@ def attribute_together(
 ) -> dict[str, Any]:
     """Returns the maps of several methods, all from one forward and one backward over the union of their layers.
 
-    Methods of this package on the same `forward_func` share the pass, combinations of their layers included; any others
+    Methods of this package on the same `forward_func` share the pass, combinations of their layers included; those that
+    compete (`ClassCompetition`) with the same rivals share one of their own, with a backward for each class. Any others
     (Captum's own among them, and subclasses with an `attribute` of their own) run by themselves. Either way the result
     is that of their `attribute`.
 
@@ -84,33 +85,21 @@ def attribute_together_per_target(
         )
     if not isinstance(targets, (list, tuple)) or not targets:
         raise InvalidTypeError(f"targets is {targets!r}; expected a list of at least one target")
+    how = (additional_forward_args, attribute_to_layer_input)
     results: list[dict[str, Any]] = [dict.fromkeys(methods) for _ in targets]
-    groups: dict[Hashable, dict[str, CaptureAttribution]] = {}
+    sharing: dict[Hashable, dict[str, Any]] = {}
+    competing: dict[Hashable, dict[str, Any]] = {}
     for name, method in methods.items():
-        capturing = _sharing(method)
-        if capturing is not None:
-            groups.setdefault(_group_of(capturing), {})[name] = capturing
-            continue
-        for result, target in zip(results, targets):
-            result[name] = attributed(method, inputs, target, additional_forward_args, attribute_to_layer_input)
-    for group in groups.values():
-        found = maps_per_target(group, inputs, targets, additional_forward_args, attribute_to_layer_input)
-        for result, maps in zip(results, found):
-            for name, single in maps.items():
-                asked: Any = methods[name]  # the one that captured, or a LayerCombination of its layers
-                result[name] = single if asked is group[name] else asked.joined(inputs, single)
+        found = capturing(method)
+        if isinstance(method, ClassCompetition) and (contest := contest_of(method)) is not None:
+            competing.setdefault(contest, {})[name] = method
+        elif found is not None:
+            sharing.setdefault(pass_of(found), {})[name] = method
+        else:
+            for result, target in zip(results, targets):
+                result[name] = attributed(method, inputs, target, *how)
+    for groups, maps_of in ((sharing, shared_maps), (competing, kept_together)):
+        for group in groups.values():
+            for result, maps in zip(results, maps_of(group, inputs, targets, *how)):
+                result.update(maps)
     return results
-
-
-def _sharing(method: Any) -> CaptureAttribution | None:
-    """Returns the method whose maps a shared pass can make: `method`, or the one whose layers it combines."""
-    capturing = method if isinstance(method, CaptureAttribution) else getattr(method, "attribution_method", None)
-    if not isinstance(capturing, CaptureAttribution) or not is_own(method, "attribute"):
-        return None
-    return capturing if is_own(capturing, "attribute") else None
-
-
-def _group_of(method: CaptureAttribution) -> Hashable:
-    """Returns what is equal for methods that can share a pass."""
-    record = getattr(method.run_pass, "__func__", method.run_pass)
-    return id(method.forward_func), record, method.pass_key(), *(method.device_ids or ())

@@ -8,6 +8,7 @@ from torch import nn
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.by_name import make_method
+from captum_extract_aggregate.attr.entry import takes_keyword
 
 
 class Reused(nn.Module):
@@ -56,3 +57,13 @@ def test_tcav_is_refused_in_one_line(small_net, images, tmp_path, make):
         tcav.interpret(images, [[concept(0), concept(1)]], target=1)
     tcav = TCAV(small_net, ["conv3"], save_path=str(tmp_path / "theirs"))
     assert tcav.interpret(images, [[concept(0), concept(1)]], target=1)
+
+
+def test_wrappers_take_what_the_wrapped_method_takes(small_net):
+    activation = captum.attr.LayerActivation(small_net, small_net.conv3)
+    assert takes_keyword(captum.attr.LayerGradCam(small_net, small_net.conv3), "target")
+    assert not takes_keyword(activation, "target")
+    assert takes_keyword(activation, "additional_forward_args")
+    tunnel = captum.attr.NoiseTunnel(captum.attr.IntegratedGradients(small_net))
+    assert takes_keyword(tunnel, "n_steps")
+    assert not takes_keyword(tunnel, "sliding_window_shapes")

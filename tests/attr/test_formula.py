@@ -16,7 +16,7 @@ from tests.conftest import relative_error
 # Around others, of attention, or of biases: what they are made of is no cell of the grid.
 OTHERS = {
     *("extract-aggregate", "meta-saliency", "libra-grad", "finercam", "legrad", "gradient-weighted-attention"),
-    *("attention-rollout", "bias", "fullgrad", "guided-gradcam"),
+    *("attention-rollout", "bias", "fullgrad", "guided-gradcam", "class-competition"),
 }
 NAMES = [name for name in METHODS if name not in OTHERS]
 

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from captum_extract_aggregate._common import seeding
-from captum_extract_aggregate._common.seeding import generator_of_gpu, random_state, seed_all, seed_torch, seeded
+from captum_extract_aggregate._common.seeding import (
+    generator_of_gpu,
+    random_state,
+    same_draws,
+    seed_all,
+    seed_torch,
+    seeded,
+)
 from captum_extract_aggregate._common.undo import Undo
 
 
@@ -89,3 +96,10 @@ def test_accelerators_are_seeded_where_they_are(monkeypatch):
     monkeypatch.setattr(torch, "manual_seed", asked.append)
     seed_torch(7)
     assert asked == [7]
+
+
+def test_what_comes_next_draws_the_same():
+    with Undo() as undo, undo:
+        same_draws(undo, [torch.zeros(1)])
+        first = drawn()
+    assert drawn() == first

@@ -73,6 +73,8 @@ class Watched:
             "LRP through attention": cea.LRP(self.attending),
             "balanced": cea.LibraGrad(cea.NormGrad(self.attending, "encoder")),
             "balanced, Captum": cea.LibraGrad(LayerGradCam(net, net.conv3)),
+            "competing": cea.ClassCompetition(cea.NormGrad(net, NAMES), rivals=1),
+            "competing, Captum": cea.ClassCompetition(LayerGradCam(net, net.conv3), rivals=1),
         }
         do = {name: lambda m=m: m.attribute(x, target=1) for name, m in methods.items()}
         one = cea.NormGrad(net, "conv3")

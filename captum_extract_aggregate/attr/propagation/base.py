@@ -14,7 +14,7 @@ training the network holds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.recording import Around, Recording, record
 from captum_extract_aggregate._engine.taps import Place
-from captum_extract_aggregate._engine.targets import Target
+from captum_extract_aggregate._engine.targets import Targets
 from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName, check_aggregate
@@ -73,7 +73,7 @@ class PropagationAttribution(CaptureAttribution[L]):
         return contextlib.nullcontext
 
     def run_pass(
-        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
+        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Targets
     ) -> Iterator[Evidence]:
         def within(undo: Undo) -> Interception:
             interception = self._interception(len(checked_inputs(inputs)[0]))
