@@ -115,7 +115,8 @@ class BiasAttribution(CaptureAttribution[L]):
 
     At the output z of a layer that adds a bias b: convolution, linear layer over positions, or normalisation
     (BatchNorm's implicit bias :math:`\beta - \gamma \mu / \sqrt{\sigma^2 + \epsilon}`). In units of the score.
-    `bias_layers(model)` lists all layers that add one.
+    `bias_layers(model)` lists all layers that add one; what no call of a layer adds (class tokens, position embeddings,
+    the biases of fused attention) is among `LibraGrad.bias_terms`.
 
     Args:
         forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -45,7 +45,9 @@ class FullGrad(WithDelta[nn.Module]):
     One map of the input's size, `N x 1 x H x W`, non-negative, without unit. :math:`\psi` takes magnitudes, scales
     each layer's to [0, 1] per example over channels and positions jointly, and upsamples; channels are then summed.
     The biases of all layers with positions enter; those of linear layers without positions enter only the convergence
-    delta (input and all biases against the score).
+    delta (input and all biases against the score). Within `LibraGrad` whatever else is added at positions of the
+    input enters, too (position embeddings, biases of fused attention, of windows, ...; two more passes): only what
+    `LibraGrad.bias_terms` gives as `elsewhere`, such as class tokens, does not.
 
     Args:
         forward_func, device_ids, layout: as for `ExtractAggregate`.
@@ -117,33 +119,65 @@ class FullGrad(WithDelta[nn.Module]):
 
     def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
         biases = [place for place in places_of(plan) if place.layer is not None]
-        left_out: list[str] = []
-        by_size: dict[tuple[int, ...], Tensor] = {}
+        left_out: dict[nn.Module | None, str] = {}
+        by_layer = self._of_layers(biases, evidence, left_out)
+        maps = [map_ for _, map_ in by_layer]
+        sizes = list(dict.fromkeys(tuple(map_.shape[2:]) for map_ in maps))
+        positions = find_positions(evidence.inputs, sizes, size=self.size, models=evidence.models)
+        if evidence.added is None:
+            self._warn_where_uncalled(biases, evidence)
+            self._warn([*left_out.values(), *self._fused])
+        elif self._only_seen:
+            counted = {layer for layer, _ in by_layer if layer not in left_out}
+            further = self._further_terms(counted, evidence)
+            maps += [self._rescaled(term) for term in further if term.ndim == len(positions.size) + 2]
+        if self.include_input:
+            maps += map(self._rescaled, self._input_terms(positions, evidence))
+        return finished(self._summed(maps, positions, evidence), evidence)
 
-        def add(term: Tensor) -> None:
-            map_ = self._rescaled(term)
+    def _of_layers(
+        self, biases: list[Place], evidence: Evidence, left_out: dict[nn.Module | None, str]
+    ) -> list[tuple[nn.Module | None, Tensor]]:
+        """Returns what each layer's bias contributes, rescaled; of all layers those with as many dimensions as most
+        have."""
+        maps = []
+        for place in biases:
+            maps += [(place.layer, self._rescaled(term)) for term in self._terms(place, evidence, left_out)]
+        most = max((map_.ndim for _, map_ in maps), default=0)
+        if self._only_seen:
+            left_out |= {layer: describe(layer, evidence.models) for layer, map_ in maps if map_.ndim < most}
+        return [(layer, map_) for layer, map_ in maps if layer not in left_out]
+
+    def _summed(self, maps: list[Tensor], positions: Positions, evidence: Evidence) -> Tensor:
+        """Returns the sum of all at the input's size; upsampling is linear: once for all maps of one size."""
+        by_size: dict[tuple[int, ...], Tensor] = {}
+        for map_ in maps:
             own = tuple(map_.shape[2:])
             by_size[own] = by_size[own] + map_ if own in by_size else map_
-
-        for place in biases:
-            for term in self._terms(place, evidence, left_out):
-                add(term)
-        positions = find_positions(evidence.inputs, list(by_size), size=self.size, models=evidence.models)
-        if self.include_input:
-            for term in self._input_terms(positions, evidence):
-                add(term)
         total = torch.zeros(evidence.inputs[0].shape[0], 1, *positions.size, device=evidence.inputs[0].device)
-        for map_ in by_size.values():  # upsampling is linear: once for all layers of one size
+        for map_ in by_size.values():
             total = total + upsample(map_, positions.size, self.align_corners)
-        left_out += self._fused
-        self._warn_where_uncalled(biases, evidence)
-        if left_out:
+        return total
+
+    def _further_terms(self, counted: set[nn.Module | None], evidence: Evidence) -> Iterator[Tensor]:
+        """Yields the terms of all that is added but by these layers; warns where positions are unknown."""
+        assert evidence.added is not None
+        layers = [layer for layer in counted if layer is not None]
+        own = {id(t) for layer in layers for t in (*layer.parameters(False), *layer.buffers(False))}
+        further = [added for added in evidence.added() if not own & added.given]
+        for added in further:
+            placed = added.placed(len(evidence.scores))
+            if placed is not None and bool((placed != 0).any()):
+                yield at_least_float32(placed.to(evidence.scores.dtype))
+        self._warn([added.name for added in further if added.dims is None])
+
+    def _warn(self, lacking: list[str]) -> None:
+        if lacking:
             warnings.warn(
-                f"FullGrad's map lacks the biases of {len(left_out)} layers whose positions are not the picture's, or "
-                f"that are fused with what follows them: {', '.join(left_out[:5])}, ...",
-                stacklevel=2,
+                f"FullGrad's map lacks the biases of {len(lacking)} layers whose positions are not the picture's, or "
+                f"that are fused with what follows them: {', '.join(lacking[:5])}, ...",
+                stacklevel=3,
             )
-        return finished(total, evidence)
 
     def _warn_where_uncalled(self, places: list[Place], evidence: Evidence) -> None:
         """Warns, once for a layer, of a bias that the model uses without calling its layer, where nobody can meet it.
@@ -172,7 +206,7 @@ class FullGrad(WithDelta[nn.Module]):
             arranged = [positions.arranged(pairs[i][0] * pairs[i][1], i) for i in positions.arrange or (0,)]
         return [at_least_float32(term) for term in arranged]
 
-    def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
+    def _terms(self, place: Place, evidence: Evidence, left_out: dict[nn.Module | None, str]) -> list[Tensor]:
         """Returns what a layer's bias contributes to each channel, `N x K x *S`; nothing where there are no positions.
 
         In memory of its own, but for what a layout function makes of it.
@@ -191,7 +225,7 @@ class FullGrad(WithDelta[nn.Module]):
             except ValueError:
                 if not place.optional:
                     raise
-                left_out.append(around.name)
+                left_out[place.layer] = around.name
         return terms
 
     def _rescaled(self, contribution: Tensor) -> Tensor:

@@ -67,15 +67,19 @@ _MORE: dict[Any, str] = {
 }
 
 
+Ledger = Callable[[Call, Tensor], Callable[[Tensor], None]]
+
+
 class BalancedInterception(Interception):
     """Balanced gradients at work.
 
-    With `ledger`, it is called in each backward with what every function that adds something contributes.
+    With `ledger`, each call that adds something is shown to it, and the tensor that it gives; what it returns is told
+    in each backward what is added there times the gradient, entry by entry.
     """
 
     leaves = True
 
-    def __init__(self, method: str, unknown: str = "error", ledger: Callable[[float], None] | None = None) -> None:
+    def __init__(self, method: str, unknown: str = "error", ledger: Ledger | None = None) -> None:
         super().__init__(method)
         self.how, self.ledger = unknown, ledger
 
@@ -232,14 +236,15 @@ class BalancedInterception(Interception):
             added = tensors_in(nothing.args[:1])[0] if found is None else found
         if not bool((added != 0).any()):
             return
-        target, added = _of_whole(target, added.detach().clone())
-        ledger = self.ledger
+        assert self.ledger is not None
+        tell = self.ledger(call, target)
+        whole, added, seen = _of_whole(target, added.detach().clone())
 
         def enter(gradients: Any) -> None:
-            if gradients[0] is not None and ledger is not None:
-                ledger(float((gradients[0].double() * added.double()).sum()))
+            if gradients[0] is not None:
+                tell(seen(gradients[0].double() * added.double()))
 
-        target.grad_fn.register_prehook(enter)  # type: ignore[union-attr]
+        whole.grad_fn.register_prehook(enter)  # type: ignore[union-attr]
 
     def check(self, output: Any) -> None:
         if any(is_held(t) and not t.requires_grad for t in tensors_in(output)):
@@ -272,17 +277,24 @@ _RULES_OF_KINDS: dict[str | None, _Choose] = {
 }
 
 
-def _of_whole(t: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the tensor that a view is part of, and what is added to all of it.
+def _of_whole(t: Tensor, added: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Returns the tensor that a view is part of, what is added to all of it, and how the view sees such values.
 
     A view that is overwritten later on loses its node of the graph, the whole keeps it.
     """
     whole = t._base
     if whole is None or whole.grad_fn is None:
-        return t, added
-    spread = torch.empty_strided(whole.size(), whole.stride(), dtype=added.dtype, device=added.device).zero_()
-    spread.as_strided(t.size(), t.stride(), t.storage_offset() - whole.storage_offset()).copy_(added)
-    return whole, spread
+        return t, added, lambda values: values
+    layout = whole.size(), whole.stride()
+    view = t.size(), t.stride(), t.storage_offset() - whole.storage_offset()
+    spread = torch.empty_strided(*layout, dtype=added.dtype, device=added.device).zero_()
+    spread.as_strided(*view).copy_(added)
+
+    def seen(values: Tensor) -> Tensor:
+        own = torch.empty_strided(*layout, dtype=values.dtype, device=values.device)
+        return own.copy_(values).as_strided(*view)
+
+    return whole, spread, seen
 
 
 def _activates(call: Call, step: Step | None) -> bool:

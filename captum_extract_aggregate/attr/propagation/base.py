@@ -75,7 +75,7 @@ class PropagationAttribution(CaptureAttribution[L]):
     def run_pass(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Sequence[Target]
     ) -> Iterator[Evidence]:
-        def within(undo: Undo) -> Interception:
+        def within(undo: Undo, leaves: Sequence[Tensor]) -> Interception:
             interception = self._interception(len(checked_inputs(inputs)[0]))
             interception.begin(undo)
             return interception
