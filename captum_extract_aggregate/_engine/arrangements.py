@@ -81,6 +81,6 @@ def at_positions(t: Tensor, dims: Dims, batch: int) -> Tensor | None:
     of_inputs = bool(axes) and len(set(axes)) == len(axes) and all(axis[0] < FRESH for axis in axes)
     if not of_inputs or len(of_batch) + len(channels) + len(positions) < len(parts):
         return None
-    t = t.permute(*of_batch, *channels, *positions)
-    by_axis = itertools.groupby((parts[d] for d in positions), key=lambda part: part.axis[0])
-    return t.reshape(batch, -1, *(math.prod(part.size for part in of_axis) for _, of_axis in by_axis))
+    by_axis = [list(of) for _, of in itertools.groupby((parts[d] for d in positions), key=lambda part: part.axis[0])]
+    t = t.permute(*of_batch, *channels, *positions).reshape(batch, -1, *map(size_of, map(tuple, by_axis)))
+    return t.roll([-of_axis[0].shift for of_axis in by_axis], tuple(range(2, t.ndim)))
