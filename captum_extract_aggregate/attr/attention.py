@@ -339,7 +339,8 @@ class AttentionRollout(AttentionAttribution[L]):
         return finished(grid, evidence)
 
     def _step(self, weights: Tensor, around: Surroundings, below: Tensor | None, evidence: Evidence) -> Tensor:
-        mean = _by_example(at_least_float32(weights), around).mean(-3)
+        is_of_windows = weights.ndim > 4
+        mean = weights if is_of_windows else _by_example(at_least_float32(weights), around).mean(-3)
         if mean.ndim != 3 or mean.shape[1] != mean.shape[2] or (below is not None and below.shape != mean.shape):
             raise InvalidValueError(
                 f"{describe(around.module, evidence.models)} has attention weights of shape {tuple(weights.shape)}, "

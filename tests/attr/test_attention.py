@@ -189,6 +189,8 @@ def test_any_windows_and_grids_lie_where_their_dimensions_come_from(kind, rows, 
     map_ = AnyGradient(net, "attn").attribute(torch.randn(2, 4, 8, 8, dtype=torch.float64), 0)
     expected = [[r in rows and c in columns for c in range(8)] for r in range(8)]
     assert torch.equal(map_[1, 0] != 0, torch.tensor(expected))
+    with pytest.raises(cea.InvalidValueError, match="cannot be multiplied over layers"):
+        cea.AttentionRollout(net, ["attn"]).attribute(torch.randn(2, 4, 8, 8, dtype=torch.float64), 0)
 
 
 def test_the_maps_of_shifted_windows_are_those_of_their_dimensions():
@@ -241,6 +243,8 @@ def families():
     timms = [("deit_tiny_patch16_224", 224, 14), ("eva02_tiny_patch14_224", 224, 16), ("cait_xxs24_224", 224, 14)]
     for one, side, grid in timms:
         yield one, timm.create_model(one, num_classes=5), side, grid
+    for one, grid in (("maxvit_rmlp_pico_rw_256", 16), ("mvitv2_tiny", 8), ("hiera_tiny_224", 16)):
+        yield one, timm.create_model(one, num_classes=5, img_size=(64, 64)), 64, grid
     transformers = pytest.importorskip("transformers")
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     sized = {"image_size": 64, "patch_size": 16}
