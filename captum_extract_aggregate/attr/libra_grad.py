@@ -52,6 +52,10 @@ class LibraGrad(CaptureAttribution[Any]):
     it: class tokens and position embeddings, too; `bias_terms` lists them, each in its place. On networks of ReLUs,
     :math:`\tilde g = g`, bit for bit. Shapes and units are the wrapped method's.
 
+    `IntegratedGradients` within is a mean of balanced gradients along its path. As these are no derivatives, its own
+    delta (`return_convergence_delta=True`: the sum of its map less f(inputs) - f(baselines)) does not vanish with
+    `n_steps`, and says what the mean misses; on networks of ReLUs it is what it always is.
+
     The model is not changed, and its scores are what they are. Methods of this package that are wrapped share one
     forward and one backward (`attribute_together`).
 
@@ -260,6 +264,12 @@ class LibraGrad(CaptureAttribution[Any]):
         0 up to rounding at every cut through the network; NaN where other branches bypass the layer. Costs two
         passes per layer. (Of the input, for methods that join their layers.)
         """
+        if isinstance(self._wraps, GradientAttribution):
+            raise InvalidTypeError(
+                f"attribution_method is {type(self._wraps).__name__}, whose delta is of its own maps and their "
+                "baseline; expected attribute(..., return_convergence_delta=True) where it has one, or "
+                "LibraGrad(ActivityAttribution(model, None)), which tells what is missing to the score"
+            )
         if self._wraps is not None:
             return self._wraps.compute_convergence_delta(inputs, target, additional_forward_args)  # type: ignore[no-any-return]
         capturing = self._capturing()
