@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, upsample
 from captum_extract_aggregate._engine.arrangements import at_positions
+from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import describe
 from captum_extract_aggregate._engine.layout import Layout, to_channels_first
@@ -56,6 +57,11 @@ class AttentionAttribution(CaptureAttribution[L]):
                 f"layer is or holds None, and {type(self).__name__} is about attention weights; expected layers that "
                 "hold attention (attention_layers(model, inputs) lists them)"
             )
+
+    @staticmethod
+    def suited_layers(model: nn.Module, inputs: Any) -> dict[str, nn.Module]:
+        """Returns the layers that the method goes with."""
+        return attention_layers(model, inputs)
 
     def pass_key(self) -> int:
         """Opened kernels round otherwise than fused ones: only methods like this one share a pass."""
@@ -202,11 +208,6 @@ def _joined(maps: list[Tensor]) -> Tensor:
     """Returns the mean of several layers' maps, at the resolution of the finest."""
     finest = max((m.shape[2:] for m in maps), key=math.prod)
     return torch.stack([m if m.shape[2:] == finest else upsample(m, finest) for m in maps]).mean(0)
-
-
-def is_of_attention(make: object) -> bool:
-    """Tells whether a class's maps are of attention weights, which not every network has."""
-    return isinstance(make, type) and issubclass(make, AttentionAttribution)
 
 
 @described("`N x 1 x H x W` on the grid of patches, non-negative, in units of the score", layers=False)

@@ -30,7 +30,7 @@ from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.attr.biases import biased, check_bias
+from captum_extract_aggregate.attr.biases import bias_layers, biased, check_bias
 from captum_extract_aggregate.attr.class_blind import warn_where_blind
 from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, warn_of_bypass, with_biases
 from captum_extract_aggregate.attr.described import described
@@ -135,6 +135,11 @@ class BiasAttribution(CaptureAttribution[L]):
     """
 
     uses_parameters = True
+
+    @staticmethod
+    def suited_layers(model: nn.Module, inputs: Any) -> dict[str, nn.Module]:
+        """Returns the layers that the method goes with, but for linear ones, which mostly have no positions."""
+        return {name: layer for name, layer in bias_layers(model).items() if not isinstance(layer, nn.Linear)}
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         check_bias(layer, to_input)

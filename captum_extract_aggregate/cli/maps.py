@@ -20,7 +20,7 @@ from captum_extract_aggregate._common.errors import (
 )
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
-from captum_extract_aggregate.attr.by_name import METHODS, find_method, make_method
+from captum_extract_aggregate.attr.by_name import METHODS, evenly_spread, find_method, make_method
 from captum_extract_aggregate.cli.options import DEFAULT_METHODS, names_in
 from captum_extract_aggregate.cli.subject import (
     check_names,
@@ -70,7 +70,8 @@ def run(request: MapsRequest) -> str:
     scores = scores_of(subject.model, x)
     check_names(request.class_names, subject.classes, scores.shape[1])
     layers = _layers(request, subject.model, x)
-    made = {method: _made(method, subject.model, list(layers.values())) for method in methods}
+    own = {method: _own_layers(method, request, subject.model, x, layers) for method in methods}
+    made = {method: _made(method, subject.model, own[method]) for method in methods}
     target = _target(request.target, subject.classes, scores[0])
     shown = [target, *(int(i) for i in scores[0].topk(min(5, scores.shape[1])).indices if int(i) != target)]
     maps = _maps(made, x, shown if request.html is not None else [target])
@@ -177,11 +178,15 @@ def _layers(request: MapsRequest, model: nn.Module, x: Tensor) -> dict[str, nn.M
     if names:
         found = {name: find_layer(name, model) for name in names}
         return {name: layer for name, layer in found.items() if layer is not None}
-    layers = default_layers(model, x)
-    if len(layers) <= _MOST_COLUMNS:
-        return layers
-    items = list(layers.items())  # of many alike blocks, some evenly spread ones
-    return dict(items[round(i * (len(items) - 1) / (_MOST_COLUMNS - 1))] for i in range(_MOST_COLUMNS))
+    return evenly_spread(default_layers(model, x), _MOST_COLUMNS)  # of many alike blocks
+
+
+def _own_layers(
+    method: str, request: MapsRequest, model: nn.Module, x: Tensor, layers: dict[str, nn.Module]
+) -> list[nn.Module]:
+    """Returns a method's layers: where none are named, those of the kind that it goes with."""
+    suited = None if request.layers else find_method(method).suited_layers(model, x, _MOST_COLUMNS)
+    return list((layers if suited is None else suited).values())
 
 
 def _target(text: str, classes: list[str], scores: Tensor) -> int:
