@@ -11,6 +11,7 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.attention import AttentionAttribution
 from captum_extract_aggregate.attr.by_name import make_method
+from tests.conftest import needs_indexing
 from tests.reference import attention as reference
 
 BLOCKS = [0, 1, 2]
@@ -193,6 +194,7 @@ def test_any_windows_and_grids_lie_where_their_dimensions_come_from(kind, rows, 
         cea.AttentionRollout(net, ["attn"]).attribute(torch.randn(2, 4, 8, 8, dtype=torch.float64), 0)
 
 
+@needs_indexing
 def test_the_maps_of_shifted_windows_are_those_of_their_dimensions():
     """Two ways to the same place: by the window's size and shift, and by the parts that rolling and cutting moved."""
 

@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
+from tests.conftest import needs_indexing
 from tests.reference.balanced import Fast, Transformer
 
 
@@ -81,7 +82,7 @@ def test_input_and_terms_are_the_score(make, size):
     assert ((at_input + _sums(terms)) / model(x)[:, 1] - 1).abs().max() < 1e-9
 
 
-@pytest.mark.parametrize(("make", "size"), [(_swin, 32), (_vit, 16)])
+@pytest.mark.parametrize(("make", "size"), [pytest.param(_swin, 32, marks=needs_indexing), (_vit, 16)])
 def test_full_grad_shows_them_all(make, size):
     model, x = _with_biases(make()), _images(size)
     terms, maps = _terms(model, x), []
