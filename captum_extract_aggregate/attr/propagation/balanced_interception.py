@@ -22,6 +22,7 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.attention import opened_multi_head_attention
+from captum_extract_aggregate._engine.gradient_layout import as_it_lies
 from captum_extract_aggregate._engine.operations import Call, tensors_in
 from captum_extract_aggregate.attr.propagation.balanced_steps import (
     Gate,
@@ -222,7 +223,7 @@ class BalancedInterception(Interception):
         outputs = [t for t in tensors_in(output) if t.grad_fn is not None]
         if call.kind == "normalization" and step is None:
             for t in outputs:
-                t.register_hook(_as_it_lies)
+                t.register_hook(as_it_lies)
         if self._activates(call, step) or (
             call.kind in _KEEPS_MARK and variables and all(map(self.marks.is_activated, variables))
         ):
@@ -313,14 +314,6 @@ def _of_whole(t: Tensor, added: Tensor) -> tuple[Tensor, Tensor, Callable[[Tenso
         return own.copy_(values).as_strided(*view)
 
     return whole, spread, seen
-
-
-def _as_it_lies(g: Tensor) -> Tensor:
-    """Returns the gradient of one example with the strides of its shape.
-
-    PyTorch's backward of an eval-mode BatchNorm reads past others: it takes a transposed one for channels last.
-    """
-    return g.contiguous() if len(g) == 1 and g.stride(0) != g.numel() else g
 
 
 def _is_number(value: Any) -> bool:
