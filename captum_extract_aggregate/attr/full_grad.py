@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import at_least_float32, low_and_spread, upsample
+from captum_extract_aggregate._engine.added import Added
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate._engine.layers import describe
@@ -121,16 +122,21 @@ class FullGrad(WithDelta[nn.Module]):
         biases = [place for place in places_of(plan) if place.layer is not None]
         left_out: dict[nn.Module | None, str] = {}
         by_layer = self._of_layers(biases, evidence, left_out)
-        maps = [map_ for _, map_ in by_layer]
-        sizes = list(dict.fromkeys(tuple(map_.shape[2:]) for map_ in maps))
+        sizes = list(dict.fromkeys(tuple(map_.shape[2:]) for _, map_ in by_layer))
         positions = find_positions(evidence.inputs, sizes, size=self.size, models=evidence.models)
+        further: list[Tensor] = []
         if evidence.added is None:
             self._warn_where_uncalled(biases, evidence)
             self._warn([*left_out.values(), *self._fused])
         elif self._only_seen:
-            counted = {layer for layer, _ in by_layer if layer not in left_out}
-            further = self._further_terms(counted, evidence)
-            maps += [self._rescaled(term) for term in further if term.ndim == len(positions.size) + 2]
+            added = evidence.added()
+            met = set[int]().union(*(one.given for one in added))
+            if all(t.is_floating_point() for t in evidence.inputs):  # what layers make of constants is added later on
+                by_layer = [(layer, map_) for layer, map_ in by_layer if _own(layer) & met]
+            counted = set[int]().union(*(_own(layer) for layer, _ in by_layer))
+            terms = self._further_terms([one for one in added if not one.given & counted], evidence)
+            further = [self._rescaled(term) for term in terms if term.ndim == len(positions.size) + 2]
+        maps = [map_ for _, map_ in by_layer] + further
         if self.include_input:
             maps += map(self._rescaled, self._input_terms(positions, evidence))
         return finished(self._summed(maps, positions, evidence), evidence)
@@ -159,17 +165,13 @@ class FullGrad(WithDelta[nn.Module]):
             total = total + upsample(map_, positions.size, self.align_corners)
         return total
 
-    def _further_terms(self, counted: set[nn.Module | None], evidence: Evidence) -> Iterator[Tensor]:
-        """Yields the terms of all that is added but by these layers; warns where positions are unknown."""
-        assert evidence.added is not None
-        layers = [layer for layer in counted if layer is not None]
-        own = {id(t) for layer in layers for t in (*layer.parameters(False), *layer.buffers(False))}
-        further = [added for added in evidence.added() if not own & added.given]
-        for added in further:
-            placed = added.placed(len(evidence.scores))
+    def _further_terms(self, added: list[Added], evidence: Evidence) -> Iterator[Tensor]:
+        """Yields the terms that have places; warns where positions are unknown."""
+        for one in added:
+            placed = one.placed(len(evidence.scores))
             if placed is not None and bool((placed != 0).any()):
                 yield at_least_float32(placed.to(evidence.scores.dtype))
-        self._warn([added.name for added in further if added.dims is None])
+        self._warn([one.name for one in added if one.dims is None])
 
     def _warn(self, lacking: list[str]) -> None:
         if lacking:
@@ -248,3 +250,8 @@ class FullGrad(WithDelta[nn.Module]):
     @classmethod
     def get_name(cls) -> str:
         return "FullGrad"
+
+
+def _own(layer: nn.Module | None) -> set[int]:
+    """Returns the ids of a layer's own parameters and buffers."""
+    return set() if layer is None else {id(t) for t in (*layer.parameters(False), *layer.buffers(False))}

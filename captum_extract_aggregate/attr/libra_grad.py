@@ -185,8 +185,10 @@ class LibraGrad(CaptureAttribution[Any]):
         return map(with_added, targets, recording.evidence(targets))
 
     def _added(self, inputs: Any, places: list[Place], extra: Any, target: Target) -> list[Added]:
-        """Returns what the network adds to the score behind the first of the places, in one more pass."""
-        (added,) = self._listed(inputs, places, extra, [target])
+        """Returns what the network adds to the score in one more pass: behind its input, or the places if that is of
+        indices, which have no gradient."""
+        at_input = all(t.is_floating_point() for t in checked_inputs(inputs))
+        (added,) = self._listed(inputs, [Place(None, "input")] if at_input else places, extra, [target])
         return added
 
     def _listed(

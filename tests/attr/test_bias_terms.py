@@ -117,3 +117,28 @@ def test_full_grad_of_a_network_of_relus_is_the_plain_one_bit_for_bit():
     model, x = torchvision.models.resnet18().eval(), torch.randn(2, 3, 32, 32)
     method = cea.FullGrad(model)
     assert torch.equal(cea.LibraGrad(method).attribute(x, target=1), method.attribute(x, target=1))
+
+
+class MadeOfConstants(nn.Module):
+    """Positions whose embedding a layer makes of a constant, as in XCiT."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.embed, self.head = nn.Conv2d(3, 4, 2, 2), nn.Conv2d(2, 4, 1), nn.Linear(4, 3)
+        self.register_buffer("grid", torch.rand(1, 2, 4, 4))
+
+    def forward(self, x):
+        return self.head((self.conv(x) + self.embed(self.grid)).relu().mean((2, 3)))
+
+
+def test_full_grad_counts_once_what_a_layer_makes_of_constants():
+    torch.manual_seed(0)
+    model, x = MadeOfConstants().double().eval(), _images()
+    method = cea.LibraGrad(cea.FullGrad(model, rescale="layer_map", include_input=False))
+    alone = method.attribute(x[:1], target=1)
+    torch.testing.assert_close(alone, method.attribute(x, target=1)[:1], rtol=1e-5, atol=1e-8)
+    maps = [t.map.abs() for t in _terms(model, x[:1]) if t.map is not None]
+    assert len(maps) == 2  # the bias of the patches, and the embedding as a whole
+    scaled = [(m - m.min()) / (m.max() - m.min() + 1e-6) for m in maps]
+    expected = F.interpolate(sum(scaled), (8, 8), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-8)
