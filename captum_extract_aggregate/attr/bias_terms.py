@@ -73,14 +73,22 @@ class Listing:
         return known or call.name + ("" if module is None else f" in {describe(module, self._models)}")
 
 
-def bias_terms(added: Sequence[list[Added]]) -> list[BiasTerm]:
+def bias_terms(added: Iterable[list[Added]], batch: int) -> list[BiasTerm]:
     """Returns the terms of a batch, of what each example's own backward showed."""
-    terms = []
-    for calls in zip(*added, strict=True):  # one call's entries, example by example
-        placed = [call.placed(len(calls)) for call in calls]
-        maps = [p[i : i + 1].sum(1, keepdim=True) for i, p in enumerate(placed) if p is not None]
-        here = torch.stack([m.sum() for m in maps]) if maps else 0.0
-        elsewhere = torch.stack([call.values.sum() for call in calls]) - here
-        is_anywhere = any(bool(m.any()) for m in maps)
-        terms.append(BiasTerm(calls[0].name, torch.cat(maps) if is_anywhere else None, elsewhere))
-    return terms
+    by_example = [[_of_example(call, i, batch) for call in calls] for i, calls in enumerate(added)]
+    return [_of_batch(list(parts)) for parts in zip(*by_example, strict=True)]  # one call's, example by example
+
+
+def _of_example(call: Added, i: int, batch: int) -> BiasTerm:
+    placed = call.placed(batch)
+    total = call.values.sum().reshape(1)
+    if placed is None:
+        return BiasTerm(call.name, None, total)
+    map_ = placed[i : i + 1].sum(1, keepdim=True)
+    return BiasTerm(call.name, map_, total - map_.sum())
+
+
+def _of_batch(parts: list[BiasTerm]) -> BiasTerm:
+    maps = [part.map for part in parts if part.map is not None]
+    is_anywhere = any(bool(m.any()) for m in maps)
+    return BiasTerm(parts[0].name, torch.cat(maps) if is_anywhere else None, torch.cat([p.elsewhere for p in parts]))

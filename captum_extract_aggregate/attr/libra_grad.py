@@ -193,11 +193,11 @@ class LibraGrad(CaptureAttribution[Any]):
 
     def _listed(
         self, inputs: Any, places: list[Place], extra: Any, targets: Sequence[Target], seed: Seed = torch.ones_like
-    ) -> list[list[Added]]:
-        """Returns what the network adds, one list for each backward."""
+    ) -> Iterator[list[Added]]:
+        """Yields what the network adds, for each backward."""
         listing = Listing(model_of(self.forward_func), _format_additional_forward_args(extra) or ())
         recording = self._recorded(inputs, places, extra, listing, listing.begin)
-        return [listing.take() for _ in recording.evidence(targets, seed)]
+        yield from (listing.take() for _ in recording.evidence(targets, seed))
 
     def _recorded(
         self,
@@ -296,7 +296,8 @@ class LibraGrad(CaptureAttribution[Any]):
         examples, place = len(checked_inputs(inputs)[0]), Place(None, "input")
         # What is added need not know which example it is added to (heads, windows, sequences first), so that each
         # example has a backward of its own.
-        return bias_terms(self._listed(inputs, [place], additional_forward_args, [target] * examples, _one_by_one()))
+        added = self._listed(inputs, [place], additional_forward_args, [target] * examples, _one_by_one())
+        return bias_terms(added, examples)
 
     def _delta(self, place: Place, inputs: Any, target: Target, extra: Any) -> Tensor:
         entries: list[float] = []
