@@ -82,11 +82,17 @@ def calibrated(net: nn.Module, size: int) -> nn.Module:
     return net.eval()
 
 
+def refused(error: Exception) -> str:
+    """Returns the first line of an error, short: the function that there is no rule for."""
+    line = str(error).split(", called")[0].split(" (")[0].split("\n")[0]
+    return line.split("has no rule for ")[-1].replace("of two tensors that depend on the input", "of two signals")
+
+
 def outcome(method: Callable[[nn.Module], cea.LRP | cea.ExcitationBackprop], net: nn.Module, x: torch.Tensor) -> str:
     try:
         arrived = float(method(net).attribute(x, target=1).sum())
     except (ValueError, RuntimeError) as error:  # ours, and that of a network for another size of picture
-        return f"{type(error).__name__}: " + str(error).split(", called")[0].split(" (")[0].split("\n")[0]
+        return refused(error)
     return f"{arrived:.3g}" if math.isfinite(arrived) else "not finite"
 
 
@@ -95,7 +101,7 @@ def missing(net: nn.Module, x: torch.Tensor) -> str:
     try:
         delta = cea.LibraGrad(cea.ActivityAttribution(net, None)).compute_convergence_delta(x, target=1)
     except (ValueError, RuntimeError) as error:
-        return f"{type(error).__name__}: " + str(error).split(", called")[0].split(" (")[0].split("\n")[0]
+        return refused(error)
     return f"{abs(float(delta / net(x)[0, 1])):.0e}"
 
 

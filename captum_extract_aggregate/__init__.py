@@ -46,6 +46,7 @@ from captum_extract_aggregate.attr import (
     attribute_together,
     attribute_together_per_target,
 )
+from captum_extract_aggregate.attr.bias_terms import BiasTerm
 from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
@@ -60,6 +61,7 @@ __all__ = [
     "AggregatedActivity",
     "AttentionRollout",
     "BiasAttribution",
+    "BiasTerm",
     "CaptumExtractAggregateError",
     "CaptureAttribution",
     "ClassCompetition",

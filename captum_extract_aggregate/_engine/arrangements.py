@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from captum_extract_aggregate._engine.parts import FRESH, Dim, Dims, Part, size_of
+from captum_extract_aggregate._engine.parts import CHANNELS, FRESH, Dim, Dims, Part, size_of
 
 LayoutFunction = Callable[[Tensor], Tensor]
 
@@ -62,3 +62,25 @@ def _is_plain(dim: Dim) -> bool:
 def _inner(dim: Dim) -> Dim:
     """Returns the parts that have positions; one of size 1 for a dimension of size 1."""
     return (dim[0].inner if dim[0].inner else dim) if dim else (Part("axis", 1, (FRESH - 1,)),)
+
+
+def at_positions(t: Tensor, dims: Dims, batch: int) -> Tensor | None:
+    """Returns a tensor as `N x K x *S`, be its dimensions as they may (windows beside examples, tokens first), without
+    entries that have no position; None where the inputs' positions are lacking, unknown or there twice."""
+    parts = [part for dim in dims for part in dim]
+    t = t.reshape([part.size for part in parts])
+    for d in reversed(range(len(parts))):  # from behind: what lies in front stays where it is
+        inner = parts[d].inner
+        if inner:
+            t = t.narrow(d, parts[d].before, size_of(inner)).unflatten(d, [part.size for part in inner])
+            parts[d : d + 1] = inner
+    of_batch = [d for d, part in enumerate(parts) if part.kind == "batch"]
+    channels = [d for d, part in enumerate(parts) if part.kind in CHANNELS]
+    positions = sorted((d for d, part in enumerate(parts) if part.kind == "axis"), key=lambda d: parts[d].axis)
+    axes = [parts[d].axis for d in positions]
+    of_inputs = bool(axes) and len(set(axes)) == len(axes) and all(axis[0] < FRESH for axis in axes)
+    if not of_inputs or len(of_batch) + len(channels) + len(positions) < len(parts):
+        return None
+    by_axis = [list(of) for _, of in itertools.groupby((parts[d] for d in positions), key=lambda part: part.axis[0])]
+    t = t.permute(*of_batch, *channels, *positions).reshape(batch, -1, *map(size_of, map(tuple, by_axis)))
+    return t.roll([-of_axis[0].shift for of_axis in by_axis], tuple(range(2, t.ndim)))

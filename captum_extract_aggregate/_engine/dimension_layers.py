@@ -160,8 +160,7 @@ def _matmul_added(call: Call) -> Found:
 
 @rule("linear")
 def _linear(call: Call) -> Found:
-    a, b = call.known[:2]
-    return [_product(call, a, b, is_linear=True)]
+    return [_product(call, call.known[0], None, is_linear=True)]  # the weight may be given by keyword
 
 
 def _product(call: Call, a: Dims | None, b: Dims | None, is_linear: bool = False) -> Dims | None:

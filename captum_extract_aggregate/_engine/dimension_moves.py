@@ -127,6 +127,32 @@ def _resizing(call: Call, dims: Dims) -> Found:
     return [call.labels.resized(dims, call.out.shape)]
 
 
+@rule_of_first("roll")
+def _rolling(call: Call, dims: Dims) -> Found:
+    given = dict(zip(("shifts", "dims"), call.args[1:]), **call.kwargs)
+    shifts, over = (given.get(name, ()) for name in ("shifts", "dims"))
+    pairs = zip(*((value,) if isinstance(value, int) else tuple(value) for value in (shifts, over)))
+    result: Dims | None = dims if over != () else None  # else it rolls what is flattened
+    for shift, d in pairs:
+        rolled = None if result is None else _rolled(dims[d], shift)
+        result = (
+            None
+            if result is None or rolled is None
+            else (*result[: d % len(dims)], rolled, *result[d % len(dims) + 1 :])
+        )
+    return [result]
+
+
+def _rolled(dim: Dim, shift: int) -> Dim | None:
+    """Returns a dimension that was rolled; None where its parts are not those of one axis, in order."""
+    if kinds_of(dim) <= CHANNELS:
+        return dim
+    axes = [part.axis for part in dim]
+    if len({axis[0] for axis in axes if axis}) != 1 or axes != sorted(axes) or any(part.inner for part in dim):
+        return None
+    return tuple(part._replace(shift=(part.shift + shift) % size_of(dim)) for part in dim)
+
+
 @rule_of_first("stft")
 def _spectra(call: Call, dims: Dims) -> Found:
     return [(*dims[:-1], *(call.labels.axis(n) for n in call.out.shape[len(dims) - 1 :]))]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
+from captum_extract_aggregate._engine.added import Added
 from captum_extract_aggregate._engine.parts import Dims
 from captum_extract_aggregate._engine.surroundings import Facts, Surroundings, image_size
 from captum_extract_aggregate._engine.taps import (
@@ -56,7 +57,8 @@ class Evidence:
     to be neither tiny nor huge for any example. `pairs` (activations and gradients, channels first) and `scaled` (the
     same, scaled) are what several methods make of it, `channels` what several targets make of the activations. `look`
     runs the forward once more, to see of what the dimensions at each place are made (the first time it is called),
-    `facts` are of the models.
+    `facts` are of the models. `added` runs both passes once more and returns whatever the network adds, where the
+    gradients are such that it makes the score complete.
     """
 
     scores: Tensor
@@ -71,6 +73,7 @@ class Evidence:
     channels: Cache = field(default_factory=Cache)
     look: Callable[[], Look] | None = None
     facts: Facts | None = None
+    added: Callable[[], list[Added]] | None = None
 
     def uses(self, layer: nn.Module) -> bool:
         """Tells whether the forward used a parameter of the layer, be it without calling the layer."""

@@ -62,6 +62,8 @@ class Labels:
             return dim
         if size == 1:
             return ()
+        if any(part.shift for part in dim):
+            return self.axis(size)
         if len(dim) == 1 and not dim[0].inner:
             return (dim[0]._replace(size=size),)
         kinds, axes = kinds_of(dim), {p.axis[:1] for p in dim}

@@ -17,6 +17,7 @@ from captum_extract_aggregate._common.seeding import random_state
 from captum_extract_aggregate._common.undo import ProcessWide, Undo, hook_everywhere
 from captum_extract_aggregate._engine.checkpoints import checkpoints_as_written
 from captum_extract_aggregate._engine.claims import Claim
+from captum_extract_aggregate._engine.gradient_layout import lay_out
 from captum_extract_aggregate._engine.layers import as_written, describe, model_of
 
 P = ParamSpec("P")
@@ -82,6 +83,8 @@ class _Preparation:
             _keep_buffers(module, self.undo)
         if self.freeze is not False:
             _require_gradients(modules, not self.freeze, self.undo)
+            if self.batch == 1:
+                lay_out(modules, self.undo)
         _warn_of_dropout(training)
         _make_eager(modules, self.undo)
         if self.hooked is None or _must_run_in_parts(modules, self.hooked):

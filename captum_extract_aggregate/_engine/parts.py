@@ -14,7 +14,7 @@ class Part(NamedTuple):
     (a dimension of the inputs that nothing has told of), "state" (a recurrent layer's final states) or "extra" (tokens
     without a position). `axis` orders positions, and begins alike for parts of one axis; those of the inputs' axes are
     below `FRESH`. Where `inner` is given, it is what lies behind `before` entries without a position (and before
-    others, if it does not fill the part).
+    others, if it does not fill the part). `shift` tells by how many entries the whole axis was rolled.
     """
 
     kind: str
@@ -22,6 +22,7 @@ class Part(NamedTuple):
     axis: tuple[int, ...] = ()
     inner: tuple[Part, ...] = ()
     before: int = 0
+    shift: int = 0
 
 
 Dim = tuple[Part, ...]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ from captum_extract_aggregate._engine.targets import Target, Targets, select_sco
 
 Context = Any  # what a forward runs within
 Seed = Callable[[Tensor], Tensor]
-Within = Callable[[Undo], Context]
+Within = Callable[[Undo, Sequence[Tensor]], Context]  # told the tensors that the forward is given
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
 
 
@@ -269,7 +269,7 @@ def _forward(
             with _explained_failure(), Undo() as undo, undo:
                 claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
                 taps.begin(undo, claim)
-                context = None if within is None else within(undo)
+                context = None if within is None else within(undo, leaves)
                 output = scores_or_output(forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra))
                 if isinstance(output, Tensor):
                     with torch._C.DisableTorchFunctionSubclass():

@@ -345,9 +345,13 @@ def chosen_call(place: Place, calls: list[list[Tapped]], models: tuple[nn.Module
     count = len(calls)
     if place.call is None:
         if count > 1:
+            what, why = (
+                ("attention in layer", "") if place.side == "attention" else ("layer", " (its weights are shared)")
+            )
+            inner = "a layer inside of it (attention_layers(model, inputs) lists them), or " * (not why)
             raise InvalidValueError(
-                f"layer {describe(place.layer, models)} ran {count} times in one forward (its weights are shared); "
-                f"expected one call: choose which with call=0 ... call={count - 1} (or call=-1 for the last)"
+                f"{what} {describe(place.layer, models)} ran {count} times in one forward{why}; "
+                f"expected {inner}one call: choose which with call=0 ... call={count - 1} (or call=-1 for the last)"
             )
         return calls[0]
     if not -count <= place.call < count:

@@ -19,9 +19,12 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, upsample
+from captum_extract_aggregate._engine.arrangements import at_positions
+from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import describe
 from captum_extract_aggregate._engine.layout import Layout, to_channels_first
+from captum_extract_aggregate._engine.parts import CHANNELS
 from captum_extract_aggregate._engine.surroundings import Surroundings
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.token_grid import grid_of_tokens
@@ -55,6 +58,11 @@ class AttentionAttribution(CaptureAttribution[L]):
                 "hold attention (attention_layers(model, inputs) lists them)"
             )
 
+    @staticmethod
+    def suited_layers(model: nn.Module, inputs: Any) -> dict[str, nn.Module]:
+        """Returns the layers that the method goes with."""
+        return attention_layers(model, inputs)
+
     def pass_key(self) -> int:
         """Opened kernels round otherwise than fused ones: only methods like this one share a pass."""
         return 1
@@ -74,12 +82,42 @@ class AttentionAttribution(CaptureAttribution[L]):
     def maps_at(self, places: tuple[Place, ...], evidence: Evidence) -> tuple[Tensor, ...]:
         place, around = places[0], evidence.surroundings(places[0])
         (a,), (g,) = evidence.activations[place], evidence.gradients[place]
+        try:
+            return (self._as_usual(a, g, around),)
+        except InvalidValueError:
+            seen = self._as_seen(a, g, around) if self.layout == "auto" else None
+            if seen is None:
+                raise
+            return (seen,)
+
+    def _as_usual(self, a: Tensor, g: Tensor, around: Surroundings) -> Tensor:
+        """Returns the map of keys that are all tokens, or those of a Swin transformer's windows."""
         values = self.of_weights(*(_by_example(at_least_float32(t), around) for t in (a, g)))
         if values.ndim == 3:
-            return (_from_windows(values, around),)
+            return _from_windows(values, around)
         if self.layout == "auto" and _window(around)[0] is not None:
-            return (_from_windows(values[:, None], around),)
-        return (_on_grid(values, self.layout, around),)
+            return _from_windows(values[:, None], around)
+        return _on_grid(values, self.layout, around)
+
+    def _as_seen(self, a: Tensor, g: Tensor, around: Surroundings) -> Tensor | None:
+        """Returns the map by what the weights' dimensions are made of: any windows, grids, orders of tokens."""
+        dims = around.dims(a)
+        if dims is None:
+            return None
+        parts = [part for dim in dims[:-2] for part in dim]
+        heads = [d for d, part in enumerate(parts) if part.kind in CHANNELS]
+        others = [d for d in range(len(parts)) if d not in heads]
+
+        def by_head(t: Tensor) -> Tensor:
+            t = at_least_float32(t).reshape(*(part.size for part in parts), *t.shape[-2:])
+            return t.permute(*others, *heads, -2, -1).reshape(
+                -1, math.prod(parts[d].size for d in heads), *t.shape[-2:]
+            )
+
+        values = self.of_weights(by_head(a), by_head(g))
+        around_keys = tuple((parts[d],) for d in others)
+        values = values.reshape(*(parts[d].size for d in others), -1)
+        return at_positions(values, (*around_keys, dims[-1]), around.batch or 1)
 
 
 def _by_example(t: Tensor, around: Surroundings) -> Tensor:
@@ -124,7 +162,7 @@ def _from_windows(values: Tensor, around: Surroundings) -> Tensor:
                 return grid.roll(moves, (1, 2))[:, None, :height, :width]
     raise InvalidValueError(
         f"{around.name} attends within {windows} windows of {keys} keys, and nothing tells where they lie; expected "
-        "attention between all tokens, or windows of a Swin transformer (a module with window_size and shift_size)"
+        "attention between all tokens, or windows that reshapes and permutations cut out of the picture"
     )
 
 
@@ -172,18 +210,14 @@ def _joined(maps: list[Tensor]) -> Tensor:
     return torch.stack([m if m.shape[2:] == finest else upsample(m, finest) for m in maps]).mean(0)
 
 
-def is_of_attention(make: object) -> bool:
-    """Tells whether a class's maps are of attention weights, which not every network has."""
-    return isinstance(make, type) and issubclass(make, AttentionAttribution)
-
-
 @described("`N x 1 x H x W` on the grid of patches, non-negative, in units of the score", layers=False)
 class LeGrad(AttentionAttribution[L]):
     r"""LeGrad: the mean over layers, heads and queries of :math:`(\partial F / \partial A)_+`; `N x 1 x H x W`.
 
     The maps are on the grid of patches (keys); class and register tokens count as queries, and have no position. For
     layers of several resolutions (Swin) it is the finest grid, to which the others are upsampled bilinearly. Maps of
-    windows lie where their keys lie, shifts undone; an entry that a mask rules out has a gradient, too, and counts.
+    windows, grids (MaxViT) and mask units (Hiera) lie where their keys lie, shifts undone; an entry that a mask rules
+    out has a gradient, too, and counts.
 
     What is done otherwise in the authors' code, for CLIP: there each layer's own tokens, averaged, are scored by the
     head, and its attention is differentiated from that score; here the score is the network's own, as given, for all
@@ -306,7 +340,8 @@ class AttentionRollout(AttentionAttribution[L]):
         return finished(grid, evidence)
 
     def _step(self, weights: Tensor, around: Surroundings, below: Tensor | None, evidence: Evidence) -> Tensor:
-        mean = _by_example(at_least_float32(weights), around).mean(-3)
+        is_of_windows = weights.ndim > 4
+        mean = weights if is_of_windows else _by_example(at_least_float32(weights), around).mean(-3)
         if mean.ndim != 3 or mean.shape[1] != mean.shape[2] or (below is not None and below.shape != mean.shape):
             raise InvalidValueError(
                 f"{describe(around.module, evidence.models)} has attention weights of shape {tuple(weights.shape)}, "

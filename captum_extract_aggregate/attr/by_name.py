@@ -75,7 +75,8 @@ class Method:
         make: a class, or a function, that takes a model, a list of layers and the method's arguments.
         joins_layers: whether one map is made of all layers together.
         before_the_last: whether nothing of the class may be left of it at the last layer, in front of global pooling.
-        needs_layers: whether it only goes with layers of a kind, which therefore have to be named.
+        needs_layers: whether it only goes with layers of a kind, which therefore have to be named, unless
+            `make.suited_layers(model, inputs)` lists them.
         takes: how many layers it is made for: all of a list, `"one"` at a time, or `"none"`.
         choices: what a page may offer for its arguments, the usual value first.
         aliases: other names of it; a class goes by its own name, too.
@@ -91,10 +92,27 @@ class Method:
     aliases: tuple[str, ...] = ()
     formula: Formula | None = None
 
+    def suited_layers(self, model: nn.Module, inputs: Any, most: int | None = None) -> dict[str, nn.Module] | None:
+        """Returns the layers of the kind that it goes with (attention, biases), at most so many, evenly spread, where
+        each has a map; None where it goes with any."""
+        find = getattr(self.make, "suited_layers", None)
+        if find is None:
+            return None
+        found: dict[str, nn.Module] = find(model, inputs)
+        return found if most is None or self.joins_layers else evenly_spread(found, most)
+
     def names(self) -> set[str]:
         """Returns what it is called beside its name in the registry, without regard to case."""
         own = (self.make.__name__,) if isinstance(self.make, type) else ()
         return {name.casefold() for name in (*own, *self.aliases)}
+
+
+def evenly_spread(layers: Mapping[str, nn.Module], most: int) -> dict[str, nn.Module]:
+    """Returns so many of the layers, the first and the last among them."""
+    items = list(layers.items())
+    if len(items) <= most:
+        return dict(items)
+    return dict(items[round(i * (len(items) - 1) / (most - 1))] for i in range(most))
 
 
 class _Methods(Registry[Method]):
@@ -131,7 +149,8 @@ def register_method(
         joins_layers: whether one map is made of all layers together; else each layer has a map.
         before_the_last: whether nothing of the class may be left of it at the last layer, where, in front of global
             pooling, the gradient is the same at every position; Insights then begins with the layer before.
-        needs_layers: whether it only goes with layers of a kind, which have to be named.
+        needs_layers: whether it only goes with layers of a kind; they have to be named, unless a static method
+            `suited_layers(model, inputs)` of the class returns them by name.
         choices: what Insights may offer for its arguments: for each the values to choose from, the usual one first, a
             function that lists them, or one whole number, which may be changed.
         aliases: other names.

@@ -30,7 +30,7 @@ from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.base import CaptureAttribution
-from captum_extract_aggregate.attr.biases import biased, check_bias
+from captum_extract_aggregate.attr.biases import bias_layers, biased, check_bias
 from captum_extract_aggregate.attr.class_blind import warn_where_blind
 from captum_extract_aggregate.attr.convergence import completeness_delta, is_bypassed, warn_of_bypass, with_biases
 from captum_extract_aggregate.attr.described import described
@@ -115,7 +115,8 @@ class BiasAttribution(CaptureAttribution[L]):
 
     At the output z of a layer that adds a bias b: convolution, linear layer over positions, or normalisation
     (BatchNorm's implicit bias :math:`\beta - \gamma \mu / \sqrt{\sigma^2 + \epsilon}`). In units of the score.
-    `bias_layers(model)` lists all layers that add one.
+    `bias_layers(model)` lists all layers that add one; what no call of a layer adds (class tokens, position embeddings,
+    the biases of fused attention) is among `LibraGrad.bias_terms`.
 
     Args:
         forward_func, layer, device_ids, layout, call: as for `ExtractAggregate`.
@@ -134,6 +135,11 @@ class BiasAttribution(CaptureAttribution[L]):
     """
 
     uses_parameters = True
+
+    @staticmethod
+    def suited_layers(model: nn.Module, inputs: Any) -> dict[str, nn.Module]:
+        """Returns the layers that the method goes with, but for linear ones, which mostly have no positions."""
+        return {name: layer for name, layer in bias_layers(model).items() if not isinstance(layer, nn.Linear)}
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         check_bias(layer, to_input)

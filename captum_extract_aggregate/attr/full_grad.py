@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import at_least_float32, low_and_spread, upsample
+from captum_extract_aggregate._engine.added import Added
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
 from captum_extract_aggregate._engine.layers import describe
@@ -45,7 +46,9 @@ class FullGrad(WithDelta[nn.Module]):
     One map of the input's size, `N x 1 x H x W`, non-negative, without unit. :math:`\psi` takes magnitudes, scales
     each layer's to [0, 1] per example over channels and positions jointly, and upsamples; channels are then summed.
     The biases of all layers with positions enter; those of linear layers without positions enter only the convergence
-    delta (input and all biases against the score).
+    delta (input and all biases against the score). Within `LibraGrad` whatever else is added at positions of the
+    input enters, too (position embeddings, biases of fused attention, of windows, ...; two more passes): only what
+    `LibraGrad.bias_terms` gives as `elsewhere`, such as class tokens, does not.
 
     Args:
         forward_func, device_ids, layout: as for `ExtractAggregate`.
@@ -117,33 +120,66 @@ class FullGrad(WithDelta[nn.Module]):
 
     def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
         biases = [place for place in places_of(plan) if place.layer is not None]
-        left_out: list[str] = []
-        by_size: dict[tuple[int, ...], Tensor] = {}
+        left_out: dict[nn.Module | None, str] = {}
+        by_layer = self._of_layers(biases, evidence, left_out)
+        sizes = list(dict.fromkeys(tuple(map_.shape[2:]) for _, map_ in by_layer))
+        positions = find_positions(evidence.inputs, sizes, size=self.size, models=evidence.models)
+        further: list[Tensor] = []
+        if evidence.added is None:
+            self._warn_where_uncalled(biases, evidence)
+            self._warn([*left_out.values(), *self._fused])
+        elif self._only_seen:
+            added = evidence.added()
+            met = set[int]().union(*(one.given for one in added))
+            if all(t.is_floating_point() for t in evidence.inputs):  # what layers make of constants is added later on
+                by_layer = [(layer, map_) for layer, map_ in by_layer if _own(layer) & met]
+            counted = set[int]().union(*(_own(layer) for layer, _ in by_layer))
+            terms = self._further_terms([one for one in added if not one.given & counted], evidence)
+            further = [self._rescaled(term) for term in terms if term.ndim == len(positions.size) + 2]
+        maps = [map_ for _, map_ in by_layer] + further
+        if self.include_input:
+            maps += map(self._rescaled, self._input_terms(positions, evidence))
+        return finished(self._summed(maps, positions, evidence), evidence)
 
-        def add(term: Tensor) -> None:
-            map_ = self._rescaled(term)
+    def _of_layers(
+        self, biases: list[Place], evidence: Evidence, left_out: dict[nn.Module | None, str]
+    ) -> list[tuple[nn.Module | None, Tensor]]:
+        """Returns what each layer's bias contributes, rescaled; of all layers those with as many dimensions as most
+        have."""
+        maps = []
+        for place in biases:
+            maps += [(place.layer, self._rescaled(term)) for term in self._terms(place, evidence, left_out)]
+        most = max((map_.ndim for _, map_ in maps), default=0)
+        if self._only_seen:
+            left_out |= {layer: describe(layer, evidence.models) for layer, map_ in maps if map_.ndim < most}
+        return [(layer, map_) for layer, map_ in maps if layer not in left_out]
+
+    def _summed(self, maps: list[Tensor], positions: Positions, evidence: Evidence) -> Tensor:
+        """Returns the sum of all at the input's size; upsampling is linear: once for all maps of one size."""
+        by_size: dict[tuple[int, ...], Tensor] = {}
+        for map_ in maps:
             own = tuple(map_.shape[2:])
             by_size[own] = by_size[own] + map_ if own in by_size else map_
-
-        for place in biases:
-            for term in self._terms(place, evidence, left_out):
-                add(term)
-        positions = find_positions(evidence.inputs, list(by_size), size=self.size, models=evidence.models)
-        if self.include_input:
-            for term in self._input_terms(positions, evidence):
-                add(term)
         total = torch.zeros(evidence.inputs[0].shape[0], 1, *positions.size, device=evidence.inputs[0].device)
-        for map_ in by_size.values():  # upsampling is linear: once for all layers of one size
+        for map_ in by_size.values():
             total = total + upsample(map_, positions.size, self.align_corners)
-        left_out += self._fused
-        self._warn_where_uncalled(biases, evidence)
-        if left_out:
+        return total
+
+    def _further_terms(self, added: list[Added], evidence: Evidence) -> Iterator[Tensor]:
+        """Yields the terms that have places; warns where positions are unknown."""
+        for one in added:
+            placed = one.placed(len(evidence.scores))
+            if placed is not None and bool((placed != 0).any()):
+                yield at_least_float32(placed.to(evidence.scores.dtype))
+        self._warn([one.name for one in added if one.dims is None])
+
+    def _warn(self, lacking: list[str]) -> None:
+        if lacking:
             warnings.warn(
-                f"FullGrad's map lacks the biases of {len(left_out)} layers whose positions are not the picture's, or "
-                f"that are fused with what follows them: {', '.join(left_out[:5])}, ...",
-                stacklevel=2,
+                f"FullGrad's map lacks the biases of {len(lacking)} layers whose positions are not the picture's, or "
+                f"that are fused with what follows them: {', '.join(lacking[:5])}, ...",
+                stacklevel=3,
             )
-        return finished(total, evidence)
 
     def _warn_where_uncalled(self, places: list[Place], evidence: Evidence) -> None:
         """Warns, once for a layer, of a bias that the model uses without calling its layer, where nobody can meet it.
@@ -172,7 +208,7 @@ class FullGrad(WithDelta[nn.Module]):
             arranged = [positions.arranged(pairs[i][0] * pairs[i][1], i) for i in positions.arrange or (0,)]
         return [at_least_float32(term) for term in arranged]
 
-    def _terms(self, place: Place, evidence: Evidence, left_out: list[str]) -> list[Tensor]:
+    def _terms(self, place: Place, evidence: Evidence, left_out: dict[nn.Module | None, str]) -> list[Tensor]:
         """Returns what a layer's bias contributes to each channel, `N x K x *S`; nothing where there are no positions.
 
         In memory of its own, but for what a layout function makes of it.
@@ -191,7 +227,7 @@ class FullGrad(WithDelta[nn.Module]):
             except ValueError:
                 if not place.optional:
                     raise
-                left_out.append(around.name)
+                left_out[place.layer] = around.name
         return terms
 
     def _rescaled(self, contribution: Tensor) -> Tensor:
@@ -214,3 +250,8 @@ class FullGrad(WithDelta[nn.Module]):
     @classmethod
     def get_name(cls) -> str:
         return "FullGrad"
+
+
+def _own(layer: nn.Module | None) -> set[int]:
+    """Returns the ids of a layer's own parameters and buffers."""
+    return set() if layer is None else {id(t) for t in (*layer.parameters(False), *layer.buffers(False))}

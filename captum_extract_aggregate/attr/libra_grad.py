@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
+from captum._utils.common import _format_additional_forward_args
 from captum.attr import Attribution, DeepLift, GradientAttribution, GuidedBackprop, LayerDeepLift
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.added import Added
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
 from captum_extract_aggregate._engine.model_state import without_traces
 from captum_extract_aggregate._engine.outputs import find_scores
-from captum_extract_aggregate._engine.recording import Recording, record
+from captum_extract_aggregate._engine.recording import Recording, Seed, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target, Targets
 from captum_extract_aggregate.attr.base import CaptureAttribution, own
+from captum_extract_aggregate.attr.bias_terms import BiasTerm, Listing, bias_terms
 from captum_extract_aggregate.attr.convergence import is_bypassed, warn_of_bypass
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
-from captum_extract_aggregate.attr.propagation.balanced_interception import BalancedInterception
+from captum_extract_aggregate.attr.propagation.balanced_interception import BalancedInterception, Ledger
 from captum_extract_aggregate.attr.wrapping import WrappingAttribution
 
 Unknown = Literal["error", "gradient"]
@@ -44,8 +49,12 @@ class LibraGrad(WrappingAttribution):
     .. math:: f = \sum \tilde g \, x + \sum \tilde g \, b
 
     holds exactly at the input and at every cut through the network, where the biases b are all that is added behind
-    it: class tokens and position embeddings, too. On networks of ReLUs, :math:`\tilde g = g`, bit for bit. Shapes and
-    units are the wrapped method's.
+    it: class tokens and position embeddings, too; `bias_terms` lists them, each in its place. On networks of ReLUs,
+    :math:`\tilde g = g`, bit for bit. Shapes and units are the wrapped method's.
+
+    `IntegratedGradients` within is a mean of balanced gradients along its path. As these are no derivatives, its own
+    delta (`return_convergence_delta=True`: the sum of its map less f(inputs) - f(baselines)) does not vanish with
+    `n_steps`, and says what the mean misses; on networks of ReLUs it is what it always is.
 
     The model is not changed, and its scores are what they are. Methods of this package that are wrapped share one
     forward and one backward (`attribute_together`).
@@ -71,6 +80,8 @@ class LibraGrad(WrappingAttribution):
         torch.Size([1, 1, 6, 6])
         >>> bool(method.compute_convergence_delta(x, target=1).abs().max() < 1e-4)
         True
+        >>> [(term.name, term.map is not None) for term in method.bias_terms(x, target=1)]
+        [('0.bias', True), ('3.bias', False)]
 
     Source: Mehri et al., LibraGrad (CVPR 2025); the held branch of gated products is this package's choice.
     """
@@ -133,10 +144,43 @@ class LibraGrad(WrappingAttribution):
     def run_pass(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Targets
     ) -> Iterator[Evidence]:
-        return self._recorded(inputs, places, additional_forward_args).evidence(targets)
+        recording = self._recorded(inputs, places, additional_forward_args)
 
-    def _recorded(self, inputs: Any, places: list[Place], extra: Any, ledger: Any = None) -> Recording:
-        def within(undo: Undo) -> BalancedInterception:
+        def with_added(target: Target, evidence: Evidence) -> Evidence:
+            added = functools.partial(self._added, inputs, places, additional_forward_args, target)
+            return dataclasses.replace(evidence, added=added)
+
+        wanted = targets(recording.output) if callable(targets) else targets
+        return map(with_added, wanted, recording.evidence(wanted))
+
+    def _added(self, inputs: Any, places: list[Place], extra: Any, target: Target) -> list[Added]:
+        """Returns what the network adds to the score in one more pass: behind its input, or the places if that is of
+        indices, which have no gradient."""
+        at_input = all(t.is_floating_point() for t in checked_inputs(inputs))
+        (added,) = self._listed(inputs, [Place(None, "input")] if at_input else places, extra, [target])
+        return added
+
+    def _listed(
+        self, inputs: Any, places: list[Place], extra: Any, targets: Sequence[Target], seed: Seed = torch.ones_like
+    ) -> Iterator[list[Added]]:
+        """Yields what the network adds, for each backward."""
+        listing = Listing(model_of(self.forward_func), _format_additional_forward_args(extra) or ())
+        recording = self._recorded(inputs, places, extra, listing, listing.begin)
+        yield from (listing.take() for _ in recording.evidence(targets, seed))
+
+    def _recorded(
+        self,
+        inputs: Any,
+        places: list[Place],
+        extra: Any,
+        ledger: Ledger | None = None,
+        first: Callable[[Undo, Sequence[Tensor]], None] | None = None,
+    ) -> Recording:
+        """Returns one balanced forward; `first` is begun before the gradients are balanced, so that it sees less."""
+
+        def within(undo: Undo, leaves: Sequence[Tensor]) -> BalancedInterception:
+            if first is not None:
+                first(undo, leaves)
             interception = BalancedInterception(_NAME, self.unknown, ledger)
             interception.begin(undo)
             return interception
@@ -191,6 +235,12 @@ class LibraGrad(WrappingAttribution):
         0 up to rounding at every cut through the network; NaN where other branches bypass the layer. Costs two
         passes per layer. (Of the input, for methods that join their layers.)
         """
+        if isinstance(self._wraps, GradientAttribution):
+            raise InvalidTypeError(
+                f"attribution_method is {type(self._wraps).__name__}, whose delta is of its own maps and their "
+                "baseline; expected attribute(..., return_convergence_delta=True) where it has one, or "
+                "LibraGrad(ActivityAttribution(model, None)), which tells what is missing to the score"
+            )
         if self._wraps is not None:
             return self._wraps.compute_convergence_delta(inputs, target, additional_forward_args)  # type: ignore[no-any-return]
         capturing = self.capturing()
@@ -199,19 +249,32 @@ class LibraGrad(WrappingAttribution):
         deltas = [self._delta(place, inputs, target, additional_forward_args) for place in places]
         return deltas if isinstance(self.layer, (list, tuple)) and not joined else deltas[0]
 
-    def _delta(self, place: Place, inputs: Any, target: Target, extra: Any) -> Tensor:
-        entries: list[float] = []
-        recording = self._recorded(inputs, [place], extra, entries.append)
-        examples = len(recording.inputs[0])
+    @named_arguments
+    def bias_terms(
+        self,
+        inputs: Tensor | tuple[Tensor, ...],
+        target: Target = None,
+        additional_forward_args: Any = None,
+    ) -> list[BiasTerm]:
+        """Returns whatever the network adds to the signal, call by call: what of it lies where, in units of the score.
+
+        The biases of layers, as `BiasAttribution` shows them, and all others: class tokens, position embeddings,
+        parameters that are used without calling a layer. With x the inputs, `sum(x * gradient) + sum(term.map) +
+        sum(term.elsewhere)` over all terms is the score. Costs a forward, and a backward for each example.
+        """
+        examples, place = len(checked_inputs(inputs)[0]), Place(None, "input")
         # What is added need not know which example it is added to (heads, windows, sequences first), so that each
         # example has a backward of its own.
-        numbers = itertools.count()
+        added = self._listed(inputs, [place], additional_forward_args, [target] * examples, _one_by_one())
+        return bias_terms(added, examples)
 
-        def seed(scores: Tensor) -> Tensor:
-            return torch.zeros_like(scores).index_fill_(0, torch.tensor(next(numbers), device=scores.device), 1)
-
-        deltas = []
-        for i, evidence in enumerate(recording.evidence([target] * examples, seed)):
+    def _delta(self, place: Place, inputs: Any, target: Target, extra: Any) -> Tensor:
+        entries: list[float] = []
+        recording = self._recorded(
+            inputs, [place], extra, lambda call, output: lambda values: entries.append(float(values.sum()))
+        )
+        examples, deltas = len(recording.inputs[0]), []
+        for i, evidence in enumerate(recording.evidence([target] * examples, _one_by_one())):
             pairs = zip(evidence.activations[place], evidence.gradients[place])
             activities = sum(float((x.double() * g.double()).sum()) for x, g in pairs)
             deltas.append(activities + sum(entries) - float(evidence.scores[i].double()))
@@ -225,6 +288,12 @@ class LibraGrad(WrappingAttribution):
     @classmethod
     def get_name(cls) -> str:
         return _NAME
+
+
+def _one_by_one() -> Seed:
+    """Returns what sends each backward down from the score of one more example alone."""
+    numbers = itertools.count()
+    return lambda scores: torch.zeros_like(scores).index_fill_(0, torch.tensor(next(numbers), device=scores.device), 1)
 
 
 class _Balanced:

@@ -18,9 +18,11 @@ from captum_extract_aggregate.evaluation.images import Images, Sample, Unreadabl
 from captum_extract_aggregate.evaluation.measure_spec import find_measure
 from captum_extract_aggregate.evaluation.measure_trial import try_measure
 from captum_extract_aggregate.evaluation.methods import INPUT, make_ready
-from captum_extract_aggregate.evaluation.plan import MeasurePlan, Plan
+from captum_extract_aggregate.evaluation.plan import MeasurePlan, MethodPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 from captum_extract_aggregate.evaluation.sources import code_of
+
+_MOST_LAYERS = 5  # of a kind, where none are named
 
 
 def prepare(plan: Plan, device: torch.device) -> Prepared:
@@ -51,7 +53,8 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
     defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
     for name in set(plan.layers) - {INPUT}:
         find_layer(name, model)  # our error for an unknown one, though every method may have layers of its own
-    methods = tuple(make_ready(m, defaults, model) for m in plan.methods)
+    x = sample.x[None].to(device)
+    methods = tuple(make_ready(m, _suited(m, plan, model, x) or defaults, model) for m in plan.methods)
     keeper = Keeper(model) if any(measure.is_users for measure in measures) else None
     prepared = Prepared(plan, model, images, methods, measures, keeper, of_signs=of_signs)
     check_explains(prepared, sample, device)
@@ -65,6 +68,13 @@ def _measurement(plan: MeasurePlan) -> Measurement:
 
 def _default_layers(plan: Plan, model: nn.Module, x: Tensor) -> tuple[str, ...]:
     return () if all(m.layers for m in plan.methods) else tuple(default_layers(model, x))
+
+
+def _suited(method: MethodPlan, plan: Plan, model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """Returns layers of the kind that a method goes with, where neither it nor the plan names any."""
+    if method.layers or plan.layers:
+        return ()
+    return tuple(find_method(method.method).suited_layers(model, x, _MOST_LAYERS) or ())
 
 
 def first_readable(images: Images) -> Sample:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, said
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
-from captum_extract_aggregate.attr.by_name import METHODS, find_method, make_method
+from captum_extract_aggregate.attr.by_name import METHODS, evenly_spread, find_method, make_method
 from captum_extract_aggregate.data.models_by_name import takes_scenes
 from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.explanation.explanation import Explanation
@@ -88,7 +88,8 @@ def explain(
     scores = scores_of(subject.model, seen.x)
     check_names(class_names, subject.classes, scores.shape[1])
     at = _layers(layers, subject.model, seen.x)
-    made = {m: _made(m, subject.model, _layers_of(m, at, given=bool(layers))) for m in chosen}
+    own = {m: list(at.values()) if layers else _layers_of(m, subject.model, seen.x, at) for m in chosen}
+    made = {m: _made(m, subject.model, own[m]) for m in chosen}
     explained = class_index(target, subject.classes, scores[0])
     classes = list(subject.classes)
     return Explanation(subject.model, name, seen.x, seen.picture, scores[0], explained, classes, list(at), made, boxes)
@@ -115,17 +116,17 @@ def _layers(given: str | Sequence[str], model: nn.Module, x: Tensor) -> dict[str
     if names:
         found = {name: find_layer(name, model) for name in names}
         return {name: layer for name, layer in found.items() if layer is not None}
-    layers = default_layers(model, x)
-    if len(layers) <= _MOST_COLUMNS:
-        return layers
-    items = list(layers.items())  # of many alike blocks, some evenly spread ones
-    return dict(items[round(i * (len(items) - 1) / (_MOST_COLUMNS - 1))] for i in range(_MOST_COLUMNS))
+    return evenly_spread(default_layers(model, x), _MOST_COLUMNS)  # of many alike blocks
 
 
-def _layers_of(method: str, layers: dict[str, nn.Module], given: bool) -> list[nn.Module]:
-    """Returns the layers at which a method is meaningful, where the user named none."""
-    modules, about = list(layers.values()), find_method(method)
-    if given or about.joins_layers or len(modules) == 1:
+def _layers_of(method: str, model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> list[nn.Module]:
+    """Returns the layers at which a method is meaningful, where the user named none: of the kind that it goes with."""
+    about = find_method(method)
+    suited = about.suited_layers(model, x, _MOST_COLUMNS)
+    if suited is not None:
+        return list(suited.values())
+    modules = list(layers.values())
+    if about.joins_layers or len(modules) == 1:
         return modules
     if METHODS.find(method) in _AT_THE_LAST:
         return modules[-1:]

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
-from captum_extract_aggregate.attr.attention import is_of_attention
 from captum_extract_aggregate.attr.by_name import make_method
 from captum_extract_aggregate.attr.propagation.base import PropagationAttribution
 from captum_extract_aggregate.insights.images_seen import OfSome, images_seen
@@ -109,13 +108,15 @@ class _Adapter(Attribution):
         """Returns the method on its layer, and the arguments that its call takes."""
         name = self.method_name
         values = values_of(name, given)
-        layers = list(default_layers(model, tensors).values()) if at is None else at
-        sizes = [tuple(x.shape[2:]) for x in tensors if x.ndim == 4]
-        if method(name).joins_layers and len(set(sizes)) > 1 and not is_of_attention(method(name).make):
-            values["size"] = sizes[0]  # one map for all images, brought to the size of each afterwards
+        suited = method(name).suited_layers(model, tensors) if at is None else None
+        layers = list((suited or default_layers(model, tensors)).values()) if at is None else at
         if is_captums(name):
             return make_method(name, model, layers), values
-        return make_method(name, model, layers, **values), {}
+        made: Any = make_method(name, model, layers, **values)
+        sizes = [tuple(x.shape[2:]) for x in tensors if x.ndim == 4]
+        if method(name).joins_layers and len(set(sizes)) > 1 and hasattr(made, "size"):
+            made.size = sizes[0]  # one map for all images, brought to the size of each afterwards
+        return made, {}
 
     def _found(self, tensors: tuple[Tensor, ...], layer: str, extra: tuple[Any, ...]) -> list[nn.Module | None] | None:
         """Returns the layer that was chosen; None where the method goes with all of them."""
@@ -129,4 +130,6 @@ class _Adapter(Attribution):
             return [None]
         if layer:
             return [find_layer(layer, self.forward_func)]
-        return usual(self.method_name, list(default_layers(self.forward_func, tensors).values()))
+        suited = method(self.method_name).suited_layers(self.forward_func, tensors)
+        ends: list[Any] = list((suited or default_layers(self.forward_func, tensors)).values())
+        return ends[-1:] if suited else usual(self.method_name, ends)

@@ -10,10 +10,7 @@ from captum.attr import FeatureAblation, IntegratedGradients
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError
-from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.default_layers import default_layers
-from captum_extract_aggregate.attr.attention import is_of_attention
-from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.insights.ablation import PATCHES, PatchAblation
 from captum_extract_aggregate.insights.adapter import adapter, usual
 from captum_extract_aggregate.insights.offered import INPUT, LIMITS, fields, is_captums, method, names
@@ -50,7 +47,7 @@ def register(model: nn.Module | None = None, inputs: Tensor | tuple[Tensor, ...]
     for name in names():
         shown = fields(config, name)
         if "layer" in shown and model is not None:
-            of_kind = _of_kind(method(name).make, model, inputs) if method(name).needs_layers else []
+            of_kind = _of_kind(name, model, inputs) if method(name).needs_layers else []
             at_input = [] if is_captums(name) else [INPUT]
             first = of_kind if method(name).needs_layers else [*ends, *at_input]
             offered = [*first, *(layer for layer in others if layer not in first)] or [INPUT]
@@ -95,11 +92,9 @@ def _layers(model: nn.Module | None, inputs: Tensor | tuple[Tensor, ...] | None)
         return [], own
 
 
-def _of_kind(make: Any, model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> list[str]:
+def _of_kind(name: str, model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> list[str]:
     """Returns the layers that a method goes with: those with attention, or those with biases that have positions."""
-    if is_of_attention(make):
-        try:
-            return [] if inputs is None else list(attention_layers(model, inputs))
-        except ValueError:  # a network without attention
-            return []
-    return [name for name, module in bias_layers(model).items() if not isinstance(module, nn.Linear)]
+    try:
+        return list(method(name).suited_layers(model, inputs) or ())
+    except (TypeError, ValueError):  # no inputs, or a network without any
+        return []

@@ -11,6 +11,7 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.attention import AttentionAttribution
 from captum_extract_aggregate.attr.by_name import make_method
+from tests.conftest import needs_indexing
 from tests.reference import attention as reference
 
 BLOCKS = [0, 1, 2]
@@ -166,9 +167,53 @@ def test_windows_lie_where_their_keys_lie(at, shift, rows):
     assert torch.equal(map_[0, 0] != 0, torch.tensor(expected))
 
 
+class Grid(nn.Module):
+    """Attention of torchvision's MaxViT within windows, or among the tokens of a grid over the picture."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 1)
+        self.attn = torchvision.models.maxvit.PartitionAttentionLayer(
+            4, 2, 4, kind, (8, 8), 2, nn.GELU, nn.LayerNorm, 0.0, 0.0, 0.0
+        )
+
+    def forward(self, x):
+        return self.attn(self.conv(x))[:, :, 5, 1].sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "columns"), [("window", range(4, 8), range(4)), ("grid", (1, 3, 5, 7), (1, 3, 5, 7))]
+)
+def test_any_windows_and_grids_lie_where_their_dimensions_come_from(kind, rows, columns):
+    torch.manual_seed(0)
+    net = Grid(kind).double().eval()
+    map_ = AnyGradient(net, "attn").attribute(torch.randn(2, 4, 8, 8, dtype=torch.float64), 0)
+    expected = [[r in rows and c in columns for c in range(8)] for r in range(8)]
+    assert torch.equal(map_[1, 0] != 0, torch.tensor(expected))
+    with pytest.raises(cea.InvalidValueError, match="cannot be multiplied over layers"):
+        cea.AttentionRollout(net, ["attn"]).attribute(torch.randn(2, 4, 8, 8, dtype=torch.float64), 0)
+
+
+@needs_indexing
+def test_the_maps_of_shifted_windows_are_those_of_their_dimensions():
+    """Two ways to the same place: by the window's size and shift, and by the parts that rolling and cutting moved."""
+
+    class Seen(cea.LeGrad):
+        def maps_at(self, places, evidence):
+            (a,), (g,) = evidence.activations[places[0]], evidence.gradients[places[0]]
+            return (self._as_seen(a, g, evidence.surroundings(places[0])),)
+
+    torch.manual_seed(0)
+    net = torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4], num_classes=3).double().eval()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    for layer in cea.attention_layers(net, x):
+        same(Seen(net, layer).attribute(x, 1), cea.LeGrad(net, layer).attribute(x, 1))
+
+
 def test_windows_of_which_nothing_is_known_are_an_error():
     class Blind(nn.Module):
         def forward(self, x):
+            x = x.clone().reshape(-1)[torch.arange(x.numel())].reshape(x.shape)  # tells nothing of its dimensions
             t = x.flatten(2).transpose(1, 2).unflatten(1, (4, -1)).flatten(0, 1)[:, None]
             return (torch.softmax(t @ t.transpose(-1, -2), -1) @ t).flatten(1).unflatten(0, (len(x), -1)).sum((1, 2))
 
@@ -200,6 +245,8 @@ def families():
     timms = [("deit_tiny_patch16_224", 224, 14), ("eva02_tiny_patch14_224", 224, 16), ("cait_xxs24_224", 224, 14)]
     for one, side, grid in timms:
         yield one, timm.create_model(one, num_classes=5), side, grid
+    for one, grid in (("maxvit_rmlp_pico_rw_256", 16), ("mvitv2_tiny", 8), ("hiera_tiny_224", 16)):
+        yield one, timm.create_model(one, num_classes=5, img_size=(64, 64)), 64, grid
     transformers = pytest.importorskip("transformers")
     small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     sized = {"image_size": 64, "patch_size": 16}

@@ -3,6 +3,7 @@
 import captum.attr
 import pytest
 import torch
+import torchvision
 from typer.testing import CliRunner
 
 import captum_extract_aggregate as cea
@@ -175,3 +176,15 @@ def test_what_was_overwritten_comes_back():
     assert find_method("GradCAM").make is cea.NormGrad or find_method("gradcam").make is cea.NormGrad
     unregister_method("gradcam")
     assert find_method("gradcam").make is cea.GradCAM
+
+
+def test_layers_of_a_kind():
+    torch.manual_seed(0)
+    vit = torchvision.models.VisionTransformer(32, 8, 7, 2, 16, 32).eval()
+    x = torch.rand(1, 3, 32, 32)
+    attention = list(cea.attention_layers(vit, x))
+    assert list(find_method("legrad").suited_layers(vit, x, 5)) == attention  # which it joins
+    evenly = find_method("gradient-weighted-attention").suited_layers(vit, x, 5)
+    assert list(evenly) == [attention[i] for i in (0, 2, 3, 4, 6)]
+    assert list(find_method("bias").suited_layers(vit, x))[:2] == ["conv_proj", "encoder.layers.encoder_layer_0.ln_1"]
+    assert find_method("gradcam").suited_layers(vit, x) is None

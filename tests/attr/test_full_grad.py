@@ -165,3 +165,22 @@ def test_fullgrad_where_biased_views_are_overwritten(make, include_input):
     for _ in range(2):
         torch.testing.assert_close(overwriting.attribute(x, 1), plain.attribute(x, 1), rtol=1e-12, atol=1e-12)
     assert overwriting.compute_convergence_delta(x, 1).abs().max() < 1e-12
+
+
+class Mixer(nn.Module):
+    """Patches, of which a linear layer mixes the positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.mix, self.head = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.patches(x).flatten(2)
+        return self.head(self.mix(x).relu().mean(2))
+
+
+def test_layers_that_mix_positions_are_left_out_by_name():
+    model, x = Mixer().eval(), torch.randn(2, 3, 8, 8)
+    with pytest.warns(UserWarning, match="lacks the biases of 1 layers .*'mix'"):
+        got = cea.FullGrad(model).attribute(x, target=1)
+    assert torch.equal(got, cea.FullGrad(model, ["patches"]).attribute(x, target=1))

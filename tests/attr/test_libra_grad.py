@@ -236,6 +236,26 @@ def test_captums_methods_are_complete(images):
     assert all(p.requires_grad for p in model.parameters())
 
 
+def test_the_delta_of_integrated_gradients_is_its_own(images):
+    """On a network of ReLUs that of the plain method, else what the mean along the path misses, however many steps."""
+    found = {}
+    for kind in (nn.ReLU, nn.GELU):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), kind(), nn.Flatten(), nn.Linear(144, 3)).double()
+        plain = captum.attr.IntegratedGradients(model)
+        for steps in (20, 200):
+            how = {"target": 1, "n_steps": steps, "return_convergence_delta": True}
+            maps, found[kind, steps] = cea.LibraGrad(plain).attribute(images, **how)
+            missing = maps.flatten(1).sum(1) - (model(images) - model(0 * images))[:, 1]
+            torch.testing.assert_close(found[kind, steps], missing.detach())
+            if kind is nn.ReLU:
+                torch.testing.assert_close(found[kind, steps], plain.attribute(images, **how)[1])
+    torch.testing.assert_close(found[nn.GELU, 20], found[nn.GELU, 200], rtol=1e-3, atol=1e-6)
+    assert found[nn.GELU, 200].abs().min() > 1e-4
+    with pytest.raises(TypeError, match="IntegratedGradients, whose delta is of its own maps"):
+        cea.LibraGrad(plain).compute_convergence_delta(images, target=1)
+
+
 def test_several_share_one_forward_and_one_backward(images):
     model, calls = _same_network(Fast), []
     model.register_forward_hook(lambda *_: calls.append(1))

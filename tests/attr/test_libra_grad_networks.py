@@ -73,10 +73,20 @@ LARGE = {
     "EfficientNet": (_torchvision("efficientnet_b0"), "features.4"),
     "EfficientNetV2": (_torchvision("efficientnet_v2_s"), "features.3"),
     "MViT": (_timm("mvitv2_tiny", img_size=64), None),
+    "Hiera": (_timm("hiera_tiny_224", img_size=(64, 64), stages=(1, 1, 1, 1)), "blocks.2"),
     "XCiT": (_timm("xcit_nano_12_p16_224", img_size=64), None),
     "Twins": (_timm("twins_svt_small", img_size=64), None),
 }
 _EVERY = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
+
+
+# Cuts inside of the networks whose attention is within windows, grids and mask units, or pooled.
+_MAXVIT = "blocks.0.layers.0.layers"
+INSIDE = {
+    "MaxViT": ["stem", f"{_MAXVIT}.MBconv", f"{_MAXVIT}.window_attention", f"{_MAXVIT}.grid_attention"],
+    "Hiera": ["patch_embed", "blocks.0", "blocks.1", "blocks.2"],
+    "MViT": ["stages.0", "stages.2"],
+}
 
 
 def _lively(name):
@@ -111,6 +121,17 @@ def test_activities_and_biases_are_the_score(name):
         m.run_pass(images, [Place(None, "input")], None, [1]) for m in (method, method.attribution_method)
     )
     assert torch.equal(balanced.scores, plain.scores)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INSIDE)
+def test_every_cut_inside(name):
+    model, images, _ = _lively(name)
+    scores = model(images)[:, 1].detach()
+    for delta in cea.LibraGrad(cea.ActivityAttribution(model, INSIDE[name])).compute_convergence_delta(
+        images, target=1
+    ):
+        assert (delta / scores).abs().max() < 1e-9
 
 
 @pytest.mark.parametrize("name", ["ViT", "RegNetY", "EVA-02"])

@@ -85,3 +85,19 @@ def test_what_is_told_and_the_page(picture, tmp_path, monkeypatch):
     found = json.loads(page)
     assert [c["name"] for c in found["classes"]] == ["4", *(name for name in best if name != "4")]
     assert [(m["name"], m["order"]) for m in found["methods"]] == [("gradient", ["1", "0"]), ("normgrad", ["1", "0"])]
+
+
+def test_methods_of_attention_take_layers_with_attention_where_none_are_named(run, picture, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torchvision\n"
+        "def swin(): return torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4], num_classes=6)\n"
+    )
+    methods = ("--methods", "legrad,gradient-weighted-attention,bias,gradcam", "--html", "page.html")
+    result = run(picture, "--model", "mine.py:swin", "--size", "32", *methods)
+    assert result.exit_code == 0, result.output
+    page = Path("page.html").read_text()
+    assert all(layer in page for layer in ("features.1.0.attn", "features.3.1.attn", "features.0.0"))
+    refused = run(picture, "--model", "mine.py:swin", "--size", "32", "--methods", "attention-rollout")
+    assert "cannot be multiplied over layers" in refused.output
+    several = run(picture, "--model", "mine.py:swin", "--size", "32", "--methods", "legrad", "--layers", "features.1")
+    assert "expected a layer inside of it" in several.output

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from captum_extract_aggregate._engine.arrangements import at_positions
 from captum_extract_aggregate._engine.dimensions import Watch
 from captum_extract_aggregate._engine.layout import to_channels_first
 from captum_extract_aggregate._engine.surroundings import Surroundings
@@ -37,3 +38,17 @@ def test_tokens_go_back_to_where_they_were_cut_from(arrangement):
         tokens = torch.cat([place_less.expand(2, before, 4), tokens, place_less.expand(2, after, 4)], 1)
         around = Surroundings(batch=2, look=lambda: [watch.dims(tokens)])
         assert torch.equal(to_channels_first(tokens, "auto", around)(tokens), expected)
+
+
+@given(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), st.permutations(range(4)))
+def test_what_was_rolled_and_cut_goes_back_too(shifts, order):
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 4, 6)
+    with torch.no_grad(), Watch([x], 2) as watch:
+        expected = nn.Conv2d(3, 5, 1)(x)
+        cut = expected.roll(shifts, dims=(2, -1)).unflatten(2, (2, 2)).unflatten(4, (3, 2))
+        windows = cut.permute(*(2 + i for i in order), 0, 1).flatten(0, 2)
+        assert torch.equal(at_positions(windows, watch.dims(windows), 2), expected)
+        back = torch.roll(expected.roll(shifts, dims=(2, 3)), tuple(-s for s in shifts), (2, 3))
+        assert watch.dims(back) == watch.dims(expected)
+        assert watch.dims(expected.roll(1)) is None  # over all that is flattened

@@ -170,3 +170,16 @@ def test_heads_and_weights_that_do_not_fit(tmp_path):
         (model(name="resnet18", weights=str(tmp_path / "weights.pth")), "do not fit ResNet"),
     ):
         check_refused(plain, message, tmp_path)
+
+
+def test_layers_of_a_kind_where_none_are_named(tmp_path):
+    methods = [{"method": "gradient-weighted-attention"}, {"method": "gradcam"}]
+    results = evaluated(tmp_path, model={"name": "scene-vit"}, layers=None, methods=methods, data={"n": 1})
+    by_method = {}
+    for row in results.maps():
+        by_method.setdefault(row.method, []).append(row.layer)
+    sample = torch.rand(1, 3, 96, 96)
+    assert set(by_method["gradient-weighted-attention"]) == set(
+        cea.attention_layers(cea.load_scene_model("vit"), sample)
+    )
+    assert set(by_method["gradcam"]) == set(cea.default_layers(cea.load_scene_model("vit"), sample))

@@ -2,15 +2,16 @@
 
 import pytest
 import torch
+import torchvision
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import insights
-from captum_extract_aggregate.attr.attention import is_of_attention
 from captum_extract_aggregate.insights import input_maps, offered
 from tests.insights.given import Registered, Two, needs_insights, of_insights
 
 # These networks have no attention.
-NAMES = [name for name in offered.names() if not is_of_attention(offered.method(name).make)]
+OF_ATTENTION = ["legrad", "gradient-weighted-attention", "attention-rollout"]
+NAMES = [name for name in offered.names() if name not in OF_ATTENTION]
 
 
 @needs_insights
@@ -93,3 +94,35 @@ class TestSeveralInputs:
         torch.testing.assert_close(one, two)  # scaled alike
         three = of_insights(model, inputs, "captum:LayerGradCam", (torch.tensor([-1.0]),), layer="both")
         torch.testing.assert_close(three[1], -of_insights(model, inputs, "captum:LayerGradCam", layer="both")[1])
+
+
+@needs_insights
+class TestTransformer(Registered):
+    """A transformer whose layers are not those of its attention."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls):
+        torch.manual_seed(0)
+        model = torchvision.models.SwinTransformer([4, 4], 8, [2, 2], [2, 2], [4, 4], num_classes=10).eval()
+        return model
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def x(cls):
+        return torch.rand(1, 3, 32, 32)
+
+    @pytest.mark.parametrize("name", ["legrad", "gradient-weighted-attention"])
+    def test_maps_of_attention(self, name, model, x, config):
+        shown = config.ATTRIBUTION_METHOD_CONFIG[name].params
+        layers = list(cea.attention_layers(model, x))
+        if name == "gradient-weighted-attention":
+            assert shown["layer"].limit[: len(layers)] == layers
+            assert shown["layer"].value == layers[-1]
+        found = self.calculate(model, x, name, {key: value.value for key, value in shown.items()})
+        assert found.shape == x.shape
+        assert float(found.abs().max()) == pytest.approx(1, abs=1e-4)
+
+    def test_rollout_says_why_it_refuses(self, model, x, config):
+        with pytest.raises(ValueError, match="cannot be multiplied over layers"):
+            self.calculate(model, x, "attention-rollout", {})

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.attention import opened_multi_head_attention
+from captum_extract_aggregate._engine.gradient_layout import as_it_lies
 from captum_extract_aggregate._engine.operations import Call, tensors_in
 from captum_extract_aggregate.attr.propagation.balanced_steps import (
     Gate,
@@ -34,7 +35,7 @@ from captum_extract_aggregate.attr.propagation.balanced_steps import (
     VarianceAndMean,
     with_arguments,
 )
-from captum_extract_aggregate.attr.propagation.held import hold, is_activated, is_held, mark_activated, unmark_activated
+from captum_extract_aggregate.attr.propagation.held import Marks
 from captum_extract_aggregate.attr.propagation.interception import (
     Interception,
     Step,
@@ -56,6 +57,8 @@ _GATED, _HOLDS, _PASSES, _MULTIPLIES = (set(names.split()) for names in (_GATES,
 # What adds the product of its second and third argument to its first.
 _ADDED_PRODUCTS = {"addmm", "baddbmm", "addbmm", "addcmul", "addmv"}
 _QUOTIENTS = {"div", "divide", "true_divide", "truediv", "itruediv"}
+# Of the second tensor these take the shape or the type alone.
+_TAKES_AFTER = {"to", "type_as", "view_as", "reshape_as", "expand_as"}
 # Through these, what came out of an activation still is that.
 _KEEPS_MARK = ("routing", "dropout", "scale", "sum", "rectifier", "choice")
 _AFFINE = ("linear", "sum", "average", "routing", "choice", "normalization", "smooth")
@@ -67,17 +70,21 @@ _MORE: dict[Any, str] = {
 }
 
 
+Ledger = Callable[[Call, Tensor], Callable[[Tensor], None]]
+
+
 class BalancedInterception(Interception):
     """Balanced gradients at work.
 
-    With `ledger`, it is called in each backward with what every function that adds something contributes.
+    With `ledger`, each call that adds something is shown to it, and the tensor that it gives; what it returns is told
+    in each backward what is added there times the gradient, entry by entry.
     """
 
     leaves = True
 
-    def __init__(self, method: str, unknown: str = "error", ledger: Callable[[float], None] | None = None) -> None:
+    def __init__(self, method: str, unknown: str = "error", ledger: Ledger | None = None) -> None:
         super().__init__(method)
-        self.how, self.ledger = unknown, ledger
+        self.how, self.ledger, self.marks = unknown, ledger, Marks()
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -90,9 +97,12 @@ class BalancedInterception(Interception):
     def _mark_held(self, func: Any, given: list[Tensor], output: Any) -> None:
         """What is made of held tensors is held, and what the model cuts from the graph by itself."""
         name = str(getattr(func, "__name__", ""))
-        if _makes_constants(name) or not any(is_held(t) or (t.requires_grad and name == "detach") for t in given):
+        given = given[:1] if name in _TAKES_AFTER else given
+        if _makes_constants(name) or not any(
+            self.marks.is_held(t) or (t.requires_grad and name == "detach") for t in given
+        ):
             return
-        hold(output)
+        self.marks.hold(output)
 
     def opened(self, function: Any, how: Any) -> Callable[..., Any] | None:
         return opened_multi_head_attention if function is F.multi_head_attention_forward else None
@@ -126,7 +136,7 @@ class BalancedInterception(Interception):
 
     def step(self, call: Call, variables: Tensors) -> Step | None:
         name, kind = call.name, call.kind
-        if kind == "sum" and any(is_held(t) for t in tensors_in(call.args[:2])):
+        if kind == "sum" and any(self.marks.is_held(t) for t in tensors_in(call.args[:2])):
             return self._given_up(call, " of a signal and what gates or normalises")
         if name in _STEPS:
             return _STEPS[name](call, variables)
@@ -197,7 +207,7 @@ class BalancedInterception(Interception):
             return None
         if len(different) == 1:  # a square: the two halves of its gradient make one
             return None if self.how != "error" and call.in_place else self._halved(call, different)
-        held = [t for t in different if is_activated(t)]
+        held = [t for t in different if self.marks.is_activated(t)]
         if 0 < len(held) < len(different):
             return Rewritten(call, factors, {id(t): t.detach() for t in held})
         return self._halved(call, different)
@@ -209,14 +219,27 @@ class BalancedInterception(Interception):
 
     def made(self, call: Call, variables: Tensors, output: Any, step: Step | None) -> None:
         if isinstance(step, (Held, VarianceAndMean, Rewritten)):
-            hold(output)
+            self.marks.hold(output)
         outputs = [t for t in tensors_in(output) if t.grad_fn is not None]
-        if _activates(call, step) or (call.kind in _KEEPS_MARK and variables and all(map(is_activated, variables))):
-            mark_activated(outputs)
+        if call.kind == "normalization" and step is None:
+            for t in outputs:
+                t.register_hook(as_it_lies)
+        if self._activates(call, step) or (
+            call.kind in _KEEPS_MARK and variables and all(map(self.marks.is_activated, variables))
+        ):
+            self.marks.mark_activated(outputs)
         else:
-            unmark_activated(outputs)
+            self.marks.unmark_activated(outputs)
         if self.ledger is not None and variables and call.kind in _AFFINE:
             self._enter(call, variables, output)
+
+    def _activates(self, call: Call, step: Step | None) -> bool:
+        """Tells whether an activation ends here; written out, it is a signal times a held gate, entry by entry."""
+        if call.kind == "scale":
+            factors = tensors_in(call.args[:2])
+            held = [t for t in factors if self.marks.is_held(t) or self.marks.is_activated(t)]
+            return len(factors) == 2 and bool(held) and factors[0].shape == factors[1].shape
+        return isinstance(step, (Gate, Glu)) and call.name not in ("square", "pow", "ipow", "float_power")
 
     def _enter(self, call: Call, variables: Tensors, output: Any) -> None:
         """Has the ledger told, in each backward, what this call gives of nothing."""
@@ -232,17 +255,18 @@ class BalancedInterception(Interception):
             added = tensors_in(nothing.args[:1])[0] if found is None else found
         if not bool((added != 0).any()):
             return
-        target, added = _of_whole(target, added.detach().clone())
-        ledger = self.ledger
+        assert self.ledger is not None
+        tell = self.ledger(call, target)
+        whole, added, seen = _of_whole(target, added.detach().clone())
 
         def enter(gradients: Any) -> None:
-            if gradients[0] is not None and ledger is not None:
-                ledger(float((gradients[0].double() * added.double()).sum()))
+            if gradients[0] is not None:
+                tell(seen(gradients[0].double() * added.double()))
 
-        target.grad_fn.register_prehook(enter)  # type: ignore[union-attr]
+        whole.grad_fn.register_prehook(enter)  # type: ignore[union-attr]
 
     def check(self, output: Any) -> None:
-        if any(is_held(t) and not t.requires_grad for t in tensors_in(output)):
+        if any(self.marks.is_held(t) and not t.requires_grad for t in tensors_in(output)):
             raise InvalidValueError(
                 f"{self.method} holds what the score is: a softmax, sigmoid or another function that only gates; "
                 "expected the logit in front of it"
@@ -272,26 +296,24 @@ _RULES_OF_KINDS: dict[str | None, _Choose] = {
 }
 
 
-def _of_whole(t: Tensor, added: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the tensor that a view is part of, and what is added to all of it.
+def _of_whole(t: Tensor, added: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Returns the tensor that a view is part of, what is added to all of it, and how the view sees such values.
 
     A view that is overwritten later on loses its node of the graph, the whole keeps it.
     """
     whole = t._base
     if whole is None or whole.grad_fn is None:
-        return t, added
-    spread = torch.empty_strided(whole.size(), whole.stride(), dtype=added.dtype, device=added.device).zero_()
-    spread.as_strided(t.size(), t.stride(), t.storage_offset() - whole.storage_offset()).copy_(added)
-    return whole, spread
+        return t, added, lambda values: values
+    layout = whole.size(), whole.stride()
+    view = t.size(), t.stride(), t.storage_offset() - whole.storage_offset()
+    spread = torch.empty_strided(*layout, dtype=added.dtype, device=added.device).zero_()
+    spread.as_strided(*view).copy_(added)
 
+    def seen(values: Tensor) -> Tensor:
+        own = torch.empty_strided(*layout, dtype=values.dtype, device=values.device)
+        return own.copy_(values).as_strided(*view)
 
-def _activates(call: Call, step: Step | None) -> bool:
-    """Tells whether an activation ends here; written out, it is a signal times a held gate, entry by entry."""
-    if call.kind == "scale":
-        factors = tensors_in(call.args[:2])
-        held = [t for t in factors if is_held(t) or is_activated(t)]
-        return len(factors) == 2 and bool(held) and factors[0].shape == factors[1].shape
-    return isinstance(step, (Gate, Glu)) and call.name not in ("square", "pow", "ipow", "float_power")
+    return whole, spread, seen
 
 
 def _is_number(value: Any) -> bool:

@@ -14,7 +14,7 @@ training the network holds.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -75,7 +75,7 @@ class PropagationAttribution(CaptureAttribution[L]):
     def run_pass(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Targets
     ) -> Iterator[Evidence]:
-        def within(undo: Undo) -> Interception:
+        def within(undo: Undo, leaves: Sequence[Tensor]) -> Interception:
             interception = self._interception(len(checked_inputs(inputs)[0]))
             interception.begin(undo)
             return interception

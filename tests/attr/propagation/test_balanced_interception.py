@@ -3,7 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
+import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.propagation.balanced_interception import BalancedInterception
 
 
@@ -60,9 +62,30 @@ def test_the_product_of_an_activation_and_a_signal_goes_to_the_signal(x):
 )
 def test_the_ledger_is_told_what_functions_give_of_nothing(function, adds, x):
     found = []
-    with BalancedInterception("it", ledger=found.append):
+    with BalancedInterception("it", ledger=lambda call, output: lambda values: found.append(float(values.sum()))):
         output = function(x)
     assert found == []
     (g,) = torch.autograd.grad(output.sum(), x)
     assert sum(found) == pytest.approx(adds)
     assert (x * g).sum().item() + adds == pytest.approx(output.sum().item())
+
+
+class Transposed(nn.Module):
+    """A BatchNorm whose gradient comes transposed: tokens of the picture, as in EfficientFormer."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.act, self.head = nn.BatchNorm2d(5), nn.GELU(), nn.Linear(5, 5)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, x):
+        tokens = self.norm(x).flatten(2).transpose(1, 2)
+        return (tokens + self.head(self.act(tokens))).mean(1)
+
+
+def test_one_example_behind_a_batch_norm_is_what_it_is_in_a_batch():
+    torch.manual_seed(0)
+    model, x = Transposed().double().eval(), torch.randn(2, 5, 7, 7, dtype=torch.float64)
+    method = cea.LibraGrad(cea.ActivityAttribution(model, None))
+    assert method.compute_convergence_delta(x[:1], target=1).abs().max() < 1e-12
+    torch.testing.assert_close(method.attribute(x[:1], target=1), method.attribute(x, target=1)[:1])

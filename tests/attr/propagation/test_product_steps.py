@@ -11,6 +11,7 @@ from torch import nn
 import captum_extract_aggregate as cea
 from tests.conftest import relative_error
 from tests.networks import Attending
+from tests.reference import relevance_by_index
 from tests.reference.attention_relevance import Block, balanced_gradient, relevance
 
 
@@ -40,6 +41,19 @@ def test_literal_reference(attention, dtype, tolerance):
     for model in (net, Written(net)):
         got = cea.LRP(model, attention=attention, epsilon=0).attribute(x, target=1)
         assert relative_error(got.double(), torch.stack(exact)) < tolerance
+
+
+@pytest.mark.parametrize("attention", ["attnlrp", "cp"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 1e-5)])
+def test_reference_by_index(attention, dtype, tolerance):
+    """A second reference, written from the rules alone: sums over indices, no tensors."""
+    torch.manual_seed(0)
+    net = relevance_by_index.Tokens().double().eval()
+    x = torch.randn(2, 4, 6, dtype=torch.float64)
+    rows = [relevance_by_index.relevance(net, one.tolist(), 1, attention) for one in x]
+    exact = torch.tensor(rows, dtype=torch.float64)
+    got = cea.LRP(net.to(dtype), attention=attention, epsilon=0).attribute(x.to(dtype), target=1)
+    assert relative_error(got.double(), exact) < tolerance
 
 
 def test_attention_weights_held_are_the_balanced_gradient():

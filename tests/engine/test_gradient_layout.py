@@ -1,0 +1,50 @@
+"""One example behind a BatchNorm has the gradient that it has in a batch, however that gradient lies in memory."""
+
+import pytest
+import torch
+from torch import nn
+
+import captum_extract_aggregate as cea
+from captum_extract_aggregate._engine.gradient_layout import as_it_lies
+
+
+class Tokens(nn.Module):
+    """Positions become tokens behind a BatchNorm, as in XCiT and EfficientFormer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.Linear(5, 5)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2)
+
+    def forward(self, x):
+        tokens = self.norm(self.conv(x)).flatten(2).transpose(1, 2)
+        return (tokens + self.head(tokens.relu())).mean(1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: cea.LayerGradient(model, "conv"),
+        lambda model: cea.GuidedBackprop(model, "conv"),
+        lambda model: cea.LibraGrad(cea.LinearApproximation(model, "conv")),
+        lambda model: cea.LRP(model, "conv"),
+    ],
+)
+def test_one_example_is_what_it_is_in_a_batch(make):
+    torch.manual_seed(0)
+    model, x = Tokens().double().eval(), torch.randn(2, 3, 7, 7, dtype=torch.float64)
+    method = make(model)
+    torch.testing.assert_close(method.attribute(x[:1], target=1), method.attribute(x, target=1)[:1])
+    assert not model.norm._forward_hooks
+
+
+def test_only_strides_that_a_batch_would_not_have_are_laid_out():
+    odd = torch.randn(1, 49, 5).transpose(1, 2).unflatten(2, (7, 7))
+    assert as_it_lies(odd).is_contiguous()
+    assert torch.equal(as_it_lies(odd), odd)
+    for g in (
+        torch.randn(1, 5, 7, 7),
+        torch.randn(1, 5, 7, 7).contiguous(memory_format=torch.channels_last),
+        odd.expand(2, 5, 7, 7),
+    ):
+        assert as_it_lies(g) is g
