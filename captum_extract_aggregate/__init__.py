@@ -17,8 +17,10 @@ from captum_extract_aggregate.attr import (
     CumulativeGradCAM,
     CumulativeGradMid,
     Deconvolution,
+    ElementWiseGradCAM,
     ExcitationBackprop,
     ExtractAggregate,
+    FinerCAM,
     FullGrad,
     GradCAM,
     GradCAMPlusPlus,
@@ -26,6 +28,9 @@ from captum_extract_aggregate.attr import (
     GradientWeightedAttention,
     GradMid,
     GuidedBackprop,
+    GuidedGradCAM,
+    HiResCAM,
+    LayerCAM,
     LayerCombination,
     LayerGradient,
     LeGrad,
@@ -35,7 +40,9 @@ from captum_extract_aggregate.attr import (
     NormGrad,
     RectGrad,
     RectGradMod,
+    RefineCAM,
     SelectiveNormGrad,
+    XGradCAM,
     attribute_together,
     attribute_together_per_target,
 )
@@ -43,6 +50,7 @@ from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
 from captum_extract_aggregate.data import DigitScenes, load_scene_model
+from captum_extract_aggregate.explanation import Explanation, explain
 
 __version__ = "0.2.0"
 
@@ -60,8 +68,11 @@ __all__ = [
     "CumulativeGradMid",
     "Deconvolution",
     "DigitScenes",
+    "ElementWiseGradCAM",
     "ExcitationBackprop",
+    "Explanation",
     "ExtractAggregate",
+    "FinerCAM",
     "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
@@ -69,8 +80,11 @@ __all__ = [
     "GradMid",
     "GradientWeightedAttention",
     "GuidedBackprop",
+    "GuidedGradCAM",
+    "HiResCAM",
     "InvalidTypeError",
     "InvalidValueError",
+    "LayerCAM",
     "LayerCombination",
     "LayerGradient",
     "LayerWeights",
@@ -81,7 +95,9 @@ __all__ = [
     "NormGrad",
     "RectGrad",
     "RectGradMod",
+    "RefineCAM",
     "SelectiveNormGrad",
+    "XGradCAM",
     "accuracy_weights",
     "attention_layers",
     "attribute_together",
@@ -89,6 +105,7 @@ __all__ = [
     "bias_layers",
     "bias_study",
     "default_layers",
+    "explain",
     "feature_spread_weights",
     "load_scene_model",
     "register_operation",

@@ -18,6 +18,7 @@ from captum_extract_aggregate.attr.extract_aggregate.aggregate import (
 )
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Factor, Summand
 from captum_extract_aggregate.attr.extract_aggregate.extract import list_layers, register_layer, unregister_layer
+from captum_extract_aggregate.attr.formula import Formula
 from captum_extract_aggregate.data.models_by_name import list_models, register_model, unregister_model
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Factor",
+    "Formula",
     "Summand",
     "list_aggregates",
     "list_datasets",

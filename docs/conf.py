@@ -2,9 +2,15 @@
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from captum_extract_aggregate import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kernels import start_at_once
+
+start_at_once()
 
 project = "captum_extract_aggregate"
 author = "the captum_extract_aggregate authors"

@@ -5,10 +5,9 @@ All other pictures are drawn while the documentation is built, by `reproduce --w
 
 from pathlib import Path
 
-from captum_extract_aggregate.cli.explain import Request, run
+import captum_extract_aggregate as cea
 
 PICTURE = Path(__file__).parent / "explanation.png"
 
 if __name__ == "__main__":
-    methods = "gradcam,normgrad,selective-normgrad,linear-approximation"
-    print(run(Request(seed=5, target="4", methods=methods, output=PICTURE)))
+    print(cea.explain("scene-resnet", target=4, seed=5).save(PICTURE))

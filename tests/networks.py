@@ -77,6 +77,15 @@ def lively(net):
     return net.eval()
 
 
+def shorten(net, left=2):
+    """Leaves the first few of each row of equal blocks: the others hold no operation that these do not."""
+    for module in net.modules():
+        blocks = list(module) if isinstance(module, nn.Sequential) else []
+        if len({type(block) for block in blocks}) == 1 and not isinstance(blocks[0], nn.Sequential):
+            del module[left:]
+    return net
+
+
 class Strided(nn.Module):
     """Two convolutions over an input whose channels are moved to dimension 1 (None: that are not there yet)."""
 
@@ -90,3 +99,10 @@ class Strided(nn.Module):
     def forward(self, x):
         x = x.unsqueeze(1) if self.axis is None else x.movedim(self.axis, 1)
         return self.fc(self.b(self.a(x).relu()).relu().flatten(2).mean(2))
+
+
+def runs_of(net):
+    """A list that grows by an entry whenever the network runs."""
+    runs = []
+    net.register_forward_hook(lambda module, args, output: runs.append(module))
+    return runs

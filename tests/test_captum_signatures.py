@@ -12,9 +12,12 @@ import captum_extract_aggregate as cea
 COUNTERPARTS = {
     cea.GradCAM: captums.LayerGradCam,
     cea.GradCAMPlusPlus: captums.LayerGradCam,
+    cea.LayerCAM: captums.LayerGradCam,
+    cea.XGradCAM: captums.LayerGradCam,
     cea.LinearApproximation: captums.LayerGradientXActivation,
     cea.LayerGradient: captums.LayerGradientXActivation,
     cea.GuidedBackprop: captums.GuidedBackprop,
+    cea.GuidedGradCAM: captums.GuidedGradCam,
     cea.Deconvolution: captums.Deconvolution,
     cea.LRP: captums.LayerLRP,
 }
@@ -23,6 +26,8 @@ WITHOUT_COUNTERPART = [
     cea.ExtractAggregate,
     cea.NormGrad,
     cea.SelectiveNormGrad,
+    cea.HiResCAM,
+    cea.ElementWiseGradCAM,
     cea.GradCAMPos,
     cea.GradMid,
     cea.ActivityAttribution,
@@ -39,12 +44,14 @@ WITHOUT_COUNTERPART = [
     cea.AggregatedActivity,
     cea.FullGrad,
 ]
-WRAPPERS = dict.fromkeys(
-    (cea.LayerCombination, cea.MetaSaliency, cea.LibraGrad, cea.ClassCompetition), captums.NoiseTunnel
-)
-ALL = [*COUNTERPARTS, *WITHOUT_COUNTERPART]
+AROUND = (cea.LayerCombination, cea.MetaSaliency, cea.LibraGrad, cea.FinerCAM, cea.ClassCompetition)
+WRAPPERS = dict.fromkeys(AROUND, captums.NoiseTunnel)
+# It combines layers, and so takes what a combination takes.
+COMBINED = [cea.RefineCAM]
+ALL = [*COUNTERPARTS, *WITHOUT_COUNTERPART, *COMBINED]
 # Where a default is not Captum's: the published form is ours (docs/troubleshooting.md).
-OTHER_DEFAULT = {(cea.GradCAM, "relu_attributions"), (cea.GradCAMPlusPlus, "relu_attributions")}
+RECTIFIED = (cea.GradCAM, cea.GradCAMPlusPlus, cea.LayerCAM, cea.XGradCAM)
+OTHER_DEFAULT = {(ours, "relu_attributions") for ours in RECTIFIED}
 OTHER_DEFAULT |= {(cea.LayerGradient, "multiply_by_inputs")}
 
 

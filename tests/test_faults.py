@@ -28,6 +28,8 @@ def test_faults_in_the_model(stage, error, through_a_function):
         "aggregated": cea.AggregatedActivity(model, [net.conv1, net.conv3], include_input=True),
         "combined": cea.LayerCombination(cea.NormGrad(model, [net.conv1, net.conv3])),
         "balanced": cea.LibraGrad(cea.NormGrad(model, [net.conv1, net.conv3])),
+        "guided GradCAM": cea.GuidedGradCAM(model, [net.conv1, net.conv3]),
+        "nearest": cea.FinerCAM(cea.LayerCAM(model, [net.conv1, net.conv3])),
         "competing": cea.ClassCompetition(cea.NormGrad(model, [net.conv1, net.conv3])),
     }
     if not through_a_function:

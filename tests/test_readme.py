@@ -4,14 +4,17 @@ import importlib.util
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import bias_study, metrics
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.attr.extract_aggregate.extract import virtual_extract
+from captum_extract_aggregate.attr.method_table import is_of_gradients, method_table
 from captum_extract_aggregate.cli import app
 
 # What the functions return, and their tables: described in their docstrings.
@@ -19,6 +22,7 @@ RESULTS = (
     "Comparison Comparisons InputAttribution NullBaseline Randomization Removal RemovalContrast SIMILARITIES "
     "BiasReport DecayStep DecayedBiases InputRobustness RobustnessRow".split()
 )
+COLUMNS = ("class", "weights", "extract", "aggregate", "sign")
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 
 
@@ -35,7 +39,9 @@ def clip_of_hugging_faces():
     return {"clip": transformers.CLIPModel(config).eval(), "tokens": tokens}
 
 
-def test_python_snippets():
+def test_python_snippets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("dog.jpg")
     clip = clip_of_hugging_faces()
     snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     code = "\n".join(snippet for snippet in snippets if clip or "clip" not in snippet)
@@ -65,6 +71,11 @@ def test_every_public_name_and_every_cell_of_the_tables():
     for name in ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise3x3"):
         assert f'`"{name}"`' in README, name
         assert callable(virtual_extract(name))
+
+
+def test_the_table_of_methods_is_the_registrys():
+    """To make it anew: print(method_table(COLUMNS, is_of_gradients))."""
+    assert f"\n\n{method_table(COLUMNS, is_of_gradients)}\n\n" in README
 
 
 def test_command_lines_that_need_no_photograph(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ KINDS = ["aggregate", "dataset", "layer", "measure", "method", "model", "operati
 
 def test_each_kind_can_be_added_taken_away_and_listed():
     functions = {f"{verb}_{kind}" for verb in ("register", "unregister") for kind in KINDS}
-    assert set(registry.__all__) == functions | {f"list_{kind}s" for kind in KINDS} | {"Factor", "Summand"}
+    assert set(registry.__all__) == functions | {f"list_{kind}s" for kind in KINDS} | {"Factor", "Formula", "Summand"}
     assert all(callable(getattr(registry, name)) for name in registry.__all__)
 
 

@@ -22,6 +22,9 @@ from nbclient import NotebookClient
 from PIL import Image
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "docs"))
+from kernels import start_at_once  # noqa: E402
+
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
@@ -34,7 +37,6 @@ def execute(path: Path) -> Any:
         kernel_name="python3",
         resources={"metadata": {"path": str(HERE)}},
         coalesce_streams=True,
-        extra_arguments=["--log-level=40"],  # nothing about how the kernel is reached
     )
     client.execute()
     for cell in notebook.cells:
@@ -102,6 +104,7 @@ def main() -> int:
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums round alike on any number of cores
     os.environ.pop("MPLBACKEND", None)  # a kernel draws into the notebook
+    start_at_once()
     bad = 0
     for path in [Path(name) for name in options.names] or sorted(HERE.glob("*.ipynb")):
         start = time.perf_counter()

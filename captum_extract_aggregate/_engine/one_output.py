@@ -84,7 +84,7 @@ def signed(explained: Any, forward_func: Callable[..., Any], sign: int) -> Itera
         return sign * (output.reshape(1) if output.ndim == 0 else output)  # Captum wants a dimension for the batch
 
     with Undo() as undo, undo:
-        _change_output(undo, getattr(explained, "__self__", explained), forward_func, of_sign)
+        change_output(undo, getattr(explained, "__self__", explained), forward_func, of_sign)
         yield
     if not calls:
         raise InvalidTypeError(
@@ -102,10 +102,10 @@ def give_scores_to_captum(undo: Undo, method: Any) -> None:
     methods = list(with_wrapped(method))
     if any(type(m).__module__.startswith("captum.") for m in methods):
         needs_scores = isinstance(methods[-1], GradientAttribution)
-        _change_output(undo, method, method.forward_func, find_scores if needs_scores else scores_or_output)
+        change_output(undo, method, method.forward_func, find_scores if needs_scores else scores_or_output)
 
 
-def _change_output(undo: Undo, method: Any, forward_func: Callable[..., Any], change: Callable[[Any], Any]) -> None:
+def change_output(undo: Undo, method: Any, forward_func: Callable[..., Any], change: Callable[[Any], Any]) -> None:
     """Until it is undone, a method (and those that it wraps) sees another output of the network."""
     methods = list(with_wrapped(method))
     called = methods[0].forward_func if methods else forward_func

@@ -2,6 +2,7 @@
 
 from captum_extract_aggregate.attr.attention import AttentionRollout, GradientWeightedAttention, LeGrad
 from captum_extract_aggregate.attr.base import CaptureAttribution
+from captum_extract_aggregate.attr.cams import ElementWiseGradCAM, HiResCAM, LayerCAM, XGradCAM
 from captum_extract_aggregate.attr.class_competition import ClassCompetition
 from captum_extract_aggregate.attr.combination import LayerCombination
 from captum_extract_aggregate.attr.decomposition import (
@@ -16,6 +17,7 @@ from captum_extract_aggregate.attr.extract_aggregate import (
     NormGrad,
     SelectiveNormGrad,
 )
+from captum_extract_aggregate.attr.finercam import FinerCAM
 from captum_extract_aggregate.attr.full_grad import FullGrad
 from captum_extract_aggregate.attr.gradcam import (
     CumulativeGradCAM,
@@ -25,6 +27,7 @@ from captum_extract_aggregate.attr.gradcam import (
     GradCAMPos,
     GradMid,
 )
+from captum_extract_aggregate.attr.guided_gradcam import GuidedGradCAM
 from captum_extract_aggregate.attr.libra_grad import LibraGrad
 from captum_extract_aggregate.attr.meta_saliency import MetaSaliency
 from captum_extract_aggregate.attr.propagation import (
@@ -36,6 +39,7 @@ from captum_extract_aggregate.attr.propagation import (
     RectGrad,
     RectGradMod,
 )
+from captum_extract_aggregate.attr.refinecam import RefineCAM
 from captum_extract_aggregate.attr.together import attribute_together, attribute_together_per_target
 
 __all__ = [
@@ -50,8 +54,10 @@ __all__ = [
     "CumulativeGradCAM",
     "CumulativeGradMid",
     "Deconvolution",
+    "ElementWiseGradCAM",
     "ExcitationBackprop",
     "ExtractAggregate",
+    "FinerCAM",
     "FullGrad",
     "GradCAM",
     "GradCAMPlusPlus",
@@ -59,6 +65,9 @@ __all__ = [
     "GradMid",
     "GradientWeightedAttention",
     "GuidedBackprop",
+    "GuidedGradCAM",
+    "HiResCAM",
+    "LayerCAM",
     "LayerCombination",
     "LayerGradient",
     "LeGrad",
@@ -68,7 +77,9 @@ __all__ = [
     "NormGrad",
     "RectGrad",
     "RectGradMod",
+    "RefineCAM",
     "SelectiveNormGrad",
+    "XGradCAM",
     "attribute_together",
     "attribute_together_per_target",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +27,10 @@ from captum_extract_aggregate.attr import (
     CumulativeGradCAM,
     CumulativeGradMid,
     Deconvolution,
+    ElementWiseGradCAM,
     ExcitationBackprop,
     ExtractAggregate,
+    FinerCAM,
     FullGrad,
     GradCAM,
     GradCAMPlusPlus,
@@ -36,6 +38,9 @@ from captum_extract_aggregate.attr import (
     GradientWeightedAttention,
     GradMid,
     GuidedBackprop,
+    GuidedGradCAM,
+    HiResCAM,
+    LayerCAM,
     LayerCombination,
     LayerGradient,
     LeGrad,
@@ -45,10 +50,13 @@ from captum_extract_aggregate.attr import (
     NormGrad,
     RectGrad,
     RectGradMod,
+    RefineCAM,
     SelectiveNormGrad,
+    XGradCAM,
     captums,
 )
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.attr.formula import Formula
 from captum_extract_aggregate.attr.layer_by_layer import LayerByLayer
 
 MakeT = TypeVar("MakeT", bound=Callable[..., Attribution])
@@ -71,6 +79,7 @@ class Method:
         takes: how many layers it is made for: all of a list, `"one"` at a time, or `"none"`.
         choices: what a page may offer for its arguments, the usual value first.
         aliases: other names of it; a class goes by its own name, too.
+        formula: what its map is made of, for the table of methods.
     """
 
     make: Callable[..., Attribution]
@@ -80,6 +89,7 @@ class Method:
     takes: str = "list"
     choices: Mapping[str, Choices] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    formula: Formula | None = None
 
     def names(self) -> set[str]:
         """Returns what it is called beside its name in the registry, without regard to case."""
@@ -109,6 +119,7 @@ def register_method(
     needs_layers: bool = False,
     choices: Mapping[str, Choices] | None = None,
     aliases: Sequence[str] = (),
+    formula: Formula | None = None,
     overwrite: bool = False,
 ) -> Callable[[MakeT], MakeT]:
     """Makes a method available by name, for plans, `--methods` and Captum Insights, in the whole process.
@@ -124,6 +135,7 @@ def register_method(
         choices: what Insights may offer for its arguments: for each the values to choose from, the usual one first, a
             function that lists them, or one whole number, which may be changed.
         aliases: other names.
+        formula: what the map is made of, for the documentation's table of methods.
         overwrite: whether a name that is taken is exchanged.
 
     Raises:
@@ -145,7 +157,7 @@ def register_method(
     def register(make: MakeT) -> MakeT:
         joins = joins_layers or getattr(make, "joins_layers", False) is True
         takes = captums.layers_taken(make)
-        about = Method(make, joins, before_the_last, needs_layers, takes, choices or {}, tuple(aliases))
+        about = Method(make, joins, before_the_last, needs_layers, takes, choices or {}, tuple(aliases), formula)
         METHODS.register(name, about, overwrite)
         return make
 
@@ -236,61 +248,112 @@ _POSITIVE: dict[str, Choices] = {"positive": ("abs", "relu")}
 _SHARES: dict[str, Choices] = {"sums": ("signed", "positive"), "lost": ("drop", "spread")}
 _EXTRACTS = ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", "layer")
 
-register_method("normgrad", before_the_last=True, choices={"virtual_identity": (True, False)})(NormGrad)
-register_method("selective-normgrad")(SelectiveNormGrad)
-register_method("linear-approximation")(LinearApproximation)
-register_method("gradient", before_the_last=True, choices={"aggregate": ("max_abs", "sum", "norm")})(LayerGradient)
-register_method("gradcam")(GradCAM)
-register_method("gradcam-pos", choices=_POSITIVE)(GradCAMPos)
-register_method("gradcam++")(GradCAMPlusPlus)
-register_method("gradmid", before_the_last=True, choices=_POSITIVE)(GradMid)
-register_method("activity")(ActivityAttribution)
-register_method("guided", before_the_last=True)(GuidedBackprop)
-register_method("deconvolution", before_the_last=True)(Deconvolution)
-register_method("rectgrad", choices={"percentile": 98})(RectGrad)
-register_method("rectgrad-mod", choices={"percentile": 98})(RectGradMod)
-register_method("lrp", choices={"gamma": (0.0, 0.25, 1.0, math.inf)})(LRP)
+_LINEAR = Formula("scaling", "sum", sign="signed")
+_MEAN = Formula("scaling", "abs_sum", weights="mean of g")
+_PLUS_PLUS = Formula("scaling", "sum_filter", weights="Σα(g)₊")
+_GATED = Formula("bias", "max_abs", weights="R, gated")
+_GATED_TIMES_INPUT = Formula("scaling", "sum", weights="R, gated", sign="signed")
+_SHARED = Formula("bias", "sum", weights="R, shared out", sign="signed")
+
+register_method(
+    "normgrad", before_the_last=True, choices={"virtual_identity": (True, False)}, formula=Formula("conv1x1", "norm")
+)(NormGrad)
+register_method("selective-normgrad", formula=Formula("scaling", "filter_norm"))(SelectiveNormGrad)
+register_method("linear-approximation", formula=_LINEAR)(LinearApproximation)
+register_method(
+    "gradient",
+    before_the_last=True,
+    choices={"aggregate": ("max_abs", "sum", "norm")},
+    formula=Formula("bias", "max_abs"),
+)(LayerGradient)
+register_method("gradcam", formula=Formula("scaling", "sum_filter", weights="mean of g"))(GradCAM)
+register_method("gradcam-pos", choices=_POSITIVE, formula=_MEAN)(GradCAMPos)
+register_method("gradcam++", formula=_PLUS_PLUS)(GradCAMPlusPlus)
+register_method("hirescam", formula=Formula("scaling", "sum_filter"))(HiResCAM)
+register_method("element-wise-gradcam", formula=Formula("scaling", "filter_sum"))(ElementWiseGradCAM)
+register_method("layercam", formula=Formula("scaling", "sum_filter", weights="(g)₊"))(LayerCAM)
+register_method("xgradcam", formula=Formula("scaling", "sum_filter", weights="Σgx / Σx"))(XGradCAM)
+register_method("gradmid", before_the_last=True, choices=_POSITIVE, formula=Formula("bias", "abs_sum"))(GradMid)
+register_method("activity", formula=_LINEAR)(ActivityAttribution)
+register_method("guided", before_the_last=True, formula=_GATED)(GuidedBackprop)
+register_method(
+    "guided-gradcam", formula=Formula("GradCAM times R of the input", "", weights="R, gated", sign="signed")
+)(GuidedGradCAM)
+register_method("deconvolution", before_the_last=True, formula=_GATED)(Deconvolution)
+register_method("rectgrad", choices={"percentile": 98}, formula=_GATED_TIMES_INPUT)(RectGrad)
+register_method("rectgrad-mod", choices={"percentile": 98}, formula=_GATED_TIMES_INPUT)(RectGradMod)
+register_method("lrp", choices={"gamma": (0.0, 0.25, 1.0, math.inf)}, formula=_SHARED)(LRP)
 
 
-@register_method("lrp-gamma")
+@register_method("lrp-gamma", formula=_SHARED)
 def _lrp_gamma(model: nn.Module, layers: Layers, gamma: float = 0.25, **arguments: Any) -> LRP:
     return LRP(model, layers, gamma=gamma, **arguments)
 
 
-register_method("excitation", choices=_SHARES)(ExcitationBackprop)
-register_method("contrastive-excitation", choices={"clamp": ("map", "contrast"), **_SHARES})(
-    ContrastiveExcitationBackprop
+register_method("excitation", choices=_SHARES, formula=_SHARED)(ExcitationBackprop)
+register_method(
+    "contrastive-excitation",
+    choices={"clamp": ("map", "contrast"), **_SHARES},
+    formula=Formula("bias", "sum_filter", weights="R, shared out"),
+)(ContrastiveExcitationBackprop)
+register_method("cumulative-gradcam", choices=_POSITIVE, formula=replace(_MEAN, layers="sum"))(CumulativeGradCAM)
+register_method("cumulative-gradmid", choices=_POSITIVE, formula=Formula("bias", "abs_sum", layers="sum"))(
+    CumulativeGradMid
 )
-register_method("cumulative-gradcam", choices=_POSITIVE)(CumulativeGradCAM)
-register_method("cumulative-gradmid", choices=_POSITIVE)(CumulativeGradMid)
-register_method("aggregated-activity")(AggregatedActivity)
+register_method("aggregated-activity", formula=Formula("scaling", "sum", layers="sum"))(AggregatedActivity)
 
 
 @register_method(
-    "fullgrad", joins_layers=True, choices={"rescale": ("channel_joint", "layer_map")}, aliases=("FullGrad",)
+    "fullgrad",
+    joins_layers=True,
+    choices={"rescale": ("channel_joint", "layer_map")},
+    aliases=("FullGrad",),
+    formula=Formula("scaling, of biases too", "abs_sum", layers="sum"),
 )
 def _fullgrad(model: nn.Module, layers: Layers, **arguments: Any) -> FullGrad:
     return FullGrad(model, **arguments)  # of all biases, whichever layers there are
 
 
-@register_method("normgrad-combined", joins_layers=True, choices={"mode": ("product", "sum")})
+@register_method(
+    "normgrad-combined",
+    joins_layers=True,
+    choices={"mode": ("product", "sum")},
+    formula=Formula("conv1x1", "norm", layers="product, its root"),
+)
 def _normgrad_combined(model: nn.Module, layers: Layers, **arguments: Any) -> LayerCombination:
     return LayerCombination(NormGrad(model, layers), **arguments)
 
 
-register_method("bias", needs_layers=True)(BiasAttribution)
-register_method("legrad", needs_layers=True)(LeGrad)
-register_method("gradient-weighted-attention", needs_layers=True)(GradientWeightedAttention)
-register_method("attention-rollout", needs_layers=True)(AttentionRollout)
+register_method("refinecam", joins_layers=True, formula=replace(_PLUS_PLUS, layers="product"))(RefineCAM)
 register_method(
-    "extract-aggregate", before_the_last=True, choices={"extract": _EXTRACTS, "aggregate": AGGREGATES.names}
+    "bias", needs_layers=True, before_the_last=True, formula=Formula("scaling, of the bias", "sum", sign="signed")
+)(BiasAttribution)
+register_method("legrad", needs_layers=True, formula=Formula("bias, of attention", "mean of (·)₊"))(LeGrad)
+register_method(
+    "gradient-weighted-attention", needs_layers=True, formula=Formula("scaling, of attention", "mean of (·)₊")
+)(GradientWeightedAttention)
+register_method(
+    "attention-rollout",
+    needs_layers=True,
+    formula=Formula("attention alone", "mean", weights="", layers="matrix product", of_class=False),
+)(AttentionRollout)
+register_method(
+    "extract-aggregate",
+    before_the_last=True,
+    choices={"extract": _EXTRACTS, "aggregate": AGGREGATES.names},
+    formula=Formula("any", "any", sign="the aggregate's"),
 )(ExtractAggregate)
 
 
+def _around(weights: str) -> Formula:
+    """Returns the formula of what is put around a method."""
+    return Formula("the method's", "the method's", weights=weights, sign="the method's")
+
+
 def _single_methods() -> list[str]:
-    """Returns the methods that make a map of one layer, which a meta step can be taken for."""
-    wrappers = ("meta-saliency", "class-competition")
-    return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n not in wrappers]
+    """Returns the methods that make a map of one layer, around which others can be put."""
+    around = ("meta-saliency", "finercam", "class-competition")
+    return [n for n, m in METHODS.items() if not m.joins_layers and not m.needs_layers and n not in around]
 
 
 @register_method(
@@ -298,6 +361,7 @@ def _single_methods() -> list[str]:
     before_the_last=True,
     choices={"method": _single_methods, "lr": (0.001, 0.0025, 0.01)},
     aliases=("MetaSaliency",),
+    formula=_around("g after a step"),
 )
 def _meta_saliency(model: nn.Module, layers: Layers, method: str = "normgrad", **arguments: Any) -> MetaSaliency:
     return MetaSaliency(make_method(method, model, layers), **arguments)
@@ -308,6 +372,7 @@ def _meta_saliency(model: nn.Module, layers: Layers, method: str = "normgrad", *
     before_the_last=True,
     choices={"method": _single_methods, "rivals": 4, "normalize": (True, False)},
     aliases=("ClassCompetition",),
+    formula=_around("the classes' maps compete"),
 )
 def _class_competition(
     model: nn.Module, layers: Layers, method: str = "normgrad", **arguments: Any
@@ -320,11 +385,30 @@ def _gradient_methods() -> list[str]:
     return [n for n in _single_methods() if getattr(METHODS[n].make, "has_plain_pass", False) and n != "libra-grad"]
 
 
-@register_method("libra-grad", choices={"method": _gradient_methods}, aliases=("LibraGrad",))
+@register_method(
+    "libra-grad", choices={"method": _gradient_methods}, aliases=("LibraGrad",), formula=_around("g, balanced")
+)
 def _libra_grad(
     model: nn.Module, layers: Layers, method: str = "linear-approximation", unknown: Any = "error", **arguments: Any
 ) -> LibraGrad:
     return LibraGrad(make_method(method, model, layers, **arguments), unknown=unknown)
+
+
+def _finer_methods() -> list[str]:
+    """Returns the methods that make a map of one layer, that of the authors first."""
+    return ["gradcam", *(n for n in _single_methods() if n != "gradcam")]
+
+
+@register_method(
+    "finercam",
+    choices={"method": _finer_methods, "gamma": (0.6, 1.0), "references": 3},
+    aliases=("FinerCAM",),
+    formula=_around("g of the contrast"),
+)
+def _finercam(
+    model: nn.Module, layers: Layers, method: str = "gradcam", gamma: float = 0.6, references: int = 3, **arguments: Any
+) -> FinerCAM:
+    return FinerCAM(make_method(method, model, layers, **arguments), gamma=gamma, references=references)
 
 
 METHODS.seal()

@@ -20,6 +20,8 @@ _ARGUMENTS = {
     "a probability: a softmax makes each score depend on all classes.",
     "additional_forward_args": "handed to `forward_func` after the inputs.",
     "attribute_to_layer_input": "take the map at the layer's input instead of its output.",
+    "interpolate_mode": 'how the layer\'s map is brought to the input\'s size: `"nearest"`, `"bilinear"` and the '
+    "others of `torch.nn.functional.interpolate`.",
     "relu_attributions": "False leaves negative values, as Captum's `LayerGradCam` does by default.",
     "attr_dim_summation": "False returns each channel's term, `N x K x *S`, instead of their sum.",
     "grad_kwargs": "taken as Captum takes it; what would change the map (`create_graph`: see `attribute_with_graph`) "

@@ -23,8 +23,10 @@ R = TypeVar("R")
 _CURES = {
     "multiply_by_inputs": "LinearApproximation multiplies the gradient by the activation, LayerGradient does not",
     "memory_efficient": "leave it out: every method holds one pass alone",
-    "relu_attributions": "GradCAM and GradCAMPlusPlus take it; all others have their sign by definition",
-    "attr_dim_summation": "GradCAM and GradCAMPlusPlus take it; with LinearApproximation the channels are summed",
+    "relu_attributions": "GradCAM, GradCAMPlusPlus, LayerCAM and XGradCAM take it; all others have their sign by "
+    "definition",
+    "attr_dim_summation": "GradCAM, GradCAMPlusPlus, LayerCAM and XGradCAM take it; with LinearApproximation the "
+    "channels are summed",
     "return_convergence_delta": "only what adds up to the score has one: ActivityAttribution, FullGrad, LRP and "
     "ExcitationBackprop",
     "verbose": "leave it out: print(method) shows its rules",

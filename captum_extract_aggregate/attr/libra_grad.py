@@ -24,8 +24,8 @@ from captum_extract_aggregate.attr.base import CaptureAttribution, own
 from captum_extract_aggregate.attr.convergence import is_bypassed, warn_of_bypass
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments
-from captum_extract_aggregate.attr.one_pass import Maps, Plan
 from captum_extract_aggregate.attr.propagation.balanced_interception import BalancedInterception
+from captum_extract_aggregate.attr.wrapping import WrappingAttribution
 
 Unknown = Literal["error", "gradient"]
 _UNKNOWN = ("error", "gradient")
@@ -33,7 +33,7 @@ _NAME = "LibraGrad"
 
 
 @described("What the wrapped method's `attribute` returns, in its shapes and units")
-class LibraGrad(CaptureAttribution[Any]):
+class LibraGrad(WrappingAttribution):
     r"""LibraGrad: any gradient method, of balanced gradients; returns what the wrapped method returns.
 
     In the backward pass whatever only gates or normalises is held constant: softmax attention weights, y / x of an
@@ -122,45 +122,13 @@ class LibraGrad(CaptureAttribution[Any]):
     @property
     def layer(self) -> Any:
         """The wrapped method's."""
-        return getattr(self.attribution_method, "layer", None)
+        return super().layer
 
     @layer.setter
     def layer(self, layer: Any) -> None:
-        self.attribution_method.layer = layer  # type: ignore[attr-defined]
+        self.attribution_method.layer = layer
         if self._wraps is not None:
             self._wraps.layer = layer
-
-    @property
-    def layout(self) -> Any:  # type: ignore[override]
-        """The wrapped method's."""
-        return getattr(self.attribution_method, "layout", "auto")
-
-    @property
-    def call(self) -> Any:  # type: ignore[override]
-        """The wrapped method's."""
-        return getattr(self.attribution_method, "call", None)
-
-    @property
-    def joins_layers(self) -> bool:  # type: ignore[override]
-        return getattr(self.attribution_method, "joins_layers", not hasattr(self.attribution_method, "layer"))
-
-    @property
-    def gives_lists(self) -> bool:  # type: ignore[override]
-        return getattr(self.attribution_method, "gives_lists", False)
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return getattr(self.attribution_method, "multiplies_by_inputs", False)
-
-    def plan(self, to_input: bool) -> Plan:
-        return self._capturing().plan(to_input)
-
-    def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
-        return self._capturing().all_maps(inputs, evidence, plan)
-
-    def _capturing(self) -> CaptureAttribution[Any]:
-        assert isinstance(self.attribution_method, CaptureAttribution)
-        return self.attribution_method
 
     def run_pass(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Targets
@@ -225,7 +193,7 @@ class LibraGrad(CaptureAttribution[Any]):
         """
         if self._wraps is not None:
             return self._wraps.compute_convergence_delta(inputs, target, additional_forward_args)  # type: ignore[no-any-return]
-        capturing = self._capturing()
+        capturing = self.capturing()
         joined = capturing.joins_layers
         places = [Place(None, "input")] if joined else [of[-1] for of in capturing.plan(attribute_to_layer_input)]
         deltas = [self._delta(place, inputs, target, additional_forward_args) for place in places]

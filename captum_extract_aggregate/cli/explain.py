@@ -26,6 +26,14 @@ def explain(
     mean: Annotated[str, typer.Option(help="Channel means subtracted from [0, 1] values; one number or three.")] = "",
     std: Annotated[str, typer.Option(help="Channel deviations that divide them; one number or three.")] = "",
     seed: Annotated[int, typer.Option(help="Which embedded scene.")] = 0,
+    single: Annotated[
+        bool,
+        typer.Option(
+            "--single", help="One map alone, no frame, in the photograph's pixels: the last method and layer."
+        ),
+    ] = False,
+    colormap: Annotated[str, typer.Option(help="A matplotlib colour map; left out: for any colour vision.")] = "",
+    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the maps, where they are largest.")] = 0.9,
     html: Annotated[
         Path | None,
         typer.Option(help="Also an interactive page: choose method, layer and one of the highest classes. One file."),
@@ -38,7 +46,22 @@ def explain(
         say(
             run(
                 MapsRequest(
-                    image, model, weights, layers, methods, target, output, class_names, size, mean, std, seed, html
+                    image,
+                    model,
+                    weights,
+                    layers,
+                    methods,
+                    target,
+                    output,
+                    class_names,
+                    size,
+                    mean,
+                    std,
+                    seed,
+                    html,
+                    single,
+                    colormap,
+                    opacity,
                 )
             )
         )

@@ -33,10 +33,16 @@ def insights(
 
 def _serve(images: Sequence[Path], model: str, weights: str, class_names: Path | None, method: str, port: int) -> None:
     """Serves Captum Insights on pictures, or on embedded scenes; returns when its server ends."""
-    from captum_extract_aggregate.cli.subject import check_names, class_name, find_subject, preprocess, scores_of
     from captum_extract_aggregate.data.image_files import load_image
     from captum_extract_aggregate.data.models_by_name import takes_scenes
     from captum_extract_aggregate.data.scenes import DigitScenes
+    from captum_extract_aggregate.explanation.subject import (
+        check_names,
+        class_name,
+        find_subject,
+        preprocess,
+        scores_of,
+    )
     from captum_extract_aggregate.insights import serve
 
     if not images and not takes_scenes(model):

@@ -13,7 +13,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.attr.by_name import METHODS
 from captum_extract_aggregate.registry import list_models
 
-DEFAULT_METHODS = "normgrad,selective-normgrad,linear-approximation,gradient"
+DEFAULT_METHODS = "gradcam,normgrad,linear-approximation"
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -185,6 +185,41 @@ def load_subject(name: str, weights: str = "", num_classes: int = 0) -> NamedMod
     return subject
 
 
+def known_of(model: nn.Module) -> NamedModel:
+    """Returns a network with what its timm or Hugging Face configuration says of its input and classes; where there is
+    none, with ImageNet's usual input and, for 1,000 outputs of a torchvision or timm network, ImageNet's classes."""
+    timms, config = getattr(model, "pretrained_cfg", None), getattr(model, "config", None)
+    names = getattr(config, "id2label", None)
+    if isinstance(timms, dict) and timms.get("input_size"):
+        subject = _as_configured(model, timms)
+    elif names and is_model_folder(str(getattr(config, "name_or_path", ""))):
+        processor = Processor(str(config.name_or_path))  # type: ignore[union-attr]
+        size, resize, mean, std = processor.size, processor.resize, processor.mean, processor.std
+        subject = NamedModel(model, size, resize, mean, std, [], processor.is_square, processor)
+    else:
+        subject = NamedModel(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
+    if isinstance(names, dict) and not all(name == f"LABEL_{i}" for i, name in names.items()):
+        subject.classes = [str(names[i]) for i in sorted(names)]
+    elif type(model).__module__.startswith(("torchvision.models", "timm.")) and _outputs_of(model) == 1000:
+        from torchvision.models import ResNet50_Weights
+
+        subject.classes = list(ResNet50_Weights.DEFAULT.meta["categories"])
+    return subject
+
+
+def _as_configured(model: nn.Module, config: Mapping[str, Any]) -> NamedModel:
+    """Returns a model of timm's with the input that its configuration tells."""
+    size = config["input_size"][-1]
+    resize = round(size / (config.get("crop_pct") or 1))
+    return NamedModel(model, size, resize, tuple(config["mean"]), tuple(config["std"]))
+
+
+def _outputs_of(model: nn.Module) -> int:
+    """Returns how many outputs the last weighted layer has."""
+    weights = [p for name, p in model.named_parameters() if name.endswith("weight") and p.ndim in (2, 4)]
+    return len(weights[-1]) if weights else 0
+
+
 def _check_module(name: str, model: object) -> None:
     if not isinstance(model, nn.Module):
         raise InvalidValueError(
@@ -251,10 +286,7 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> NamedModel:
         model = _build(name, num_classes, lambda: timm.create_model(name, pretrained=False, **options))
         if weights != "random":
             _load_weights(model, weights)
-    config: Any = model.default_cfg
-    size = config["input_size"][-1]
-    resize = round(size / (config.get("crop_pct") or 1))
-    return NamedModel(model, size, resize, tuple(config["mean"]), tuple(config["std"]))
+    return _as_configured(model, model.default_cfg)  # type: ignore[arg-type]
 
 
 def _folder_subject(folder: str, weights: str, num_classes: int) -> NamedModel:

@@ -16,7 +16,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
-from captum_extract_aggregate._common.seeding import keep_generators, random_state
+from captum_extract_aggregate._common.seeding import keep_generators, random_state, seed_torch
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
@@ -192,7 +192,7 @@ def randomized(
                     with Undo() as own, own:
                         with Undo() as drawing, drawing:
                             keep_generators(drawing, range(torch.cuda.device_count()))
-                            torch.manual_seed(seed + s + 1_000_003 * i)
+                            seed_torch(seed + s + 1_000_003 * i)
                             _randomize(stage, initialize, cascade if order == "cascading" else own)
                         yield s, i
 

@@ -126,7 +126,7 @@ def settings_of(request: Request) -> list[Setting]:
                 ModelPlan(name),
                 DataPlan("scenes", n=3 * sizes["maps"], seed=request.seed),
                 tolerance=4,
-                step=288 if request.quick else 96,
+                step=576 if request.quick else 96,
                 loss="binary_cross_entropy",
                 **common,  # type: ignore[arg-type]
             )

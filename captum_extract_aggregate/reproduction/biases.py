@@ -162,7 +162,7 @@ def decay(setting: Setting) -> Outcome:
     images, classes = load_scenes(320 if quick else 3200, 1, "train", setting.show_progress)
     loader = DataLoader(TensorDataset(images, classes), 16 if quick else 32, shuffle=True)
     decayed, history = decay_biases(
-        setting.network, loader, 20 if quick else 200, _UPDATES, _RATE, show_progress=setting.show_progress
+        setting.network, loader, 10 if quick else 200, _UPDATES, _RATE, show_progress=setting.show_progress
     )
     curves = setting.folder / f"g20-bias-decay-{setting.name}.png"
     plot_decay(history).savefig(curves, dpi=80)

@@ -12,6 +12,7 @@ from captum_extract_aggregate.scores.base import Score, SelectedOutput
 from captum_extract_aggregate.scores.contrast import ClassContrast
 from captum_extract_aggregate.scores.detection import Detection
 from captum_extract_aggregate.scores.embeddings import EmbeddingDirection, EmbeddingSimilarity
+from captum_extract_aggregate.scores.nearest import NearestContrast
 from captum_extract_aggregate.scores.segmentation import SegmentationRegion
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Detection",
     "EmbeddingDirection",
     "EmbeddingSimilarity",
+    "NearestContrast",
     "Score",
     "SegmentationRegion",
     "SelectedOutput",

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate.visualization.figures import COLOURS, scale_of
+from captum_extract_aggregate.visualization.blending import colours_of
+from captum_extract_aggregate.visualization.figures import scale_of
 from captum_extract_aggregate.visualization.page_templates import render
 
 # By class, method and layer: each one example's map, 1 x h x w.
@@ -45,6 +46,11 @@ def write_page(
         >>> "NormGrad" in path.read_text()
         True
     """
+    path.write_text(page(title, picture, maps, classes, scores), encoding="utf-8")
+
+
+def page(title: str, picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: Sequence[float]) -> str:
+    """Returns the page's text; arguments and errors as of `write_page`."""
     _check(picture, maps, classes, scores)
     methods = []
     for name, layers in maps[0].items():
@@ -57,9 +63,9 @@ def write_page(
         "picture": _picture(picture),
         "classes": [{"name": name, "score": f"{score:.2f}"} for name, score in zip(classes, scores)],
         "methods": methods,
-        "colours": {"signed": _colours(COLOURS["all"]), "positive": _colours(COLOURS["positive"])},
+        "colours": {"signed": _colours("all"), "positive": _colours("positive")},
     }
-    path.write_text(render(__package__, "explain.html", data=data), encoding="utf-8")
+    return render(__package__, "explain.html", data=data)
 
 
 def _check(picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: Sequence[float]) -> None:
@@ -105,10 +111,8 @@ def _picture(picture: Tensor) -> str:
     return "data:image/png;base64," + _text(file.getvalue())
 
 
-def _colours(name: str) -> str:
-    from matplotlib import colormaps
-
-    return _text(colormaps[name](np.arange(256), bytes=True)[:, :3].tobytes())
+def _colours(sign: str) -> str:
+    return _text(colours_of(sign)(np.arange(256), bytes=True)[:, :3].tobytes())
 
 
 def _text(content: bytes) -> str:

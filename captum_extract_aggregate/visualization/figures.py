@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from captum.attr import LayerAttribution
-from captum.attr import visualization as captums
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.tensors import same_everywhere
+from captum_extract_aggregate.visualization.blending import OPACITY, SIGNS, blended, colours_of, opacities, paled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Readable with any colour vision: from dark to bright, or purple against and orange for the class.
-COLOURS = {"all": "PuOr_r", "positive": "inferno", "negative": "inferno", "absolute_value": "inferno"}
 SCALINGS = {
     "map": "each map is scaled by its own largest magnitude",
     "row": "the maps of a row share one scale",
@@ -27,6 +26,7 @@ SCALINGS = {
     "all": "all maps share one scale",
 }
 _ONLY = {"positive": "positive values alone, ", "negative": "negative values alone, ", "absolute_value": "magnitudes, "}
+_BLENDS = ("magnitude", "uniform")
 _CELL = 2.1  # inches
 Rows: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 
@@ -38,10 +38,13 @@ def overlay(
     sign: str | None = None,
     scale: float | None = None,
     outlier_perc: float = 0,
-    alpha: float = 0.65,
+    alpha: float | None = None,
     cmap: Any = None,
+    blend: Literal["magnitude", "uniform"] = "magnitude",
 ) -> None:
-    """Draws a map over its image, by Captum's `visualize_image_attr`, but for any map: of zeros, of one sign, with NaN.
+    """Draws a map over its image, whatever the map: of zeros, of one sign, with NaN.
+
+    A map that is the same everywhere is drawn with these words.
 
     Args:
         axes: matplotlib axes to draw on.
@@ -52,8 +55,10 @@ def overlay(
             the map has negative values, else `"positive"`.
         scale: the magnitude at the end of the colours; None: the map's own (`scale_of`).
         outlier_perc: how much of the map's sum lies beyond the end of the colours, as in Captum (whose default is 2).
-        alpha: opacity of the map.
-        cmap: a matplotlib colour map; None: `COLOURS[sign]`.
+        alpha: opacity of the map, at its largest magnitude (None: 0.9) or, if `"uniform"`, everywhere (None: 0.65).
+        cmap: a matplotlib colour map; None: purple to orange for `"all"`, else `"inferno"`.
+        blend: `"magnitude"`: the photograph in pale colours, covered the more the larger the map is; `"uniform"`: a
+            grey photograph under one opacity, as Captum's `visualize_image_attr` draws a `"blended_heat_map"`.
 
     Raises:
         TypeError, ValueError: naming the argument, what was got and what was expected.
@@ -64,30 +69,62 @@ def overlay(
         >>> from captum_extract_aggregate.visualization.figures import overlay
         >>> axes = Figure().subplots()
         >>> overlay(axes, torch.rand(3, 8, 8), torch.zeros(1, 2, 2))  # which Captum refuses
-        >>> axes.images[-1].get_array().shape
-        (8, 8)
+        >>> axes.images[-1].get_array().shape, axes.texts[0].get_text()
+        ((8, 8), '0 everywhere')
+    """
+    if blend not in _BLENDS:
+        raise InvalidValueError(unknown_name("blend", blend, _BLENDS))
+    picture = _pixels(image)
+    sign = _sign_of(map_) if sign is None else _checked_sign(sign)
+    values = _shown(_at_size(map_, picture.shape[:2]), sign)
+    end = _end(scale_of([map_], sign, outlier_perc) if scale is None else float(scale))
+    if blend == "uniform":
+        axes.imshow(picture.mean(2), cmap="gray", vmin=0, vmax=1)
+        covered: Any = 0.65 if alpha is None else alpha
+    else:
+        axes.imshow(paled(picture))
+        covered = opacities(values, end, OPACITY if alpha is None else alpha)
+    low = -end if sign == "all" else 0
+    axes.imshow(values, cmap=cmap or colours_of(sign), vmin=low, vmax=end, alpha=covered)
+    axes.set_axis_off()
+    _say_constant(axes, map_)
+
+
+def overlaid(
+    image: Tensor, map_: Tensor, sign: str | None = None, alpha: float | None = None, cmap: Any = None
+) -> np.ndarray:
+    """Returns the picture that `overlay` draws, pixel for pixel of the image: `H x W x 3`, bytes.
+
+    Args:
+        image, map_, sign, alpha, cmap: as for `overlay`.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.visualization import overlaid
+        >>> overlaid(torch.rand(3, 480, 640), torch.rand(1, 7, 7)).shape
+        (480, 640, 3)
     """
     picture = _pixels(image)
     sign = _sign_of(map_) if sign is None else _checked_sign(sign)
     values = _shown(_at_size(map_, picture.shape[:2]), sign)
-    end = scale_of([map_], sign, outlier_perc) if scale is None else float(scale)
-    end = end if math.isfinite(end) and end > 0 else 1.0
-    captums.visualize_image_attr(
-        np.ones((*values.shape, 1)),  # the values follow: of some Captum makes none
-        picture,
-        "blended_heat_map",
-        "all" if sign == "all" else "absolute_value",
-        (axes.figure, axes),
-        outlier_perc=0,
-        cmap=cmap or COLOURS[sign],
-        alpha_overlay=alpha,
-        use_pyplot=False,
-    )
-    ground, drawn = axes.images[-2:]
-    ground.set_clim(0, 255 if ground.get_array().max() > 1 else 1)  # type: ignore[union-attr]
-    drawn.set_data(values)
-    drawn.set_clim(-end if sign == "all" else 0, end)
-    axes.set_axis_off()
+    opacity = OPACITY if alpha is None else alpha
+    pixels = blended(picture, values, _end(scale_of([map_], sign)), sign, opacity, cmap)
+    return (255 * pixels).round().clip(0, 255).astype(np.uint8)  # type: ignore[no-any-return]
+
+
+def _end(scale: float) -> float:
+    return scale if math.isfinite(scale) and scale > 0 else 1.0
+
+
+def _say_constant(axes: Axes, map_: Tensor) -> None:
+    """Writes on a map that is the same everywhere that it is."""
+    values = _plane(map_)
+    is_zero = not values.any()
+    if values.numel() < 2 or not (is_zero or same_everywhere(values[None, None])):
+        return
+    words = "0 everywhere" if is_zero else "the same everywhere"
+    box = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 2}
+    axes.text(0.5, 0.5, words, transform=axes.transAxes, ha="center", va="center", fontsize=8, bbox=box)
 
 
 def scale_of(maps: Iterable[Tensor], sign: str = "all", outlier_perc: float = 0) -> float:
@@ -121,9 +158,13 @@ def grid(
     scaling: str = "map",
     sign: str | None = None,
     outlier_perc: float = 0,
-    alpha: float = 0.65,
+    alpha: float | None = None,
+    cmap: Any = None,
 ) -> Figure:
-    """Returns one overlay per row and column, beside the image; how the maps are scaled is written below them.
+    """Returns one overlay per row and column, beside the image, with a colour bar for each row; how the maps are scaled
+    is written below them.
+
+    Rows of one map that stands in no column of the others, such as methods that join all layers, share a row.
 
     Args:
         image: `3 x H x W` in [0, 1]; or one for each row, by the row's name.
@@ -132,8 +173,8 @@ def grid(
         title: above all, such as the class and its score.
         boxes: `D x 4` rectangles `x0, y0, x1, y1` to draw on the image.
         scaling: which maps share one scale: `"map"` (none), `"row"`, `"column"` or `"all"`.
-        sign, outlier_perc, alpha: as for `overlay`; sign None: `"all"` for a map if it, or one that it shares its scale
-            with, has negative values, else `"positive"`.
+        sign, outlier_perc, alpha, cmap: as for `overlay`; sign None: `"all"` for a row if one of its maps, or of those
+            that they share a scale with, has negative values, else `"positive"`.
 
     Returns:
         The matplotlib figure: `figure.savefig(path)`; a notebook shows it.
@@ -148,7 +189,7 @@ def grid(
         >>> model, x = cea.load_scene_model("vgg"), cea.DigitScenes(1)[0][0][None]
         >>> methods = {"NormGrad": cea.NormGrad(model, ["features.8", "features.18"])}
         >>> figure = grid(x[0], maps_by_layer(methods, x, target=3), "class 3")
-        >>> [axes.get_title() for axes in figure.axes]
+        >>> [axes.get_title() for axes in figure.axes[:3]]
         ['input', 'features.8', 'features.18']
     """
     if scaling not in SCALINGS:
@@ -157,26 +198,83 @@ def grid(
         raise InvalidValueError(
             "maps is empty or no mapping of mappings; expected maps by row and column: {row: {column: map}}"
         )
-    columns = list(dict.fromkeys(column for row in maps.values() for column in row))
-    signs = set()
     images = image if isinstance(image, Mapping) else dict.fromkeys(maps, image)
-    figure, cells = _cells(len(maps), len(columns) + 1)
-    for i, (row, own) in enumerate(maps.items()):
-        _draw_input(cells[i][0], images, row, i == 0, boxes)
-        for column, axes in zip(columns, cells[i][1:]):
+    lines = _lines(maps, packs=not isinstance(image, Mapping))
+    figure, cells = _cells(len(lines), max(len(line.cells) for line in lines) + 1)
+    signs = set()
+    for i, line in enumerate(lines):
+        _draw_input(cells[i][0], images, line.row, i == 0, boxes)
+        height, width = _pixels(images[line.row]).shape[:2]
+        for axes in cells[i][1:]:
             axes.set_axis_off()
-            if column in own:
-                group = _sharing(maps, row, column, scaling)
-                shown = sign or ("all" if any(_is_signed(m) for m in group) else "positive")
-                signs.add(shown)
-                overlay(axes, images[row], own[column], shown, scale_of(group, shown, outlier_perc), alpha=alpha)
-            if i == 0:
-                axes.set_title(_wrapped(column), fontsize=9, parse_math=False)
-        _label(cells[i][1], row)
+            axes.set_box_aspect(height / width)  # also where there is no map, so that titles stand in one line
+        own = [cell for cell in line.cells if cell is not None]
+        groups = {cell: _sharing(maps, cell.row, cell.column, scaling) for cell in own}
+        shown = sign or ("all" if any(_is_signed(m) for group in groups.values() for m in group) else "positive")
+        signs.add(shown)
+        for cell, axes in zip(line.cells, cells[i][1:]):
+            if cell is not None:
+                end = scale_of(groups[cell], shown, outlier_perc)
+                overlay(axes, images[cell.row], maps[cell.row][cell.column], shown, end, alpha=alpha, cmap=cmap)
+        for above, axes in zip(line.titles, cells[i][1:]):
+            axes.set_title(above, fontsize=9, parse_math=False)
+        _label(cells[i][1], line.label)
+        same_scale = scale_of(groups[own[0]], shown, outlier_perc) if scaling in ("row", "all") else None
+        _colour_bar(figure, cells[i], shown, same_scale, cmap)
     figure.suptitle(title, fontsize=11, parse_math=False)  # a $ in a name is no formula
     cut = f" after the brightest {outlier_perc:g} % of the sum" if outlier_perc else ""
     figure.supxlabel(f"{SCALINGS[scaling]}{cut}; {_legend(signs, sign)}", fontsize=7)
     return figure
+
+
+class _Cell(NamedTuple):
+    """Tells which map stands in a cell."""
+
+    row: str
+    column: str
+
+
+class _Line(NamedTuple):
+    """Holds the cells of one row of a grid, None where there is no map, and what stands above them."""
+
+    label: str
+    row: str  # whose image stands before it
+    cells: list[_Cell | None]
+    titles: list[str]
+
+
+def _lines(maps: Rows, packs: bool) -> list[_Line]:
+    """Returns the rows of the grid; rows of one map that stands in no column of the others share rows, if `packs`."""
+    several = {column for own in maps.values() if len(own) > 1 for column in own}
+    alone = [row for row, own in maps.items() if packs and several and len(own) == 1 and several.isdisjoint(own)]
+    rows = [row for row in maps if row not in alone]
+    longest_first = sorted(rows, key=lambda row: -len(maps[row]))  # whose columns are in the order of the layers
+    columns = list(dict.fromkeys(column for row in longest_first for column in maps[row]))
+    lines = [
+        _Line(row, row, [_Cell(row, c) if c in maps[row] else None for c in columns], [""] * len(columns))
+        for row in rows
+    ]
+    if lines:
+        lines[0] = lines[0]._replace(titles=[_wrapped(column) for column in columns])
+    single = [_Cell(row, column) for row in alone for column in maps[row]]
+    for part in (single[i : i + len(columns)] for i in range(0, len(single), max(1, len(columns)))):
+        lines += [_Line("", part[0].row, list(part), [f"{cell.row}\n{cell.column}" for cell in part])]
+    return lines
+
+
+def _colour_bar(figure: Figure, cells: Any, sign: str, scale: float | None, cmap: Any) -> None:
+    """Draws what the colours of a row mean: its scale, where its maps share one, else words."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    colours = ScalarMappable(Normalize(-1 if sign == "all" else 0, 1), cmap or colours_of(sign))
+    largest = "largest" if scale is None else f"{scale:.3g}"
+    bar = figure.colorbar(colours, ax=list(cells), aspect=22, shrink=0.85, pad=0.01)
+    if sign == "all":
+        smallest = "against" if scale is None else f"{-scale:.3g}"
+        bar.set_ticks([-1, 0, 1], labels=[smallest, "0", "for" if scale is None else largest], fontsize=7)
+    else:
+        bar.set_ticks([0, 1], labels=["0", largest], fontsize=7)
 
 
 def _sharing(maps: Rows, row: str, column: str, scaling: str) -> list[Tensor]:
@@ -237,8 +335,8 @@ def _shown(values: np.ndarray, sign: str) -> np.ndarray:
 
 
 def _checked_sign(sign: str) -> str:
-    if sign not in COLOURS:
-        raise InvalidValueError(unknown_name("sign", sign, COLOURS))
+    if sign not in SIGNS:
+        raise InvalidValueError(unknown_name("sign", sign, SIGNS))
     return sign
 
 
@@ -283,6 +381,8 @@ def _draw_input(axes: Axes, images: Mapping[str, Tensor], row: str, is_first: bo
 
 
 def _label(axes: Axes, row: str) -> None:
+    if not row:
+        return
     place: Any = {"transform": axes.transAxes, "ha": "right", "va": "center"}
     axes.text(-0.06, 0.5, row, rotation=90, fontsize=9, parse_math=False, **place)
 

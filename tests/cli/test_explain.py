@@ -22,6 +22,7 @@ def test_without_arguments(run, tmp_path):
 
 def test_as_a_module(tmp_path):
     command = [sys.executable, "-m", "captum_extract_aggregate", "explain", "--seed", "3", "--output", "out.png"]
+    command += ["--methods", "normgrad", "--layers", "layer3"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     check_picture(tmp_path / "out.png")

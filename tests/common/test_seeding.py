@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from captum_extract_aggregate._common.seeding import generator_of_gpu, random_state, same_draws, seed_all, seeded
+from captum_extract_aggregate._common import seeding
+from captum_extract_aggregate._common.seeding import (
+    generator_of_gpu,
+    random_state,
+    same_draws,
+    seed_all,
+    seed_torch,
+    seeded,
+)
 from captum_extract_aggregate._common.undo import Undo
 
 
@@ -69,6 +77,25 @@ def test_a_pass_on_the_cpu_leaves_torch_s_state():
         random_state(undo, [torch.zeros(1)])
         torch.rand(7)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_seeds_leave_no_notes_for_accelerators_that_are_not_there(monkeypatch):
+    monkeypatch.setattr(seeding, "_has_accelerator", lambda: False)
+    noted = len(torch.cuda._queued_calls)
+    with seeded(5):
+        assert len(torch.cuda._queued_calls) == noted
+        first = torch.rand(3)
+    with seeded(4):
+        torch.manual_seed(5)
+        assert torch.equal(first, torch.rand(3))
+
+
+def test_accelerators_are_seeded_where_they_are(monkeypatch):
+    asked = []
+    monkeypatch.setattr(seeding, "_has_accelerator", lambda: True)
+    monkeypatch.setattr(torch, "manual_seed", asked.append)
+    seed_torch(7)
+    assert asked == [7]
 
 
 def test_what_comes_next_draws_the_same():

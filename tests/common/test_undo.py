@@ -197,7 +197,7 @@ def test_an_interrupt_at_any_line_leaves_no_trace(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_interrupt_at_any_of_many_lines_leaves_no_trace(name):
-    leaves_no_trace(name, 400)
+    leaves_no_trace(name, 200)
 
 
 # --- At random times -------------------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from PIL import Image
 
 from captum_extract_aggregate.cli.maps import MapsRequest
 from captum_extract_aggregate.cli.maps import run as explain
-from captum_extract_aggregate.cli.subject import preprocess, to_picture
 from captum_extract_aggregate.data.models_by_name import load_subject
 from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, ModelPlan, Plan, run, summarize
+from captum_extract_aggregate.explanation.subject import preprocess, to_picture
 
 transformers = pytest.importorskip("transformers")
 if not transformers.is_torch_available():

@@ -159,6 +159,7 @@ def test_wrong_uses():
             run()
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives():
     script = Path(__file__).with_name("two_processes.py")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent.parent)}

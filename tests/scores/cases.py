@@ -12,9 +12,11 @@ from captum_extract_aggregate.scores import (
     ClassContrast,
     EmbeddingDirection,
     EmbeddingSimilarity,
+    NearestContrast,
     SegmentationRegion,
     SelectedOutput,
 )
+from tests.reference.cams import finer_score
 
 X = torch.rand(3, 3, 24, 24, generator=torch.Generator().manual_seed(1))
 
@@ -85,6 +87,11 @@ SCORES = {
     "against one": (ClassContrast(NET, against=1), lambda x: NET(x)[:, 2] - NET(x)[:, 1], 2),
     "against two": (ClassContrast(NET, against=[0, 3]), lambda x: NET(x)[:, 2] - NET(x)[:, [0, 3]].mean(1), 2),
     "log-odds": (ClassContrast(NET), lambda x: torch.logit(NET(x).softmax(1)), 2),
+    "against the nearest": (
+        NearestContrast(NET, gamma=0.5, references=2),
+        lambda x: torch.stack([finer_score(z, 2, 0.5, 2) for z in NET(x)]),
+        2,
+    ),
     "a pixel": (SegmentationRegion(NET.dense, pixel=(5, 9)), lambda x: full(x)[:, 3, 5, 9], 3),
     "a mask": (SegmentationRegion(NET.dense, mask=MASK > 0), lambda x: full(x)[:, 3, 3:9, 4:8].mean((1, 2)), 3),
 }

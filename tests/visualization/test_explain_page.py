@@ -5,7 +5,6 @@ import io
 import json
 import re
 
-import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -14,6 +13,7 @@ from typer.testing import CliRunner
 
 from captum_extract_aggregate._common.tensors import upsample
 from captum_extract_aggregate.cli import app
+from captum_extract_aggregate.visualization.blending import colours_of
 from captum_extract_aggregate.visualization.explain_page import write_page
 from tests.browser import open_page
 
@@ -109,13 +109,18 @@ def shown(page):
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))).convert("RGB")).astype(int)
 
 
-def drawn(map_, scale, cmap, opacity=0.65):
+def drawn(map_, scale, sign, opacity=0.9):
     """What the page has to draw, by torch and matplotlib."""
-    values = upsample(map_.sum(0)[None, None], PICTURE.shape[1:])[0, 0] / scale
-    share = (values + 1) / 2 if cmap == "PuOr_r" else values.clamp(min=0)
-    colours = matplotlib.colormaps[cmap](np.rint(255 * share.numpy()).astype(int), bytes=True)[..., :3]
-    grey = PICTURE.mul(255).round().mean(0).numpy()[..., None]
-    return (1 - opacity) * grey + opacity * colours
+    values = upsample(map_.sum(0)[None, None], PICTURE.shape[1:])[0, 0].numpy() / float(scale)
+    share = (values + 1) / 2 if sign == "all" else values.clip(min=0)
+    colours = colours_of(sign)(np.rint(255 * share).astype(int), bytes=True)[..., :3]
+    covered = opacity * np.sqrt(np.abs(values).clip(max=1))[..., None]
+    return (1 - covered) * pale() + covered * colours
+
+
+def pale():
+    picture = PICTURE.mul(255).round().permute(1, 2, 0).numpy()
+    return (picture + picture.mean(2, keepdims=True)) / 2
 
 
 def test_in_a_browser_it_draws_the_maps(path):
@@ -123,17 +128,17 @@ def test_in_a_browser_it_draws_the_maps(path):
         page.wait_for_function("document.getElementById('map').width == 36")
         assert page.title() == f"A title {EVIL}"
         assert (
-            np.abs(shown(page) - drawn(MAPS[0]["positive"]["b"], MAPS[0]["positive"]["b"].max(), "inferno")).max() < 8
+            np.abs(shown(page) - drawn(MAPS[0]["positive"]["b"], MAPS[0]["positive"]["b"].max(), "positive")).max() < 8
         )
         page.get_by_label("signed", exact=True).check()
         page.locator("#layers").get_by_label("b", exact=True).check()
         map_ = MAPS[0]["signed"]["b"]
-        assert np.abs(shown(page) - drawn(map_, map_.abs().max(), "PuOr_r")).mean() < 2
+        assert np.abs(shown(page) - drawn(map_, map_.abs().max(), "all")).mean() < 2
         page.get_by_label("one scale for all classes").check()
         scale = MAPS[1]["signed"]["b"].abs().max()
-        assert np.abs(shown(page) - drawn(map_, scale, "PuOr_r")).mean() < 2
+        assert np.abs(shown(page) - drawn(map_, scale, "all")).mean() < 2
         page.locator("#classes label").nth(1).click()
-        assert np.abs(shown(page) - drawn(MAPS[1]["signed"]["b"], scale, "PuOr_r")).mean() < 2
+        assert np.abs(shown(page) - drawn(MAPS[1]["signed"]["b"], scale, "all")).mean() < 2
         assert page.inner_text("#caption") == f"signed at b, for {EVIL} (score -1.00)"
         page.get_by_label("zero").check()
         assert page.inner_text("#caption").endswith("zero everywhere")
@@ -155,8 +160,7 @@ def test_in_a_browser_by_keyboard(path):
         assert captions[6].endswith("(score -1.00)")
         assert page.is_checked("#shared")
         assert page.input_value("#opacity") == "0"
-        grey = PICTURE.mul(255).round().mean(0).numpy()[..., None]
-        assert np.abs(pictures[-1] - grey).max() <= 1  # the map is transparent now
+        assert np.abs(pictures[-1] - pale()).max() <= 1  # the map is transparent now
         assert np.abs(pictures[2] - pictures[0]).mean() > 5
 
 

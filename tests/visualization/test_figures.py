@@ -13,7 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from captum_extract_aggregate.visualization.figures import COLOURS, SCALINGS, grid, overlay, scale_of
+from captum_extract_aggregate.visualization.blending import SIGNS
+from captum_extract_aggregate.visualization.figures import SCALINGS, grid, overlaid, overlay, scale_of
 
 IMAGE = torch.rand(3, 24, 32, generator=torch.Generator().manual_seed(0))
 MAPS = {
@@ -51,7 +52,7 @@ def test_any_map_makes_a_picture_without_a_warning(name):
         assert shown.std() > 1
 
 
-@pytest.mark.parametrize("sign", COLOURS)
+@pytest.mark.parametrize("sign", SIGNS)
 @pytest.mark.parametrize("name", ["zeros", "ones", "negative", "nan", "channels"])
 def test_any_sign_of_any_map(name, sign):
     axes = Figure().subplots()
@@ -70,13 +71,13 @@ def test_captum_dies_on_maps_that_are_drawn_here():
         overlay(Figure().subplots(), IMAGE, torch.from_numpy(map_[..., 0]), sign=sign)
 
 
-@pytest.mark.parametrize("sign", COLOURS)
+@pytest.mark.parametrize("sign", SIGNS)
 @pytest.mark.parametrize("outlier_perc", [0, 2, 20])
 def test_what_captum_draws_is_drawn_alike(sign, outlier_perc):
     """The same pixels, for a map that Captum can draw and the same colour map."""
     map_ = torch.randn(24, 32, generator=torch.Generator().manual_seed(2))
     ours, theirs = Figure(figsize=(3, 3)), Figure(figsize=(3, 3))
-    overlay(ours.subplots(), IMAGE, map_, sign, outlier_perc=outlier_perc, alpha=0.5, cmap="viridis")
+    overlay(ours.subplots(), IMAGE, map_, sign, None, outlier_perc, alpha=0.5, cmap="viridis", blend="uniform")
     captums.visualize_image_attr(
         map_[..., None].numpy(),
         IMAGE.permute(1, 2, 0).numpy(),
@@ -88,9 +89,8 @@ def test_what_captum_draws_is_drawn_alike(sign, outlier_perc):
         0.5,
         use_pyplot=False,
     )
-    for figure in (ours, theirs):
-        figure.axes[0].set_axis_off()
-        figure.axes[0].images[0].set_clim(0, 255)  # Captum stretches the contrast of the image
+    theirs.axes[0].set_axis_off()
+    theirs.axes[0].images[0].set_clim(0, 255)  # Captum stretches the contrast of the image
     first, second = ours.axes[0].images[-1], theirs.axes[0].images[-1]
     shown = [i.to_rgba(i.get_array(), bytes=True).astype(int) for i in (first, second)]
     assert np.abs(shown[0] - shown[1]).max() <= 1
@@ -132,7 +132,7 @@ def test_rows_and_columns_are_where_they_are_named():
     assert [t.get_text() for a in axes for t in a.texts] == ["first", "second"]
     assert len(axes[0].patches) == 1
     maps = [a.images[-1] for a in (axes[1], axes[2], axes[4], axes[5])]
-    assert [m.get_cmap().name for m in maps] == ["inferno", "inferno", "PuOr_r", "inferno"]
+    assert [m.get_cmap().name for m in maps] == ["inferno", "inferno", "purple_orange", "purple_orange"]
     assert [m.get_array().argmax() for m in maps[:2]] == [0, 0]
     assert maps[2].get_array().argmin() == 0
     assert maps[2].get_clim() == (-1, 1)
@@ -212,10 +212,60 @@ def test_a_batch_of_one_is_what_it_holds():
     assert np.array_equal(plain.axes[1].images[1].get_array(), batched.axes[1].images[1].get_array())
 
 
-@pytest.mark.parametrize(("scaling", "colours"), [("map", {"inferno", "PuOr_r"}), ("row", {"PuOr_r"})])
-def test_maps_that_share_a_scale_share_colours(scaling, colours):
-    figure = grid(IMAGE, {"a": {"x": torch.rand(4, 4), "y": torch.randn(4, 4)}}, scaling=scaling)
-    assert {axes.images[1].get_cmap().name for axes in figure.axes[1:]} == colours
+@pytest.mark.parametrize(("scaling", "colours"), [("row", {"inferno", "purple_orange"}), ("column", {"purple_orange"})])
+def test_a_row_and_maps_that_share_a_scale_share_colours(scaling, colours):
+    maps = {"a": {"x": torch.rand(4, 4), "y": torch.randn(4, 4)}, "b": {"x": torch.rand(4, 4), "y": torch.rand(4, 4)}}
+    figure = grid(IMAGE, maps, scaling=scaling)
+    rows = [{figure.axes[i].images[1].get_cmap().name for i in own} for own in ((1, 2), (4, 5))]
+    assert [len(row) for row in rows] == [1, 1]
+    assert set.union(*rows) == colours
+
+
+def test_maps_that_join_all_layers_share_a_row():
+    maps = {name: {"all layers": MAPS["fine"]} for name in ("FullGrad", "combined", "aggregated")}
+    maps = {"plain": {"x": MAPS["fine"], "y": MAPS["coarse"]}, **maps}
+    figure = grid(IMAGE, maps)
+    titles = [[axes.get_title() for axes in figure.axes[i : i + 3]] for i in (0, 3, 6)]
+    assert titles[0] == ["input", "x", "y"]
+    assert titles[1] == ["", "FullGrad\nall layers", "combined\nall layers"]
+    assert titles[2] == ["", "aggregated\nall layers", ""]
+    assert len(figure.axes) == 9 + 3  # a colour bar for each row
+
+
+def test_colour_bars_say_what_the_colours_mean():
+    maps = {"a": {"x": torch.rand(4, 4)}, "b": {"x": torch.randn(4, 4)}}
+
+    def said(scaling):
+        bars = grid(IMAGE, maps, scaling=scaling).axes[-2:]
+        return [[label.get_text() for label in bar.get_yticklabels()] for bar in bars]
+
+    assert said("map") == [["0", "largest"], ["against", "0", "for"]]
+    end = f"{scale_of([maps['b']['x']]):.3g}"
+    assert said("row")[1] == [f"-{end}", "0", end]
+
+
+def test_the_picture_keeps_its_colours_where_the_map_says_nothing():
+    map_ = torch.zeros(1, 24, 32)
+    map_[0, 5, 7], map_[0, 6, 9] = 2, -2
+    found = overlaid(IMAGE, map_)
+    expected = (IMAGE + IMAGE.mean(0)).permute(1, 2, 0).mul(255 / 2).round().byte().numpy()
+    differs = (found != expected).any(2)
+    assert sorted(zip(*differs.nonzero())) == [(5, 7), (6, 9)]
+    assert found[5, 7, 0] > 200 > found[6, 9, 0]  # orange for the class, purple against it
+    axes = Figure(figsize=(3.2, 2.4), dpi=100).add_axes((0, 0, 1, 1))
+    overlay(axes, IMAGE, map_)
+    drawn = pixels(axes.figure)[..., :3].astype(int)
+    assert np.abs(drawn[5::10, 5::10] - found).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("map_", "said"),
+    [(torch.zeros(1, 4, 4), ["0 everywhere"]), (torch.ones(1, 4, 4), ["the same everywhere"]), (MAPS["fine"], [])],
+)
+def test_a_map_that_is_the_same_everywhere_says_so(map_, said):
+    axes = Figure().subplots()
+    overlay(axes, IMAGE, map_)
+    assert [text.get_text() for text in axes.texts] == said
 
 
 def test_a_notebook_shows_a_figure_that_pyplot_never_saw():

@@ -198,7 +198,7 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
     return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
-class _Named(ExtractAggregate[L]):
+class GridMember(ExtractAggregate[L]):
     """A member of the grid under its own name."""
 
     _extract: str
@@ -266,7 +266,7 @@ class NormGrad(ExtractAggregate[L]):
 
 
 @described("`N x 1 x *S`, non-negative, in units of the score")
-class SelectiveNormGrad(_Named[L]):
+class SelectiveNormGrad(GridMember[L]):
     r"""Selective NormGrad: :math:`\|(g_u \odot x_u)_+\|`; `N x 1 x *S`, non-negative, in units of the score.
 
     Only the channels that raise the score count, which makes it more class-selective than NormGrad.

@@ -15,7 +15,7 @@ import captum_extract_aggregate as cea
 from captum_extract_aggregate.data.scene_models import build_scene_model
 from tests.attr.propagation.cases import METHODS, TARGET, Steps, network, pictures
 from tests.conftest import REAL_DATA, SmallNet, needs_real_data, relative_error
-from tests.networks import CifarResNet20, lively
+from tests.networks import CifarResNet20, lively, shorten
 from tests.reference import propagation as reference
 
 FAMILIES = {
@@ -65,7 +65,7 @@ def test_literal_references(steps, family):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["vgg11", "resnet18", "cifar resnet20", "scene resnet"])
+@pytest.mark.parametrize("name", ["scene vgg", "resnet18", "cifar resnet20", "scene resnet"])
 def test_a_batch_is_its_examples(method, name):
     net = network(name)
     x = pictures(net, 3)[..., :32, :32]
@@ -194,15 +194,6 @@ def _picture(path):
 
 SMALLEST = {"inception_v3": 75, "alexnet": 63, "maxvit_t": 224}
 PATCHES = {"vit_b_16": 16, "vit_b_32": 32, "vit_l_16": 16, "vit_l_32": 32, "vit_h_14": 14}
-
-
-def shorten(net):
-    """Leaves the first two of each row of equal blocks: the others hold no operation that these do not."""
-    for module in net.modules():
-        blocks = list(module) if isinstance(module, nn.Sequential) else []
-        if len({type(block) for block in blocks}) == 1 and not isinstance(blocks[0], nn.Sequential):
-            del module[2:]
-    return net
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import torchvision
 from PIL import Image
 from torch import nn
 
-from captum_extract_aggregate.cli.subject import (
+from captum_extract_aggregate.data.models_by_name import NamedModel
+from captum_extract_aggregate.explanation.subject import (
     check_names,
     class_name,
     find_subject,
@@ -17,7 +18,6 @@ from captum_extract_aggregate.cli.subject import (
     scores_of,
     to_picture,
 )
-from captum_extract_aggregate.data.models_by_name import NamedModel
 from tests.cli.files import MINE
 
 

@@ -1,0 +1,154 @@
+"""Can the maps of one picture be trusted? Three questions, each beside what a map of chance gets.
+
+One picture decides little: it finds maps that are certainly not what they seem, and never proves one right. Over many
+pictures `captum_extract_aggregate.evaluation` asks the same, with significance tests.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from captum_extract_aggregate._common.tensors import upsample
+from captum_extract_aggregate.metrics import null_baseline, pixel_removal, spearman
+from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
+
+if TYPE_CHECKING:
+    from captum_extract_aggregate.explanation.explanation import Explanation
+
+_STEPS = 32  # in which all pixels are removed
+_RANDOM_MAPS = 8
+_HELD = 0.5  # a similarity from which a map is called the same
+
+
+@dataclass(frozen=True)
+class Question:
+    """Holds what one map, at its method and layer, got.
+
+    Attributes:
+        method, layer: which map.
+        classes: rank correlation with the map of the class with the lowest score; near 1 it does not depend on the
+            class.
+        learned: rank correlation with the map of the network whose layers are all initialised anew; near 1 it does not
+            depend on what was learned.
+        kept: share of the signal that can be removed, least salient pixels first, before the decision flips, minus the
+            same for random maps of this resolution; above 0 is better than chance.
+    """
+
+    method: str
+    layer: str
+    classes: float
+    learned: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Holds the answers for all maps; `print` shows them.
+
+    Attributes:
+        answers: one for each map.
+        null: rank correlation of unrelated maps of the coarsest resolution: mean and standard deviation.
+        chance: standard deviation of `kept` over random maps.
+    """
+
+    answers: tuple[Question, ...]
+    null: tuple[float, float]
+    chance: float
+
+    @property
+    def sentence(self) -> str:
+        """What follows for this picture, in words."""
+        blind = [_called(a) for a in self.answers if a.classes > _HELD]
+        unlearned = [_called(a) for a in self.answers if a.learned > _HELD]
+        lines = [
+            f"Hardly depend on the class here: {', '.join(blind)}." if blind else "All maps depend on the class here.",
+            f"Hardly depend on what was learned: {', '.join(unlearned)}."
+            if unlearned
+            else "None looks the same on a random network.",
+            "One picture proves no map right: ask over many (captum-extract-aggregate evaluate).",
+        ]
+        return " ".join(lines)
+
+    def __str__(self) -> str:
+        width = max(len(_called(a)) for a in self.answers)
+        lines = [f"{'':{width}}  other class  random network  removal over chance"]
+        lines += [
+            f"{_called(a):{width}}  {_number(a.classes):>11}  {_number(a.learned):>14}  {a.kept:+19.2f}"
+            for a in self.answers
+        ]
+        null = f"{self.null[0]:.2f} ± {self.null[1]:.2f}"
+        lines.append(f"{'maps of chance':{width}}  {null:>11}  {null:>14}  {f'0.00 ± {self.chance:.2f}':>19}")
+        return "\n".join([*lines, self.sentence])
+
+
+def trust(found: Explanation, seed: int = 0) -> Trust:
+    """Returns the answers for the maps of an explanation."""
+    size = (found.x.shape[2], found.x.shape[3])
+    maps = _flat(found.maps_of(found.target), size)
+    lowest = int(found.scores.argmin())
+    other = _flat(found.maps_of(lowest if lowest != found.target else int(found.scores.argmax())), size)
+    anew = _flat(_on_a_random_network(found, seed), size)
+    coarsest = min((m.shape[1:] for own in found.maps.values() for m in own.values()), key=math.prod)
+    null = null_baseline("spearman", tuple(coarsest), size, seed=seed)
+    chance = _kept(found, _random_maps(tuple(coarsest), size, seed))
+    kept = _kept(found, torch.stack(list(maps.values())))
+    answers = [
+        Question(*key, _alike(m, other[key]), _alike(m, anew[key]), float(own - chance.mean()))
+        for (key, m), own in zip(maps.items(), kept)
+    ]
+    return Trust(tuple(answers), (null.mean, null.std), float(chance.std()))
+
+
+def _called(answer: Question) -> str:
+    return f"{answer.method} at {answer.layer}"
+
+
+def _number(value: float) -> str:
+    """Returns a similarity in two decimals, or that there is none: one of the maps is the same everywhere."""
+    return "one is flat" if math.isnan(value) else f"{value:.2f}"
+
+
+def _flat(maps: dict[str, dict[str, Tensor]], size: tuple[int, int]) -> dict[tuple[str, str], Tensor]:
+    """Returns each map, channels summed, at the input's size: `1 x H x W`."""
+    return {
+        (method, layer): upsample(m.detach().sum(0, keepdim=True)[None], size)[0]
+        for method, own in maps.items()
+        for layer, m in own.items()
+    }
+
+
+def _alike(a: Tensor, b: Tensor) -> float:
+    return float(spearman(a[None], b[None]))
+
+
+def _on_a_random_network(found: Explanation, seed: int) -> dict[str, dict[str, Tensor]]:
+    """Returns the maps on the network with all of its layers initialised anew; the network comes back as it was."""
+    from captum_extract_aggregate.explanation.explanation import maps_of
+
+    stages = randomization_stages(found.model, None, (found.x,), ())
+    last = len(stages) - 1
+    states = randomized(found.model, stages, "cascading", "reset", 1, seed)
+    try:
+        for _, stage in states:
+            if stage == last:
+                return maps_of(found.methods, found.x, [found.target])[0]
+    finally:
+        states.close()
+    return found.maps
+
+
+def _random_maps(shape: tuple[int, ...], size: tuple[int, int], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return upsample(torch.rand(_RANDOM_MAPS, 1, *shape, generator=generator), size)
+
+
+def _kept(found: Explanation, maps: Tensor) -> Tensor:
+    """Returns for each map, `M x 1 x H x W`, what can be removed before the decision flips."""
+    x = found.x.expand(len(maps), -1, -1, -1)
+    step = max(1, math.ceil(maps[0].numel() / _STEPS))
+    return pixel_removal(found.model, x, maps, order="least", step=step).e
