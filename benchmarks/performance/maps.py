@@ -179,13 +179,6 @@ def peers() -> Iterator[Row]:
     yield row("peers", f"torchcam {version('torchcam')}", found)
 
 
-class _LayerCAM(cea.CaptureAttribution):
-    """The positive part of the activation weighed by the positive part of its gradient (Jiang et al., 2021)."""
-
-    def map_of(self, layer: nn.Module | None, x: Tensor, g: Tensor) -> Tensor:
-        return (x * g.clamp(min=0)).sum(1, keepdim=True).clamp(min=0)
-
-
 def competition() -> Iterator[Row]:
     """Five classes that compete at four layers of a ResNet-50, against one forward and five backwards.
 
@@ -205,7 +198,7 @@ def competition() -> Iterator[Row]:
         found = ratios(lambda: competing.attribute(x, target=3), gradients(model, x, layers, 5))  # noqa: B023
         yield row("competition", f"{plain.get_name()}, resnet50, 5 classes, 4 layers", found, limit=1.1)
 
-    ours = _LayerCAM(model, layers)
+    ours = cea.LayerCAM(model, layers)
     modules = [model.get_submodule(layer) for layer in layers]
     size = x.shape[2:]
     of_each = [[min_max(m[:, t]) for m in ours.attribute_per_target(x, classes)] for t in range(len(classes))]
