@@ -27,7 +27,7 @@ _CHOICES = {
     "takes": ("maps", "column", "columns"),
     "needs": ("objects", "other_images", "layers"),
 }
-_NULLS = ("similarity", "centre")
+_NULLS = ("similarity", "centre", "noise")
 _GIVEN = {"maps": 4, "column": 2, "columns": 3}  # how many positional arguments a function gets
 
 
@@ -41,7 +41,8 @@ class Interpretation:
             are compared by, and the other details are only summarised.
         magnitude: methods are compared by magnitudes.
         null: what says nothing would give: a number, or one for each detail; `"similarity"`: what the similarity of the
-            measure's arguments gives for unrelated maps; `"centre"`: what the image's centre gives; None: unknown.
+            measure's arguments gives for unrelated maps; `"centre"`: what the image's centre gives; `"noise"`: what a
+            registered function of maps alone gives for random maps; None: unknown.
         baseline: what the null is called.
         summary: `"mean"`: a line for each detail; `"accuracy"`: values are hits and misses of pairs of image and class,
             summed up as the mean over classes of hits / (hits + misses), by subsets of the pairs; `"stages"`: details

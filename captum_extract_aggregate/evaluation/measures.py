@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, Value
-from captum_extract_aggregate.evaluation.measure_spec import MEASURES, register_measure
+from captum_extract_aggregate.evaluation.measure_spec import register_measure
 from captum_extract_aggregate.metrics import class_sensitivity as class_sensitivity_of
 from captum_extract_aggregate.metrics import (
     completeness_gap,
@@ -54,7 +54,7 @@ _POINTING: dict[str, Any] = {
 )
 def pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Value]:
     """Tells for each class in the image whether its map's maximum lies on it."""
-    for i, target, mask in _objects(batch):
+    for i, target, mask in batch.objects():
         yield i, target, "", _hit(column.of(i, target, batch), mask, tolerance)
 
 
@@ -67,16 +67,8 @@ def pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Va
 )
 def restricted_pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Value]:
     """Tells for each class in the image whether the maximum of the best class's map lies on it."""
-    for i, target, mask in _objects(batch):
+    for i, target, mask in batch.objects():
         yield i, target, "", _hit(column.of(i, int(batch.best[i]), batch), mask, tolerance)
-
-
-def _objects(batch: ImageBatch) -> Iterator[tuple[int, int, Tensor]]:
-    """Yields each class in each image, and where it is."""
-    for i, sample in enumerate(batch.samples):
-        if sample.pairs is not None:
-            for target, mask in zip(sample.pairs.classes, sample.pairs.masks):
-                yield i, target, mask
 
 
 def _hit(map_: Tensor, mask: Tensor, tolerance: float) -> float:
@@ -239,6 +231,3 @@ def randomization(
         for c, column in enumerate(columns):
             for value in _per_example(batch, f"{i:03d} {name}", means[i, c]):
                 yield column, value
-
-
-MEASURES.seal()

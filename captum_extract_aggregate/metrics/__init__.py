@@ -3,6 +3,19 @@
 from captum_extract_aggregate.metrics.adapter import InputAttribution, as_input_attribution
 from captum_extract_aggregate.metrics.class_sensitivity import class_sensitivity
 from captum_extract_aggregate.metrics.completeness import completeness_gap
+from captum_extract_aggregate.metrics.complexity import (
+    complexity,
+    effective_complexity,
+    entropy_rise,
+    histogram_entropy,
+    sparseness,
+)
+from captum_extract_aggregate.metrics.localisation import (
+    grid_pointing_game,
+    localisation_auc,
+    relevance_mass_accuracy,
+    relevance_rank_accuracy,
+)
 from captum_extract_aggregate.metrics.pixel_removal import Removal, RemovalContrast, pixel_removal, removal_contrast
 from captum_extract_aggregate.metrics.pointing_game import (
     PointingGame,
@@ -18,6 +31,7 @@ from captum_extract_aggregate.metrics.similarity import (
     abs_spearman,
     hog_spearman,
     null_baseline,
+    pearson,
     spearman,
     ssim,
     top_k_intersection,
@@ -43,13 +57,23 @@ __all__ = [
     "compare",
     "compare_many",
     "completeness_gap",
+    "complexity",
+    "effective_complexity",
+    "entropy_rise",
+    "grid_pointing_game",
+    "histogram_entropy",
     "hog_spearman",
     "holm",
+    "localisation_auc",
     "null_baseline",
     "parameter_randomization",
+    "pearson",
     "pixel_removal",
     "pointing_game",
+    "relevance_mass_accuracy",
+    "relevance_rank_accuracy",
     "removal_contrast",
+    "sparseness",
     "spearman",
     "ssim",
     "top_k_intersection",

@@ -34,6 +34,13 @@ OURS = [
     "removal_contrast",
     "completeness_gap",
     "parameter_randomization",
+    "relevance_mass_accuracy",
+    "relevance_rank_accuracy",
+    "localisation_auc",
+    "sparseness",
+    "complexity",
+    "effective_complexity",
+    "histogram_entropy",
 ]
 
 

@@ -1,0 +1,100 @@
+"""Equality with Quantus, at equal settings, where it computes the same; and where it does not, the reason shown."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from captum_extract_aggregate import metrics
+
+quantus = pytest.importorskip("quantus")
+PLAIN = {"abs": False, "normalise": False, "disable_warnings": True}
+
+
+@pytest.fixture(scope="module")
+def maps():
+    """Of other scales in one batch."""
+    drawn = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return drawn * torch.tensor([1.0, 2.0, 1e6, 1e3, 0.5]).reshape(5, 1, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def masks():
+    drawn = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(1)) < 0.3
+    drawn[3] = False
+    return drawn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.fc(torch.tanh(self.conv(x)).mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    net = Net().double().eval()
+    for p in net.parameters():
+        nn.init.normal_(p)
+    return net
+
+
+def scores(measure, maps, masks=None, net=None, x=None, y=None):
+    x = torch.rand(len(maps), 1, 8, 8, dtype=torch.float64) if x is None else x
+    y = np.zeros(len(maps), dtype=int) if y is None else y
+    given = {"a_batch": maps.numpy().copy(), "s_batch": None if masks is None else masks.numpy()}  # it writes to them
+    return np.array(measure(net or Net(), x.numpy().copy(), y, **given))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "of"),
+    [
+        ("RelevanceMassAccuracy", metrics.relevance_mass_accuracy, "positive"),
+        ("RelevanceRankAccuracy", metrics.relevance_rank_accuracy, "signed"),
+        ("AUC", metrics.localisation_auc, "signed"),
+        ("AttributionLocalisation", metrics.relevance_mass_accuracy, "positive"),
+    ],
+)
+def test_localisation(maps, masks, theirs, ours, of):
+    maps = maps.clamp(min=0) if of == "positive" else maps  # it divides by the signed sum, which may be 0
+    expected = scores(getattr(quantus, theirs)(**PLAIN), maps, masks)
+    found = ours(maps, masks)
+    assert found.isnan().tolist() == [False, False, False, True, False]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-8)
+
+
+def test_complexity(maps):
+    of = maps.abs() * 1e6  # what it adds, 1e-7 and 1e-12, then is nothing
+    np.testing.assert_allclose(metrics.sparseness(of).numpy(), scores(quantus.Sparseness(**PLAIN), of), rtol=1e-10)
+    np.testing.assert_allclose(metrics.complexity(of).numpy(), scores(quantus.Complexity(**PLAIN), of), rtol=1e-8)
+    found = metrics.effective_complexity(of, 1e6)
+    assert found.tolist() == scores(quantus.EffectiveComplexity(eps=1e6, **PLAIN), of).tolist()
+    # Its default divides by the largest value of the batch, so that a map's score depends on its company.
+    usual = scores(quantus.EffectiveComplexity(eps=1e-5, disable_warnings=True), maps)
+    alone = [float(scores(quantus.EffectiveComplexity(eps=1e-5, disable_warnings=True), m[None])[0]) for m in maps]
+    assert metrics.effective_complexity(maps, 1e-5, relative=True).tolist() == alone != usual.tolist()
+
+
+def test_histogram_entropy(maps):
+    from quantus.functions.complexity_func import discrete_entropy
+
+    for bins in (7, 100):
+        expected = [discrete_entropy(a=m.numpy(), x=m.numpy(), n_bins=bins) for m in maps]
+        np.testing.assert_allclose(metrics.histogram_entropy(maps, bins).numpy(), expected, rtol=1e-10)
+
+
+def test_pearson(maps):
+    from quantus.functions.similarity_func import correlation_pearson, correlation_spearman
+
+    rows, others = maps.flatten(1), maps.flip(2).flatten(1)
+    expected = [float(correlation_pearson(a.numpy(), b.numpy())) for a, b in zip(rows, others)]
+    np.testing.assert_allclose(metrics.pearson(rows, others).numpy(), expected, rtol=1e-10)
+    expected = [float(correlation_spearman(a.numpy(), b.numpy())) for a, b in zip(rows, others)]
+    np.testing.assert_allclose(metrics.spearman(rows, others).numpy(), expected, rtol=1e-10)
+    assert not any(math.isnan(v) for v in expected)
