@@ -1,6 +1,7 @@
 """Evaluation at scale: many images x methods x layers x measures, from a plan, resumable, on one process or many."""
 
 import captum_extract_aggregate.evaluation.measures
+import captum_extract_aggregate.evaluation.measures_of_curves
 import captum_extract_aggregate.evaluation.measures_of_maps  # noqa: F401  # which registers them, too
 from captum_extract_aggregate.evaluation.comparing import ComparisonTable, comparisons
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch

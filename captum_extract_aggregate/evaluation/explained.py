@@ -56,6 +56,11 @@ class ImageBatch:
                 for target, mask in zip(sample.pairs.classes, sample.pairs.masks):
                     yield i, target, mask
 
+    def values(self, detail: str, values: Tensor) -> Iterator[Value]:
+        """Yields one value for each example, of its best class."""
+        for i, value in enumerate(values.tolist()):
+            yield i, int(self.best[i]), detail, float(value)
+
     def copied(self) -> ImageBatch:
         """Returns the same batch in tensors of its own, and with the same model."""
         x, scores, targets = (t.detach().clone() for t in (self.x, self.scores, self.targets))

@@ -185,6 +185,12 @@ MEASURES: Registry[MeasureSpec] = Registry("measure", "unregister_measure")
 _SAID = "measure_spec"  # the attribute by which a function says what it is
 
 
+def defaults_of(function: Callable[..., Any], *names: str) -> Mapping[str, Any]:
+    """Returns the defaults of some arguments, which stand in the signature of the public measure alone."""
+    parameters = inspect.signature(function).parameters
+    return {name: parameters[name].default for name in names}
+
+
 def describe_measure(**facts: Any) -> Callable[[Function], Function]:
     """Returns a decorator by which a function that plans name as `FILE.py:FUNCTION` says what it is, without being
     registered.

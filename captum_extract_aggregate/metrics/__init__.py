@@ -10,11 +10,18 @@ from captum_extract_aggregate.metrics.complexity import (
     histogram_entropy,
     sparseness,
 )
+from captum_extract_aggregate.metrics.linear_imputation import linear_imputation
 from captum_extract_aggregate.metrics.localisation import (
     grid_pointing_game,
     localisation_auc,
     relevance_mass_accuracy,
     relevance_rank_accuracy,
+)
+from captum_extract_aggregate.metrics.perturbation_curve import (
+    PerturbationCurve,
+    SymmetricRelevanceGain,
+    perturbation_curve,
+    symmetric_relevance_gain,
 )
 from captum_extract_aggregate.metrics.pixel_removal import Removal, RemovalContrast, pixel_removal, removal_contrast
 from captum_extract_aggregate.metrics.pointing_game import (
@@ -44,11 +51,13 @@ __all__ = [
     "Comparisons",
     "InputAttribution",
     "NullBaseline",
+    "PerturbationCurve",
     "PointingGame",
     "Randomization",
     "Removal",
     "RemovalContrast",
     "RestrictedPointingGame",
+    "SymmetricRelevanceGain",
     "ValueSummary",
     "abs_spearman",
     "as_input_attribution",
@@ -64,10 +73,12 @@ __all__ = [
     "histogram_entropy",
     "hog_spearman",
     "holm",
+    "linear_imputation",
     "localisation_auc",
     "null_baseline",
     "parameter_randomization",
     "pearson",
+    "perturbation_curve",
     "pixel_removal",
     "pointing_game",
     "relevance_mass_accuracy",
@@ -76,5 +87,6 @@ __all__ = [
     "sparseness",
     "spearman",
     "ssim",
+    "symmetric_relevance_gain",
     "top_k_intersection",
 ]

@@ -34,6 +34,8 @@ OURS = [
     "removal_contrast",
     "completeness_gap",
     "parameter_randomization",
+    "perturbation_curve",
+    "symmetric_relevance_gain",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",
     "localisation_auc",

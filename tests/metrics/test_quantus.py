@@ -45,6 +45,10 @@ def net():
     return net
 
 
+def pictures(n, channels=1, seed=2):
+    return torch.rand(n, channels, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
 def scores(measure, maps, masks=None, net=None, x=None, y=None):
     x = torch.rand(len(maps), 1, 8, 8, dtype=torch.float64) if x is None else x
     y = np.zeros(len(maps), dtype=int) if y is None else y
@@ -98,3 +102,48 @@ def test_pearson(maps):
     expected = [float(correlation_spearman(a.numpy(), b.numpy())) for a, b in zip(rows, others)]
     np.testing.assert_allclose(metrics.spearman(rows, others).numpy(), expected, rtol=1e-10)
     assert not any(math.isnan(v) for v in expected)
+
+
+def test_pixel_flipping(net):
+    """Of one channel, whose pixels are its features; the untouched input is no step of its curve."""
+    net = net.float()
+    x, a, y = pictures(4), pictures(4, seed=3), np.array([0, 1, 2, 0])
+    for step in (4, 16):
+        theirs = quantus.PixelFlipping(features_in_step=step, perturb_baseline=0.25, **PLAIN)
+        expected = theirs(net, x.numpy().copy(), y, a_batch=a.numpy().copy(), softmax=True)
+        found = metrics.perturbation_curve(net, x, a, y, step=step, baseline=0.25)
+        np.testing.assert_allclose(found.scores[:, 1:].numpy(), expected, rtol=1e-5)
+    with pytest.raises(AssertionError):  # a last step that is shorter
+        quantus.PixelFlipping(features_in_step=7, **PLAIN)(net, x.numpy(), y, a_batch=a.numpy())
+    net.double()
+
+
+def test_noisy_linear_imputation():
+    from quantus.functions.perturb_func import noisy_linear_imputation
+
+    for channels in (1, 3):
+        x, gone = pictures(3, channels).double(), pictures(3, seed=4) < 0.7
+        found = metrics.linear_imputation(x, gone)
+        for i in range(3):
+            (places,) = np.nonzero(gone[i].flatten().numpy())
+            expected = noisy_linear_imputation(x[i].numpy(), places, noise=0.0)
+            np.testing.assert_allclose(found[i].numpy(), expected, atol=1e-9)
+
+
+def test_road(net):
+    """Of one channel and in one batch."""
+    net = net.float()
+    x, a = pictures(6), pictures(6, seed=3)
+    with torch.no_grad():
+        net.fc.bias -= net(x).mean(0)  # decisions that change
+        y = net(x).argmax(1).numpy()
+    shares = [10, 30, 50, 70, 90]
+    road = quantus.ROAD(percentages=shares, noise=0.0, **PLAIN)
+    given = {"a_batch": a.numpy().copy()}
+    expected = road(net, x.numpy().copy(), y, **given)
+    found = metrics.perturbation_curve(
+        net, x, a, y, fractions=[p / 100 for p in shares], imputer="linear", output="decision"
+    )
+    assert found.mean().tolist() == pytest.approx([expected[p] for p in shares])
+    assert 0 < found.mean().mean() < 1
+    net.double()
