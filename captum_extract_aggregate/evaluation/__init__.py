@@ -2,7 +2,8 @@
 
 import captum_extract_aggregate.evaluation.measures
 import captum_extract_aggregate.evaluation.measures_of_curves
-import captum_extract_aggregate.evaluation.measures_of_maps  # noqa: F401  # which registers them, too
+import captum_extract_aggregate.evaluation.measures_of_maps
+import captum_extract_aggregate.evaluation.measures_of_robustness  # noqa: F401  # which registers them, too
 from captum_extract_aggregate.evaluation.comparing import ComparisonTable, comparisons
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
 from captum_extract_aggregate.evaluation.measure_spec import (

@@ -121,7 +121,7 @@ class MeasureSpec(Interpretation):
             returns a tensor of N values;
             `"column"`: `(batch, column)`, an `ImageBatch` and a `Column`, and yields (example, class, detail, value);
             `"columns"`: `(batch, columns, explain)`, where `explain()` gives the columns of the network as it is now,
-            and yields (column, (example, class, detail, value)).
+            and `explain(x)` those of other inputs, and yields (column, (example, class, detail, value)).
         arguments: its own arguments with their defaults; None: those of its signature.
         needs: `"objects"` (known objects in whole images), `"other_images"` (maps of as many other images of one size
             as the argument `n_shuffles` says), `"layers"` (parameters in the layers that the argument `layers` names).

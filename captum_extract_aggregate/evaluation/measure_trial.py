@@ -29,7 +29,7 @@ def try_measure(plan: MeasurePlan, spec: MeasureSpec) -> None:
         given: dict[str, tuple[Any, ...]] = {
             "maps": (x, x, batch.best, model),
             "column": (batch, column),
-            "columns": (batch, [column], lambda: [column]),
+            "columns": (batch, [column], lambda x=None: [column]),
         }
         for _ in spec.function(*given[spec.takes], **_small(plan, spec)):
             pass

@@ -187,7 +187,7 @@ def completeness(batch: ImageBatch, column: Column) -> Iterator[Value]:
     summary="stages",
     charts=("stages",),
     axis="similarity",
-    title="similarity with the original map while layers are randomised, from the output on",
+    title="similarity with the original map while layers are randomised",
     happens="randomised",
     needs=("layers",),
     repeats=("n_seeds",),
@@ -207,6 +207,7 @@ def randomization(
     check_randomization(order, init, n_seeds)
     compare = find_similarity(similarity)
     stages = randomization_stages(batch.model, layers or None, (batch.x,), ())
+    stages = stages[::-1] if order == "bottom_up" else stages
     values = torch.full((n_seeds, len(stages), len(columns), len(batch.samples)), torch.nan, dtype=torch.float64)
     with contextlib.closing(randomized(batch.model, stages, order, init, n_seeds, batch.run_seed)) as states:
         for s, i in states:

@@ -31,6 +31,7 @@ from captum_extract_aggregate.metrics.pointing_game import (
     pointing_game,
 )
 from captum_extract_aggregate.metrics.randomization import Randomization, parameter_randomization
+from captum_extract_aggregate.metrics.randomization_variants import emprt, smprt
 from captum_extract_aggregate.metrics.significance import Comparison, Comparisons, compare, compare_many, holm
 from captum_extract_aggregate.metrics.similarity import (
     SIMILARITIES,
@@ -42,6 +43,13 @@ from captum_extract_aggregate.metrics.similarity import (
     spearman,
     ssim,
     top_k_intersection,
+)
+from captum_extract_aggregate.metrics.stability import (
+    Stability,
+    local_lipschitz_estimate,
+    relative_input_stability,
+    relative_output_stability,
+    stability,
 )
 from captum_extract_aggregate.metrics.summary import ValueSummary
 
@@ -57,6 +65,7 @@ __all__ = [
     "Removal",
     "RemovalContrast",
     "RestrictedPointingGame",
+    "Stability",
     "SymmetricRelevanceGain",
     "ValueSummary",
     "abs_spearman",
@@ -68,12 +77,14 @@ __all__ = [
     "completeness_gap",
     "complexity",
     "effective_complexity",
+    "emprt",
     "entropy_rise",
     "grid_pointing_game",
     "histogram_entropy",
     "hog_spearman",
     "holm",
     "linear_imputation",
+    "local_lipschitz_estimate",
     "localisation_auc",
     "null_baseline",
     "parameter_randomization",
@@ -81,12 +92,16 @@ __all__ = [
     "perturbation_curve",
     "pixel_removal",
     "pointing_game",
+    "relative_input_stability",
+    "relative_output_stability",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",
     "removal_contrast",
+    "smprt",
     "sparseness",
     "spearman",
     "ssim",
+    "stability",
     "symmetric_relevance_gain",
     "top_k_intersection",
 ]

@@ -43,6 +43,9 @@ OURS = [
     "complexity",
     "effective_complexity",
     "histogram_entropy",
+    "stability",
+    "emprt",
+    "smprt",
 ]
 
 

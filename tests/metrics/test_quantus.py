@@ -147,3 +147,60 @@ def test_road(net):
     assert found.mean().tolist() == pytest.approx([expected[p] for p in shares])
     assert 0 < found.mean().mean() < 1
     net.double()
+
+
+def test_relative_stability():
+    """Its formula for one neighbour; of several it takes the largest, NaN where any changes the decision."""
+    x, near = pictures(3).double() - 0.5, pictures(3, seed=5).double() - 0.5
+    a, b = pictures(3, seed=6).double(), pictures(3, seed=7).double()
+    a[0, 0, 0, 0] = x[1, 0, 2, 2] = 0
+    h, g = (t.flatten(1)[:, :4] for t in (x, near))
+    rows = [t.numpy().copy() for t in (x, near, a, b)]
+    expected = quantus.RelativeInputStability(**PLAIN).relative_input_stability_objective(*rows)
+    np.testing.assert_allclose(metrics.relative_input_stability(x, near, a, b).numpy(), expected, rtol=1e-8)
+    rows = [t.numpy().copy() for t in (h, g, a, b)]
+    expected = quantus.RelativeOutputStability(**PLAIN).relative_output_stability_objective(*rows)
+    np.testing.assert_allclose(metrics.relative_output_stability(h, g, a, b).numpy(), expected, rtol=1e-8)
+    rows = [t.numpy().copy() for t in (h, g, a, b)]
+    representation = quantus.RelativeRepresentationStability(layer_names=[], **PLAIN)
+    expected = representation.relative_representation_stability_objective(*rows)
+    np.testing.assert_allclose(metrics.relative_input_stability(h, g, a, b).numpy(), expected, rtol=1e-8)
+
+
+def test_lipschitz():
+    from quantus.functions.norm_func import l2_norm
+    from quantus.functions.similarity_func import distance_euclidean, lipschitz_constant
+
+    x, near, a, b = (pictures(3, seed=i).double().flatten(1) for i in range(4))
+    euclidean = {"norm_numerator": distance_euclidean, "norm_denominator": distance_euclidean}
+    expected = [lipschitz_constant(*(t[i].numpy() for t in (a, b, x, near)), **euclidean) for i in range(3)]
+    np.testing.assert_allclose(metrics.local_lipschitz_estimate(x, near, a, b).numpy(), expected, rtol=1e-8)
+    assert l2_norm(a.numpy()).shape == (3,)
+
+
+def test_emprt(net):
+    """With the same draws: all layers anew, as it does it."""
+    import copy
+
+    from quantus.helpers.model.pytorch_model import PyTorchModel
+
+    x = pictures(4).double()
+    explain = lambda model, t: model.conv(t).abs().mean(1, keepdim=True)  # noqa: E731
+
+    def theirs(model, inputs, targets, **kwargs):
+        with torch.no_grad():
+            return explain(copy.deepcopy(model).double(), torch.as_tensor(inputs).double()).numpy()
+
+    test = quantus.EfficientMPRT(skip_layers=True, complexity_func_kwargs={"n_bins": 20}, **PLAIN)
+    single = copy.deepcopy(net).float()
+    expected = test(single, x.float().numpy(), np.zeros(4, dtype=int), explain_func=theirs, a_batch=None)
+    *_, (_, drawn) = PyTorchModel(single, channel_first=True, softmax=False).get_random_layer_generator("bottom_up", 42)
+    given = dict(drawn.double().named_parameters())
+
+    def as_drawn(layer):
+        name = {net.conv: "conv", net.fc: "fc"}[layer]
+        for own, p in layer.named_parameters():
+            p.data.copy_(given[f"{name}.{own}"])
+
+    found = metrics.emprt(lambda t: explain(net, t), net, x.float().double(), init=as_drawn, bins=20)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-6)
