@@ -45,6 +45,17 @@ def rank_accuracy(batch: ImageBatch, column: Column) -> Iterator[Value]:
 
 
 @register_measure(
+    "grid_pointing_game",
+    meaning="Of data of grids of pictures (`GridImages`): the share of the map's positive values that lies in the cell "
+    "of the class explained, `accuracy`; and `above_chance`, what it has more than the cell's share of the grid.",
+    **_SHARE,
+)
+def grid_pointing(batch: ImageBatch, column: Column) -> Iterator[Value]:
+    """Yields for each cell of a grid which share of its class's map lies in it."""
+    yield from _shares(metrics.relevance_mass_accuracy, batch, column)
+
+
+@register_measure(
     "localisation_auc",
     meaning="The chance that a pixel on the object has a larger value than one elsewhere.",
     takes="column",

@@ -30,6 +30,7 @@ from captum_extract_aggregate.metrics.pointing_game import (
     centre_map,
     pointing_game,
 )
+from captum_extract_aggregate.metrics.quantus_adapter import from_quantus, quantus_explainer
 from captum_extract_aggregate.metrics.randomization import Randomization, parameter_randomization
 from captum_extract_aggregate.metrics.randomization_variants import emprt, smprt
 from captum_extract_aggregate.metrics.significance import Comparison, Comparisons, compare, compare_many, holm
@@ -79,6 +80,7 @@ __all__ = [
     "effective_complexity",
     "emprt",
     "entropy_rise",
+    "from_quantus",
     "grid_pointing_game",
     "histogram_entropy",
     "hog_spearman",
@@ -92,6 +94,7 @@ __all__ = [
     "perturbation_curve",
     "pixel_removal",
     "pointing_game",
+    "quantus_explainer",
     "relative_input_stability",
     "relative_output_stability",
     "relevance_mass_accuracy",

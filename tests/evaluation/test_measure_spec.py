@@ -38,6 +38,7 @@ OURS = [
     "symmetric_relevance_gain",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",
+    "grid_pointing_game",
     "localisation_auc",
     "sparseness",
     "complexity",
