@@ -17,7 +17,7 @@ from captum_extract_aggregate.cli import app
 # What the functions return, and their tables: described in their docstrings.
 RESULTS = (
     "Comparison Comparisons InputAttribution NullBaseline Randomization Removal RemovalContrast SIMILARITIES "
-    "PerturbationCurve Stability SymmetricRelevanceGain "
+    "AggregatedAttributions PerturbationCurve Stability SymmetricRelevanceGain "
     "BiasReport DecayStep DecayedBiases InputRobustness RobustnessRow".split()
 )
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -1,6 +1,7 @@
 """Measures of whether a map can be trusted, in the style of `captum.metrics`: one value per example."""
 
 from captum_extract_aggregate.metrics.adapter import InputAttribution, as_input_attribution
+from captum_extract_aggregate.metrics.aggregated_attributions import AggregatedAttributions, aggregated_attributions
 from captum_extract_aggregate.metrics.class_sensitivity import class_sensitivity
 from captum_extract_aggregate.metrics.completeness import completeness_gap
 from captum_extract_aggregate.metrics.complexity import (
@@ -56,6 +57,7 @@ from captum_extract_aggregate.metrics.summary import ValueSummary
 
 __all__ = [
     "SIMILARITIES",
+    "AggregatedAttributions",
     "Comparison",
     "Comparisons",
     "InputAttribution",
@@ -70,6 +72,7 @@ __all__ = [
     "SymmetricRelevanceGain",
     "ValueSummary",
     "abs_spearman",
+    "aggregated_attributions",
     "as_input_attribution",
     "centre_map",
     "class_sensitivity",

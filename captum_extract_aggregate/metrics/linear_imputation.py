@@ -201,4 +201,4 @@ def _checked(x: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:
         raise InvalidValueError(
             f"gone is {what} for inputs of {tuple(x.shape)}; expected booleans {(len(x), 1, *x.shape[2:])}"
         )
-    return x.detach(), gone
+    return x.detach(), gone.to(x.device)
