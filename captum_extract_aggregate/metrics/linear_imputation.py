@@ -14,9 +14,9 @@ from torch import Tensor
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu
 
-_MOST_ITERATIONS = 1000
+_MOST_ITERATIONS = 10_000
 _PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
-_COARSEST, _COARSEST_STEPS = 8, 12  # cells along a side, and steps of Jacobi's method
+_COARSEST, _COARSEST_STEPS = 8, 4  # cells along a side, and steps of Jacobi's method
 _DAMPING = {1: 2 / 3, 2: 0.9, 3: 0.9}  # of Jacobi's method, below what would amplify anything
 _TOGETHER = 2**18  # numbers, which a CPU's cache holds
 _POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -96,8 +96,8 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 class _Grid(NamedTuple):
-    """Holds the system at one resolution: its size, how open each cell is (how much of it is gone), the diagonal, and
-    its damped inverse.
+    """Holds the system at one resolution: its size, how open each cell is (how much of it is gone), the diagonal, its
+    damped inverse, and where it has one (1, else 0).
 
     Cells are joined by the weights of their offsets times how open both are, and held by what neighbours are there.
     Tensors have a spare cell at the end of each dimension, where they are 0.
@@ -107,6 +107,7 @@ class _Grid(NamedTuple):
     open: Tensor
     diagonal: Tensor
     inverse: Tensor
+    inside: Tensor
 
     def applied(self, u: Tensor) -> Tensor:
         """Returns the system's left side."""
@@ -117,7 +118,9 @@ def _grids(gone: Tensor) -> list[_Grid]:
     """Returns the system at all resolutions, the finest first; sides are filled up with what is there."""
     own, dims = tuple(gone.shape[2:]), gone.ndim - 2
     levels = math.ceil(math.log2(max(1, max(own) / _COARSEST)))
-    size = tuple(-(-n // 2**levels) * 2**levels for n in own)
+    while levels and math.prod(_filled(own, levels)) > 2 * math.prod(own):  # of long and narrow ones fewer
+        levels -= 1
+    size = _filled(own, levels)
     there = _spared(1 - gone, size)
     open_ = _spared(gone, size)
     held = open_ * _neighbours(there)
@@ -127,8 +130,14 @@ def _grids(gone: Tensor) -> list[_Grid]:
             open_, held = _pooled(open_, size) * 2 ** ((dims - 2) / 2 - dims), _pooled(held, size)
             size = tuple(n // 2 for n in size)
         diagonal = open_ * _neighbours(open_) + held
-        grids.append(_Grid(size, open_, diagonal, torch.where(diagonal > 0, _DAMPING[dims] / diagonal, 0)))
+        inverse = torch.where(diagonal > 0, _DAMPING[dims] / diagonal, 0)
+        grids.append(_Grid(size, open_, diagonal, inverse, (diagonal > 0).to(gone.dtype)))
     return grids
+
+
+def _filled(size: Sequence[int], levels: int) -> tuple[int, ...]:
+    """Returns sides that can be halved so often."""
+    return tuple(-(-n // 2**levels) * 2**levels for n in size)
 
 
 def _cycle(grids: Sequence[_Grid], right: Tensor) -> Tensor:
@@ -140,7 +149,7 @@ def _cycle(grids: Sequence[_Grid], right: Tensor) -> Tensor:
     u = grid.inverse * right
     if len(grids) > 1:
         coarse = _cycle(grids[1:], _pooled(_spread(right - grid.applied(u)), grid.size))
-        u.addcmul_(_spread(_doubled(coarse, grid.size)), (grid.inverse > 0).to(u))
+        u.addcmul_(_spread(_doubled(coarse, grid.size)), grid.inside)
     for _ in range(1 if len(grids) > 1 else _COARSEST_STEPS):
         u = u.addcmul(grid.inverse, right - grid.applied(u))
     return u

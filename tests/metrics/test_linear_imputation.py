@@ -14,7 +14,7 @@ def drawn(n, size, share=0.6, channels=2, dtype=torch.float64):
     return x, torch.rand(n, 1, *size, generator=generator) < share
 
 
-@pytest.mark.parametrize("size", [(1,), (30,), (1, 9), (7, 8), (13, 16), (4, 3, 5)])
+@pytest.mark.parametrize("size", [(1,), (30,), (1, 70), (7, 8), (13, 16), (4, 3, 5), (2, 17, 4)])
 def test_dense_solutions(size):
     """Of scattered pixels, of nothing that is gone or there, and of one that is left."""
     x, gone = drawn(4, size)
