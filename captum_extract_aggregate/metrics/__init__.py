@@ -51,6 +51,7 @@ from captum_extract_aggregate.metrics.stability import (
     local_lipschitz_estimate,
     relative_input_stability,
     relative_output_stability,
+    relative_representation_stability,
     stability,
 )
 from captum_extract_aggregate.metrics.summary import ValueSummary
@@ -100,6 +101,7 @@ __all__ = [
     "quantus_explainer",
     "relative_input_stability",
     "relative_output_stability",
+    "relative_representation_stability",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",
     "removal_contrast",

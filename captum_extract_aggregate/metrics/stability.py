@@ -36,11 +36,10 @@ def relative_input_stability(x: Tensor, near: Tensor, maps: Tensor, near_maps: T
     r"""Returns the largest relative change of the map per relative change of the input; `N`.
 
     :math:`\max_{x'} \|(e_x - e_{x'}) / e_x\|_2 / \max(\|(x - x') / x\|_2, \epsilon)`, element by element. It changes
-    with neither the map's nor the input's scale, but where they hold zeros, which count as `eps`. Other measures of
-    representations than the input (relative representation stability) are this one with a layer's output for `x`.
+    with neither the map's nor the input's scale, but where they hold zeros, which count as `eps`.
 
     Args:
-        x: inputs, or a layer's outputs, `N x ...`.
+        x: inputs, `N x ...`.
         near: of their neighbours, `N x ...`, or `S x N x ...` of several.
         maps: explanations of `x`, `N x ...`. near_maps: of the neighbours, for the same classes.
         eps: what a zero counts as, and the least change.
@@ -56,6 +55,30 @@ def relative_input_stability(x: Tensor, near: Tensor, maps: Tensor, near_maps: T
         2.0
     """
     return _largest(_relative, x, near, maps, near_maps, eps, "x")
+
+
+def relative_representation_stability(
+    representations: Tensor, near_representations: Tensor, maps: Tensor, near_maps: Tensor, eps: float = _EPS
+) -> Tensor:
+    """Returns the largest relative change of the map per relative change of what a layer gives out; `N`.
+
+    It is `relative_input_stability` of representations.
+
+    Args:
+        representations: a layer's outputs, `N x ...`. near_representations: of the neighbours.
+        maps, near_maps, eps: as for `relative_input_stability`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was got and what was expected.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.metrics import relative_representation_stability
+        >>> maps, near_maps = torch.tensor([[1.0, 1.0]]), torch.tensor([[1.0, 1.5]])
+        >>> relative_representation_stability(torch.tensor([[4.0]]), torch.tensor([[5.0]]), maps, near_maps).item()
+        2.0
+    """
+    return _largest(_relative, representations, near_representations, maps, near_maps, eps, "representations")
 
 
 def relative_output_stability(

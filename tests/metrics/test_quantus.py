@@ -164,7 +164,7 @@ def test_relative_stability():
     rows = [t.numpy().copy() for t in (h, g, a, b)]
     representation = quantus.RelativeRepresentationStability(layer_names=[], **PLAIN)
     expected = representation.relative_representation_stability_objective(*rows)
-    np.testing.assert_allclose(metrics.relative_input_stability(h, g, a, b).numpy(), expected, rtol=1e-8)
+    np.testing.assert_allclose(metrics.relative_representation_stability(h, g, a, b).numpy(), expected, rtol=1e-8)
 
 
 def test_lipschitz():

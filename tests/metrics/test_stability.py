@@ -12,6 +12,7 @@ from captum_extract_aggregate.metrics import (
     local_lipschitz_estimate,
     relative_input_stability,
     relative_output_stability,
+    relative_representation_stability,
     stability,
 )
 from captum_extract_aggregate.metrics.stability import noise_fields
@@ -39,6 +40,7 @@ def test_literal_references():
     for ours, slow, of, near_of in (
         (relative_input_stability, reference.relative_input_stability, x, near),
         (relative_output_stability, reference.relative_output_stability, outputs, near_outputs),
+        (relative_representation_stability, reference.relative_input_stability, outputs, near_outputs),
         (local_lipschitz_estimate, reference.local_lipschitz_estimate, x, near),
     ):
         more = () if ours is local_lipschitz_estimate else (1e-4,)
