@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
+from captum_extract_aggregate._common.errors import InvalidValueError, said
 from captum_extract_aggregate._common.tensors import upsample
 from captum_extract_aggregate.evaluation.explained import CENTRE, MethodAtLayer
 from captum_extract_aggregate.evaluation.grouping import Array, Group, groups
@@ -136,7 +137,13 @@ def _null(similarity: str, map_size: tuple[int, int], image_size: tuple[int, int
 
 def _of_noise(measure: MeasurePlan, map_size: tuple[int, int], image_size: tuple[int, int]) -> NullBaseline:
     maps = upsample(torch.rand(_NOISE, 1, *map_size, generator=torch.Generator().manual_seed(0)), image_size)
-    values = MEASURES[measure.measure].function(maps, None, None, None, **measure.arguments).double()
+    try:
+        values = MEASURES[measure.measure].function(maps, None, None, None, **measure.arguments).double()
+    except (AttributeError, TypeError) as error:
+        raise InvalidValueError(
+            f"measure {measure.measure!r} says null='noise', and failed on maps alone ({said(error)}); expected a "
+            "function that looks at nothing else, or another null"
+        ) from None
     return NullBaseline(float(values.mean()), float(values.std()), _NOISE)
 
 

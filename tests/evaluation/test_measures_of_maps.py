@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from captum_extract_aggregate import metrics
-from captum_extract_aggregate.evaluation import comparisons, report, summarize
+from captum_extract_aggregate.evaluation import comparisons, register_measure, report, summarize, unregister_measure
 from captum_extract_aggregate.evaluation.prepare import prepare
 from captum_extract_aggregate.evaluation.runner import maps_of
 from tests.evaluation.plans import evaluated
@@ -81,3 +81,16 @@ def test_the_report_says_what_they_mean(results, tmp_path):
     assert "*baseline: chance*" in text
     assert "The Gini index" in text
     assert {"layers-sparseness.png", "boxes-complexity.png"} <= {path.name for path in tmp_path.glob("*.png")}
+
+
+def test_noise_as_a_null_of_what_looks_at_more_than_maps_is_refused(tmp_path):
+    @register_measure("brightness", null="noise")
+    def brightness(maps, inputs, targets, model):
+        return inputs.flatten(1).mean(1)
+
+    try:
+        found = evaluated(tmp_path / "r", measures=[{"measure": "brightness"}], data={"n": 1})
+        with pytest.raises(ValueError, match=r"measure 'brightness' says null='noise', and failed on maps alone"):
+            summarize(found)
+    finally:
+        unregister_measure("brightness")
