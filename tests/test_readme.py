@@ -20,6 +20,7 @@ from captum_extract_aggregate.cli import app
 # What the functions return, and their tables: described in their docstrings.
 RESULTS = (
     "Comparison Comparisons InputAttribution NullBaseline Randomization Removal RemovalContrast SIMILARITIES "
+    "AggregatedAttributions PerturbationCurve Stability SymmetricRelevanceGain "
     "BiasReport DecayStep DecayedBiases InputRobustness RobustnessRow".split()
 )
 COLUMNS = ("class", "weights", "extract", "aggregate", "sign")

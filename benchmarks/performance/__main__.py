@@ -36,6 +36,7 @@ SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "batched_backward": maps.batched_backward,
     "closed_forms": maps.closed_forms,
     "pixel_removal": measures.pixel_removal,
+    "curves": measures.curves,
     "spearman": measures.spearman,
     "meta_saliency": measures.meta_saliency,
     "rules": measures.rules,

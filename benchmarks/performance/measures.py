@@ -73,6 +73,22 @@ def _scenes(n: int) -> Tensor:
     return torch.stack([image for image, _ in cea.DigitScenes(n)])
 
 
+def curves() -> Iterator[Row]:
+    """Perturbation curves against their bare forwards: ResNet-18, 8 pictures of 112 x 112, 9 steps."""
+    model, shares = network("resnet18"), [i / 10 for i in range(1, 10)]
+    x = images(8)[..., :112, :112].contiguous()
+    maps = torch.rand(8, 1, 7, 7, generator=torch.Generator().manual_seed(0))
+
+    def bare() -> None:
+        with torch.no_grad():
+            for _ in shares:
+                model(x)
+
+    for imputer, limit in (("constant", 1.05), ("road", 1.25)):
+        found = ratios(lambda: metrics.perturbation_curve(model, x, maps, 3, fractions=shares, imputer=imputer), bare)  # noqa: B023
+        yield row("curves", f"imputer {imputer}", found, limit=limit)
+
+
 def spearman() -> Iterator[Row]:
     """A batch of maps of 224 x 224, against SciPy map by map; equal to the last digits."""
     generator = torch.Generator().manual_seed(0)

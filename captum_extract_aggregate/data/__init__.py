@@ -1,6 +1,7 @@
 """Embedded digit scenes with small networks trained on them, and image-class pairs of VOC and COCO."""
 
 from captum_extract_aggregate.data.captioner import SceneCaptioner, load_scene_captioner
+from captum_extract_aggregate.data.grid_images import GridImages
 from captum_extract_aggregate.data.pointing_pairs import (
     VOC_CLASSES,
     PointingPairs,
@@ -15,6 +16,7 @@ from captum_extract_aggregate.data.scenes import DigitScenes
 __all__ = [
     "VOC_CLASSES",
     "DigitScenes",
+    "GridImages",
     "PointingPairs",
     "SceneCaptioner",
     "SceneResNet",

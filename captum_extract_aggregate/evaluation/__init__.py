@@ -1,9 +1,13 @@
 """Evaluation at scale: many images x methods x layers x measures, from a plan, resumable, on one process or many."""
 
-import captum_extract_aggregate.evaluation.measures  # noqa: F401  # registers them
+import captum_extract_aggregate.evaluation.measures
+import captum_extract_aggregate.evaluation.measures_of_curves
+import captum_extract_aggregate.evaluation.measures_of_maps
+import captum_extract_aggregate.evaluation.measures_of_robustness  # noqa: F401  # which registers them, too
 from captum_extract_aggregate.evaluation.comparing import ComparisonTable, comparisons
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
 from captum_extract_aggregate.evaluation.measure_spec import (
+    MEASURES,
     Interpretation,
     MeasureSpec,
     describe_measure,
@@ -57,3 +61,5 @@ __all__ = [
     "summarize",
     "unregister_measure",
 ]
+
+MEASURES.seal()

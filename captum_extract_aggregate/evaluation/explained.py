@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -48,6 +48,18 @@ class ImageBatch:
     def best(self) -> Tensor:
         """Each image's highest scoring class."""
         return self.targets[:, 0]
+
+    def objects(self) -> Iterator[tuple[int, int, Tensor]]:
+        """Yields each class in each image whose objects are known, and where it is: example, class, mask."""
+        for i, sample in enumerate(self.samples):
+            if sample.pairs is not None:
+                for target, mask in zip(sample.pairs.classes, sample.pairs.masks):
+                    yield i, target, mask
+
+    def values(self, detail: str, values: Tensor) -> Iterator[Value]:
+        """Yields one value for each example, of its best class."""
+        for i, value in enumerate(values.tolist()):
+            yield i, int(self.best[i]), detail, float(value)
 
     def copied(self) -> ImageBatch:
         """Returns the same batch in tensors of its own, and with the same model."""

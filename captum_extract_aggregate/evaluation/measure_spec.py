@@ -27,7 +27,7 @@ _CHOICES = {
     "takes": ("maps", "column", "columns"),
     "needs": ("objects", "other_images", "layers"),
 }
-_NULLS = ("similarity", "centre")
+_NULLS = ("similarity", "centre", "noise")
 _GIVEN = {"maps": 4, "column": 2, "columns": 3}  # how many positional arguments a function gets
 
 
@@ -41,7 +41,8 @@ class Interpretation:
             are compared by, and the other details are only summarised.
         magnitude: methods are compared by magnitudes.
         null: what says nothing would give: a number, or one for each detail; `"similarity"`: what the similarity of the
-            measure's arguments gives for unrelated maps; `"centre"`: what the image's centre gives; None: unknown.
+            measure's arguments gives for unrelated maps; `"centre"`: what the image's centre gives; `"noise"`: what a
+            registered function of maps alone gives for random maps; None: unknown.
         baseline: what the null is called.
         summary: `"mean"`: a line for each detail; `"accuracy"`: values are hits and misses of pairs of image and class,
             summed up as the mean over classes of hits / (hits + misses), by subsets of the pairs; `"stages"`: details
@@ -120,7 +121,7 @@ class MeasureSpec(Interpretation):
             returns a tensor of N values;
             `"column"`: `(batch, column)`, an `ImageBatch` and a `Column`, and yields (example, class, detail, value);
             `"columns"`: `(batch, columns, explain)`, where `explain()` gives the columns of the network as it is now,
-            and yields (column, (example, class, detail, value)).
+            and `explain(x)` those of other inputs, and yields (column, (example, class, detail, value)).
         arguments: its own arguments with their defaults; None: those of its signature.
         needs: `"objects"` (known objects in whole images), `"other_images"` (maps of as many other images of one size
             as the argument `n_shuffles` says), `"layers"` (parameters in the layers that the argument `layers` names).
@@ -182,6 +183,12 @@ def _check_choice(what: str, got: object, choices: Sequence[str]) -> None:
 
 MEASURES: Registry[MeasureSpec] = Registry("measure", "unregister_measure")
 _SAID = "measure_spec"  # the attribute by which a function says what it is
+
+
+def defaults_of(function: Callable[..., Any], *names: str) -> Mapping[str, Any]:
+    """Returns the defaults of some arguments, which stand in the signature of the public measure alone."""
+    parameters = inspect.signature(function).parameters
+    return {name: parameters[name].default for name in names}
 
 
 def describe_measure(**facts: Any) -> Callable[[Function], Function]:

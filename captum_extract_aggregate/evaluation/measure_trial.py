@@ -24,10 +24,14 @@ def try_measure(plan: MeasurePlan, spec: MeasureSpec) -> None:
     pairs = PointingPairs([0], torch.ones(1, 48, 48, dtype=torch.bool), [False])
     samples = [Sample(i, "noise", x[i], 0, pairs) for i in range(2)]
     column = Column("noise", "input", [x, x.flip(0)])
-    given: tuple[Any, ...] = ([column], lambda: [column]) if spec.takes == "columns" else (column,)
     try:
         batch = ImageBatch(model, x, samples, model(x).detach(), torch.tensor([[0, 1], [0, 1]]), 0)
-        for _ in spec.function(batch, *given, **_small(plan, spec)):
+        given: dict[str, tuple[Any, ...]] = {
+            "maps": (x, x, batch.best, model),
+            "column": (batch, column),
+            "columns": (batch, [column], lambda x=None: [column]),
+        }
+        for _ in spec.function(*given[spec.takes], **_small(plan, spec)):
             pass
     except (ValueError, TypeError) as error:
         raise InvalidValueError(f"measure {plan.measure!r}: {error}") from None

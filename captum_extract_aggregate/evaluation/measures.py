@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, Value
-from captum_extract_aggregate.evaluation.measure_spec import MEASURES, register_measure
+from captum_extract_aggregate.evaluation.measure_spec import defaults_of, register_measure
 from captum_extract_aggregate.metrics import class_sensitivity as class_sensitivity_of
 from captum_extract_aggregate.metrics import (
     completeness_gap,
@@ -28,12 +27,6 @@ from captum_extract_aggregate.metrics.similarity import find_similarity
 Explain = Callable[[], Sequence[Column]]
 
 
-def _defaults(function: Callable[..., Any], *names: str) -> Mapping[str, Any]:
-    """Returns the defaults of some arguments, which stand in the signature of the public measure alone."""
-    parameters = inspect.signature(function).parameters
-    return {name: parameters[name].default for name in names}
-
-
 _POINTING: dict[str, Any] = {
     "takes": "column",
     "better": "higher",
@@ -43,7 +36,7 @@ _POINTING: dict[str, Any] = {
     "charts": ("layers",),
     "axis": "accuracy",
     "needs": ("objects",),
-    "arguments": _defaults(pointing_game, "tolerance"),
+    "arguments": defaults_of(pointing_game, "tolerance"),
 }
 
 
@@ -54,7 +47,7 @@ _POINTING: dict[str, Any] = {
 )
 def pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Value]:
     """Tells for each class in the image whether its map's maximum lies on it."""
-    for i, target, mask in _objects(batch):
+    for i, target, mask in batch.objects():
         yield i, target, "", _hit(column.of(i, target, batch), mask, tolerance)
 
 
@@ -67,16 +60,8 @@ def pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Va
 )
 def restricted_pointing(batch: ImageBatch, column: Column, tolerance: float) -> Iterator[Value]:
     """Tells for each class in the image whether the maximum of the best class's map lies on it."""
-    for i, target, mask in _objects(batch):
+    for i, target, mask in batch.objects():
         yield i, target, "", _hit(column.of(i, int(batch.best[i]), batch), mask, tolerance)
-
-
-def _objects(batch: ImageBatch) -> Iterator[tuple[int, int, Tensor]]:
-    """Yields each class in each image, and where it is."""
-    for i, sample in enumerate(batch.samples):
-        if sample.pairs is not None:
-            for target, mask in zip(sample.pairs.classes, sample.pairs.masks):
-                yield i, target, mask
 
 
 def _hit(map_: Tensor, mask: Tensor, tolerance: float) -> float:
@@ -95,12 +80,12 @@ def _hit(map_: Tensor, mask: Tensor, tolerance: float) -> float:
     null="similarity",
     charts=("layers", "boxes"),
     axis="similarity",
-    arguments=_defaults(class_sensitivity_of, "similarity"),
+    arguments=defaults_of(class_sensitivity_of, "similarity"),
 )
 def class_sensitivity(batch: ImageBatch, column: Column, similarity: str) -> Iterator[Value]:
     """Yields how alike the maps of the best and of the worst class are."""
     values = find_similarity(similarity)(column.at_image_size(0, batch), column.at_image_size(1, batch))
-    yield from _per_example(batch, "", values)
+    yield from batch.values("", values)
 
 
 @register_measure(
@@ -110,7 +95,7 @@ def class_sensitivity(batch: ImageBatch, column: Column, similarity: str) -> Ite
     "pixels first (higher is better), `e_plus` most salient first (lower is better), `e_delta` their difference "
     "(higher is better).",
     better={"e_minus": "higher", "e_plus": "lower", "e_delta": "higher"},
-    arguments=_defaults(pixel_removal, "baselines", "step"),
+    arguments=defaults_of(pixel_removal, "baselines", "step"),
 )
 def removal(batch: ImageBatch, column: Column, baselines: float, step: int) -> Iterator[Value]:
     """Counts the pixels removed in the order of the best class's map until the decision flips."""
@@ -134,7 +119,7 @@ def removal(batch: ImageBatch, column: Column, baselines: float, step: int) -> I
     baseline="no more than other images' maps",
     needs=("other_images",),
     repeats=("n_shuffles",),
-    arguments=_defaults(removal_contrast, "baselines", "step", "n_shuffles"),
+    arguments=defaults_of(removal_contrast, "baselines", "step", "n_shuffles"),
 )
 def contrast(batch: ImageBatch, column: Column, baselines: float, step: int, n_shuffles: int) -> Iterator[Value]:
     """Yields the same against the maps of other images of the batch."""
@@ -157,7 +142,7 @@ def contrast(batch: ImageBatch, column: Column, baselines: float, step: int, n_s
         deltas = {name: _spread(getattr(found, name), kept, n) for name in deltas}
         minus, plus = (Removal(*(_spread(v, kept, n) for v in own)) for own in (found.own_minus, found.own_plus))
     for detail, values in deltas.items():
-        yield from _per_example(batch, detail, values)
+        yield from batch.values(detail, values)
     yield from _removals(batch, minus, plus, torch.ones(n, dtype=torch.bool))
 
 
@@ -177,7 +162,7 @@ def _removals(batch: ImageBatch, minus: Removal, plus: Removal, defined: Tensor)
         "flipped_plus": plus.flipped,
     }
     for detail, values in details.items():
-        yield from _per_example(batch, detail, values.double().cpu().masked_fill(~defined.cpu(), torch.nan))
+        yield from batch.values(detail, values.double().cpu().masked_fill(~defined.cpu(), torch.nan))
 
 
 @register_measure(
@@ -188,12 +173,7 @@ def _removals(batch: ImageBatch, minus: Removal, plus: Removal, defined: Tensor)
 )
 def completeness(batch: ImageBatch, column: Column) -> Iterator[Value]:
     """Yields how much is missing between the best class's score and the sum of its map, relative to the score."""
-    yield from _per_example(batch, "", completeness_gap(batch.model, batch.x, column.maps[0], batch.best))
-
-
-def _per_example(batch: ImageBatch, detail: str, values: Tensor) -> Iterator[Value]:
-    for i, value in enumerate(values.tolist()):
-        yield i, int(batch.best[i]), detail, float(value)
+    yield from batch.values("", completeness_gap(batch.model, batch.x, column.maps[0], batch.best))
 
 
 @register_measure(
@@ -207,11 +187,11 @@ def _per_example(batch: ImageBatch, detail: str, values: Tensor) -> Iterator[Val
     summary="stages",
     charts=("stages",),
     axis="similarity",
-    title="similarity with the original map while layers are randomised, from the output on",
+    title="similarity with the original map while layers are randomised",
     happens="randomised",
     needs=("layers",),
     repeats=("n_seeds",),
-    arguments=_defaults(parameter_randomization, "order", "init", "similarity", "n_seeds", "layers"),
+    arguments=defaults_of(parameter_randomization, "order", "init", "similarity", "n_seeds", "layers"),
 )
 def randomization(
     batch: ImageBatch,
@@ -227,6 +207,7 @@ def randomization(
     check_randomization(order, init, n_seeds)
     compare = find_similarity(similarity)
     stages = randomization_stages(batch.model, layers or None, (batch.x,), ())
+    stages = stages[::-1] if order == "bottom_up" else stages
     values = torch.full((n_seeds, len(stages), len(columns), len(batch.samples)), torch.nan, dtype=torch.float64)
     with contextlib.closing(randomized(batch.model, stages, order, init, n_seeds, batch.run_seed)) as states:
         for s, i in states:
@@ -237,8 +218,5 @@ def randomization(
     means = values.nanmean(0)
     for i, (name, _) in enumerate(stages):
         for c, column in enumerate(columns):
-            for value in _per_example(batch, f"{i:03d} {name}", means[i, c]):
+            for value in batch.values(f"{i:03d} {name}", means[i, c]):
                 yield column, value
-
-
-MEASURES.seal()

@@ -181,8 +181,8 @@ def _rows(prepared: Prepared, batch: ImageBatch, column: Column, measure: Measur
 def _rows_of_all(prepared: Prepared, batch: ImageBatch, columns: Sequence[Column], measure: Measurement) -> list[Row]:
     """Returns what a measure says of all columns together; it may have the network, as it then is, explained again."""
 
-    def explain() -> list[Column]:
-        return prepared.columns(batch.x, batch.targets[:, :1])
+    def explain(x: Tensor | None = None) -> list[Column]:
+        return prepared.columns(batch.x if x is None else x, batch.targets[:, :1])
 
     with _alone(prepared, batch, measure), seeded(torch.initial_seed()):
         own, maps = _own(measure, batch), [_own(measure, column) for column in columns]

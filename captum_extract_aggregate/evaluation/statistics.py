@@ -11,16 +11,21 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.sparse import csr_array
 
+from captum_extract_aggregate._common.errors import InvalidValueError, said
+from captum_extract_aggregate._common.tensors import upsample
 from captum_extract_aggregate.evaluation.explained import CENTRE, MethodAtLayer
 from captum_extract_aggregate.evaluation.grouping import Array, Group, groups
+from captum_extract_aggregate.evaluation.measure_spec import MEASURES
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
 from captum_extract_aggregate.evaluation.store import Results
 from captum_extract_aggregate.metrics.significance import compare, holm
 from captum_extract_aggregate.metrics.similarity import SIMILARITIES, NullBaseline, null_baseline
 
 DRAWS = 1000  # of the bootstrap over images
+_NOISE = 16  # random maps
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,15 @@ class Nulls:
         }
         self._known: dict[Any, NullBaseline | None] = {}
 
+    def of_noise(self, measure: MeasurePlan, place: MethodAtLayer) -> NullBaseline | None:
+        """Returns what a measure of maps alone gives for random ones; None for one that is not registered."""
+        if place not in self._sizes or measure.measure not in MEASURES:
+            return None
+        key = (measure.measure, str(measure.arguments), *self._sizes[place])
+        if key not in self._known:
+            self._known[key] = _of_noise(measure, *self._sizes[place])
+        return self._known[key]
+
     def of(self, measure: MeasurePlan, place: MethodAtLayer) -> NullBaseline | None:
         """Returns the null of a measure of similarity; None for a similarity of the user's own, or where it is
         undefined."""
@@ -119,6 +133,18 @@ def _null(similarity: str, map_size: tuple[int, int], image_size: tuple[int, int
         return null_baseline(similarity, map_size, image_size)
     except ValueError:  # too small for HOG or SSIM
         return None
+
+
+def _of_noise(measure: MeasurePlan, map_size: tuple[int, int], image_size: tuple[int, int]) -> NullBaseline:
+    maps = upsample(torch.rand(_NOISE, 1, *map_size, generator=torch.Generator().manual_seed(0)), image_size)
+    try:
+        values = MEASURES[measure.measure].function(maps, None, None, None, **measure.arguments).double()
+    except (AttributeError, TypeError) as error:
+        raise InvalidValueError(
+            f"measure {measure.measure!r} says null='noise', and failed on maps alone ({said(error)}); expected a "
+            "function that looks at nothing else, or another null"
+        ) from None
+    return NullBaseline(float(values.mean()), float(values.std()), _NOISE)
 
 
 def summarize_group(group: Group, nulls: Nulls) -> list[Summary]:
@@ -165,6 +191,8 @@ def _against(group: Group, place: MethodAtLayer, nulls: Nulls) -> tuple[float, f
         return _centre(group)
     if group.interpretation.null == "similarity":
         null = nulls.of(group.measure, place)
+    elif group.interpretation.null == "noise":
+        null = nulls.of_noise(group.measure, place)
     else:
         number = group.interpretation.null_of(group.detail)
         null = None if number is None else NullBaseline(number, math.nan, 0)

@@ -10,29 +10,19 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from captum._utils.common import _format_additional_forward_args
 from torch import Tensor
 from tqdm import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
-from captum_extract_aggregate._engine.input_positions import (
-    InputLayout,
-    Positions,
-    Size,
-    check_input_layout,
-    check_size,
-)
+from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.model_state import without_gradients
-from captum_extract_aggregate._engine.one_output import check_logit, has_one_output
-from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
-from captum_extract_aggregate.metrics.explanations import (
-    MapReader,
-    batches_of,
-    check_mode,
-    class_scores,
-    output_of,
-    scores_of,
-    sliced,
+from captum_extract_aggregate.metrics.explanations import MapReader, class_scores
+from captum_extract_aggregate.metrics.perturbation import (
+    Perturbation,
+    check_finite,
+    check_inputs,
+    check_step,
+    pixel_order,
 )
 
 _ORDERS = ("least", "most")
@@ -112,10 +102,10 @@ def pixel_removal(
         (2, 0.2929)
     """
     reader = MapReader(None, (forward_func,), check_size(size), check_input_layout(layout))
-    maps, positions, _ = reader.read(attributions, (_checked(inputs),))
-    maps = _finite(maps)
-    given = baselines, step, additional_forward_args, max_examples_per_batch
-    engine = _Engine(forward_func, inputs, positions, *given)
+    maps, positions, _ = reader.read(attributions, (check_inputs(inputs),))
+    maps = check_finite(maps)
+    given = Perturbation(forward_func, inputs, positions, additional_forward_args, max_examples_per_batch)
+    engine = _Engine(given, baselines, step)
     jobs = [_Job(i, maps[i, 0], _is_most(order)) for i in range(len(inputs))]
     return engine.run(jobs, "Pixel removal", show_progress)
 
@@ -167,10 +157,10 @@ def removal_contrast(
         >>> removal_contrast(model, images, maps, step=512).delta_minus.shape
         torch.Size([3])
     """
-    examples = len(_checked(inputs))
+    examples = len(check_inputs(inputs))
     reader = MapReader(None, (forward_func,), check_size(size), check_input_layout(layout))
     maps, positions, _ = reader.read(attributions, (inputs,))
-    maps = _finite(maps)
+    maps = check_finite(maps)
     others = maps if pool is None else _pool_maps(pool, inputs, reader)
     available = len(others) - (pool is None)
     if isinstance(n_shuffles, bool) or not isinstance(n_shuffles, int) or not 1 <= n_shuffles <= available:
@@ -184,8 +174,8 @@ def removal_contrast(
         drawn = [j + (pool is None and j >= i) for j in drawn]  # never the image itself
         for most in (False, True):
             jobs += [_Job(i, maps[i, 0], most), *(_Job(i, others[j, 0], most) for j in drawn)]
-    given = baselines, step, additional_forward_args, max_examples_per_batch
-    engine = _Engine(forward_func, inputs, positions, *given)
+    given = Perturbation(forward_func, inputs, positions, additional_forward_args, max_examples_per_batch)
+    engine = _Engine(given, baselines, step)
     done = engine.run(jobs, "Removal contrast", show_progress)
     e, pixels, flipped = (t.reshape(examples, 2, 1 + n_shuffles) for t in done)
     minus, plus = (e[:, k, 0] - e[:, k, 1:].mean(1) for k in (0, 1))
@@ -205,51 +195,17 @@ class _Job:
 class _Engine:
     """Follows many maps at once: each slot of the batch holds one image that loses pixels; who has flipped leaves."""
 
-    def __init__(
-        self,
-        forward_func: Callable[..., Any],
-        inputs: Tensor,
-        positions: Positions,
-        baselines: float | Tensor,
-        step: int,
-        additional_forward_args: Any,
-        max_examples_per_batch: int | None,
-    ) -> None:
-        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
-            raise InvalidValueError(f"step is {step!r}; expected an integer of at least 1")
-        batches_of(1, max_examples_per_batch)
-        check_mode(forward_func)
-        self.forward_func, self.step, self.most_slots = forward_func, step, max_examples_per_batch
-        self.extra = _format_additional_forward_args(additional_forward_args) or ()
-        self.inputs = inputs.detach()
-        if isinstance(baselines, bool) or not isinstance(baselines, (int, float, Tensor)):
-            raise InvalidTypeError(f"baselines is a {type(baselines).__name__}; expected a number or a tensor")
-        baseline = torch.as_tensor(baselines, dtype=inputs.dtype, device=inputs.device)
-        if not broadcasts(baseline.shape, inputs.shape):
-            raise InvalidValueError(
-                f"baselines has shape {tuple(baseline.shape)} for inputs of {tuple(inputs.shape)}; expected a number "
-                "or a tensor that broadcasts to them"
-            )
-        self.baselines = baseline.expand_as(inputs)
-        self.elements = positions.elements(inputs)  # channels x pixels: where each pixel's values lie
-        self.decisions = self._decisions()
-
-    def _decisions(self) -> Tensor:
-        n = len(self.inputs)
-        scores: list[Tensor] = []
-        for p in batches_of(n, self.most_slots):
-            images, extra = (self.inputs[p],), sliced(self.extra, p, n)
-            output = output_of(self.forward_func, images, extra)
-            if not scores and has_one_output(output, len(images[0])):
-                check_logit(self.forward_func, (self.inputs[:1],), sliced(self.extra, slice(0, 1), n))
-            scores.append(class_scores(output, len(images[0])))
-        return torch.cat(scores).argmax(1)
+    def __init__(self, inputs: Perturbation, baselines: float | Tensor, step: int) -> None:
+        self.of, self.step, self.baselines = inputs, check_step(step), inputs.filled(baselines, "baselines")
+        self.decisions = inputs.decisions()
 
     @without_gradients
     def run(self, jobs: Sequence[_Job], what: str, show_progress: bool) -> Removal:
-        size = self.elements.shape[1]
-        left = torch.full((len(jobs),), size, device=self.inputs.device)  # pixels gone at the flip; none: all of them
-        flipped = torch.zeros(len(jobs), dtype=torch.bool, device=self.inputs.device)
+        size = self.of.elements.shape[1]
+        left = torch.full(
+            (len(jobs),), size, device=self.of.inputs.device
+        )  # pixels gone at the flip; none: all of them
+        flipped = torch.zeros(len(jobs), dtype=torch.bool, device=self.of.inputs.device)
         with tqdm(total=len(jobs), desc=what, disable=not show_progress) as bar:
             for job, gone in self._flips(jobs):
                 left[job], flipped[job] = gone, True
@@ -261,19 +217,20 @@ class _Engine:
     def _flips(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, int]]:
         """Yields each job that flips, and how many pixels were gone then."""
         waiting = iter(range(len(jobs)))
-        slots = min(self.most_slots or len(jobs), len(jobs))
-        size = self.elements.shape[1]
+        slots = min(self.of.most or len(jobs), len(jobs))
         running = [next(waiting) for _ in range(slots)]
-        images = torch.stack([self.inputs[jobs[j].example] for j in running]).contiguous()  # written to through views
+        images = torch.stack(
+            [self.of.inputs[jobs[j].example] for j in running]
+        ).contiguous()  # written to through views
         orders = torch.stack([_order(jobs[j]) for j in running])
         gone = torch.zeros(slots, dtype=torch.long)
         while running:
             self._remove(images, orders, gone, [jobs[j].example for j in running])
-            gone = (gone + self.step).clamp(max=size)
-            examples = torch.tensor([jobs[j].example for j in running], device=images.device)
-            decided = scores_of(self.forward_func, (images,), self._extra_of(examples)).argmax(1)
+            gone = (gone + self.step).clamp(max=self.of.pixels)
+            examples = [jobs[j].example for j in running]
+            decided = class_scores(self.of.output(images, examples), len(images)).argmax(1)
             flips = (decided != self.decisions[examples]).cpu()
-            over = flips | (gone >= size)
+            over = flips | (gone >= self.of.pixels)
             if not over.any():
                 continue
             kept = []
@@ -286,7 +243,7 @@ class _Engine:
                 following = next(waiting, None)
                 if following is not None:
                     running[slot], gone[slot] = following, 0
-                    images[slot], orders[slot] = self.inputs[jobs[following].example], _order(jobs[following])
+                    images[slot], orders[slot] = self.of.inputs[jobs[following].example], _order(jobs[following])
                     kept.append(slot)
             if len(kept) < len(running):  # nobody waits any more: the batch shrinks
                 running = [running[slot] for slot in kept]
@@ -294,26 +251,19 @@ class _Engine:
 
     def _remove(self, images: Tensor, orders: Tensor, gone: Tensor, examples: list[int]) -> None:
         """Sets the next pixels of each image to the baseline, in place."""
-        size = orders.shape[1]
-        ranks = (gone[:, None] + torch.arange(self.step)).clamp(max=size - 1).to(orders.device)
-        values = self.elements[:, orders.gather(1, ranks)].movedim(1, 0).flatten(1)
-        baseline = self.baselines[examples].flatten(1).gather(1, values)
-        images.view(len(images), -1).scatter_(1, values, baseline)
-
-    def _extra_of(self, examples: Tensor) -> tuple[Any, ...]:
-        n = len(self.inputs)
-        return tuple(sliced(self.extra, examples.tolist(), n))
+        ranks = (gone[:, None] + torch.arange(self.step)).clamp(max=orders.shape[1] - 1).to(orders.device)
+        self.of.exchange(images, self.baselines[examples], orders.gather(1, ranks))
 
     def _e(self, job: _Job, gone: int) -> Tensor:
-        signal = (self.inputs[job.example] - self.baselines[job.example]).double().flatten()
-        energy = signal[self.elements].square().sum(0)
+        signal = (self.of.inputs[job.example] - self.baselines[job.example]).double().flatten()
+        energy = signal[self.of.elements].square().sum(0)
         kept = energy[_order(job)[gone:]].sum()
         return torch.where(energy.sum() > 0, 1 - (kept / energy.sum()).sqrt(), torch.nan)
 
 
 def _order(job: _Job) -> Tensor:
     """Returns the pixels in the order in which they go."""
-    return job.map.flatten().argsort(descending=job.most, stable=True)
+    return pixel_order(job.map[None], job.most)[0]
 
 
 def _is_most(order: str) -> bool:
@@ -322,28 +272,9 @@ def _is_most(order: str) -> bool:
     return order == "most"
 
 
-def _checked(inputs: Any) -> Tensor:
-    is_given = isinstance(inputs, Tensor) and inputs.ndim >= 2 and len(inputs) and inputs.is_floating_point()
-    if not is_given:
-        got = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise InvalidTypeError(
-            f"inputs is {got}; expected a floating point tensor: pictures N x C x H x W, signals N x C x L, volumes "
-            "N x C x D x H x W"
-        )
-    return inputs
-
-
 def _pool_maps(pool: Any, inputs: Tensor, reader: MapReader) -> Tensor:
     pool = pool[0] if isinstance(pool, tuple) and len(pool) == 1 else pool
     if not isinstance(pool, Tensor) or pool.ndim < 2 or not len(pool):
         got = tuple(pool.shape) if isinstance(pool, Tensor) else type(pool).__name__
         raise InvalidTypeError(f"pool is {got}; expected maps of other images, M x K x h x w")
-    return _finite(reader.maps(pool, (inputs[:1].expand(len(pool), *inputs.shape[1:]),)))
-
-
-def _finite(maps: Tensor) -> Tensor:
-    if not torch.isfinite(maps).all():
-        raise InvalidValueError(
-            "a map holds NaN or infinite values, so it puts pixels in no order; expected finite ones"
-        )
-    return maps
+    return check_finite(reader.maps(pool, (inputs[:1].expand(len(pool), *inputs.shape[1:]),)))

@@ -33,16 +33,16 @@ from captum_extract_aggregate.metrics.similarity import Similarity, find_similar
 Initializer = Callable[[nn.Module], None]
 Stage = tuple[str, nn.Module]
 _STD = 0.01
-_ORDERS = ("cascading", "independent")
+_ORDERS = ("cascading", "independent", "bottom_up")
 
 
 @dataclass(frozen=True)
 class Randomization:
     """The similarity to the original map at every stage: `values` is stages x examples, averaged over the seeds.
 
-    `stages` names the layer that each stage randomises, from the output to the input; with `order="cascading"` all
-    stages before it stay randomised too. `per_seed` is stages x seeds x examples. The original network, whose
-    similarity is 1, is no stage and enters no average.
+    `stages` names the layer that each stage randomises, from the output to the input (of `order="bottom_up"` from the
+    input to the output); unless `order="independent"` all stages before it stay randomised too. `per_seed` is stages x
+    seeds x examples. The original network, whose similarity is 1, is no stage and enters no average.
     """
 
     stages: tuple[str, ...]
@@ -80,7 +80,8 @@ class Randomization:
         ax.plot(x, mean, marker="o", markersize=3, label=label or self.similarity)
         ax.fill_between(x, mean - spread, mean + spread, alpha=0.2)
         ax.set_xticks(list(x), self.stages, rotation=90, fontsize=7)
-        ax.set_xlabel(f"randomised from the output on ({self.order})")
+        begin = "input" if self.order == "bottom_up" else "output"
+        ax.set_xlabel(f"randomised from the {begin} on ({self.order})")
         ax.set_ylabel(f"{self.similarity} with the original map")
         ax.axhline(0, color="grey", linewidth=0.5)
         ax.legend()
@@ -113,7 +114,8 @@ def parameter_randomization(
             `(inputs, target=..., **kwargs)` that explains `model`.
         model: the network; it comes back bit for bit, also after an exception.
         inputs, target, additional_forward_args, kwargs: for the explainer.
-        order: `"cascading"`: each stage randomises one more layer; `"independent"`: each only its own.
+        order: `"cascading"`: each stage randomises one more layer, from the output on; `"bottom_up"`: the same from the
+            input on; `"independent"`: each only its own.
         init: `"normal"`: every parameter from N(0, 0.01^2); `"reset"`: the layer's own `reset_parameters`; or a
             function that initialises a layer in place.
         similarity: as for `class_sensitivity`.
@@ -153,6 +155,7 @@ def parameter_randomization(
     stages = randomization_stages(
         model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ()
     )
+    stages = stages[::-1] if order == "bottom_up" else stages
     reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
     original = reader.maps(explain(inputs, **kwargs), tensors)
     values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
@@ -193,7 +196,7 @@ def randomized(
                         with Undo() as drawing, drawing:
                             keep_generators(drawing, range(torch.cuda.device_count()))
                             seed_torch(seed + s + 1_000_003 * i)
-                            _randomize(stage, initialize, cascade if order == "cascading" else own)
+                            _randomize(stage, initialize, own if order == "independent" else cascade)
                         yield s, i
 
 

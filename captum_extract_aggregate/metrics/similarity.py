@@ -4,7 +4,7 @@ Maps are `N x ...` tensors of one shape, of signals, pictures or volumes; for HO
 `N x 1 x H x W` or `N x H x W` (several channels are summed).
 
 Sources: Adebayo et al., Sanity Checks for Saliency Maps (NeurIPS 2018), whose parameters HOG and SSIM have here;
-Rebuffi et al. (CVPR 2020), section 4.3.
+Rebuffi et al. (CVPR 2020), section 4.3; Pearson beside Spearman: Grabska-Barwinska (2020), supplement.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
-from captum_extract_aggregate._common.tensors import at_least_float32, min_max, on_cpu, upsample
+from captum_extract_aggregate._common.tensors import (
+    at_least_float32,
+    is_constant,
+    magnitudes,
+    min_max,
+    on_cpu,
+    upsample,
+)
 
 Similarity = Callable[[Tensor, Tensor], Tensor]
 _HOG = {"orientations": 9, "pixels_per_cell": (16, 16), "cells_per_block": (3, 3), "block_norm": "L2-Hys"}
@@ -41,7 +48,24 @@ def spearman(attributions: Tensor, others: Tensor) -> Tensor:
         1.0
     """
     a, b = _checked(attributions, others)
-    return _correlation(_centred_ranks(a.flatten(1)), _centred_ranks(b.flatten(1)))
+    return _correlation(centred_ranks(a.flatten(1)), centred_ranks(b.flatten(1)))
+
+
+def pearson(attributions: Tensor, others: Tensor) -> Tensor:
+    """Returns Pearson's correlation of each example's values; `N`, in [-1, 1].
+
+    Neither a factor above 0 nor an addend changes it. NaN where a map is constant but for rounding. In float64.
+
+    Example:
+        >>> import torch
+        >>> from captum_extract_aggregate.metrics import pearson
+        >>> pearson(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[5.0, 3.0, 1.0]])).item()
+        -1.0
+    """
+    pair = _checked(attributions, others)
+    constant = is_constant(pair[0]) | is_constant(pair[1])
+    a, b = (_standard(t.flatten(1).double()) for t in pair)
+    return _correlation(a, b).masked_fill(constant, torch.nan)
 
 
 def abs_spearman(attributions: Tensor, others: Tensor) -> Tensor:
@@ -104,6 +128,7 @@ def top_k_intersection(attributions: Tensor, others: Tensor, k: int | float = 0.
 SIMILARITIES: dict[str, Similarity] = {
     "spearman": spearman,
     "abs_spearman": abs_spearman,
+    "pearson": pearson,
     "hog_spearman": hog_spearman,
     "ssim": ssim,
     "top_k_intersection": top_k_intersection,
@@ -166,7 +191,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return at_least_float32(a), at_least_float32(b)
 
 
-def _centred_ranks(rows: Tensor) -> Tensor:
+def centred_ranks(rows: Tensor) -> Tensor:
     """Returns average ranks minus their mean; NaN in rows that are not finite."""
     if on_cpu(rows):  # NumPy sorts several times as fast there
         ranks = torch.from_numpy(np.stack([_ranks_of(row) for row in rows.numpy()]) if len(rows) else rows.double())
@@ -198,6 +223,12 @@ def _ranks_on_device(rows: Tensor) -> Tensor:
     last = torch.where(ends, positions, n - 1).flip(1).cummin(1).values.flip(1)
     ranks = (first + last).double() / 2
     return torch.empty_like(ranks).scatter_(1, order, ranks)
+
+
+def _standard(rows: Tensor) -> Tensor:
+    """Returns rows minus their means, with a largest magnitude of 1, whose square neither vanishes nor overflows."""
+    centred = rows - rows.mean(1, keepdim=True)
+    return centred / magnitudes(centred)[:, None]
 
 
 def _correlation(a: Tensor, b: Tensor) -> Tensor:

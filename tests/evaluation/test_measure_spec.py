@@ -34,6 +34,19 @@ OURS = [
     "removal_contrast",
     "completeness_gap",
     "parameter_randomization",
+    "perturbation_curve",
+    "symmetric_relevance_gain",
+    "relevance_mass_accuracy",
+    "relevance_rank_accuracy",
+    "grid_pointing_game",
+    "localisation_auc",
+    "sparseness",
+    "complexity",
+    "effective_complexity",
+    "histogram_entropy",
+    "stability",
+    "emprt",
+    "smprt",
 ]
 
 

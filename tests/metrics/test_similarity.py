@@ -20,7 +20,7 @@ def smooth(n, size=64, seed=0):
     return F.interpolate(maps, (size, size), mode="bilinear")
 
 
-@pytest.mark.parametrize("name", ["spearman", "abs_spearman", "hog_spearman", "ssim"])
+@pytest.mark.parametrize("name", ["spearman", "abs_spearman", "pearson", "hog_spearman", "ssim"])
 def test_literal_references(name):
     a, b = smooth(3, seed=0), smooth(3, seed=1)
     got = SIMILARITIES[name](a, b)
@@ -144,3 +144,16 @@ def test_similarities_are_the_same(elsewhere):
     assert "metrics.similarity" not in elsewhere()
     for f, wanted in zip((similarity.spearman, similarity.abs_spearman), expected):
         torch.testing.assert_close(f(a, b), wanted, rtol=0, atol=1e-15, equal_nan=True)
+
+
+def test_pearson_at_any_scale_and_of_what_is_constant_but_for_rounding():
+    a, b = (torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(i), dtype=torch.float64) for i in (0, 1))
+    expected = [reference.pearson(x.numpy(), y.numpy()) for x, y in zip(a, b)]
+    scaled = a * torch.tensor([1e-170, 1e-9, 1e6, 1e170], dtype=torch.float64).reshape(4, 1, 1, 1) + 0.0
+    np.testing.assert_allclose(metrics.pearson(scaled, b * 1e6).numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(metrics.pearson(a + 7, -b).numpy(), [-v for v in expected], rtol=1e-10)
+    np.testing.assert_allclose(metrics.pearson(a.reshape(4, 2, 3, 6), b.reshape(4, 2, 3, 6)).numpy(), expected)
+    a[1], b[2] = 0.1, torch.nan
+    assert metrics.pearson(a, b).isnan().tolist() == [False, True, True, False]
+    rounded = torch.full((1, 7), 0.1) + torch.rand(1, 7) * 1e-7
+    assert metrics.pearson(rounded, torch.rand(1, 7)).isnan().all()

@@ -1,0 +1,77 @@
+"""Linear imputation: a dense solution, harmonic functions, company, noise."""
+
+import numpy as np
+import pytest
+import torch
+
+from captum_extract_aggregate.metrics import linear_imputation
+from tests.reference import perturbation as reference
+
+
+def drawn(n, size, share=0.6, channels=2, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, channels, *size, generator=generator, dtype=dtype)
+    return x, torch.rand(n, 1, *size, generator=generator) < share
+
+
+@pytest.mark.parametrize("size", [(1,), (30,), (1, 70), (7, 8), (13, 16), (4, 3, 5), (2, 17, 4)])
+def test_dense_solutions(size):
+    """Of scattered pixels, of nothing that is gone or there, and of one that is left."""
+    x, gone = drawn(4, size)
+    gone[1], gone[2], gone[3] = True, False, True
+    gone[3].view(-1)[-1] = False
+    expected = [reference.linear_imputation(a.numpy(), g[0].numpy()) for a, g in zip(x, gone)]
+    for scale in (1, 1e-9, 1e6):
+        found = linear_imputation(x * scale, gone)
+        np.testing.assert_allclose(found.numpy() / scale, expected, rtol=0, atol=1e-8)
+        assert torch.equal(torch.where(gone, 0, found), torch.where(gone, 0, x * scale))
+    single = linear_imputation(x.float(), gone[:, 0])
+    np.testing.assert_allclose(single.numpy(), expected, rtol=0, atol=2e-3)
+    assert single.dtype == torch.float32
+    assert linear_imputation(x.half(), gone).dtype == torch.float16
+
+
+def test_a_large_hole_in_a_slope_is_the_slope():
+    """Inside the picture a linear function is the mean of its neighbours."""
+    slope = torch.arange(40.0, dtype=torch.float64)[None, None, :, None] + torch.arange(48.0) * 0.5
+    gone = torch.zeros(1, 1, 40, 48, dtype=torch.bool)
+    gone[..., 3:-3, 2:-2] = True
+    torch.testing.assert_close(linear_imputation(torch.where(gone, 99.0, slope), gone), slope)
+
+
+def test_company_changes_nothing(elsewhere):
+    x, gone = drawn(6, (17, 14))
+    gone[0] = True
+    gone[0, 0, 5] = False  # takes longer than the others
+    x[1] *= 1e6
+    found = linear_imputation(x, gone)
+    for i in range(6):
+        torch.testing.assert_close(
+            found[i : i + 1], linear_imputation(x[i : i + 1], gone[i : i + 1]), rtol=1e-12, atol=0
+        )
+    elsewhere()
+    torch.testing.assert_close(linear_imputation(x, gone), found, rtol=1e-11, atol=1e-11)
+
+
+def test_noise_is_on_what_is_gone_and_the_same_for_all():
+    x, gone = drawn(3, (30, 40), dtype=torch.float32)
+    plain, noisy = linear_imputation(x, gone), linear_imputation(x, gone, noise=0.01)
+    field = noisy - plain
+    assert not field[(~gone).expand_as(field)].any()
+    assert field[gone.expand_as(field)].std().item() == pytest.approx(0.01, rel=0.05)
+    both = gone[:1] & gone[1:2]
+    torch.testing.assert_close(torch.where(both, field[:1], 0), torch.where(both, field[1:2], 0), rtol=0, atol=1e-6)
+    assert torch.equal(linear_imputation(x, gone, noise=0.01), noisy)
+    assert not torch.equal(linear_imputation(x, gone, noise=0.01, seed=1), noisy)
+
+
+def test_wrong_uses():
+    x, gone = drawn(2, (6, 6))
+    for run, error, message in (
+        (lambda: linear_imputation(x.int(), gone), TypeError, r"x is \(2, 2, 6, 6\); expected a floating point"),
+        (lambda: linear_imputation(x, gone.float()), ValueError, "gone is torch.float32"),
+        (lambda: linear_imputation(x, gone[:1]), ValueError, r"gone is torch.bool \(1, 1, 6, 6\)"),
+        (lambda: linear_imputation(x, None), ValueError, "gone is NoneType"),
+    ):
+        with pytest.raises(error, match=message):
+            run()
