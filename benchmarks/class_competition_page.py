@@ -15,16 +15,18 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import skimage.data
 import torch
+import torch.nn.functional as F
 from class_competition import LAYERS, METHODS
-from class_competition_pictures import grids, network
+from class_competition_pictures import network
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.metrics import compare
 from captum_extract_aggregate.metrics.significance import Comparison, holm
+from captum_extract_aggregate.visualization import grid
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -234,29 +236,37 @@ def details(numbers: dict[str, dict[str, Cells]], measure: Measure) -> Iterator[
 # --- Picture ----------------------------------------------------------------------------------------------------------
 
 
+def four_pictures() -> tuple[torch.Tensor, list[int]]:
+    """Returns a grid of scikit-image's cat, rocket, astronaut and cup, all free to use, and classes of ImageNet."""
+    cells = []
+    for pixels, left in (
+        (skimage.data.chelsea(), 80),
+        (skimage.data.rocket(), 100),
+        (skimage.data.astronaut(), 0),
+        (skimage.data.coffee(), 100),
+    ):
+        side = min(pixels.shape[:2])
+        part = torch.tensor(pixels[:side, left : left + side]).permute(2, 0, 1)[None].float() / 255
+        cells.append(F.interpolate(part, (112, 112), mode="bilinear", antialias=True).clamp(0, 1)[0])
+    upper, lower = torch.cat(cells[:2], 2), torch.cat(cells[2:], 2)
+    return torch.cat([upper, lower], 1), [285, 812, 652, 967]
+
+
 def draw(path: Path) -> None:
     """A grid of four pictures: plain maps and competing ones of two of its cells."""
     name, layer = "EfficientNet-Lite0", LAYERS["EfficientNet-Lite0"][0]
-    x, classes = grids(name, 12)
-    x, classes = x[:1], classes[0].tolist()
+    picture, classes = four_pictures()
+    x = (picture[None] - 0.5) / 0.5
     kinds = {"NormGrad": cea.NormGrad, "linear approximation": cea.LinearApproximation, "GradCAM": cea.GradCAM}
-    figure, axes = plt.subplots(len(kinds), 5, figsize=(10, 6.2), layout="constrained")
-    for row, (label, kind) in zip(axes, kinds.items()):
+    rows = {}
+    for label, kind in kinds.items():
         plain = kind(network(name), layer)
-        competing = cea.ClassCompetition(plain, normalize=True)
-        row[0].imshow((x[0] * 0.5 + 0.5).permute(1, 2, 0))
-        row[0].set_ylabel(label)
-        for at, cell in enumerate((0, 3)):
-            corner = ("upper left", "lower right")[at]
-            for which, method in enumerate((plain, competing)):
-                m = method.attribute(x, target=classes[cell])[0, 0].clamp(min=0)
-                ax = row[1 + 2 * at + which]
-                ax.imshow(m, cmap="magma")
-                ax.set_title(f"{corner}: {('plain', 'competing')[which]}", fontsize=8)
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-    figure.savefig(path, dpi=70)
+        columns = {}
+        for corner, cell in (("upper left", 0), ("lower right", 3)):
+            for how, method in (("plain", plain), ("competing", cea.ClassCompetition(plain, normalize=True))):
+                columns[f"{corner}, {how}"] = method.attribute(x, target=classes[cell])[0].clamp(min=0)
+        rows[label] = columns
+    grid(picture, rows, f"{name}, {layer}: positive parts").savefig(path, dpi=90)
 
 
 def main(folder: Path) -> None:
