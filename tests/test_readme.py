@@ -1,6 +1,5 @@
 """What the README shows runs."""
 
-import importlib.util
 import re
 from pathlib import Path
 
@@ -24,64 +23,52 @@ RESULTS = (
     "BiasReport DecayStep DecayedBiases InputRobustness RobustnessRow".split()
 )
 COLUMNS = ("class", "weights", "extract", "aggregate", "sign")
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-
-
-def clip_of_hugging_faces():
-    """What the README explains with CLIP; nothing where transformers does not work with this PyTorch."""
-    transformers = importlib.import_module("transformers") if importlib.util.find_spec("transformers") else None
-    if transformers is None or not transformers.is_torch_available():
-        return {}
-    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
-    text = {**small, "vocab_size": 50, "bos_token_id": 0, "eos_token_id": 1}
-    vision = {**small, "image_size": 224, "patch_size": 32}
-    config = transformers.CLIPConfig(text_config=text, vision_config=vision, projection_dim=16)
-    tokens = {"input_ids": torch.tensor([[0, 7, 8, 1]])}
-    return {"clip": transformers.CLIPModel(config).eval(), "tokens": tokens}
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("beside_captum", "methods/tables", "measures", "howto/command_line", "howto/plans", "bias_study", "api/data")
+SHOWN = "\n".join([README, *((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8") for page in PAGES)])
 
 
 def test_python_snippets(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save("dog.jpg")
-    clip = clip_of_hugging_faces()
-    snippets = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    code = "\n".join(snippet for snippet in snippets if clip or "clip" not in snippet)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.DOTALL))
     assert 'weights="DEFAULT"' in code
-    names = {"x": torch.randn(1, 3, 224, 224), **clip}
-    smaller = code.replace("resnet50", "resnet18")  # whose layers have the same names and sizes
-    fewer = smaller.replace("DigitScenes(n=8)", "DigitScenes(n=3)")
-    assert fewer != smaller != code
-    exec(fewer.replace('weights="DEFAULT"', "weights=None"), names)
+    code = code.replace("resnet50", "resnet18")  # whose layers have the same names and sizes
+    code = code.replace('"dog.jpg", weights="DEFAULT"', '"dog.jpg", weights="random"')
+    names = {"x": torch.randn(1, 3, 224, 224)}
+    exec(code.replace('weights="DEFAULT"', "weights=None"), names)
     assert names["new"].shape == names["old"].shape == (1, 1, 14, 14)
-    assert not clip or names["heat"].shape == (1, 1, 7, 7)
-    assert [tuple(m.shape) for m in names["maps"]["NormGrad"]] == [(1, 1, side, side) for side in (56, 28, 14, 7)]
+    assert names["both"].shape == (1, 2, 1, 14, 14)
+    assert [tuple(m.shape) for m in names["four"]] == [(1, 1, side, side) for side in (56, 28, 14, 7)]
+    assert {path.name for path in tmp_path.iterdir()} == {"dog.jpg", "maps.png", "maps.html"}
 
 
 def test_every_public_name_and_every_cell_of_the_tables():
     for name in cea.__all__:
-        assert f"{name}" in README, name
+        assert f"{name}" in SHOWN, name
         assert getattr(cea, name).__doc__, name
     for name in metrics.__all__:
-        assert f"`{name}`" in README or name in RESULTS, name
+        assert f"`{name}`" in SHOWN or name in RESULTS, name
         assert getattr(metrics, name).__doc__, name
     for name in bias_study.__all__:
-        assert f"{name}" in README or name in RESULTS, name
+        assert f"{name}" in SHOWN or name in RESULTS, name
         assert getattr(bias_study, name).__doc__, name
     for name in AGGREGATES:
-        assert f'`"{name}"`' in README, name
+        assert f'`"{name}"`' in SHOWN, name
     for name in ("bias", "scaling", "conv1x1", "conv3x3", "conv5x5", "depthwise3x3"):
-        assert f'`"{name}"`' in README, name
+        assert f'`"{name}"`' in SHOWN, name
         assert callable(virtual_extract(name))
 
 
 def test_the_table_of_methods_is_the_registrys():
     """To make it anew: print(method_table(COLUMNS, is_of_gradients))."""
-    assert f"\n\n{method_table(COLUMNS, is_of_gradients)}\n\n" in README
+    assert f"\n\n{method_table(COLUMNS, is_of_gradients)}\n\n" in SHOWN
 
 
 def test_command_lines_that_need_no_photograph(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    lines = re.findall(r"^captum-extract-aggregate (explain[^#\n]*)", README, re.MULTILINE)
+    lines = re.findall(r"^captum-extract-aggregate (explain[^#\n]*)", SHOWN, re.MULTILINE)
     alone = [line.split() for line in lines if "photo" not in line]
     assert len(alone) == 2
     for arguments in alone:
@@ -91,7 +78,7 @@ def test_command_lines_that_need_no_photograph(tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", ["explain", "insights", "evaluate", "report", "reproduce", "bias-report"])
 def test_the_options_it_names_exist(command):
     help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
-    lines = re.findall(rf"^captum-extract-aggregate {command} .*$", README, re.MULTILINE)
+    lines = re.findall(rf"^captum-extract-aggregate {command} .*$", SHOWN, re.MULTILINE)
     assert lines
     for option in set(re.findall(r"(--[a-z-]+)", " ".join(lines))):
         assert option in help_text, option
@@ -99,7 +86,7 @@ def test_the_options_it_names_exist(command):
 
 def test_the_plan_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (plan,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (plan,) = re.findall(r"```toml\n(.*?)```", SHOWN, re.DOTALL)
     assert "n = 100" in plan
     (tmp_path / "plan.toml").write_text(plan.replace("n = 100", "n = 4"))
     done = CliRunner().invoke(app, ["evaluate", "plan.toml"])
