@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from captum.attr import Attribution
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said, unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
+from captum_extract_aggregate.explanation.maps import maps_of
 from captum_extract_aggregate.explanation.subject import class_index, class_name
 
 if TYPE_CHECKING:
@@ -233,27 +234,3 @@ def check_file(path: Path, what: str = "path", pages: bool = True) -> Path:
     if path.is_dir():
         raise InvalidValueError(f"{what} is {str(path)!r}, which is a folder; expected a file's name")
     return path
-
-
-def maps_of(methods: Mapping[str, Attribution], x: Tensor, targets: Sequence[int]) -> list[Rows]:
-    """Returns maps by method and layer for each class; our error, which names the method, where one cannot explain."""
-    from captum_extract_aggregate.visualization.rows import maps_by_target
-
-    try:
-        return maps_by_target(methods, x, list(targets))
-    except (ValueError, TypeError):
-        raise
-    except Exception as error:  # whatever Captum's own methods, or the model, raise
-        name = next((n for n, method in methods.items() if _fails(method, x, targets[0])), ", ".join(methods))
-        cure = "; expected later --layers, or a smaller --size" * is_out_of_memory(error)
-        raise InvalidValueError(f"method {name!r} cannot explain this model: {said(error)}{cure}") from error
-
-
-def _fails(method: Attribution, x: Tensor, target: int) -> bool:
-    from captum_extract_aggregate.visualization.rows import maps_by_target
-
-    try:
-        maps_by_target({"": method}, x, [target])
-    except Exception:
-        return True
-    return False

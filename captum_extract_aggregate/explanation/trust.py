@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate._common.tensors import upsample
+from captum_extract_aggregate.explanation.maps import maps_of
 from captum_extract_aggregate.metrics import null_baseline, pixel_removal, spearman
 from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
 
@@ -128,8 +129,6 @@ def _alike(a: Tensor, b: Tensor) -> float:
 
 def _on_a_random_network(found: Explanation, seed: int) -> dict[str, dict[str, Tensor]]:
     """Returns the maps on the network with all of its layers initialised anew; the network comes back as it was."""
-    from captum_extract_aggregate.explanation.explanation import maps_of
-
     stages = randomization_stages(found.model, None, (found.x,), ())
     last = len(stages) - 1
     states = randomized(found.model, stages, "cascading", "reset", 1, seed)
