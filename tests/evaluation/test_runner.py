@@ -42,7 +42,7 @@ LAYERS = {"scene-vgg": ["features.8", "features.18"], "scene-resnet": ["layer2",
 STAGES = {"scene-vgg": ["features.17", "features.7"], "scene-resnet": ["fc", "layer3"]}
 
 
-@pytest.fixture(scope="module", params=["scene-vgg", "scene-resnet"])
+@pytest.fixture(scope="module", params=[pytest.param("scene-vgg", marks=pytest.mark.slow), "scene-resnet"])
 def evaluation(request, tmp_path_factory):
     """A plan with everything on four scenes; its results, and the model, images and targets by themselves."""
     name = request.param
