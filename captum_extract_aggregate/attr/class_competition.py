@@ -225,7 +225,7 @@ class ClassCompetition(Rebuilt, LayerAttribution, GradientAttribution):
         self, method: Any, inputs: Any, column: Target, extra: Any, to_input: bool, kwargs: Mapping[str, Any]
     ) -> Any:
         if not kwargs:
-            return without_traces(attributed, model_of(self.forward_func), method, inputs, column, extra, to_input)
+            return attributed(method, inputs, column, extra, to_input)
         given = {"target": column, **kwargs}
         given |= {} if extra is None else {"additional_forward_args": extra}
         given |= {"attribute_to_layer_input": True} if to_input else {}

@@ -13,6 +13,8 @@ from captum.log import log_usage
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.layers import model_of
+from captum_extract_aggregate._engine.model_state import without_traces
 from captum_extract_aggregate._engine.one_output import give_scores_to_captum
 from captum_extract_aggregate._engine.targets import Target
 
@@ -159,7 +161,7 @@ def attributed(method: Any, inputs: Any, target: Target, additional_forward_args
     try:
         with Undo() as undo, undo:
             give_scores_to_captum(undo, method)
-            return method.attribute(inputs, **given)
+            return without_traces(method.attribute, model_of(method.forward_func), inputs, **given)
     except (RuntimeError, AssertionError, AttributeError, LookupError) as error:
         if not type(method).__module__.startswith("captum.") or "memory" in str(error):
             raise

@@ -166,7 +166,7 @@ def decay(setting: Setting) -> Outcome:
     )
     curves = setting.folder / f"g20-bias-decay-{setting.name}.png"
     plot_decay(history).savefig(curves, dpi=80)
-    n, show = 3 * setting.sizes["maps"], setting.show_progress
+    n, show = setting.sizes["maps"] * (1 if quick else 3), setting.show_progress
     reports = {
         "removed": bias_report(setting.network, setting.batches(n), show_progress=show),
         "decayed": bias_report(setting.network, setting.batches(n), decayed, show_progress=show),
@@ -182,7 +182,7 @@ def _explained(setting: Setting, network: nn.Module, layers: Sequence[str]) -> _
     """Returns the activity attributions of each image's best class."""
     parts: list[_Explained] = []
     method = ActivityAttribution(network, list(layers))
-    for x, _ in setting.batches(setting.sizes["removal"], 8):
+    for x, _ in setting.batches(setting.sizes["stages" if setting.is_quick else "removal"], 8):
         if len(x) == 1:
             continue  # there is no other image to compare with
         with torch.no_grad():

@@ -83,6 +83,7 @@ class Watched:
             "to the input": lambda: cea.NormGrad(net, "conv3").attribute(x, 1, attribute_to_layer_input=True),
             "several targets": lambda: cea.NormGrad(net, NAMES).attribute_per_target(x, [0, 1]),
             "together": lambda: cea.attribute_together({"a": methods["NormGrad"], "b": methods["LRP"]}, x, 1),
+            "together, Captum": lambda: cea.attribute_together({"a": one, "b": LayerGradCam(net, net.conv1)}, x, 1),
             "completeness": lambda: cea.ActivityAttribution(net, "conv3").compute_convergence_delta(x, 1),
             "removed": lambda: self.within(biases_removed(net)),
             "scaled": lambda: self.within(biases_scaled(net, 0.5)),
