@@ -21,7 +21,7 @@ from captum_extract_aggregate.metrics.randomization import randomization_stages,
 if TYPE_CHECKING:
     from captum_extract_aggregate.explanation.explanation import Explanation
 
-_STEPS = 32  # in which all pixels are removed
+_STEPS = 16  # in which all pixels are removed
 _RANDOM_MAPS = 8
 _HELD = 0.5  # a similarity from which a map is called the same
 

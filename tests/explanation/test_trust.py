@@ -28,7 +28,7 @@ def test_the_answers_are_those_of_the_measures(asked):
         method = cls(found.model, "layer3")
         assert answer.classes == pytest.approx(float(class_sensitivity(method, found.x, found.model)), abs=1e-4)
         map_ = upsample(method.attribute(found.x, target=found.target), found.x.shape[2:])
-        removed.append(float(pixel_removal(found.model, found.x, map_, order="least", step=288).e))
+        removed.append(float(pixel_removal(found.model, found.x, map_, order="least", step=576).e))
     kept = [a.kept for a in trust.answers]
     assert kept[0] - kept[1] == pytest.approx(removed[0] - removed[1], abs=1e-4)
     assert trust.answers[0].classes > 0.5 > abs(trust.answers[1].classes)  # positive norms hardly know the class
