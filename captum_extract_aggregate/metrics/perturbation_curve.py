@@ -174,8 +174,7 @@ def symmetric_relevance_gain(
     the same in both curves and run once.
 
     Args:
-        model, inputs, maps, targets, step, fractions, imputer, baseline, output, additional_forward_args,
-            max_examples_per_batch, show_progress, size, layout: as for `perturbation_curve`.
+        model, inputs, maps, targets: as for `perturbation_curve`, and so are all others.
 
     Returns:
         `SymmetricRelevanceGain(gain, least_first, most_first)`: `N` values, and both curves.
