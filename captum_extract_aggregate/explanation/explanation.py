@@ -33,7 +33,6 @@ class Explanation:
     """Holds the maps of one picture; a notebook shows it.
 
     Attributes:
-        maps: by method and layer, each `1 x h x w`, of the class `target`; `maps_of` gives those of other classes.
         target: the class that is explained.
         scores: the model's class scores, one dimension.
         classes: what classes are called, as far as it is known.
@@ -59,7 +58,7 @@ class Explanation:
 
     @property
     def maps(self) -> Rows:
-        """Maps by method and layer of the class `target`."""
+        """Maps of the class `target` by method and layer, each `1 x h x w`; `maps_of` gives those of other classes."""
         return self.maps_of(self.target)
 
     @property
