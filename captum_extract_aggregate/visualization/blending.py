@@ -62,8 +62,8 @@ def blended(
     Example:
         >>> import numpy as np
         >>> from captum_extract_aggregate.visualization.blending import blended
-        >>> blended(np.ones((2, 2, 3)), np.zeros((2, 2)), 1.0, "all").min()  # nothing covers it
-        np.float64(1.0)
+        >>> float(blended(np.ones((2, 2, 3)), np.zeros((2, 2)), 1.0, "all").min())  # nothing covers it
+        1.0
     """
     from matplotlib import colormaps
 
