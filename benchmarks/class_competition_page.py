@@ -266,7 +266,7 @@ def draw(path: Path) -> None:
             for how, method in (("plain", plain), ("competing", cea.ClassCompetition(plain, normalize=True))):
                 columns[f"{corner}, {how}"] = method.attribute(x, target=classes[cell])[0].clamp(min=0)
         rows[label] = columns
-    grid(picture, rows, f"{name}, {layer}: positive parts").savefig(path, dpi=90)
+    grid(picture, rows, f"{name}, {layer}: positive parts").savefig(path, dpi=70)
 
 
 def main(folder: Path) -> None:

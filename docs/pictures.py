@@ -32,4 +32,4 @@ if __name__ == "__main__":
     model = timm.create_model("tf_efficientnet_lite0")
     model.load_state_dict(torch.load(sys.argv[1], weights_only=True))
     found = cea.explain(model.eval(), cat_above_cup(), "espresso")
-    print(found.summary(), found.save(PICTURE, dpi=110), sep="\n")
+    print(found.summary(), found.save(PICTURE, dpi=75), sep="\n")

@@ -32,6 +32,7 @@ from captum_extract_aggregate.attr.one_example import detached
 from captum_extract_aggregate.attr.one_pass import stacked
 from captum_extract_aggregate.attr.rebuilt import Rebuilt
 from captum_extract_aggregate.attr.shared_pass import capturing, pass_of, shared_maps
+from captum_extract_aggregate.attr.wrapping import Delegating
 
 _NAME = "Class Competition"
 
@@ -41,7 +42,7 @@ _NAME = "Class Competition"
     first="Explains one target per example, from one forward and one backward for each class that competes.",
     layers=False,
 )
-class ClassCompetition(Rebuilt, LayerAttribution, GradientAttribution):
+class ClassCompetition(Delegating, Rebuilt, LayerAttribution, GradientAttribution):
     r"""Class competition: what a class keeps of its map where the maps of several classes compete.
 
     With :math:`A_c` the wrapped method's map of each of C classes, the target t among them, at every position
@@ -131,28 +132,6 @@ class ClassCompetition(Rebuilt, LayerAttribution, GradientAttribution):
         self.attribution_method = attribution_method
         self.classes, self.rivals = checked_classes(classes), rivals
         self.temperature, self.threshold, self.normalize = temperature, threshold, normalize
-
-    @property
-    def layer(self) -> Any:
-        """Returns the wrapped method's."""
-        return getattr(self.attribution_method, "layer", None)
-
-    @layer.setter
-    def layer(self, layer: Any) -> None:
-        self.attribution_method.layer = layer  # type: ignore[attr-defined]
-
-    @property
-    def joins_layers(self) -> bool:
-        return getattr(self.attribution_method, "joins_layers", not hasattr(self.attribution_method, "layer"))
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return getattr(self.attribution_method, "multiplies_by_inputs", False)
-
-    @property
-    def gives_lists(self) -> bool:
-        """Tells whether a list of layers costs one call."""
-        return getattr(self.attribution_method, "gives_lists", False)
 
     def has_convergence_delta(self) -> bool:
         return False

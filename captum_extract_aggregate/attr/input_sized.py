@@ -21,6 +21,19 @@ from captum_extract_aggregate.attr.layer_types import Layers, OneLayer
 from captum_extract_aggregate.attr.one_pass import Map, Plan, finished
 
 
+def layers_or_default(forward_func: Callable[..., Any], layer: Any) -> Any:
+    """Returns the layers given; None: the default ones of the model that `forward_func` is."""
+    if layer is not None:
+        return layer
+    model = model_of(forward_func)
+    if model is None:
+        raise InvalidTypeError(
+            "layer is None, but forward_func is no model whose default layers could be found; expected a layer or a "
+            "list of layers"
+        )
+    return list(default_layers(model).values())
+
+
 class InputSizedAttribution(CaptureAttribution[nn.Module]):
     """Sums its layers' maps after taking magnitudes, scaling each to [0, 1] per example and upsampling it."""
 
@@ -37,15 +50,7 @@ class InputSizedAttribution(CaptureAttribution[nn.Module]):
         call: int | None = None,
         size: Size | None = None,
     ) -> None:
-        if layer is None:
-            model = model_of(forward_func)
-            if model is None:
-                raise InvalidTypeError(
-                    "layer is None, but forward_func is no model whose default layers could be found; expected a layer "
-                    "or a list of layers"
-                )
-            layer = list(default_layers(model).values())
-        given: Any = layer  # whose maps become one, whether it is a list or not
+        given: Any = layers_or_default(forward_func, layer)  # whose maps become one, whether it is a list or not
         super().__init__(forward_func, given, device_ids, layout=layout, call=call)
         self.size = check_size(size)
 

@@ -46,6 +46,7 @@ from captum_extract_aggregate.attr.meta_saliency_vmap import NotVectorizedError,
 from captum_extract_aggregate.attr.one_example import detached, joined, of_example, target_of_example
 from captum_extract_aggregate.attr.rebuilt import Rebuilt
 from captum_extract_aggregate.attr.step_parameters import checked_model, chosen_parameters, differentiate_only
+from captum_extract_aggregate.attr.wrapping import Delegating
 
 
 @described(
@@ -53,7 +54,7 @@ from captum_extract_aggregate.attr.step_parameters import checked_model, chosen_
     first="Explains one target per example, each with the parameters that a step on this example gives.",
     layers=False,
 )
-class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
+class MetaSaliency(Delegating, Rebuilt, LayerAttribution, GradientAttribution):
     r"""Meta-saliency: any attribution method, on the parameters after one step of gradient descent on the example.
 
     For each example x with target y by itself, the step is
@@ -159,28 +160,6 @@ class MetaSaliency(Rebuilt, LayerAttribution, GradientAttribution):
         if name == "model" and self.model is model_of(self.forward_func):
             return None
         return super().argument(name)
-
-    @property
-    def layer(self) -> Any:
-        """Returns the wrapped method's."""
-        return getattr(self.attribution_method, "layer", None)
-
-    @layer.setter
-    def layer(self, layer: Any) -> None:
-        self.attribution_method.layer = layer  # type: ignore[attr-defined]
-
-    @property
-    def joins_layers(self) -> bool:
-        return getattr(self.attribution_method, "joins_layers", not hasattr(self.attribution_method, "layer"))
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return getattr(self.attribution_method, "multiplies_by_inputs", False)
-
-    @property
-    def gives_lists(self) -> bool:
-        """Tells whether a list of layers costs one call."""
-        return getattr(self.attribution_method, "gives_lists", False)
 
     def has_convergence_delta(self) -> bool:
         return bool(self.attribution_method.has_convergence_delta())

@@ -8,15 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from captum_extract_aggregate._common.errors import InvalidTypeError
-from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.input_positions import Size
-from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate.attr.combination import LayerCombination
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.gradcam import GradCAMPlusPlus
+from captum_extract_aggregate.attr.input_sized import layers_or_default
 from captum_extract_aggregate.attr.layer_types import Layers, OneLayer
 
 
@@ -57,15 +55,8 @@ class RefineCAM(LayerCombination):
         call: int | None = None,
         size: Size | None = None,
     ) -> None:
-        if layer is None:
-            model = model_of(forward_func)
-            if model is None:
-                raise InvalidTypeError(
-                    "layer is None, but forward_func is no model whose default layers could be found; expected a layer "
-                    "or a list of layers"
-                )
-            layer = list(default_layers(model).values())
-        layers = layer if isinstance(layer, (list, tuple, Mapping)) else [layer]
+        given = layers_or_default(forward_func, layer)
+        layers = given if isinstance(given, (list, tuple, Mapping)) else [given]
         plus_plus: Any = GradCAMPlusPlus(forward_func, layers, device_ids, layout=layout, call=call)
         super().__init__(plus_plus, size=size)
         self.weights = (1.0,) * len(self.layer)

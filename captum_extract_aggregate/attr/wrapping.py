@@ -9,11 +9,8 @@ from captum_extract_aggregate.attr.base import CaptureAttribution
 from captum_extract_aggregate.attr.one_pass import Maps, Plan
 
 
-class WrappingAttribution(CaptureAttribution[Any]):
-    """A method that makes the wrapped method's maps of another pass, in the wrapped method's form.
-
-    A subclass sets `attribution_method`, and says what its pass is (`run_pass`, `pass_key`).
-    """
+class Delegating:
+    """Gives what the wrapped method, `attribution_method`, says of itself."""
 
     attribution_method: Any
 
@@ -27,6 +24,26 @@ class WrappingAttribution(CaptureAttribution[Any]):
         self.attribution_method.layer = layer
 
     @property
+    def joins_layers(self) -> bool:
+        return getattr(self.attribution_method, "joins_layers", not hasattr(self.attribution_method, "layer"))
+
+    @property
+    def multiplies_by_inputs(self) -> bool:
+        return getattr(self.attribution_method, "multiplies_by_inputs", False)
+
+    @property
+    def gives_lists(self) -> bool:
+        """Tells whether a list of layers costs one call."""
+        return getattr(self.attribution_method, "gives_lists", False)
+
+
+class WrappingAttribution(Delegating, CaptureAttribution[Any]):  # type: ignore[misc, override]
+    """A method that makes the wrapped method's maps of another pass, in the wrapped method's form.
+
+    A subclass sets `attribution_method`, and says what its pass is (`run_pass`, `pass_key`).
+    """
+
+    @property
     def layout(self) -> Any:  # type: ignore[override]
         """The wrapped method's."""
         return getattr(self.attribution_method, "layout", "auto")
@@ -35,18 +52,6 @@ class WrappingAttribution(CaptureAttribution[Any]):
     def call(self) -> Any:  # type: ignore[override]
         """The wrapped method's."""
         return getattr(self.attribution_method, "call", None)
-
-    @property
-    def joins_layers(self) -> bool:  # type: ignore[override]
-        return getattr(self.attribution_method, "joins_layers", not hasattr(self.attribution_method, "layer"))
-
-    @property
-    def gives_lists(self) -> bool:  # type: ignore[override]
-        return getattr(self.attribution_method, "gives_lists", False)
-
-    @property
-    def multiplies_by_inputs(self) -> bool:
-        return getattr(self.attribution_method, "multiplies_by_inputs", False)
 
     def plan(self, to_input: bool) -> Plan:
         return self.capturing().plan(to_input)

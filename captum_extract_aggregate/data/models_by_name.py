@@ -193,9 +193,7 @@ def known_of(model: nn.Module) -> NamedModel:
     if isinstance(timms, dict) and timms.get("input_size"):
         subject = _as_configured(model, timms)
     elif names and is_model_folder(str(getattr(config, "name_or_path", ""))):
-        processor = Processor(str(config.name_or_path))  # type: ignore[union-attr]
-        size, resize, mean, std = processor.size, processor.resize, processor.mean, processor.std
-        subject = NamedModel(model, size, resize, mean, std, [], processor.is_square, processor)
+        subject = _as_processed(model, Processor(str(config.name_or_path)), [])  # type: ignore[union-attr]
     else:
         subject = NamedModel(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
     if isinstance(names, dict) and not all(name == f"LABEL_{i}" for i, name in names.items()):
@@ -302,6 +300,11 @@ def _folder_subject(folder: str, weights: str, num_classes: int) -> NamedModel:
         raise InvalidValueError(
             f"num_classes is {num_classes}, but {folder!r} is for {usual} classes; expected {usual}"
         )
+    return _as_processed(model, processor, classes)
+
+
+def _as_processed(model: nn.Module, processor: Processor, classes: list[str]) -> NamedModel:
+    """Returns a model with the input that its folder's processor makes."""
     size, resize, mean, std = processor.size, processor.resize, processor.mean, processor.std
     return NamedModel(model, size, resize, mean, std, classes, processor.is_square, processor)
 

@@ -64,7 +64,7 @@ class Explanation:
     @property
     def title(self) -> str:
         """Which class of which model is explained, and its score."""
-        return f"{self.model_name}: class {self.name_of(self.target)}, score {self.scores[self.target]:.2f}"
+        return self._title_of(self.target)
 
     def name_of(self, index: int) -> str:
         """Returns what a class is called."""
@@ -81,11 +81,10 @@ class Explanation:
         from captum_extract_aggregate.visualization.figures import grid
 
         index = self.target if target is None else class_index(target, self.classes, self.scores)
-        title = f"{self.model_name}: class {self.name_of(index)}, score {self.scores[index]:.2f}"
         picture, boxes = _at_most(self.picture, _LARGEST), self.boxes
         if boxes is not None:
             boxes = boxes * (picture.shape[2] / self.picture.shape[2])
-        return grid(picture, self.maps_of(index), title, boxes, **options)
+        return grid(picture, self.maps_of(index), self._title_of(index), boxes, **options)
 
     def show(self, **options: Any) -> None:
         """Opens the picture: in a notebook below the cell, else in a window or the system's viewer."""
@@ -163,6 +162,9 @@ class Explanation:
         )
 
     # --- Inside ------------------------------------------------------------------------------------------------------
+
+    def _title_of(self, index: int) -> str:
+        return f"{self.model_name}: class {self.name_of(index)}, score {self.scores[index]:.2f}"
 
     def _explain(self, targets: Sequence[int]) -> None:
         """Makes the maps that are not there yet, those of all classes from one forward."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, said
 from captum_extract_aggregate.data.image_files import load_image, to_rgb
 from captum_extract_aggregate.data.models_by_name import NamedModel
-from captum_extract_aggregate.explanation.subject import preprocess, seen_box
+from captum_extract_aggregate.explanation.subject import preprocess, seen_box, to_picture
 
 # A file, a picture of Pillow's, an array H x W x 3 (bytes, or floats in [0, 1]), or a tensor: bytes C x H x W, or the
 # model's own input.
@@ -88,8 +89,7 @@ def _shown(x: Tensor, subject: NamedModel, transform: Any) -> Tensor:
     if mean is None or std is None:
         low, high = x.min(), x.max()
         return ((x - low) / (high - low).clamp(min=1e-12)).expand(3, -1, -1)
-    shown = x.detach().cpu() * torch.tensor(std).view(-1, 1, 1) + torch.tensor(mean).view(-1, 1, 1)
-    return shown.clamp(0, 1).expand(3, -1, -1)
+    return to_picture(x.detach().cpu(), replace(subject, mean=mean, std=std)).expand(3, -1, -1)
 
 
 def _to_tensor(photograph: Image.Image) -> Tensor:
