@@ -50,6 +50,23 @@ def test_a_score_that_is_not_finite_gives_nan_for_its_example_alone(elsewhere, s
         assert m[[0, 2]].isfinite().all()
 
 
+def test_classes_that_lie_there_are_not_looked_at(elsewhere, small_net, images):
+    method = cea.NormGrad(small_net, "conv3")
+    expected = {wanted: method.attribute(images, torch.tensor(wanted)) for wanted in ((1, 4, 0), (3,), 2)}
+    with pytest.raises(ValueError, match="target 9 is out of range; expected 0 to 4"):
+        method.attribute(images, torch.tensor([1, 9, 0]))
+    elsewhere()
+    for wanted, maps in expected.items():
+        torch.testing.assert_close(method.attribute(images, torch.tensor(wanted)), maps)
+    assert torch.equal(method.attribute(images, torch.tensor(-1)), method.attribute(images, torch.tensor([4])))
+    wrong = method.attribute(images, torch.tensor([1, 9, 0]))
+    assert wrong.flatten(1).isnan().all(1).tolist() == [False, True, False]
+    torch.testing.assert_close(wrong[0], expected[1, 4, 0][0])
+    for mistake, told in ((torch.ones(2), "tensor of torch.float32"), (torch.tensor([1, 2]), "2 entries for 3")):
+        with pytest.raises((TypeError, ValueError), match=told):
+            method.attribute(images, mistake)
+
+
 def test_gradients_that_would_underflow_are_scaled_without_looking(elsewhere, small_net, images):
     expected = cea.NormGrad(small_net, "conv3").attribute(images, 1)
     elsewhere()

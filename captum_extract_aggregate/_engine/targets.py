@@ -11,6 +11,7 @@ from captum._utils.common import _select_targets
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._common.tensors import on_cpu
 from captum_extract_aggregate._engine.outputs import find_scores
 
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
@@ -31,6 +32,8 @@ def select_scores(output: Any, target: Target) -> Tensor:
     output, target = find_scores(output), plain_target(target)
     if output.ndim == 0:
         output = output.reshape(1)
+    if isinstance(target, Tensor) and output.ndim == 2 and target.device == output.device and not on_cpu(output):
+        return _select_without_looking(output, target)
     if target is not None:
         _check_target(output, target)
     scores = _select_targets(output, target)  # type: ignore[arg-type]
@@ -41,6 +44,22 @@ def select_scores(output: Any, target: Target) -> Tensor:
             f"{tuple(output.shape)}; expected one: {cure}"
         )
     return scores.reshape(len(scores))
+
+
+def _select_without_looking(output: Tensor, target: Tensor) -> Tensor:
+    """Returns the scores at class indices that lie on a GPU, for which nobody waits: one out of range gives NaN.
+
+    As anywhere, a single index is for all examples and may count from the end.
+    """
+    _check_form(target)
+    examples, classes = output.shape
+    if target.numel() not in (1, examples):
+        raise InvalidValueError(f"target has {target.numel()} entries for {examples} examples; expected {FORMS}")
+    if target.numel() == 1 and examples != 1:
+        target = torch.where(target < 0, target + classes, target).expand(examples)
+    inside = (target >= 0) & (target < classes)
+    scores = output.gather(1, target.clamp(0, classes - 1).reshape(-1, 1)).reshape(-1)
+    return scores * torch.where(inside, 1.0, torch.nan).to(scores.dtype)  # the gradient there is NaN as well
 
 
 def plain_target(target: Any) -> Any:
@@ -63,15 +82,7 @@ def _check_target(output: Tensor, target: Any) -> None:
     if isinstance(target, bool) or not isinstance(target, (int, tuple, list, Tensor)):
         raise InvalidTypeError(f"target is a {type(target).__name__}; expected {FORMS}")
     if isinstance(target, Tensor):
-        if target.dtype != torch.long:
-            raise InvalidTypeError(
-                f"target is a tensor of {target.dtype}; expected class indices (multi-hot vectors are not)"
-            )
-        if target.numel() > 1 and target.ndim > 1:
-            raise InvalidValueError(
-                f"target is a tensor of shape {tuple(target.shape)}; expected one index per example. For several "
-                "targets per example use attribute_per_target"
-            )
+        _check_form(target)
         entries: list[Any] = target.tolist()
     else:
         entries = target if isinstance(target, list) else [target]
@@ -80,6 +91,18 @@ def _check_target(output: Tensor, target: Any) -> None:
         raise InvalidValueError(f"target has {len(entries)} entries for {examples} examples; expected {FORMS}")
     for entry in entries:
         _check_entry(entry, sizes, per_example)
+
+
+def _check_form(target: Tensor) -> None:
+    if target.dtype != torch.long:
+        raise InvalidTypeError(
+            f"target is a tensor of {target.dtype}; expected class indices (multi-hot vectors are not)"
+        )
+    if target.numel() > 1 and target.ndim > 1:
+        raise InvalidValueError(
+            f"target is a tensor of shape {tuple(target.shape)}; expected one index per example. For several "
+            "targets per example use attribute_per_target"
+        )
 
 
 def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
