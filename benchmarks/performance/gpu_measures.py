@@ -10,7 +10,6 @@ import torch
 from benchmarks.performance.floor import DEVICE
 from benchmarks.performance.gpu_setting import Case, Failure, Setting, working
 from benchmarks.performance.timing import Row, in_turns, row, rows_in_turns
-from captum_extract_aggregate import metrics
 
 
 def cases(setting: Setting) -> Iterator[Case]:
@@ -19,6 +18,8 @@ def cases(setting: Setting) -> Iterator[Case]:
 
 
 def _similarities(setting: Setting) -> Iterator[Row | Failure]:
+    from captum_extract_aggregate import metrics  # where scikit-image and SciPy are
+
     generator = torch.Generator().manual_seed(0)
     size = max(setting.size, 48)
     a, b = (torch.randn(setting.maps, 1, size, size, generator=generator).to(DEVICE) for _ in range(2))
@@ -36,6 +37,8 @@ def _similarities(setting: Setting) -> Iterator[Row | Failure]:
 
 
 def _curves(setting: Setting) -> Iterator[Row | Failure]:
+    from captum_extract_aggregate import metrics
+
     model, shares = setting.network(setting.networks[0]), [i / 10 for i in range(1, 1 + setting.steps)]
     x = setting.images(min(8, setting.batches[-1]))
     maps = torch.rand(len(x), 1, 7, 7, generator=torch.Generator().manual_seed(0)).to(DEVICE)
