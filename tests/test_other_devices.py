@@ -76,6 +76,32 @@ def test_gradients_that_would_underflow_are_scaled_without_looking(elsewhere, sm
     assert not zero.any()
 
 
+def test_a_class_that_is_not_there_gives_nan_for_its_example_alone(elsewhere, small_net, images):
+    method = cea.MetaSaliency(cea.NormGrad(small_net, "conv3"))
+    expected = method.attribute(images, [1, 2, 3]), cea.NormGrad(small_net, "conv3").attribute(images, [1, 2, 3])
+    elsewhere()
+    target = torch.tensor([1, 99, 3])
+    for found, right in zip(
+        (method.attribute(images, target), method.attribution_method.attribute(images, target)), expected
+    ):
+        assert found.flatten(1).isnan().all(1).tolist() == [False, True, False]
+        torch.testing.assert_close(found[[0, 2]], right[[0, 2]])
+    with pytest.raises(ValueError, match="2 entries for 3 examples"):
+        method.attribution_method.attribute(images, target[:2])
+    per_target = method.attribution_method.attribute_per_target(images, torch.tensor([1, -1]))
+    assert torch.equal(per_target[:, 1], method.attribution_method.attribute(images, small_net(images).shape[1] - 1))
+
+
+def test_relevance_that_no_rule_passes_is_nan(elsewhere, small_net, images):
+    def logarithm(x):
+        return small_net(x.abs().log())
+
+    with pytest.raises(ValueError, match="no rule for torch"):
+        cea.LRP(logarithm).attribute(images, 1)
+    elsewhere()
+    assert cea.LRP(logarithm).attribute(images, 1).isnan().all()
+
+
 @given(n=st.integers(1, 40), q=st.one_of(st.sampled_from([0, 50, 98, 100]), st.floats(0, 100)), seed=st.integers(0, 99))
 def test_percentiles(n, q, seed):
     values = torch.randn(3, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

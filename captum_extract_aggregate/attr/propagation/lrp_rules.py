@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
-from captum_extract_aggregate._common.tensors import where_positive
+from captum_extract_aggregate._common.tensors import moved, on_cpu, where_positive
 
 Lost = Literal["drop", "spread"]
 LOST = get_args(Lost)
@@ -54,13 +54,20 @@ Term = tuple[Tensor, Constant]
 class Linear:
     """A linear operation `function(activity, weight, bias)` and its constants.
 
-    `varying` is False at the inputs that are constants themselves: padding. None: at none.
+    `varying` is False at the inputs that are constants themselves: padding. None: at none. `never_negative` says that
+    no activity is below 0.
     """
 
     function: Callable[[Tensor, Constant, Constant], Tensor]
     weight: Constant = None
     bias: Constant = None
     varying: Constant = None
+    never_negative: bool = False
+
+    def may_be_negative(self, a: Tensor) -> bool:
+        """Tells whether some activity is below 0. Where it is not known, it looks on the CPU alone, as the host would
+        have to wait for any other device, and there says that one may be."""
+        return not self.never_negative and a.numel() > 0 and (not on_cpu(a) or bool(a.amin() < 0))
 
     def counted(self, a: Tensor) -> Tensor:
         """1 for each input, 0 for padding."""
@@ -122,13 +129,9 @@ def negative(t: Tensor) -> Tensor:
     return t.clamp(max=0)
 
 
-def _has_negative(t: Tensor) -> bool:
-    return t.numel() > 0 and bool(t.amin() < 0)
-
-
 def is_zero(t: Tensor) -> bool:
-    """Tells whether nothing is left in a tensor."""
-    return t.numel() == 0 or not bool(t.abs().amax())
+    """Tells whether nothing is left in a tensor; looks on the CPU alone, and elsewhere says that something may be."""
+    return t.numel() == 0 or (on_cpu(t) and not bool(t.abs().amax()))
 
 
 class LinearRule:
@@ -184,7 +187,7 @@ class Gamma(LinearRule):
         other."""
         w, b = _weight(linear), linear.bias
         terms = [(positive(a), w + self.gamma * same(w))]
-        if _has_negative(a):
+        if linear.may_be_negative(a):
             terms.append((negative(a), w + self.gamma * other(w)))
         return share_out(R, linear, terms, None if b is None else b + self.gamma * same(b), self.epsilon)[0]
 
@@ -315,7 +318,7 @@ class ZBox(LinearRule):
         return share_out(R, linear, terms, None, self.epsilon)[0]
 
     def _bound(self, bound: float | Tensor, a: Tensor) -> Tensor:
-        values = torch.as_tensor(bound, dtype=a.dtype, device=a.device)
+        values = moved(bound, a.device).to(a.dtype) if isinstance(bound, Tensor) else a.new_full((), bound)
         if not broadcasts(values.shape, a.shape):
             raise InvalidValueError(
                 f"a bound of ZBox has shape {tuple(values.shape)} for inputs of shape {tuple(a.shape)}; expected one "
@@ -327,7 +330,7 @@ class ZBox(LinearRule):
 def _excitation(a: Tensor, linear: Linear) -> list[Term]:
     """Returns terms whose sum is that of the positive contributions."""
     w = _weight(linear)
-    if not _has_negative(a):
+    if not linear.may_be_negative(a):
         return [(a, positive(w))]
     return [(positive(a), positive(w)), (negative(a), negative(w))]
 
@@ -335,7 +338,7 @@ def _excitation(a: Tensor, linear: Linear) -> list[Term]:
 def _inhibition(a: Tensor, linear: Linear) -> list[Term]:
     """Returns terms whose sum is that of the negative contributions."""
     w = _weight(linear)
-    if not _has_negative(a):
+    if not linear.may_be_negative(a):
         return [(a, negative(w))]
     return [(positive(a), negative(w)), (negative(a), positive(w))]
 

@@ -24,10 +24,16 @@ class LinearStep(Step):
     """A convolution, linear layer or matrix product. A BatchNorm behind it may become part of it."""
 
     def __init__(
-        self, call: Call, inputs: Tensors, linear: Linear, rule: LinearRule, varying: Tensor | None = None
+        self,
+        call: Call,
+        inputs: Tensors,
+        linear: Linear,
+        rule: LinearRule,
+        varying: Tensor | None = None,
+        never_negative: bool = False,
     ) -> None:
         super().__init__(call, inputs)
-        self.linear, self.rule = linear, rule
+        self.linear, self.rule, self.never_negative = linear, rule, never_negative
         self.varying = () if varying is None or rule.shares_bias else (varying,)
         self.transposed = "transpose" in self.name or (self.name == "convolution" and call.argument(6, "transposed"))
         self.versions = [t._version for t in (linear.weight, linear.bias) if t is not None]
@@ -48,7 +54,8 @@ class LinearStep(Step):
     def _relevance(self, R: Tensor, kept: Tensors, linear: Linear) -> Tensor:
         a, varying = kept[0], kept[1] if len(kept) > 1 else None
         x = without_constants(at_least_float32(a), varying)
-        return self.rule.relevance(at_least_float32(R), x, replace(linear, varying=varying)).to(a.dtype)
+        linear = replace(linear, varying=varying, never_negative=self.never_negative)
+        return self.rule.relevance(at_least_float32(R), x, linear).to(a.dtype)
 
     def _constants(self) -> Linear:
         weight, bias = self.linear.weight, self.linear.bias
@@ -83,8 +90,8 @@ class SharesStep(Step):
 
     def before(self) -> Tensors:
         like = self.inputs[0]
-        given = [torch.as_tensor(t, device=like.device) for t in _addends(self.call)]
-        addends = torch.broadcast_tensors(*(finite(at_least_float32(t.to(like.dtype))) for t in given))
+        given = [t.to(like) if isinstance(t, Tensor) else like.new_full((), t) for t in _addends(self.call)]
+        addends = torch.broadcast_tensors(*(finite(at_least_float32(t)) for t in given))
         receives = [any(operand is t for t in self.inputs) for operand in _operands(self.call)]
         masks = [self.varying.of(t) if mine else None for t, mine in zip(_operands(self.call), receives)]
         varying = [None if mask is None else mask.expand_as(addends[0]) for mask in masks]
