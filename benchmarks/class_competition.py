@@ -1,19 +1,18 @@
 """Does class competition help, or does it only look so? The numbers; class_competition_page.py makes the page of them.
 
     python benchmarks/class_competition.py FOLDER              # every part that FOLDER does not hold yet
+    python benchmarks/class_competition.py FOLDER --device cuda --jobs 8
+    python benchmarks/class_competition.py FOLDER --share 0.1  # of a tenth of the pictures
     python benchmarks/class_competition_page.py FOLDER         # docs/class_competition_study.md and its picture
 
 Networks: the embedded scene ResNet, and those of the folder named by CEA_DATA (default ../shared/data). A part is one
-network and one question; it is written when it is done, so that a run can be stopped and taken up again. About half an
-hour of one core.
+network and one question; it is written when it is done, so that a run can be stopped and taken up again. Minutes of a
+GPU, hours of one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -23,11 +22,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from class_competition_pictures import OfFeatures, grids, network, objects, ordinary
+from class_competition_pictures import grids, network, objects, of_objects, ordinary
+from parts import answer
 from torch import Tensor, nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.metrics import pointing_game, removal_contrast
+from captum_extract_aggregate.metrics import (
+    grid_pointing_game,
+    pointing_game,
+    relevance_mass_accuracy,
+    removal_contrast,
+)
 from captum_extract_aggregate.metrics.pointing_game import centre_map
 from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
 from captum_extract_aggregate.metrics.similarity import null_baseline, spearman
@@ -57,8 +62,10 @@ STAGES = {  # what is randomised: the head, and then nearly everything
     "EfficientNet-Lite0": ["classifier", "blocks"],
     "ViT-Tiny": ["heads", "encoder"],
 }
-SIZES = {"grid": 12, "objects": 128, "sensitivity": 16, "randomisation": 12, "removal": 12}
+SIZES = {"grid": 60, "objects": 128, "sensitivity": 128, "randomisation": 48, "removal": 96}
 SCENES = 2  # times as many of the small pictures
+BATCH = {"cpu": 4, "cuda": 32}
+REMOVED_AT_ONCE = {"cpu": 64, "cuda": 256}
 Key = tuple[str, str, str]  # method, layer, variant
 Values = dict[str, dict[str, list[float]]]  # measure, then method|layer|variant: a number for each picture
 
@@ -100,46 +107,42 @@ def strongest(m: Tensor, counts: Tensor) -> Tensor:
 # --- Questions --------------------------------------------------------------------------------------------------------
 
 
-def grid(name: str) -> Values:
-    """Grid pointing: the share of positive attribution in the right cell, averaged over a picture's four cells."""
-    x, classes = grids(name, size(name, "grid"))
-    model, found = network(name), defaultdict(list)
-    for one, own in zip(x, classes):
-        given = {"classes": own.tolist(), "normalize": True}
+def grid(name: str, n: int, device: str) -> Values:
+    """Grid pointing: the share of positive attribution in the right cell, averaged over a picture's four grids."""
+    of = grids(name, n)
+    model, size = network(name, device), BATCH[device]
+    shares: dict[str, list[Tensor]] = defaultdict(list)
+    for x, classes in zip(of.x.split(size), of.classes.split(size)):
+        given = {"classes": classes.tolist(), "normalize": True}
         every = methods(model, LAYERS[name], **VARIANTS, given=given)
-        shares = defaultdict(list)
-        for cell, key, m in maps_per_target(every, one[None], own.tolist()):
-            shares["|".join(key)].append(share(m, cell))
-        for key, values in shares.items():
-            found[key].append(sum(values) / 4)  # NaN where a cell's map has nothing positive
-    return {"grid": dict(found)}
+        for cell, key, m in maps_per_target(every, x.to(device), list(classes.T.to(device))):
+            shares["|".join(key)].append(grid_pointing_game(m, [cell] * len(m), n=2).cpu())
+    found = {}
+    batches = len(of.x.split(size))
+    for key, parts in shares.items():
+        by_corner = [torch.cat(parts[corner::4]) for corner in range(4)]  # batch by batch, corner by corner
+        assert len(parts) == 4 * batches
+        values = torch.zeros(len(of.x), dtype=torch.float64)
+        for corner, found_there in enumerate(by_corner):  # NaN where a cell's map has nothing positive
+            values[of.members[:, corner]] += found_there / 4
+        found[key] = values.tolist()
+    return {"grid": found}
 
 
-def share(m: Tensor, cell: int) -> float:
-    """Returns the share of positive attribution in one of four cells; NaN where there is none."""
-    positive, side = m[0, 0].clamp(min=0), m.shape[-1] // 2
-    rows, columns = side * (cell // 2), side * (cell % 2)
-    return divided(positive[rows : rows + side, columns : columns + side].sum(), positive.sum())
-
-
-def divided(a: Tensor, b: Tensor) -> float:
-    return float(a / b) if float(b) > 0 else math.nan
-
-
-def of_objects(name: str) -> Values:
+def on_objects(name: str, n: int, device: str) -> Values:
     """The share of positive attribution on the object, and whether the maximum is on it; averaged over a picture's
     classes. Of pictures with several classes by themselves, too."""
-    model = network(name) if name == "scene ResNet" else OfFeatures(name, network(name)).eval()
+    model = of_objects(name, device)
     inner = "" if name == "scene ResNet" else "net."
     every = methods(model, [inner + layer for layer in LAYERS[name]], **VARIANTS)
     found: Values = defaultdict(lambda: defaultdict(list))
-    for pictured in objects(name, size(name, "objects")):
+    for pictured in objects(name, n):
         masses, hits = defaultdict(list), defaultdict(list)
-        for t, (method, layer, variant), m in maps_per_target(every, pictured.x, pictured.classes):
-            mask, positive = pictured.masks[t], m[0, 0].clamp(min=0)
+        for t, (method, layer, variant), m in maps_per_target(every, pictured.x.to(device), pictured.classes):
+            mask, m = pictured.masks[t : t + 1], m.cpu()
             key = "|".join((method, layer.removeprefix(inner), variant))
-            masses[key].append(divided(positive[mask].sum(), positive.sum()))
-            hit = bool(pointing_game(m, mask[None], pictured.tolerance)) if bool(m.any()) else math.nan
+            masses[key].append(float(relevance_mass_accuracy(m, mask)))
+            hit = bool(pointing_game(m, mask, pictured.tolerance)) if bool(m.any()) else torch.nan
             hits[key].append(float(hit))
         for mask in pictured.masks:
             masses["null"].append(float(mask.float().mean()))
@@ -152,12 +155,11 @@ def of_objects(name: str) -> Values:
     return {measure: dict(values) for measure, values in found.items()}
 
 
-def sensitivity(name: str) -> Values:
+def sensitivity(name: str, n: int, device: str) -> Values:
     """Spearman correlation of the maps for the highest and the lowest scoring class."""
-    model, found = network(name), defaultdict(list)
-    every = methods(model, LAYERS[name], **VARIANTS)
-    sizes = {}
-    for x in ordinary(name, size(name, "sensitivity")).split(4):
+    model, found = network(name, device), defaultdict(list)
+    every, pictures = methods(model, LAYERS[name], **VARIANTS), ordinary(name, n).to(device)
+    for x in pictures.split(BATCH[device]):
         with torch.no_grad():
             z = model(x)
         first: dict[Key, Tensor] = {}
@@ -166,8 +168,7 @@ def sensitivity(name: str) -> Values:
                 found["|".join(key)] += spearman(first[key], m).tolist()
             else:
                 first[key] = m
-        sizes[name] = tuple(x.shape[2:])
-    return {"sensitivity": dict(found), "null": nulls(every, ordinary(name, 1), sizes[name])}
+    return {"sensitivity": dict(found), "null": nulls(every, pictures[:1], tuple(pictures.shape[2:]))}
 
 
 def nulls(every: dict[Key, Any], x: Tensor, size: tuple[int, ...]) -> dict[str, list[float]]:
@@ -181,91 +182,76 @@ def nulls(every: dict[Key, Any], x: Tensor, size: tuple[int, ...]) -> dict[str, 
 
 
 def fresh(layer: nn.Module) -> None:
-    """Initialises a layer as it is before training."""
-    if callable(reset := getattr(layer, "reset_parameters", None)):
-        reset()
-    else:
-        for p in layer.parameters(recurse=False):
-            nn.init.normal_(p, std=0.02)
+    """Draws each of a layer's parameters anew with the mean and the deviation that it has, so that signals keep their
+    scale: with an initialiser's, maps of networks with running statistics, or without any normalisation, are
+    constant."""
+    for p in layer.parameters(recurse=False):
+        deviation = float(p.std()) if p.numel() > 1 else 0.0
+        nn.init.normal_(p, float(p.mean()), deviation)
 
 
-def randomisation(name: str) -> Values:
+def randomisation(name: str, n: int, device: str) -> Values:
     """Spearman correlation of the maps before and after randomisation, of the head and of nearly everything."""
-    model, x = network(name), ordinary(name, size(name, "randomisation"))
+    model, x = network(name, device), ordinary(name, n).to(device)
     every = methods(model, LAYERS[name], **VARIANTS)
     with torch.no_grad():
-        targets = model(x).argmax(1)
-
-    def explained() -> dict[Key, Tensor]:
-        parts = defaultdict(list)
-        for some, own in zip(x.split(4), targets.split(4)):
-            for _, key, m in maps_per_target(every, some, [own]):
-                parts[key].append(m)
-        return {key: torch.cat(maps) for key, maps in parts.items()}
-
-    before = explained()
+        targets = torch.cat([model(some).argmax(1) for some in x.split(BATCH[device])])
+    before = explained(every, x, targets, BATCH[device])
     stages = randomization_stages(model, STAGES[name], (x[:1],), ())
     found: Values = {"randomisation (head)": {}, "randomisation (all)": {}}
     with closing(randomized(model, stages, "cascading", fresh, 1, 0)) as states:
         for _, i in states:
             if i in (0, len(stages) - 1):
                 measure = "randomisation (all)" if i else "randomisation (head)"
-                for key, m in explained().items():
+                for key, m in explained(every, x, targets, BATCH[device]).items():
                     found[measure]["|".join(key)] = spearman(before[key], m).tolist()
     return found
 
 
-def removal(name: str) -> Values:
-    """Removal contrast, at the layer in the middle: how much longer the decision lasts when what the map holds for
-    least goes first, than when what it holds for most does; own map against other pictures' maps."""
-    model, x = network(name), ordinary(name, size(name, "removal"))
-    chosen = ("NormGrad", "linear approximation")
-    every = {k: m for k, m in methods(model, LAYERS[name][:1], **VARIANTS).items() if k[0] in chosen}
-    with torch.no_grad():
-        targets = model(x).argmax(1)
+def explained(every: dict[Key, Any], x: Tensor, targets: Tensor, batch: int) -> dict[Key, Tensor]:
+    """Returns the maps of one class of each picture."""
     parts = defaultdict(list)
-    for some, own in zip(x.split(4), targets.split(4)):
+    for some, own in zip(x.split(batch), targets.split(batch)):
         for _, key, m in maps_per_target(every, some, [own]):
             parts[key].append(m)
-    step = x.shape[2] * x.shape[3] // 25
-    values = {"|".join(k): removal_contrast(model, x, torch.cat(m), step=step).delta.tolist() for k, m in parts.items()}
+    return {key: torch.cat(maps) for key, maps in parts.items()}
+
+
+def removal(name: str, n: int, device: str) -> Values:
+    """Removal contrast: how much longer the decision lasts when what the map holds for least goes first, than when what
+    it holds for most does; own map against other pictures' maps."""
+    model, x = network(name, device), ordinary(name, n).to(device)
+    chosen = ("NormGrad", "linear approximation")
+    every = {k: m for k, m in methods(model, LAYERS[name], **VARIANTS).items() if k[0] in chosen}
+    with torch.no_grad():
+        targets = torch.cat([model(some).argmax(1) for some in x.split(BATCH[device])])
+    step, most = x.shape[2] * x.shape[3] // 25, REMOVED_AT_ONCE[device]
+    values = {}
+    for key, maps in explained(every, x, targets, BATCH[device]).items():
+        contrast = removal_contrast(model, x, maps, step=step, max_examples_per_batch=most)
+        values["|".join(key)] = contrast.delta.tolist()
     return {"removal": values}
 
 
-QUESTIONS: dict[str, Callable[[str], Values]] = {
+QUESTIONS: dict[str, Callable[[str, int, str], Values]] = {
     "grid": grid,
-    "objects": of_objects,
     "randomisation": randomisation,
     "sensitivity": sensitivity,
+    "objects": on_objects,
     "removal": removal,
 }
 
 
-def size(name: str, question: str) -> int:
-    """Returns how many pictures a question is asked of."""
-    return SIZES[question] * (SCENES if name == "scene ResNet" else 1)
+def size(name: str, question: str, share: float) -> int:
+    """Returns how many pictures a question is asked of, a multiple of four."""
+    return max(4, 4 * round(SIZES[question] * share * (SCENES if name == "scene ResNet" else 1) / 4))
 
 
-def asked(name: str, question: str) -> bool:
-    """Tells whether a network takes part: there is no multi-label head for one, and removal takes long."""
-    if question == "objects":
-        return name != "EfficientNet-Lite0"
-    return question != "removal" or name in ("scene ResNet", "EfficientNet-Lite0")
-
-
-def main(folder: Path, networks: list[str]) -> None:
-    """Answers what the folder does not hold yet."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [(q, name) for name in networks for q in QUESTIONS if q != "removal"]
-    for question, name in [*parts, *(("removal", name) for name in networks)]:  # the longest last
-        file = folder / f"{question}-{name.replace(' ', '-')}.json"
-        if not asked(name, question) or file.exists():
-            continue
-        began = time.process_time()
-        values = QUESTIONS[question](name)
-        file.with_suffix(".part").write_text(json.dumps(values))
-        file.with_suffix(".part").rename(file)
-        print(f"{file.name}: {time.process_time() - began:.0f} s", flush=True)
+def ask(question: str, name: str, share: float, device: str) -> Values:
+    """Returns one part's numbers."""
+    try:
+        return QUESTIONS[question](name, size(name, question, share), device)
+    finally:
         network.cache_clear()  # a head may have been taken off
 
 
@@ -273,6 +259,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--networks", nargs="*", default=list(LAYERS), choices=list(LAYERS))
+    parser.add_argument("--questions", nargs="*", default=list(QUESTIONS), choices=list(QUESTIONS))
+    parser.add_argument("--share", type=float, default=1.0, help="of the pictures")
+    parser.add_argument("--device", default="cpu", choices=list(BATCH))
+    parser.add_argument("--jobs", type=int, default=1, help="how many parts at a time")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    main(arguments.folder, arguments.networks)
+    wanted = [(question, name) for question in arguments.questions for name in arguments.networks]
+    answer(arguments.folder, wanted, ask, arguments.jobs, arguments.share, arguments.device)
