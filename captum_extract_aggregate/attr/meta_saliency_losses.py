@@ -35,7 +35,8 @@ def _cross_entropy(output: Tensor, target: Any) -> Tensor:
     select_scores(output, target)  # our error for a target that does not fit
     entry = target[0] if isinstance(target, list) else target
     first, *others = entry if isinstance(entry, tuple) else (entry,)
-    logits = output[(slice(None), slice(None), *others)]
+    where = (slice(None), slice(None), *others)
+    logits = output[where]
     classes = torch.zeros(len(output), dtype=torch.long, device=output.device)
     classes += moved(first.reshape(-1), output.device) if isinstance(first, Tensor) else int(first)
     return F.cross_entropy(logits, classes % logits.shape[1])

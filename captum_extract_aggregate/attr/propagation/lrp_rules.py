@@ -55,7 +55,9 @@ class Linear:
     """A linear operation `function(activity, weight, bias)` and its constants.
 
     `varying` is False at the inputs that are constants themselves: padding. None: at none. `never_negative` says that
-    no activity is below 0.
+    no activity is below 0. `channels` are the dimensions of activity and weight along which several operations of one
+    sum may be joined; None: along none. `output` is what the operation gave, with bias and BatchNorm, where it is kept,
+    and `transposed` then takes R at the output to the inputs, each times its weight.
     """
 
     function: Callable[[Tensor, Constant, Constant], Tensor]
@@ -63,6 +65,9 @@ class Linear:
     bias: Constant = None
     varying: Constant = None
     never_negative: bool = False
+    channels: tuple[int, int] | None = None
+    output: Constant = None
+    transposed: Callable[[Tensor], Tensor] | None = None
 
     def may_be_negative(self, a: Tensor) -> bool:
         """Tells whether some activity is below 0. Where it is not known, it looks on the CPU alone, as the host would
@@ -81,8 +86,14 @@ def without_constants(t: Tensor, varying: Constant) -> Tensor:
 
 def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
     """Returns `numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
+    return _ratio(numerator, denominator, denominator.abs(), epsilon)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, magnitude: Tensor, epsilon: float) -> Tensor:
     away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
-    return where_positive(numerator / away, denominator.abs())
+    quotient = numerator / away
+    # In its own memory, as fresh memory is what takes the time on a CPU.
+    return torch.ops.aten.threshold_backward.grad_input(quotient, magnitude, 0, grad_input=quotient)  # type: ignore[no-any-return]
 
 
 def share_out(
@@ -90,14 +101,33 @@ def share_out(
 ) -> tuple[Tensor, Tensor]:
     """R in proportion to contributions, each a sum over terms (activity, weight) of their products.
 
-    Returns what the inputs receive, and the denominators; a unit whose denominator is 0 passes nothing on.
+    Returns what the inputs receive, and the magnitudes of the denominators; a unit whose denominator is 0 passes
+    nothing on.
     """
+    count = len(terms)
+    if count > 1 and linear.channels is not None:
+        terms = [_joined(terms, linear.channels)]
     with torch.enable_grad():
         activities = [a.detach().requires_grad_() for a, _ in terms]
         biases = [bias] + [None] * (len(terms) - 1)
         z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
-        slopes = torch.autograd.grad(z, activities, ratio(R, z.detach(), epsilon))
-    return reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)]), z.detach()
+    magnitude = z.detach().abs()
+    slopes = torch.autograd.grad(z, activities, _ratio(R, z.detach(), magnitude, epsilon))
+    received = [_times(slope, a.detach(), linear) for a, slope in zip(activities, slopes)]
+    if len(received) < count:
+        received = list(received[0].chunk(count, linear.channels[0]))  # type: ignore[index]
+    return reduce(operator.add, received), magnitude
+
+
+def _joined(terms: Sequence[Term], channels: tuple[int, int]) -> Term:
+    """Returns terms as one: a sum of operations is one operation of all their channels."""
+    activities, weights = zip(*terms)
+    return torch.cat(activities, channels[0]), torch.cat(weights, channels[1])
+
+
+def _times(slope: Tensor, a: Tensor, linear: Linear) -> Tensor:
+    """Returns the product; in the memory of a slope that the operation's weights have made, which is nobody else's."""
+    return slope.mul_(a) if linear.weight is not None and slope.is_contiguous() else slope * a
 
 
 def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[], list[Term]]]) -> Tensor:
@@ -105,7 +135,7 @@ def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[],
     first, *others = alternatives
     received, z = share_out(R, linear, first())
     for terms in others:
-        R = where_positive(R, 1 - z.abs().sign())
+        R = where_positive(R, 1 - z.sign())
         if is_zero(R):
             break
         more, z = share_out(R, linear, terms())
@@ -143,6 +173,15 @@ class LinearRule:
     Where it takes none, neither does padding: `a` is 0 there, and `linear.varying` says where.
     """
 
+    needs_output = False
+    """Tells whether it makes use of what the operation gave (`linear.output`)."""
+
+    needs_weights = True
+    """Tells whether it needs the weights themselves where that and `linear.transposed` are there."""
+
+    sums_over_outputs = False
+    """Tells whether what inputs receive is the sum of what each output sends, so that few may be taken at a time."""
+
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         """Returns what the input `a` receives of R at the output; all in at least float32."""
         raise NotImplementedError
@@ -154,12 +193,15 @@ class Epsilon(LinearRule):
 
     epsilon: float = 1e-9
 
-    shares_bias = True
+    needs_weights = False
+    shares_bias = needs_output = sums_over_outputs = True
 
     def __post_init__(self) -> None:
         check_number("epsilon", self.epsilon)
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        if linear.transposed is not None and linear.output is not None:
+            return _times(linear.transposed(ratio(R, linear.output, self.epsilon)), a, linear)
         return share_out(R, linear, [(a, linear.weight)], linear.bias, self.epsilon)[0]
 
 
@@ -170,14 +212,14 @@ class Gamma(LinearRule):
     gamma: float = 0.25
     epsilon: float = 1e-9
 
-    shares_bias = True
+    shares_bias = needs_output = sums_over_outputs = True
 
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, hint=", or the rule ZPlus() for an infinite one")
         check_number("epsilon", self.epsilon)
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        z = linear.function(a, linear.weight, linear.bias)
+        z = linear.function(a, linear.weight, linear.bias) if linear.output is None else linear.output
         below = where_positive(R, -z)
         received = self._below(R - below, a, linear, positive, negative)
         return received if is_zero(below) else received + self._below(below, a, linear, negative, positive)
@@ -205,6 +247,8 @@ class AlphaBeta(LinearRule):
     beta: float = 1.0
     epsilon: float = 1e-9
     bias: bool = False
+
+    sums_over_outputs = True
 
     @property
     def shares_bias(self) -> bool:  # type: ignore[override]
@@ -236,6 +280,8 @@ class ZPlus(LinearRule):
     """
 
     lost: str = "drop"
+
+    sums_over_outputs = True
 
     def __post_init__(self) -> None:
         check_lost(self.lost)

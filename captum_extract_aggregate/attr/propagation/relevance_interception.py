@@ -220,6 +220,9 @@ class RelevanceInterception(Interception):
     def _unchanged(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1:  # rectifiers, activations, dropout, scaling by a constant
             raise self.unknown(call, f" of {len(variables)} tensors that depend on the input (a gate)")
+        step, _ = self._made_by.get(variables[0], (None, None)) if call.in_place else (None, None)
+        if step is not None and step.own is not None:
+            step.own.keep()
         return Pass(call, variables)
 
     def _check_scale(self, call: Call, variables: Tensors) -> None:
