@@ -210,9 +210,9 @@ def test_no_method_waits_for_the_device(label):
         with Arrivals() as arrivals:
             maps = method.attribute(x, target=target)
     except NotImplementedError as error:
-        if "kthvalue" not in str(error):
+        if "histc" not in str(error):
             raise
-        pytest.skip("this torch knows no kthvalue on the meta device")
+        pytest.skip("this torch knows no histc on the meta device")
     assert all(m.device.type == "meta" for m in (maps if isinstance(maps, list) else [maps]))
     assert arrivals.found == []
 
