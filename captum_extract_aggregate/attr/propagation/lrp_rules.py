@@ -90,9 +90,13 @@ def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor, magnitude: Tensor, epsilon: float) -> Tensor:
-    away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
-    quotient = numerator / away
     # In its own memory, as fresh memory is what takes the time on a CPU.
+    if epsilon:
+        away = denominator.sign()
+        torch.add(denominator, away, alpha=epsilon, out=away)
+        quotient = torch.div(numerator, away, out=away) if numerator.shape == away.shape else numerator / away
+    else:
+        quotient = numerator / denominator
     return torch.ops.aten.threshold_backward.grad_input(quotient, magnitude, 0, grad_input=quotient)  # type: ignore[no-any-return]
 
 
