@@ -211,6 +211,11 @@ def _name(function: Any) -> str:
 
 
 @functools.lru_cache(maxsize=1024)
+def _full_name(function: Any) -> str:
+    return str(resolve_name(function) or getattr(function, "__name__", repr(function)))
+
+
+@functools.lru_cache(maxsize=1024)
 def _in_place(function: Any) -> bool:
     name = str(getattr(function, "__name__", ""))
     dunder = name.startswith("__i") and hasattr(Tensor, f"__{name[3:]}")  # of `+=` there is a `+`; not `__invert__`
@@ -229,7 +234,7 @@ class Call(NamedTuple):
     @property
     def full_name(self) -> str:
         """Returns what errors call it."""
-        return str(resolve_name(self.function) or getattr(self.function, "__name__", repr(self.function)))
+        return _full_name(self.function)
 
     @property
     def name(self) -> str:
