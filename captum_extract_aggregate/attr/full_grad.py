@@ -46,7 +46,7 @@ class Magnitudes(NamedTuple):
     channels: Tensor
     low: Tensor
     high: Tensor
-    count: int
+    number: int
 
 
 @described("`N x 1 x H x W` with the input's positions, non-negative, without unit", layers=False)
@@ -266,7 +266,7 @@ def _rescaled(of_layers: list[Magnitudes]) -> Tensor:
     Of all channels together the smallest magnitude is taken off at once, so that no channel is written again.
     """
     channels, low, high = (torch.stack(tensors) for tensors in list(zip(*of_layers))[:3])
-    off = torch.stack([one.low * one.count for one in of_layers])
+    off = torch.stack([one.low * one.number for one in of_layers])
     size = (*low.shape, *(1,) * (channels.ndim - 2))
     spread = spread_between(low, high) + _EPS
     return channels.sub_(off.reshape(size)).div_(spread.reshape(size)).sum(0)

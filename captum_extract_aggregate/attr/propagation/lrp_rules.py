@@ -88,7 +88,14 @@ def without_constants(t: Tensor, varying: Constant) -> Tensor:
 
 def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
     """Returns `numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
-    return _ratio(numerator, denominator.clone(), epsilon)
+    return ratios([numerator], denominator, epsilon)[0]
+
+
+def ratios(numerators: Sequence[Tensor], denominator: Tensor, epsilon: float) -> list[Tensor]:
+    """Returns the same of several numerators."""
+    away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
+    magnitude = denominator.abs()
+    return [_where_positive(numerator / away, magnitude) for numerator in numerators]
 
 
 def _ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
@@ -102,8 +109,12 @@ def _ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
         torch.div(numerator, quotient, out=quotient)
     else:
         quotient = numerator / torch.add(denominator, denominator.sign(), alpha=epsilon)
-    magnitude = denominator.abs_()
-    return torch.ops.aten.threshold_backward.grad_input(quotient, magnitude, 0, grad_input=quotient)  # type: ignore[no-any-return]
+    return _where_positive(quotient, denominator.abs_())
+
+
+def _where_positive(t: Tensor, chooser: Tensor) -> Tensor:
+    """Writes 0 into `t` where `chooser` is not above 0."""
+    return torch.ops.aten.threshold_backward.grad_input(t, chooser, 0, grad_input=t)  # type: ignore[no-any-return]
 
 
 def share_out(
