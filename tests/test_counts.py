@@ -139,11 +139,34 @@ def test_gated_rules_are_one_forward_and_one_backward(make, resnet, x):
     assert ours["convolution_backward"] == floor["convolution_backward"]
 
 
-def test_z_plus_is_three_passes_of_convolutions(resnet, x):
-    ours = operations(lambda: cea.ExcitationBackprop(resnet).attribute(x, target=3))
-    floor = operations(gradients(resnet, x, [None]))
-    assert ours["convolution"] <= 2 * floor["convolution"] + 1
-    assert ours["convolution_backward"] <= 2 * floor["convolution_backward"]
+RULES = {
+    "excitation": (cea.ExcitationBackprop, 2, 1, 10),
+    "LRP, gamma infinite": (lambda m: cea.LRP(m, gamma=float("inf")), 2, 1, 10),
+    "LRP-0": (cea.LRP, 1, 1, 19),
+    "LRP-gamma": (lambda m: cea.LRP(m, gamma=0.25), 3, 2, 54),  # less where R meets no negative output
+}
+
+
+@pytest.mark.parametrize("label", RULES)
+def test_rules_reuse_the_forward_s_products(label, resnet, x):
+    """Convolutions of the forward and of the backward pass, by those of a gradient, and all else by convolution."""
+    make, forwards, backwards, others = RULES[label]
+    method = make(resnet)
+    ours, floor = operations(lambda: method.attribute(x, target=3)), operations(gradients(resnet, x, [None]))
+    assert ours["convolution"] <= forwards * floor["convolution"]
+    assert ours["convolution_backward"] <= backwards * floor["convolution_backward"]
+    added = sum(ours.values()) - sum(floor.values())
+    print(f"{label}: {added / floor['convolution']:.1f} operations more for each convolution")
+    assert added <= others * floor["convolution"]
+
+
+def test_full_grad_reads_each_bias_s_part_once(resnet, x):
+    method = cea.FullGrad(resnet)
+    places = len(method.plan(to_input=False))
+    ours, floor = operations(lambda: method.attribute(x, target=3)), operations(gradients(resnet, x, [None]))
+    print(f"FullGrad: {(sum(ours.values()) - sum(floor.values())) / places:.1f} operations more for each bias")
+    assert sum(ours.values()) - sum(floor.values()) <= 15 * places
+    assert ours["upsample_bilinear2d"] == 5  # resolutions
 
 
 def test_pixel_removal_runs_only_images_whose_decision_stands(resnet, x, passes):

@@ -40,7 +40,12 @@ def low_and_spread(map_: Tensor) -> tuple[Tensor, Tensor]:
     """Returns each example's smallest value, and how far its largest is from it: `N x 1 x ...`; infinitely far in a
     constant map, whose rounding then is no map either."""
     low, high = (t.reshape(-1, *(1,) * (map_.ndim - 1)) for t in extremes(map_))
-    return low, torch.where(_is_rounding(low, high), torch.inf, high - low)
+    return low, spread_between(low, high)
+
+
+def spread_between(low: Tensor, high: Tensor) -> Tensor:
+    """Returns how far smallest and largest values are apart; infinitely far where they differ by rounding alone."""
+    return torch.where(_is_rounding(low, high), torch.inf, high - low)
 
 
 def is_constant(map_: Tensor) -> Tensor:

@@ -210,6 +210,18 @@ def _name(function: Any) -> str:
     return str(getattr(function, "__name__", "")).strip("_").removeprefix("linalg_")
 
 
+@functools.lru_cache(maxsize=1024)
+def _full_name(function: Any) -> str:
+    return str(resolve_name(function) or getattr(function, "__name__", repr(function)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_place(function: Any) -> bool:
+    name = str(getattr(function, "__name__", ""))
+    dunder = name.startswith("__i") and hasattr(Tensor, f"__{name[3:]}")  # of `+=` there is a `+`; not `__invert__`
+    return dunder or (name.endswith("_") and not name.endswith("__"))
+
+
 class Call(NamedTuple):
     """Holds a function as it was called, its kind (None: nothing is known of it), and a user's own rule, if any."""
 
@@ -222,7 +234,7 @@ class Call(NamedTuple):
     @property
     def full_name(self) -> str:
         """Returns what errors call it."""
-        return str(resolve_name(self.function) or getattr(self.function, "__name__", repr(self.function)))
+        return _full_name(self.function)
 
     @property
     def name(self) -> str:
@@ -232,9 +244,7 @@ class Call(NamedTuple):
     @property
     def in_place(self) -> bool:
         """Tells whether it overwrites its first argument."""
-        name = str(getattr(self.function, "__name__", ""))
-        dunder = name.startswith("__i") and hasattr(Tensor, f"__{name[3:]}")  # of `+=` there is a `+`; not `__invert__`
-        return dunder or (name.endswith("_") and not name.endswith("__")) or bool(self.kwargs.get("inplace"))
+        return _in_place(self.function) or bool(self.kwargs.get("inplace"))
 
     def run(self) -> Any:
         return self.function(*self.args, **self.kwargs)
@@ -261,8 +271,13 @@ class Call(NamedTuple):
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
 
+_ATOMS = {int, float, bool, str, type(None), torch.dtype, torch.device}
+
+
 def tensors_in(value: Any) -> list[Tensor]:
     """Returns all tensors in nested tuples, lists and dictionaries."""
+    if type(value) is Tensor:
+        return [value]
     found: list[Tensor] = []
     _collect((value,), found)
     return found
@@ -270,6 +285,8 @@ def tensors_in(value: Any) -> list[Tensor]:
 
 def _collect(values: Iterable[Any], found: list[Tensor]) -> None:
     for value in values:
+        if type(value) in _ATOMS:  # looked at first, as every call of a network comes here several times
+            continue
         if isinstance(value, Tensor):
             found.append(value)
         elif isinstance(value, (tuple, list)):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
-from captum_extract_aggregate._common.tensors import at_least_float32, low_and_spread, upsample
+from captum_extract_aggregate._common.tensors import at_least_float32, extremes, spread_between, upsample
 from captum_extract_aggregate._engine.added import Added
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
@@ -37,6 +37,16 @@ Rescale = Literal["channel_joint", "layer_map"]
 
 
 _RESCALE = get_args(Rescale)
+
+
+class Magnitudes(NamedTuple):
+    """Holds the magnitudes of a contribution: their sum over its channels, `N x 1 x *S`, each example's smallest and
+    largest one, `N`, and how many channels there are."""
+
+    channels: Tensor
+    low: Tensor
+    high: Tensor
+    number: int
 
 
 @described("`N x 1 x H x W` with the input's positions, non-negative, without unit", layers=False)
@@ -122,9 +132,9 @@ class FullGrad(WithDelta[nn.Module]):
         biases = [place for place in places_of(plan) if place.layer is not None]
         left_out: dict[nn.Module | None, str] = {}
         by_layer = self._of_layers(biases, evidence, left_out)
-        sizes = list(dict.fromkeys(tuple(map_.shape[2:]) for _, map_ in by_layer))
+        sizes = list(dict.fromkeys(tuple(map_.channels.shape[2:]) for _, map_ in by_layer))
         positions = find_positions(evidence.inputs, sizes, size=self.size, models=evidence.models)
-        further: list[Tensor] = []
+        further: list[Magnitudes] = []
         if evidence.added is None:
             self._warn_where_uncalled(biases, evidence)
             self._warn([*left_out.values(), *self._fused])
@@ -135,34 +145,33 @@ class FullGrad(WithDelta[nn.Module]):
                 by_layer = [(layer, map_) for layer, map_ in by_layer if _own(layer) & met]
             counted = set[int]().union(*(_own(layer) for layer, _ in by_layer))
             terms = self._further_terms([one for one in added if not one.given & counted], evidence)
-            further = [self._rescaled(term) for term in terms if term.ndim == len(positions.size) + 2]
+            further = [self._magnitudes(term) for term in terms if term.ndim == len(positions.size) + 2]
         maps = [map_ for _, map_ in by_layer] + further
         if self.include_input:
-            maps += map(self._rescaled, self._input_terms(positions, evidence))
+            maps += map(self._magnitudes, self._input_terms(positions, evidence))
         return finished(self._summed(maps, positions, evidence), evidence)
 
     def _of_layers(
         self, biases: list[Place], evidence: Evidence, left_out: dict[nn.Module | None, str]
-    ) -> list[tuple[nn.Module | None, Tensor]]:
-        """Returns what each layer's bias contributes, rescaled; of all layers those with as many dimensions as most
-        have."""
+    ) -> list[tuple[nn.Module | None, Magnitudes]]:
+        """Returns the magnitudes of what each layer's bias contributes; of all layers those with as many dimensions as
+        most have."""
         maps = []
         for place in biases:
-            maps += [(place.layer, self._rescaled(term)) for term in self._terms(place, evidence, left_out)]
-        most = max((map_.ndim for _, map_ in maps), default=0)
+            maps += [(place.layer, self._magnitudes(term)) for term in self._terms(place, evidence, left_out)]
+        most = max((map_.channels.ndim for _, map_ in maps), default=0)
         if self._only_seen:
-            left_out |= {layer: describe(layer, evidence.models) for layer, map_ in maps if map_.ndim < most}
+            left_out |= {layer: describe(layer, evidence.models) for layer, map_ in maps if map_.channels.ndim < most}
         return [(layer, map_) for layer, map_ in maps if layer not in left_out]
 
-    def _summed(self, maps: list[Tensor], positions: Positions, evidence: Evidence) -> Tensor:
+    def _summed(self, maps: list[Magnitudes], positions: Positions, evidence: Evidence) -> Tensor:
         """Returns the sum of all at the input's size; upsampling is linear: once for all maps of one size."""
-        by_size: dict[tuple[int, ...], Tensor] = {}
-        for map_ in maps:
-            own = tuple(map_.shape[2:])
-            by_size[own] = by_size[own] + map_ if own in by_size else map_
         total = torch.zeros(evidence.inputs[0].shape[0], 1, *positions.size, device=evidence.inputs[0].device)
-        for map_ in by_size.values():
-            total = total + upsample(map_, positions.size, self.align_corners)
+        by_size: dict[tuple[int, ...], list[Magnitudes]] = {}
+        for map_ in maps:
+            by_size.setdefault(tuple(map_.channels.shape[2:]), []).append(map_)
+        for same in by_size.values():
+            total = total + upsample(_rescaled(same), positions.size, self.align_corners)
         return total
 
     def _further_terms(self, added: list[Added], evidence: Evidence) -> Iterator[Tensor]:
@@ -230,13 +239,12 @@ class FullGrad(WithDelta[nn.Module]):
                 left_out[place.layer] = around.name
         return terms
 
-    def _rescaled(self, contribution: Tensor) -> Tensor:
-        """Applies psi but for the upsampling, which is linear, so that the channels can be summed before it."""
+    def _magnitudes(self, contribution: Tensor) -> Magnitudes:
+        """Returns what psi needs to know of a contribution, which is read but once."""
         if self.rescale == "layer_map":
             contribution = contribution.sum(1, keepdim=True)
         magnitude = contribution.abs() if callable(self.layout) else contribution.abs_()
-        low, spread = low_and_spread(magnitude)
-        return magnitude.sub_(low).sum(1, keepdim=True).div_(spread + _EPS)
+        return Magnitudes(magnitude.sum(1, keepdim=True), *extremes(magnitude), magnitude.shape[1])
 
     @named_arguments
     def compute_convergence_delta(  # type: ignore[override]
@@ -250,6 +258,18 @@ class FullGrad(WithDelta[nn.Module]):
     @classmethod
     def get_name(cls) -> str:
         return "FullGrad"
+
+
+def _rescaled(of_layers: list[Magnitudes]) -> Tensor:
+    """Returns the sum of contributions of one size, with psi applied to each but for the upsampling, which is linear.
+
+    Of all channels together the smallest magnitude is taken off at once, so that no channel is written again.
+    """
+    channels, low, high = (torch.stack(tensors) for tensors in list(zip(*of_layers))[:3])
+    off = torch.stack([one.low * one.number for one in of_layers])
+    size = (*low.shape, *(1,) * (channels.ndim - 2))
+    spread = spread_between(low, high) + _EPS
+    return channels.sub_(off.reshape(size)).div_(spread.reshape(size)).sum(0)
 
 
 def _own(layer: nn.Module | None) -> set[int]:

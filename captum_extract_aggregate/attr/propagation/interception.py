@@ -42,6 +42,13 @@ _HARMLESS = (
     "BackwardHookFunctionBackward",
 )
 
+# What asks a tensor for something and gives no tensor: hooks and modules do at every call.
+_INERT = {
+    Tensor.register_hook,
+    *(getattr(Tensor, name) for name in ("dim", "size", "numel", "stride", "is_floating_point", "is_contiguous")),
+    *(getattr(Tensor, name).__get__ for name in ("requires_grad", "shape", "ndim", "dtype", "device", "is_leaf")),
+}
+
 
 class Step:
     """One call of a function, and how R passes it. `inputs` are the tensors that receive something."""
@@ -201,6 +208,8 @@ class Interception(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _INERT:
+            return func(*args, **(kwargs or {}))
         known = OPERATIONS.get(func)
         if known is None:
             func = of_torch(func)

@@ -57,7 +57,7 @@ class Linear:
     `varying` is False at the inputs that are constants themselves: padding. None: at none. `never_negative` says that
     no activity is below 0. `channels` are the dimensions of activity and weight along which several operations of one
     sum may be joined; None: along none. `output` is what the operation gave, with bias and BatchNorm, where it is kept,
-    and `transposed` then takes R at the output to the inputs, each times its weight.
+    and `transposed` then takes R at the output to the inputs, each times its weight. Both may be overwritten.
     """
 
     function: Callable[[Tensor, Constant, Constant], Tensor]
@@ -72,7 +72,9 @@ class Linear:
     def may_be_negative(self, a: Tensor) -> bool:
         """Tells whether some activity is below 0. Where it is not known, it looks on the CPU alone, as the host would
         have to wait for any other device, and there says that one may be."""
-        return not self.never_negative and a.numel() > 0 and (not on_cpu(a) or bool(a.amin() < 0))
+        if self.never_negative or not a.numel():
+            return False
+        return not on_cpu(a) or bool(a.narrow(-1, 0, 1).amin() < 0) or bool(a.amin() < 0)  # a few tell nearly always
 
     def counted(self, a: Tensor) -> Tensor:
         """1 for each input, 0 for padding."""
@@ -86,14 +88,33 @@ def without_constants(t: Tensor, varying: Constant) -> Tensor:
 
 def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
     """Returns `numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
-    return _ratio(numerator, denominator, denominator.abs(), epsilon)
+    return ratios([numerator], denominator, epsilon)[0]
 
 
-def _ratio(numerator: Tensor, denominator: Tensor, magnitude: Tensor, epsilon: float) -> Tensor:
+def ratios(numerators: Sequence[Tensor], denominator: Tensor, epsilon: float) -> list[Tensor]:
+    """Returns the same of several numerators."""
     away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
-    quotient = numerator / away
-    # In its own memory, as fresh memory is what takes the time on a CPU.
-    return torch.ops.aten.threshold_backward.grad_input(quotient, magnitude, 0, grad_input=quotient)  # type: ignore[no-any-return]
+    magnitude = denominator.abs()
+    return [_where_positive(numerator / away, magnitude) for numerator in numerators]
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
+    """Returns the same, and leaves the magnitudes in the denominator's memory: fresh memory is what takes the time on a
+    CPU."""
+    if not epsilon:
+        quotient = numerator / denominator
+    elif numerator.shape == denominator.shape:
+        quotient = denominator.sign()
+        torch.add(denominator, quotient, alpha=epsilon, out=quotient)
+        torch.div(numerator, quotient, out=quotient)
+    else:
+        quotient = numerator / torch.add(denominator, denominator.sign(), alpha=epsilon)
+    return _where_positive(quotient, denominator.abs_())
+
+
+def _where_positive(t: Tensor, chooser: Tensor) -> Tensor:
+    """Writes 0 into `t` where `chooser` is not above 0."""
+    return torch.ops.aten.threshold_backward.grad_input(t, chooser, 0, grad_input=t)  # type: ignore[no-any-return]
 
 
 def share_out(
@@ -111,8 +132,8 @@ def share_out(
         activities = [a.detach().requires_grad_() for a, _ in terms]
         biases = [bias] + [None] * (len(terms) - 1)
         z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
-    magnitude = z.detach().abs()
-    slopes = torch.autograd.grad(z, activities, _ratio(R, z.detach(), magnitude, epsilon))
+    magnitude = z.detach() if linear.weight is not None else z.detach().clone()  # weights make what is nobody else's
+    slopes = torch.autograd.grad(z, activities, _ratio(R, magnitude, epsilon))
     received = [_times(slope, a.detach(), linear) for a, slope in zip(activities, slopes)]
     if len(received) < count:
         received = list(received[0].chunk(count, linear.channels[0]))  # type: ignore[index]
@@ -201,7 +222,7 @@ class Epsilon(LinearRule):
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         if linear.transposed is not None and linear.output is not None:
-            return _times(linear.transposed(ratio(R, linear.output, self.epsilon)), a, linear)
+            return _times(linear.transposed(_ratio(R, linear.output, self.epsilon)), a, linear)
         return share_out(R, linear, [(a, linear.weight)], linear.bias, self.epsilon)[0]
 
 

@@ -129,17 +129,17 @@ class Own:
             self._version = self._output._version
 
     def output(self, norm: tuple[Tensor, Tensor] | None) -> Tensor | None:
-        """Returns the output, with the BatchNorm that is part of it; None where it was overwritten."""
+        """Returns a copy of the output, with the BatchNorm that is part of it; None where it was overwritten."""
         if self._output._version != self._version:
             return None
         if norm is None:
-            return self._output
+            return self._output.clone()
         scale, shift = _by_channel(norm, self._output)
         return torch.addcmul(shift, self._output, scale)
 
     def transposed(self, R: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Returns what inputs receive of R at the output, each times its weight."""
-        sent = R if norm is None else R * _by_channel(norm, R)[0]
+        """Returns what inputs receive of R at the output, each times its weight. R may be overwritten."""
+        sent = R if norm is None else R.mul_(_by_channel(norm, R)[0])
         return torch.autograd.grad(self._graph, self._leaf, sent, retain_graph=True)[0]
 
 

@@ -23,7 +23,7 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
     is_zero,
     negative,
     positive,
-    ratio,
+    ratios,
     share_out,
     share_out_all,
     without_constants,
@@ -63,7 +63,7 @@ def part_shares(addends: Sequence[Tensor], varying: Sequence[Constant], parts: S
     first, *others = parts
     values = [without_constants(first(t), where) for t, where in zip(addends, varying)]
     total = reduce(operator.add, values)
-    shares = [ratio(v, total, 0) for v in values]
+    shares = ratios(values, total, 0)
     if others:
         is_zero = 1 - total.abs().sign()
         by_others = part_shares(addends, varying, others)
@@ -74,14 +74,15 @@ def part_shares(addends: Sequence[Tensor], varying: Sequence[Constant], parts: S
 def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> list[Tensor]:
     """Returns the shares of addends of one shape in R: as `gamma_average`."""
     total = reduce(operator.add, addends)
+    if not gamma:
+        return ratios(addends, total, epsilon)
 
     def of_that_sign(t: Tensor) -> Tensor:
         above = positive(t)
         return above - where_positive(above, -total) + where_positive(negative(t), -total)
 
-    parts = [t + gamma * of_that_sign(t) for t in addends] if gamma else addends
-    total = reduce(operator.add, parts)
-    return [ratio(p, total, epsilon) for p in parts]
+    parts = [t + gamma * of_that_sign(t) for t in addends]
+    return ratios(parts, reduce(operator.add, parts), epsilon)
 
 
 def rule_average(R: Tensor, a: Tensor, linear: Linear, rule: LinearRule) -> Tensor:
