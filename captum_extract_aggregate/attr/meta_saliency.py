@@ -29,7 +29,7 @@ from captum_extract_aggregate._engine.claims import claim
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
 from captum_extract_aggregate._engine.model_state import (
     keep_modes,
-    prepared,
+    prepare_pass,
     set_modes,
     unchanged,
     uncompiled,
@@ -254,7 +254,7 @@ class MetaSaliency(Delegating, Rebuilt, LayerAttribution, GradientAttribution):
             set_modes(undo, grad=True)
             differentiate_only(self.parameters, self.model, undo)
             _batch_norm_in_eval_mode(self.model, undo)
-            prepared(undo, forward, tensors, freeze=False, layers=[self.model])
+            prepare_pass(undo, forward, tensors, freeze=False, layers=[self.model])
             output = forward(*tensors, *(_format_additional_forward_args(extra) or ()))
             loss = self._loss(scores_or_output(output), target)
             without_autocast(undo)
