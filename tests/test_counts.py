@@ -161,6 +161,12 @@ NO_WAIT = {
     "RectGrad": lambda m, layers: cea.RectGrad(m, layers),
     "depthwise": lambda m, layers: cea.ExtractAggregate(m, layers, extract="depthwise3x3", aggregate="max_abs"),
     "layer's own": lambda m, layers: cea.NormGrad(m, ["layer2.0.conv1", "layer4.1.conv2"], virtual_identity=False),
+    "combination": lambda m, layers: cea.LayerCombination(cea.NormGrad(m, layers)),
+    "RefineCAM": cea.RefineCAM,
+    "meta-saliency": lambda m, layers: cea.MetaSaliency(cea.NormGrad(m, layers)),
+    "guided GradCAM": lambda m, layers: cea.GuidedGradCAM(m, layers[-1]),
+    "Libra": lambda m, layers: cea.LibraGrad(cea.LinearApproximation(m, layers)),
+    "finer": lambda m, layers: cea.FinerCAM(cea.GradCAM(m, layers)),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models import VisionTransformer
 
 import captum_extract_aggregate as cea
@@ -23,6 +24,15 @@ LOOK_AT_SCORES = ("class-competition",)  # how many backwards there are follows 
 ATTENTIVE = ("legrad", "gradient-weighted-attention", "attention-rollout")
 
 
+class _NoNumbers(TorchDispatchMode):
+    """Refuses to look at a number of the GPU's, which PyTorch's own mode does not see."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].device.type == DEVICE:
+            raise RuntimeError("a number of the device's is looked at")
+        return func(*args, **(kwargs or {}))
+
+
 @contextlib.contextmanager
 def no_waiting() -> Iterator[None]:
     """Within, whatever makes the host wait for the GPU raises an error."""
@@ -31,7 +41,8 @@ def no_waiting() -> Iterator[None]:
         return
     torch.cuda.set_sync_debug_mode("error")
     try:
-        yield
+        with _NoNumbers():
+            yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

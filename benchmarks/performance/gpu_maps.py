@@ -100,7 +100,9 @@ def peers(setting: Setting) -> Iterator[Case]:
     section = "Other libraries over ours, float32"
     for library, make in PEERS.items():
         for batch in setting.batches if library in ("captum", "torchcam") else (1,):
-            for name in setting.networks[-1:] if library == "zennit" else setting.networks[:2]:  # it merges no BatchNorm
+            for name in (
+                setting.networks[-1:] if library == "zennit" else setting.networks[:2]
+            ):  # it merges no BatchNorm
                 case = f"{library}, {name}, batch {batch}"
 
                 def run(
