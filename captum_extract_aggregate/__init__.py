@@ -5,6 +5,7 @@ from captum_extract_aggregate._common.errors import CaptumExtractAggregateError,
 from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.operations import register_operation, unregister_operation
+from captum_extract_aggregate._engine.session import prepared
 from captum_extract_aggregate.attr import (
     LRP,
     ActivityAttribution,
@@ -110,6 +111,7 @@ __all__ = [
     "explain",
     "feature_spread_weights",
     "load_scene_model",
+    "prepared",
     "register_operation",
     "rules",
     "unregister_operation",

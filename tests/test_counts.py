@@ -202,6 +202,8 @@ NO_WAIT = {
     "combination": lambda m, layers: cea.LayerCombination(cea.NormGrad(m, layers)),
     "meta-saliency": lambda m, layers: cea.MetaSaliency(cea.NormGrad(m, "layer4")),
     "meta-saliency, one by one": lambda m, layers: cea.MetaSaliency(cea.NormGrad(m, "layer4"), vectorized=False),
+    "RefineCAM": cea.RefineCAM,
+    "finer": lambda m, layers: cea.FinerCAM(cea.GradCAM(m, layers)),
 }
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.performance import gpu
+from benchmarks.performance.gpu_page import gpu_page
 from benchmarks.performance.gpu_setting import Case, Failure, Setting
 from benchmarks.performance.timing import Row
 
@@ -83,10 +84,30 @@ def test_the_most_important_comes_first():
 @pytest.mark.slow
 def test_every_case_runs(tmp_path):
     found = gpu.main(["--seconds", "1000", "--output", str(tmp_path / "gpu")], SMALL)
-    assert {f.where for f in found.failures if "ModuleNotFound" not in f.error} == set()
+    assert [f for f in found.failures if "ModuleNotFound" not in f.error] == []
     assert found.left_out == []
     sections = {case.section for case in gpu.cases(SMALL)} - {"CUDA graphs"}  # a CPU has none
     assert {row.section for row in found.rows} >= sections
     by_case = {row.case: row for row in found.rows}
     assert by_case["graphs that explaining adds"].median == by_case["breaks that explaining adds"].median == 0
     assert by_case["graphs of the model itself"].median > 0
+
+
+def test_the_page_has_a_row_for_each_network_and_batch(tmp_path):
+    section = "Maps over the bare passes, 4 layer(s), float32"
+    rows = [
+        Row(section, f"{method}, resnet50, batch {n}", 1.25 + n, 1, 2, 5, note="bare passes 9.07 ms")
+        for method in ("NormGrad", "conv3x3, filter_norm")
+        for n in (1, 32)
+    ]
+
+    def gives():
+        yield from rows
+        yield ROW
+
+    gpu.measured([Case("a", "b", gives)], 100, tmp_path / "gpu", Clock())
+    page = gpu_page(tmp_path / "gpu.json")
+    assert "| | bare passes, ms | NormGrad | conv3x3, filter_norm |" in page
+    assert "| resnet50, batch 32 | 9.07 | 33.25 | 33.25 |" in page
+    assert "| a case | 1.02 (1 - 1.1) |" in page
+    assert gpu_page(tmp_path / "missing.json") == ""

@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.performance import maps, measures
+from benchmarks.performance.gpu_page import gpu_page
 from benchmarks.performance.timing import Row, cell, machine
 
 HERE = Path(__file__).parent
@@ -52,14 +53,18 @@ def page(stored: dict[str, dict[str, object]]) -> str:
             note = f"; {row['note']}" if row["note"] else ""
             lines.append(f"| {row['case']}{note} | {cell(row)} | {limit} | {met} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, gpu_page()])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help="left out: all")
+    parser.add_argument("--page", action="store_true", help="write the page of what was measured before, nothing else")
     options = parser.parse_args()
     stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
+    if options.page:
+        PAGE.write_text(page(stored), encoding="utf-8")
+        return
     for name in options.sections or SECTIONS:
         rows = []
         for found in SECTIONS[name]():

@@ -18,7 +18,7 @@ from captum_extract_aggregate._engine.layers import checked_inputs, describe, ru
 from captum_extract_aggregate._engine.model_state import (
     function_modes,
     leave_function_modes,
-    prepared,
+    prepare_pass,
     run_within,
     set_modes,
 )
@@ -86,7 +86,7 @@ def attention_layers(forward_func: nn.Module, inputs: Any) -> dict[str, nn.Modul
     seen = AttentionSeen()
     with Undo() as undo, undo:
         set_modes(undo, grad=False)
-        prepared(undo, forward_func, tensors, False, set(), set())
+        prepare_pass(undo, forward_func, tensors, False, set(), set())
         seen.begin(undo)
         forward_func(*(t.detach().clone() for t in tensors))
     if not seen.layers:

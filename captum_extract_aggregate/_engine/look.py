@@ -13,7 +13,7 @@ from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.attention_seen import AttentionSeen
 from captum_extract_aggregate._engine.dimensions import Watch
 from captum_extract_aggregate._engine.evidence import Look, Tensors
-from captum_extract_aggregate._engine.model_state import prepared, set_modes
+from captum_extract_aggregate._engine.model_state import prepare_pass, set_modes
 from captum_extract_aggregate._engine.parts import Dims
 from captum_extract_aggregate._engine.taps import (
     Place,
@@ -33,7 +33,7 @@ def one_more_forward(
     layers = {place.layer for place in places}
     with Undo() as undo, undo:
         set_modes(undo, grad=False)
-        prepared(undo, forward_func, tensors, False, layers, layers - {None})
+        prepare_pass(undo, forward_func, tensors, False, layers, layers - {None})
         watch.__enter__()  # left with this thread's other function modes
         eyes.begin(undo)
         forward_func(*leaves, *extra)

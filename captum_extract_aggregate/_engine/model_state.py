@@ -19,6 +19,8 @@ from captum_extract_aggregate._engine.checkpoints import checkpoints_as_written
 from captum_extract_aggregate._engine.claims import Claim
 from captum_extract_aggregate._engine.gradient_layout import lay_out
 from captum_extract_aggregate._engine.layers import as_written, describe, model_of
+from captum_extract_aggregate._engine.model_parts import ModelParts, unseen
+from captum_extract_aggregate._engine.session import Session, session_of
 
 P = ParamSpec("P")
 Found = TypeVar("Found")
@@ -31,14 +33,14 @@ def uncompiled(forward_func: Callable[..., Any]) -> Callable[..., Any]:
     return getattr(forward_func, "_torchdynamo_orig_callable", forward_func)  # type: ignore[no-any-return]
 
 
-def prepared(
+def prepare_pass(
     undo: Undo,
     forward_func: Callable[..., Any],
     tensors: tuple[Tensor, ...],
     freeze: bool | None,
     hooked: Collection[nn.Module | None] | None = None,
     layers: Collection[nn.Module | None] = (),
-) -> Claim:
+) -> Preparation:
     """Freezes the parameters of every model that this thread runs from now on, and claims it, until all is undone.
 
     A model that `forward_func` merely calls is met, and frozen, when it begins to run. `freeze`: None makes parameters
@@ -46,18 +48,18 @@ def prepared(
     out, any may be. `layers`: those that are explained. A model that runs in other threads alone belongs to the call if
     it holds one of them.
     """
-    preparation = _Preparation(undo, tensors, freeze, hooked, layers)
+    preparation = Preparation(undo, tensors, freeze, hooked, layers)
     random_state(undo, tensors)
     checkpoints_as_written(undo)
     model = model_of(forward_func)
     if model is not None:
         preparation.prepare(model)
-    hook_everywhere(undo, preparation.meet)
-    return preparation.claim
+    preparation.watch(model)
+    return preparation
 
 
-class _Preparation:
-    """Prepares the models of one pass, each when it is met; `prepared` says what the arguments are."""
+class Preparation:
+    """Prepares the models of one pass, each when it is met; `prepare_pass` says what the arguments are."""
 
     def __init__(
         self,
@@ -71,24 +73,39 @@ class _Preparation:
         self.claim = Claim(undo, runs=True)
         self.seen = self.claim.modules
         self.strangers = set[nn.Module]()
+        self.session: Session | None = None
+        self.met_others = False
 
     def prepare(self, model: nn.Module) -> None:
         """Claims, checks and freezes the modules of a model that have not been met yet."""
-        modules = _unseen(model, self.seen)
-        self.claim.add(model, modules)
-        training = [module for module in modules if getattr(module, "training", False)]  # traced ones have none
-        for module in modules if self.batch > 1 else training:
+        session = None if self.seen else session_of(model)
+        parts = ModelParts(unseen(model, self.seen)) if session is None else session.parts()
+        self.session = session or self.session
+        self.claim.add(model, parts.modules)
+        for module in parts.batch_norms if self.batch > 1 else parts.training:
             check_batch_norm(module, self.claim.models, batch=self.batch)
-        for module in training:
+        for module in parts.training:
             _keep_buffers(module, self.undo)
         if self.freeze is not False:
-            _require_gradients(modules, not self.freeze, self.undo)
+            _require_gradients(parts, not self.freeze, self.undo)
             if self.batch == 1 and self.hooked is None:  # of a plain pass the graph itself is looked at
-                lay_out(modules, self.undo)
-        _warn_of_dropout(training)
-        _make_eager(modules, self.undo)
-        if self.hooked is None or _must_run_in_parts(modules, self.hooked):
+                lay_out(parts.modules, self.undo)
+        _warn_of_dropout(parts.training)
+        if parts.is_compiled:
+            _make_eager(self.undo)
+        if self.hooked is None or _must_run_in_parts(parts, self.hooked):
             without_fused_attention(self.undo)
+
+    def watch(self, model: nn.Module | None) -> None:
+        """Sees to it that whatever module runs is met, where it is not known that none but the model's own will."""
+        if self.session is None or self.session.model is not model or self.session.must_watch():
+            hook_everywhere(self.undo, self.meet)
+
+    def finished(self) -> Claim:
+        """Says that the forward has run to its end."""
+        if self.session is not None:
+            self.session.learn(self.met_others)
+        return self.claim
 
     def is_called(self, module: nn.Module) -> bool:
         """Tells whether a module that runs in another thread was called by this one's forward."""
@@ -105,38 +122,17 @@ class _Preparation:
         is_here = threading.get_ident() == self.claim.thread
         if module in self.seen:
             if not is_here:
+                self.met_others = True
                 self.claim.check_training(module, bool(self.freeze))
-        elif self.claim.is_innermost() if is_here else self.is_called(module):
+            return
+        self.met_others = True
+        if self.claim.is_innermost() if is_here else self.is_called(module):
             self.prepare(module)
 
 
-# What follows looks at every module on every pass, which a small network notices: at its dictionaries, not through
-# Module's generators and __getattr__.
-
-
-def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
-    """Returns the model and the modules below it that are not in `seen`, and are from now on."""
-    found = [model]
-    seen.add(model)
-    for module in found:  # which grows on the way
-        for child in module._modules.values():
-            if child is not None and child not in seen:
-                seen.add(child)
-                found.append(child)
-    return found
-
-
-def _require_gradients(modules: list[nn.Module], value: bool, undo: Undo) -> None:
+def _require_gradients(parts: ModelParts, value: bool, undo: Undo) -> None:
     """Sets the flag of all parameters that have another."""
-    held = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad != value]
-    if any(issubclass(kind, nn.parameter.UninitializedParameter) for kind in set(map(type, held))):
-        raise InvalidValueError("the model has lazy parameters without values; expected one that has run once")
-    parameters = [p for p in held if p.is_leaf and (not value or p.is_floating_point() or p.is_complex())]
-    if any(map(Tensor.is_inference, parameters)):
-        raise InvalidValueError(
-            "the model was built under torch.inference_mode, so nothing can be differentiated through it; "
-            "expected one built outside (or copied: parameter.clone() outside of it)"
-        )
+    parameters = parts.having(requires_grad=not value)
     undo.callback(_set_requires_grad, parameters, not value)
     _set_requires_grad(parameters, value)
 
@@ -191,10 +187,8 @@ def _warn_of_dropout(training: list[nn.Module]) -> None:
         )
 
 
-def _make_eager(modules: list[nn.Module], undo: Undo) -> None:
+def _make_eager(undo: Undo) -> None:
     """Compiled parts of a model run as they were written: compiled code runs no hooks."""
-    if not any(m._compiled_call_impl is not None or "_orig_mod" in m._modules for m in modules):
-        return
     if not hasattr(torch.compiler, "set_stance"):
         raise InvalidValueError(
             "the model is compiled, or holds a compiled part, whose layers cannot be reached before torch 2.6; "
@@ -204,19 +198,19 @@ def _make_eager(modules: list[nn.Module], undo: Undo) -> None:
     torch.compiler.set_stance("force_eager")
 
 
-def _must_run_in_parts(modules: list[nn.Module], hooked: Collection[nn.Module | None]) -> bool:
+def _must_run_in_parts(parts: ModelParts, hooked: Collection[nn.Module | None]) -> bool:
     """Tells whether a fused kernel would leave out a hooked module, or compute something else than the differentiable
     parts.
 
     PyTorch's transformer layers do the latter: zeros at padded positions, other sums for a mask of floats, their own
     arithmetic in place of a subclass's. Attention by itself does not.
     """
-    kinds = set(map(type, modules))
+    kinds = parts.kinds
     if any(issubclass(kind, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) for kind in kinds):
         return True
     if not any(issubclass(kind, nn.MultiheadAttention) for kind in kinds):
         return False
-    return any(part in hooked for m in modules if isinstance(m, nn.MultiheadAttention) for part in m.children())
+    return any(part in hooked for m in parts.modules if isinstance(m, nn.MultiheadAttention) for part in m.children())
 
 
 def without_fused_attention(undo: Undo) -> None:

@@ -31,7 +31,7 @@ from captum_extract_aggregate._engine.gradient_layout import lay_out_graph
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
 from captum_extract_aggregate._engine.look import one_more_forward
-from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled, without_autocast
+from captum_extract_aggregate._engine.model_state import prepare_pass, set_modes, uncompiled, without_autocast
 from captum_extract_aggregate._engine.outputs import scores_or_output
 from captum_extract_aggregate._engine.surroundings import Facts
 from captum_extract_aggregate._engine.taps import (
@@ -279,8 +279,10 @@ def _forward(
         layers = {place.layer for place in places} - {None}
         try:
             with _explained_failure(), Undo() as undo, undo:
-                claim = prepared(undo, forward_func, tensors, freeze, layers if within is None else None, layers)
-                taps.begin(undo, claim)
+                preparation = prepare_pass(
+                    undo, forward_func, tensors, freeze, layers if within is None else None, layers
+                )
+                taps.begin(undo, preparation.claim)
                 context = None if within is None else within(undo, leaves)
                 output = scores_or_output(forward_func(*(t.clone() if t.requires_grad else t for t in leaves), *extra))
                 if isinstance(output, Tensor):
@@ -288,7 +290,7 @@ def _forward(
                         output = plain(output).view_as(output)  # a tapped tensor itself stops requiring a gradient soon
         except _OverwrittenError:
             return _Run(misjudged=taps.layers)
-        models = tuple(claim.models)
+        models = tuple(preparation.finished().models)
         misjudged = taps.misjudged()
         return _Run(output, {} if misjudged else taps.collect(leaves, models, device_ids), models, context, misjudged)
 

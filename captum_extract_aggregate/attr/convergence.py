@@ -14,7 +14,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs, describe, model_of
-from captum_extract_aggregate._engine.model_state import prepared, set_modes, uncompiled
+from captum_extract_aggregate._engine.model_state import prepare_pass, set_modes, uncompiled
 from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place, at_output
 from captum_extract_aggregate._engine.targets import Target, select_scores
@@ -74,7 +74,7 @@ def is_bypassed(
     extra = _format_additional_forward_args(additional_forward_args) or ()
     with Undo() as undo, undo:
         set_modes(undo, grad=True)
-        prepared(undo, forward_func, tensors, freeze=True, layers=[place.layer])
+        prepare_pass(undo, forward_func, tensors, freeze=True, layers=[place.layer])
         leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in tensors]
         given = [t.detach().clone().requires_grad_() if _is_float(t) else t for t in extra]
         severed = _Severed(place)

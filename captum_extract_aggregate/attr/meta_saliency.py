@@ -30,7 +30,7 @@ from captum_extract_aggregate._engine.claims import claim
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
 from captum_extract_aggregate._engine.model_state import (
     keep_modes,
-    prepared,
+    prepare_pass,
     set_modes,
     unchanged,
     uncompiled,
@@ -39,6 +39,7 @@ from captum_extract_aggregate._engine.model_state import (
 )
 from captum_extract_aggregate._engine.one_output import give_scores_to_captum, with_wrapped
 from captum_extract_aggregate._engine.outputs import scores_or_output
+from captum_extract_aggregate._engine.session import open_session
 from captum_extract_aggregate._engine.targets import Target, plain_target
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import captum_entry, named_arguments, takes_keyword
@@ -184,28 +185,31 @@ class MetaSaliency(Delegating, Rebuilt, LayerAttribution, GradientAttribution):
         Tensors among the arguments with one entry per example are taken apart with the inputs.
         """
         examples, target = len(checked_inputs(inputs)[0]), plain_target(target)
-        takes_target, takes_extra = (
-            takes_keyword(self.attribution_method, n) for n in ("target", "additional_forward_args")
-        )
         if not kwargs.get("attribute_to_layer_input", True):
             del kwargs["attribute_to_layer_input"]  # the default; methods for inputs do not know it
         if additional_forward_args is None and not kwargs and self._is_vectorized(inputs):
             with contextlib.suppress(NotVectorizedError):
                 return self._vectorized(inputs, target)
-        results = []
-        for i in range(examples):
-            x, y = of_example(inputs, i, examples), target_of_example(target, i, examples)
-            extra = of_example(additional_forward_args, i, examples)
-            given = {name: self._keyword(name, value, i, examples) for name, value in kwargs.items()}
-            given |= {"target": y} if takes_target and y is not None else {}
-            given |= {"additional_forward_args": extra} if takes_extra and extra is not None else {}
-            with Undo() as undo, undo:
-                claim(undo, self.model)
-                unchanged(undo, self.model)
-                self._take_steps(undo, x, y, extra)
-                give_scores_to_captum(undo, self.attribution_method)
-                results.append(detached(without_traces(self.attribution_method.attribute, self.model, x, **given)))
+        with Undo() as whole, whole:
+            open_session(whole, self.forward_func)
+            results = [self._of_one(inputs, target, additional_forward_args, kwargs, i) for i in range(examples)]
         return joined(results)
+
+    def _of_one(self, inputs: Any, target: Any, additional_forward_args: Any, kwargs: dict[str, Any], i: int) -> Any:
+        """Returns the map of one example, after its own steps."""
+        examples = len(checked_inputs(inputs)[0])
+        x, y = of_example(inputs, i, examples), target_of_example(target, i, examples)
+        extra = of_example(additional_forward_args, i, examples)
+        given = {name: self._keyword(name, value, i, examples) for name, value in kwargs.items()}
+        takes = {name: takes_keyword(self.attribution_method, name) for name in ("target", "additional_forward_args")}
+        given |= {"target": y} if takes["target"] and y is not None else {}
+        given |= {"additional_forward_args": extra} if takes["additional_forward_args"] and extra is not None else {}
+        with Undo() as undo, undo:
+            claim(undo, self.model)
+            unchanged(undo, self.model)
+            self._take_steps(undo, x, y, extra)
+            give_scores_to_captum(undo, self.attribution_method)
+            return detached(without_traces(self.attribution_method.attribute, self.model, x, **given))
 
     def _is_vectorized(self, inputs: Any) -> bool:
         if not self.lr or torch._C._is_any_autocast_enabled():  # the plain map, exactly; the caller's precision
@@ -255,7 +259,7 @@ class MetaSaliency(Delegating, Rebuilt, LayerAttribution, GradientAttribution):
             set_modes(undo, grad=True)
             differentiate_only(self.parameters, self.model, undo)
             _batch_norm_in_eval_mode(self.model, undo)
-            prepared(undo, forward, tensors, freeze=False, layers=[self.model])
+            prepare_pass(undo, forward, tensors, freeze=False, layers=[self.model])
             output = forward(*tensors, *(_format_additional_forward_args(extra) or ()))
             loss = self._loss(scores_or_output(output), target)
             without_autocast(undo)
@@ -282,8 +286,7 @@ class MetaSaliency(Delegating, Rebuilt, LayerAttribution, GradientAttribution):
                 "the loss cannot be differentiated; expected a forward_func and a loss_func that neither detach nor "
                 "run under torch.no_grad"
             )
-        # Elsewhere looking would wait for the device, and the map says NaN.
-        if on_cpu(loss) and not torch.isfinite(loss).all():
+        if on_cpu(loss) and not torch.isfinite(loss).all():  # elsewhere the map is NaN
             raise InvalidValueError(
                 f"the loss is {float(loss.detach())}; expected a finite number: check the inputs and the weights"
             )

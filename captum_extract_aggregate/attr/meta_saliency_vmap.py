@@ -21,7 +21,7 @@ from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.model_state import (
     leave_transforms,
-    prepared,
+    prepare_pass,
     set_modes,
     unchanged,
     without_autocast,
@@ -77,7 +77,7 @@ def vectorized_maps(
         with Undo() as undo, undo:
             set_modes(undo, grad=False)
             without_autocast(undo)
-            prepared(undo, model, (x,), freeze=True)
+            prepare_pass(undo, model, (x,), freeze=True)
             unchanged(undo, model)
             leave_transforms(undo)  # the first to be undone: inside of a transform no flag can be put back
             scores, activations, gradients = pass_.run(x, classes)

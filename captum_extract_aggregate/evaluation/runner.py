@@ -17,6 +17,7 @@ from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._common.warned_once import show_warnings_once
 from captum_extract_aggregate._engine.model_state import keep_modes, without_fused_attention
+from captum_extract_aggregate._engine.session import open_session
 from captum_extract_aggregate.evaluation.changes import check_images
 from captum_extract_aggregate.evaluation.datasets import storable
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch, Value
@@ -85,6 +86,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
                 workers.wait()  # nobody writes before everybody has read what is done
                 missing = [(i, cells) for i, key in enumerate(keys) if (cells := done.missing(key, wanted))]
                 writer.begin(done.next(record))
+                open_session(undo, prepared.model)
                 _work(prepared, keys, missing[workers.rank :: workers.world], workers, writer, show_progress)
             workers.wait()
     found = Results(folder)

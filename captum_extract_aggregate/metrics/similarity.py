@@ -194,21 +194,45 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def centred_ranks(rows: Tensor) -> Tensor:
     """Returns average ranks minus their mean; NaN in rows that are not finite."""
     if on_cpu(rows):  # NumPy sorts several times as fast there
-        ranks = torch.from_numpy(np.stack([_ranks_of(row) for row in rows.numpy()]) if len(rows) else rows.double())
+        found = np.empty(rows.shape)
+        for row, ranks in zip(rows.numpy(), found):
+            _rank(row, ranks)
+        ranked = torch.from_numpy(found)
     else:
-        ranks = _ranks_on_device(rows)
-    ranks = ranks - (rows.shape[1] - 1) / 2
-    return ranks.masked_fill(~torch.isfinite(rows).all(1, keepdim=True), torch.nan)
+        ranked = _ranks_on_device(rows)
+    ranked = ranked - (rows.shape[1] - 1) / 2
+    return ranked.masked_fill(~torch.isfinite(rows).all(1, keepdim=True), torch.nan)
 
 
-def _ranks_of(row: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    order = np.argsort(row)
-    values = row[order]
+def _rank(row: np.ndarray, ranks: np.ndarray) -> None:  # type: ignore[type-arg]
+    """Writes the average ranks of a row."""
+    keys = _ordered_integers(row)
+    order = _stable_order(keys)
+    values = keys[order]
     starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]]))
+    if len(starts) == len(row):  # no ties
+        ranks[order] = starts
+        return
     ends = np.append(starts[1:], len(row))
-    ranks = np.empty(len(row))
     ranks[order] = np.repeat((starts + ends - 1) / 2, ends - starts)
-    return ranks
+
+
+def _ordered_integers(row: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """Returns unsigned integers that are ordered, and equal, as the floating point numbers are."""
+    signed, unsigned = (np.dtype(f"{kind}{row.itemsize}") for kind in "iu")
+    bits = row + row.dtype.type(0)  # -0 is 0
+    negative = (bits.view(signed) >> (8 * row.itemsize - 1)).view(unsigned)  # all bits, or none
+    return bits.view(unsigned) ^ (negative | unsigned.type(1 << (8 * row.itemsize - 1)))  # type: ignore[no-any-return]
+
+
+def _stable_order(keys: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """Returns what sorts unsigned integers: by 16 bits at a time, the last ones first, which NumPy counts instead of
+    comparing."""
+    order = np.argsort(keys.astype(np.uint16), kind="stable")
+    for shift in range(16, 8 * keys.itemsize, 16):
+        digits = (keys >> keys.dtype.type(shift)).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order
 
 
 def _ranks_on_device(rows: Tensor) -> Tensor:

@@ -18,7 +18,9 @@ from captum.attr import Attribution
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
+from captum_extract_aggregate._engine.session import open_session
 from captum_extract_aggregate.metrics.explanations import (
     Explanation,
     MapReader,
@@ -193,11 +195,13 @@ def stability(
     noises = noise_fields(check_inputs(inputs), n_samples, check_radius(radius), seed, uniform=True)
     maps, scores = reader.maps(explain(inputs, **kwargs), (inputs,)), scores_of(model, (inputs,), extra)
     found: list[Tensor] = []
-    for noise in progress(noises, "Stability", n_samples, show_progress):
-        near = inputs + noise
-        near_scores = scores_of(model, (near,), extra)
-        near_maps = reader.maps(explain(near, **kwargs), (near,))
-        found.append(stability_of(inputs, near, maps, near_maps, scores, near_scores, eps))
+    with Undo() as undo, undo:
+        open_session(undo, model)
+        for noise in progress(noises, "Stability", n_samples, show_progress):
+            near = inputs + noise
+            near_scores = scores_of(model, (near,), extra)
+            near_maps = reader.maps(explain(near, **kwargs), (near,))
+            found.append(stability_of(inputs, near, maps, near_maps, scores, near_scores, eps))
     return largest_stability(found)
 
 

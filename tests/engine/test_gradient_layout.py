@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate._engine.gradient_layout import as_it_lies
+from captum_extract_aggregate._engine.gradient_layout import as_it_lies, lay_out_graph
 
 
 class Tokens(nn.Module):
@@ -48,3 +48,36 @@ def test_only_strides_that_a_batch_would_not_have_are_laid_out():
         odd.expand(2, 5, 7, 7),
     ):
         assert as_it_lies(g) is g
+
+
+@pytest.mark.parametrize(
+    ("behind", "turns"),
+    [
+        (lambda t: t.relu().mean((2, 3)), False),
+        (lambda t: (nn.functional.silu(t) + t.clone()).flatten(1), False),
+        (lambda t: torch.cat([t, t], 1).mean((2, 3)), True),
+        (lambda t: t.flatten(2).transpose(1, 2).mean(1), True),
+        (lambda t: t.chunk(5, 1)[0].mean((2, 3)), True),
+    ],
+)
+def test_only_graphs_that_may_turn_a_gradient_are_watched(behind, turns):
+    norm, watched = nn.BatchNorm2d(5).eval(), []
+    normalized = norm(torch.randn(1, 5, 4, 4, requires_grad=True))
+    node = normalized.grad_fn
+    out = behind(normalized)
+    assert node.name() == "NativeBatchNormBackward0"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "captum_extract_aggregate._engine.gradient_layout.as_it_lies", lambda g: watched.append(g.shape) or g
+        )
+        lay_out_graph(out.grad_fn)
+        out.sum().backward()
+    assert watched == [normalized.shape] * turns
+
+
+def test_a_plain_pass_puts_no_hook_on_a_batch_norm():
+    model, x = Tokens().eval(), torch.randn(1, 3, 7, 7)
+    model.head.register_forward_hook(lambda *_: found.append(len(model.norm._forward_hooks)))
+    found = []
+    cea.NormGrad(model, "conv").attribute(x, target=1)
+    assert found == [0]

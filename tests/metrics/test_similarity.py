@@ -123,6 +123,7 @@ def test_ranks(rows):
     rows = torch.tensor(rows, dtype=torch.float64)
     expected = torch.from_numpy(rankdata(rows.numpy(), axis=1)) - 1
     assert torch.equal(similarity._ranks_on_device(rows), expected)
+    assert torch.equal(similarity.centred_ranks(rows) + (rows.shape[1] - 1) / 2, expected)
 
 
 @given(n=st.integers(1, 30), distinct=st.integers(1, 30), seed=st.integers(0, 99))
@@ -130,6 +131,7 @@ def test_ranks_of_random_rows(n, distinct, seed):
     rows = torch.randint(distinct, (3, n), generator=torch.Generator().manual_seed(seed)).float()
     expected = torch.from_numpy(rankdata(rows.numpy(), axis=1)) - 1
     assert torch.equal(similarity._ranks_on_device(rows), expected)
+    assert torch.equal(similarity.centred_ranks(rows) + (rows.shape[1] - 1) / 2, expected)
 
 
 def test_ranks_need_no_numbers_on_the_host():
@@ -157,3 +159,14 @@ def test_pearson_at_any_scale_and_of_what_is_constant_but_for_rounding():
     assert metrics.pearson(a, b).isnan().tolist() == [False, True, True, False]
     rounded = torch.full((1, 7), 0.1) + torch.rand(1, 7) * 1e-7
     assert metrics.pearson(rounded, torch.rand(1, 7)).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_ranks_of_every_kind_of_number(dtype):
+    """Signs, zeros of both, the smallest and the largest numbers, and neighbours that differ in their last bit."""
+    tiny, most = torch.finfo(dtype).smallest_normal, torch.finfo(dtype).max
+    one = torch.tensor(1.0, dtype=dtype)
+    numbers = [-most, -1.5, -1, -tiny, -tiny / 4, -0.0, 0.0, tiny / 4, tiny, 1, one.nextafter(one * 2).item(), most]
+    rows = torch.tensor([numbers, numbers], dtype=dtype)[:, torch.randperm(12)]
+    expected = rankdata(rows.numpy(), axis=1) - 6.5
+    assert torch.equal(similarity.centred_ranks(rows), torch.from_numpy(expected))
