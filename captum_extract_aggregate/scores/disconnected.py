@@ -104,7 +104,7 @@ class DiFull(_OfOneCell):
                     grids = _Grids(self, pictures, rows)
                     undo.hook(module, f"register_forward_{kind}", getattr(grids, f"joined_{kind}"), prepend=True)
                     undo.hook(module, f"register_forward_{kind}", getattr(grids, f"parted_{kind}"))
-            return find_scores(self.scored_func(pictures))[rows]
+            return find_scores(self.scored_func(pictures)).index_select(0, rows)
 
 
 def _hooked(model: nn.Module) -> Iterator[nn.Module]:
