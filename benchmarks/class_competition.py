@@ -29,7 +29,7 @@ from torch import Tensor, nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.metrics import pointing_game, removal_contrast
 from captum_extract_aggregate.metrics.pointing_game import centre_map
-from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
+from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
 from captum_extract_aggregate.metrics.similarity import null_baseline, spearman
 
 METHODS: dict[str, Any] = {
@@ -206,12 +206,12 @@ def randomisation(name: str) -> Values:
     before = explained()
     stages = randomization_stages(model, STAGES[name], (x[:1],), ())
     found: Values = {"randomisation (head)": {}, "randomisation (all)": {}}
-    with closing(randomized(model, stages, "cascading", fresh, 1, 0)) as states:
-        for _, i in states:
-            if i in (0, len(stages) - 1):
-                measure = "randomisation (all)" if i else "randomisation (head)"
-                for key, m in explained().items():
-                    found[measure]["|".join(key)] = spearman(before[key], m).tolist()
+    first, *_, last = randomization_states("cascading", 1, len(stages))
+    with closing(randomized(model, stages, [first, last], fresh, 0)) as states:
+        for state in states:
+            measure = "randomisation (all)" if state.stage else "randomisation (head)"
+            for key, m in explained().items():
+                found[measure]["|".join(key)] = spearman(before[key], m).tolist()
     return found
 
 
