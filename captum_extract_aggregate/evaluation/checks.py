@@ -95,5 +95,6 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
             stages_of(prepared.model, measure.plan.arguments.get("layers"), batch.x, prepared.stages)
-        if name := measure.plan.arguments.get("layer"):
-            find_layer(name, prepared.model)
+        for argument in ("layer", "features"):
+            if name := measure.plan.arguments.get(argument):
+                find_layer(name, prepared.model)
