@@ -13,10 +13,16 @@ from captum_extract_aggregate.evaluation.measure_spec import defaults_of, regist
 from captum_extract_aggregate.evaluation.measures import similarities
 from captum_extract_aggregate.metrics import emprt, entropy_rise, smprt
 from captum_extract_aggregate.metrics import stability as stability_measure
-from captum_extract_aggregate.metrics.explanations import scores_of
 from captum_extract_aggregate.metrics.randomization import check_randomization
 from captum_extract_aggregate.metrics.randomization_variants import noisy_inputs
-from captum_extract_aggregate.metrics.stability import check_radius, largest_stability, noise_fields, stability_of
+from captum_extract_aggregate.metrics.stability import (
+    Seen,
+    check_radius,
+    largest_stability,
+    noise_fields,
+    seen_by,
+    stability_of,
+)
 
 Maps = Mapping[MethodAtLayer, Tensor]
 
@@ -26,28 +32,36 @@ Maps = Mapping[MethodAtLayer, Tensor]
     takes="columns",
     meaning="The largest change of the map among inputs nearby with the same decision: relative to the map and to the "
     "input's relative change, `relative_input`; to the change of the scores, `relative_output`; and absolute, to the "
-    "input's change, `lipschitz`, which is proportional to the map's scale. A map that never changes has 0.",
-    better={"relative_input": "lower", "relative_output": "lower", "lipschitz": "lower"},
+    "input's change, `lipschitz`, which is proportional to the map's scale. Where a `layer` is named, also to the "
+    "relative change of what it gives out, `relative_representation`. A map that never changes has 0.",
+    better=dict.fromkeys(("relative_input", "relative_output", "relative_representation", "lipschitz"), "lower"),
     charts=("layers", "boxes"),
     axis="change",
     repeats=("n_samples",),
-    arguments=defaults_of(stability_measure, "n_samples", "radius", "eps"),
+    arguments=defaults_of(stability_measure, "n_samples", "radius", "eps", "layer"),
 )
 def stability(
-    batch: ImageBatch, columns: Sequence[Column], explain: Explainer, n_samples: int, radius: float, eps: float
+    batch: ImageBatch,
+    columns: Sequence[Column],
+    explain: Explainer,
+    n_samples: int,
+    radius: float,
+    eps: float,
+    layer: str | None,
 ) -> Iterator[tuple[Column, Value]]:
-    """Yields three measures of all methods, whose maps of every neighbour come from one pass."""
+    """Yields the measures of all methods, whose maps of every neighbour come from one pass."""
     maps = {column.place: column.at_image_size(0, batch) for column in columns}
     found: dict[MethodAtLayer, list[Tensor]] = {place: [] for place in maps}
+    own = seen_by(batch.model, batch.x, layer) if layer else Seen(batch.x, batch.scores, None)
     for noise in noise_fields(batch.x, n_samples, check_radius(radius), batch.run_seed, uniform=True):
-        near = batch.x + noise
-        scores = scores_of(batch.model, (near,), ())
-        for place, now in _at_image_size(explain(near), batch).items():
+        near = seen_by(batch.model, batch.x + noise, layer or None)
+        for place, now in _at_image_size(explain(near.inputs), batch).items():
             if place in maps:
-                found[place].append(stability_of(batch.x, near, maps[place], now, batch.scores, scores, eps))
+                found[place].append(stability_of(own, near, maps[place], now, eps))
     for column in columns:
         largest = largest_stability(found[column.place])
-        for detail in ("relative_input", "relative_output", "lipschitz"):
+        representation = ("relative_representation",) if layer else ()
+        for detail in ("relative_input", "relative_output", *representation, "lipschitz"):
             for value in batch.values(detail, getattr(largest, detail)):
                 yield column, value
 
