@@ -171,16 +171,16 @@ class _Kernels:
     def __init__(self, like: Tensor) -> None:
         dims, self.channels = like.ndim - 2, like.shape[1]
         self._convolved, self._transposed = _CONVOLUTION[dims], _TRANSPOSED[dims]
-        self._around, self._linear, self._two = (
-            self._kernel(like, weights) for weights in ((0.5, 1.0, 0.5), (0.25, 0.75, 0.75, 0.25), (1.0, 1.0))
-        )
-        self._around[(..., *(1,) * dims)] = 0
+        self._around = self._kernel(like, (0.5, 1.0, 0.5), hollow=True)
+        self._linear, self._two = self._kernel(like, (0.25, 0.75, 0.75, 0.25)), self._kernel(like, (1.0, 1.0))
 
-    def _kernel(self, like: Tensor, weights: Sequence[float]) -> Tensor:
+    def _kernel(self, like: Tensor, weights: Sequence[float], hollow: bool = False) -> Tensor:
         along = like.new_tensor(weights)
         kernel = along
         for _ in range(like.ndim - 3):
             kernel = kernel[..., None] * along
+        if hollow:
+            kernel[(1,) * kernel.ndim] = 0
         return kernel.repeat(self.channels, 1, *(1,) * kernel.ndim)
 
     def neighbours(self, t: Tensor) -> Tensor:
