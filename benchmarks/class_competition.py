@@ -34,7 +34,7 @@ from captum_extract_aggregate.metrics import (
     removal_contrast,
 )
 from captum_extract_aggregate.metrics.pointing_game import centre_map
-from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
+from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
 from captum_extract_aggregate.metrics.similarity import null_baseline, spearman
 
 METHODS: dict[str, Any] = {
@@ -199,12 +199,12 @@ def randomisation(name: str, n: int, device: str) -> Values:
     before = explained(every, x, targets, BATCH[device])
     stages = randomization_stages(model, STAGES[name], (x[:1],), ())
     found: Values = {"randomisation (head)": {}, "randomisation (all)": {}}
-    with closing(randomized(model, stages, "cascading", fresh, 1, 0)) as states:
-        for _, i in states:
-            if i in (0, len(stages) - 1):
-                measure = "randomisation (all)" if i else "randomisation (head)"
-                for key, m in explained(every, x, targets, BATCH[device]).items():
-                    found[measure]["|".join(key)] = spearman(before[key], m).tolist()
+    first, *_, last = randomization_states("cascading", 1, len(stages))
+    with closing(randomized(model, stages, [first, last], fresh, 0)) as states:
+        for state in states:
+            measure = "randomisation (all)" if state.stage else "randomisation (head)"
+            for key, m in explained(every, x, targets, BATCH[device]).items():
+                found[measure]["|".join(key)] = spearman(before[key], m).tolist()
     return found
 
 

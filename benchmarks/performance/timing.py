@@ -38,7 +38,7 @@ class Row:
         return self.median >= self.limit if self.at_least else self.median <= self.limit
 
 
-def seconds(run: Callable[[], object]) -> float:
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
     if torch.cuda.is_available():
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
@@ -47,22 +47,27 @@ def seconds(run: Callable[[], object]) -> float:
         end.record()
         torch.cuda.synchronize()
         return start.elapsed_time(end) / 1000
-    begin = time.perf_counter()
+    begin = clock()
     run()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 _SECONDS = 8.0  # for which pairs are measured beyond those that are asked for
 _MOST = 61
 
 
-def ratios(run: Callable[[], object], baseline: Callable[[], object], pairs: int = 15) -> list[float]:
+def ratios(
+    run: Callable[[], object],
+    baseline: Callable[[], object],
+    pairs: int = 15,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
     """`run` over `baseline`, sorted; each is called as often as it takes to fill a tenth of a second.
 
     At least `pairs` of them (seven where one of the calls takes more than half a second), and more while there is time:
-    a shared machine disturbs single pairs by half.
+    a shared machine disturbs single pairs by half. `clock`: of the process, where the machine is busy.
     """
-    sides = [(side, _repeats(side)) for side in (run, baseline)]
+    sides = [(side, _repeats(side), clock) for side in (run, baseline)]
     found: list[float] = []
     gc.collect()
     slow = max(seconds(run), seconds(baseline)) > 0.5
@@ -78,8 +83,8 @@ def _repeats(side: Callable[[], object]) -> int:
     return max(1, min(1000, int(0.1 / max(seconds(side), 1e-6))))
 
 
-def _mean_seconds(side: Callable[[], object], repeats: int) -> float:
-    return seconds(lambda: [side() for _ in range(repeats)]) / repeats
+def _mean_seconds(side: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    return seconds(lambda: [side() for _ in range(repeats)], clock) / repeats
 
 
 def in_turns(

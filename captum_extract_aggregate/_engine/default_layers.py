@@ -266,7 +266,7 @@ def _trace(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> tupl
     """Returns one forward of the model in eval mode: at which resolution each module ran, and the example it ran on."""
     trace: _Trace = {}
     error: Exception | None = None
-    for tensors in _examples(model) if inputs is None else [checked_inputs(inputs)]:
+    for tensors in examples(model) if inputs is None else [checked_inputs(inputs)]:
         trace.clear()
         try:
             with Undo() as undo, undo:
@@ -284,7 +284,7 @@ def _trace(model: nn.Module, inputs: Tensor | tuple[Tensor, ...] | None) -> tupl
     ) from error
 
 
-def _examples(model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
+def examples(model: nn.Module) -> Iterator[tuple[Tensor, ...]]:
     """Yields noise of the sizes that the model may take, the likeliest first."""
     parameter = next(model.parameters(), torch.zeros(0))
     convolution = next((m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)), None)

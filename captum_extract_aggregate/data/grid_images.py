@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
@@ -22,11 +22,12 @@ class GridImages(Dataset[tuple[Tensor, PointingPairs]]):
     """Holds `n x n` grids of pictures of different classes, made of any labelled data.
 
     An item is a pair of a grid `C x nH x nW`, and its `PointingPairs`: the class of each cell, row by row, and the cell
-    as its mask. So measures that need objects take grids as they are, from a plan too (`grid_pointing_game`, as data of
-    the kind "custom"). The network has to take larger pictures: one with global pooling does.
+    as its mask. So measures that need objects take grids, in plans too, which make them of any data (`kind =
+    "grid"`). The network has to take larger pictures: one with global pooling does.
 
     Args:
-        data: pairs of a tensor `C x H x W`, all of one size, and a class index.
+        data: pairs of a tensor `C x H x W`, all of one size, and a class index; below 0 it is unknown, and the picture
+            is left out.
         model: pictures that it classifies wrongly, or with a probability (softmax) below `confidence`, are left out;
             None: all are taken. A map can be expected to mark a cell only where the network knows its picture.
         n: how many cells a side has. count: how many grids.
@@ -105,7 +106,7 @@ def _by_class(data: Any, model: Callable[..., Any] | None, confidence: float, ba
         labels = [int(label) for _, label in items]
         taken = [True] * len(items) if model is None else _is_sure(model, items, labels, confidence)
         for i, label, keep in zip(indices, labels, taken):
-            if keep:
+            if keep and label >= 0:
                 found[label].append(i)
     return dict(found)
 
@@ -113,7 +114,9 @@ def _by_class(data: Any, model: Callable[..., Any] | None, confidence: float, ba
 @without_gradients
 def _is_sure(model: Callable[..., Any], items: Sequence[Any], labels: Sequence[int], confidence: float) -> list[bool]:
     """Tells which pictures the model classifies rightly, and surely."""
-    scores = model(torch.stack([picture for picture, _ in items]))
+    pictures = torch.stack([picture for picture, _ in items])
+    parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    scores = model(pictures if parameter is None else pictures.to(parameter.device))
     sure = scores.softmax(1).max(1)
     right = sure.indices == torch.tensor(labels, device=scores.device)
     return (right & (sure.values >= confidence)).tolist()  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 import captum_extract_aggregate.evaluation.measures
 import captum_extract_aggregate.evaluation.measures_of_curves
+import captum_extract_aggregate.evaluation.measures_of_grids
 import captum_extract_aggregate.evaluation.measures_of_maps
 import captum_extract_aggregate.evaluation.measures_of_robustness  # noqa: F401  # which registers them, too
 from captum_extract_aggregate.evaluation.comparing import ComparisonTable, comparisons

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
+from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate._engine.outputs import scored
+from captum_extract_aggregate.evaluation.explainer import stages_of
 from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
-from captum_extract_aggregate.metrics.randomization import randomization_stages
 
 
 def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, classes: int) -> None:
@@ -93,4 +94,7 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
             ) from error
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
-            randomization_stages(prepared.model, measure.plan.arguments.get("layers") or None, (batch.x,), ())
+            stages_of(prepared.model, measure.plan.arguments.get("layers"), batch.x, prepared.stages)
+        for argument in ("layer", "features"):
+            if name := measure.plan.arguments.get(argument):
+                find_layer(name, prepared.model)

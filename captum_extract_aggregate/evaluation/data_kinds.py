@@ -84,7 +84,7 @@ def list_datasets() -> list[str]:
     Example:
         >>> from captum_extract_aggregate.registry import list_datasets
         >>> list_datasets()
-        ['scenes', 'voc', 'coco', 'folder', 'list', 'custom']
+        ['scenes', 'voc', 'coco', 'folder', 'list', 'custom', 'grid']
     """
     return DATA_KINDS.names()
 

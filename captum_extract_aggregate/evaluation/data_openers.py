@@ -19,9 +19,9 @@ from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate.data.image_files import load_image, refuse_virtual, to_rgb
 from captum_extract_aggregate.data.models_by_name import NamedModel
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs, coco_pairs, mask_from_boxes, pairs_of, voc_pairs
-from captum_extract_aggregate.data.scenes import SCENE_SIZE, DigitScenes
+from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD, DigitScenes
 from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS, PICTURES, SOME, own_kind
-from captum_extract_aggregate.evaluation.images import Sample, Source
+from captum_extract_aggregate.evaluation.images import Normalisation, Sample, Source
 from captum_extract_aggregate.evaluation.plan import DataPlan
 
 
@@ -35,12 +35,14 @@ class Opened:
     source: Callable[[int], Source]
     has_objects: bool = False
     classes: Sequence[str] = ()
+    normalisation: Normalisation | None = None  # None: the plan's, or the model's
 
 
 class Preprocess:
-    """Makes a picture what the model takes."""
+    """Makes a picture what the model takes. `subject` is the model, for data that is chosen by it."""
 
     def __init__(self, plan: DataPlan, subject: NamedModel) -> None:
+        self.subject = subject
         self.size = plan.size or subject.size
         self.resize = plan.resize or _usual_resize(plan, subject)
         self.short = (
@@ -79,7 +81,8 @@ def _scenes(plan: DataPlan, preprocess: Preprocess) -> Opened:
     def name(index: int) -> str:
         return f"scene {index}"
 
-    return Opened(count, read, name, lambda index: Source(), True, [str(digit) for digit in range(10)])
+    normalisation: Normalisation = (SCENE_MEAN,), (SCENE_STD,)
+    return Opened(count, read, name, lambda index: Source(), True, [str(digit) for digit in range(10)], normalisation)
 
 
 @own_kind("voc", ("root", "year", "image_set", *PICTURES), needed=("root",))
@@ -185,9 +188,6 @@ def _entry(line: str, number: int, file: str) -> tuple[str, int]:
 @own_kind("custom", ("dataset", "arguments", *PICTURES), needed=("dataset",), tells=True)
 def _custom(plan: DataPlan, preprocess: Preprocess) -> Opened:
     return _of_items(build_from("data.dataset", plan.dataset, **plan.arguments), repr(plan.dataset), preprocess)
-
-
-DATA_KINDS.seal()
 
 
 def registered(plan: DataPlan, preprocess: Preprocess) -> Opened:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.data.models_by_name import NamedModel
-from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_STD
-from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS
-from captum_extract_aggregate.evaluation.data_openers import Preprocess, registered
+from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS, SOME, own_kind
+from captum_extract_aggregate.evaluation.data_openers import Opened, Preprocess, registered
+from captum_extract_aggregate.evaluation.grid_data import check_grid, grids_of
 from captum_extract_aggregate.evaluation.guard import undisturbed
 from captum_extract_aggregate.evaluation.images import Images, Normalisation, Sample, UnreadableError
 from captum_extract_aggregate.evaluation.plan import DataPlan, given
@@ -35,9 +35,7 @@ def open_images(plan: DataPlan, subject: NamedModel) -> Images:
         raise InvalidValueError(
             f"data.start is {plan.start}, but there are {opened.count} images; expected at least one to be left"
         )
-    normalisation: Normalisation = (SCENE_MEAN,), (SCENE_STD,)
-    if plan.kind != "scenes":
-        normalisation = plan.mean or subject.mean, plan.std or subject.std
+    normalisation: Normalisation = plan.mean or subject.mean, plan.std or subject.std
 
     def read_chosen(i: int) -> Sample:
         try:
@@ -54,8 +52,18 @@ def open_images(plan: DataPlan, subject: NamedModel) -> Images:
         lambda i: opened.source(indices[i]),
         opened.has_objects,
         tuple(opened.classes),
-        normalisation,
+        opened.normalisation or normalisation,
     )
+
+
+@own_kind("grid", ("arguments", "seed", *SOME), tells=True)
+def _grid(plan: DataPlan, preprocess: Preprocess) -> Opened:
+    chosen = check_grid(plan.arguments)
+    subject = preprocess.subject
+    return grids_of(plan, chosen, open_images(chosen.of, subject), subject.model)
+
+
+DATA_KINDS.seal()
 
 
 def check_applies(data: DataPlan) -> None:

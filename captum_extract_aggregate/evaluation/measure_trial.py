@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
+from captum_extract_aggregate.evaluation.explainer import Explainer
 from captum_extract_aggregate.evaluation.images import Sample
 from captum_extract_aggregate.evaluation.measure_spec import MeasureSpec
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
@@ -29,7 +30,7 @@ def try_measure(plan: MeasurePlan, spec: MeasureSpec) -> None:
         given: dict[str, tuple[Any, ...]] = {
             "maps": (x, x, batch.best, model),
             "column": (batch, column),
-            "columns": (batch, [column], lambda x=None: [column]),
+            "columns": (batch, [column], Explainer(batch, lambda model, x, targets: [column])),
         }
         for _ in spec.function(*given[spec.takes], **_small(plan, spec)):
             pass
@@ -41,7 +42,7 @@ def _small(plan: MeasurePlan, spec: MeasureSpec) -> dict[str, Any]:
     """Returns the arguments of a trial, which repeats nothing, and does not know the layers of the plan's model."""
     given = spec.defaults() | plan.arguments
     once = {name: 1 for name in spec.repeats if _is_positive(given.get(name))}
-    return given | once | ({"layers": None} if "layers" in spec.needs else {})
+    return given | once | {name: None for name in ("layer", "layers") if name in given}
 
 
 def _is_positive(value: Any) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, Value
+from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, MethodAtLayer, Value
+from captum_extract_aggregate.evaluation.explainer import Explainer
 from captum_extract_aggregate.evaluation.measure_spec import defaults_of, register_measure
 from captum_extract_aggregate.metrics import class_sensitivity as class_sensitivity_of
 from captum_extract_aggregate.metrics import (
@@ -21,11 +21,8 @@ from captum_extract_aggregate.metrics import (
     removal_contrast,
 )
 from captum_extract_aggregate.metrics.pixel_removal import Removal
-from captum_extract_aggregate.metrics.randomization import check_randomization, randomization_stages, randomized
+from captum_extract_aggregate.metrics.randomization import State
 from captum_extract_aggregate.metrics.similarity import find_similarity
-
-Explain = Callable[[], Sequence[Column]]
-
 
 _POINTING: dict[str, Any] = {
     "takes": "column",
@@ -196,7 +193,7 @@ def completeness(batch: ImageBatch, column: Column) -> Iterator[Value]:
 def randomization(
     batch: ImageBatch,
     columns: Sequence[Column],
-    explain: Explain,
+    explain: Explainer,
     order: str,
     init: str,
     similarity: str,
@@ -204,19 +201,27 @@ def randomization(
     layers: Sequence[str] | None,
 ) -> Iterator[tuple[Column, Value]]:
     """Yields every stage of the randomised network explained once, by all methods together."""
-    check_randomization(order, init, n_seeds)
-    compare = find_similarity(similarity)
-    stages = randomization_stages(batch.model, layers or None, (batch.x,), ())
-    stages = stages[::-1] if order == "bottom_up" else stages
-    values = torch.full((n_seeds, len(stages), len(columns), len(batch.samples)), torch.nan, dtype=torch.float64)
-    with contextlib.closing(randomized(batch.model, stages, order, init, n_seeds, batch.run_seed)) as states:
-        for s, i in states:
-            explained = {now.place: now for now in explain()}
-            for c, column in enumerate(columns):
-                now = explained[column.place]
-                values[s, i, c] = compare(column.at_image_size(0, batch), now.at_image_size(0, batch)).double().cpu()
-    means = values.nanmean(0)
-    for i, (name, _) in enumerate(stages):
-        for c, column in enumerate(columns):
-            for value in batch.values(f"{i:03d} {name}", means[i, c]):
+    find_similarity(similarity)
+    yield from similarities(batch, columns, columns, explain.randomised(order, init, n_seeds, layers), similarity)
+
+
+def similarities(
+    batch: ImageBatch,
+    columns: Sequence[Column],
+    originals: Sequence[Column],
+    stages: Iterable[tuple[State, str, Sequence[Column]]],
+    similarity: str,
+) -> Iterator[tuple[Column, Value]]:
+    """Yields how alike maps at each stage are to the original ones, averaged over the seeds."""
+    compare, before = find_similarity(similarity), {column.place: column for column in originals}
+    found: dict[tuple[int, str], dict[MethodAtLayer, list[Tensor]]] = {}
+    for state, name, explained in stages:
+        now = {column.place: column for column in explained}
+        own = found.setdefault((state.stage, name), {column.place: [] for column in columns})
+        for place, values in own.items():
+            maps = before[place].at_image_size(0, batch), now[place].at_image_size(0, batch)
+            values.append(compare(*maps).double().cpu())
+    for (stage, name), own in found.items():
+        for column in columns:
+            for value in batch.values(f"{stage:03d} {name}", torch.stack(own[column.place]).nanmean(0)):
                 yield column, value

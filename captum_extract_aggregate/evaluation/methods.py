@@ -190,6 +190,12 @@ def make_ready(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) ->
     return Method(plan, made, tuple(names), combinations, tuple(joined), _code(plan.method))
 
 
+def remade(method: Method, model: nn.Module) -> Method:
+    """Returns a method at the same layers of another network, which goes by the same names."""
+    layers = method.joined or (method.plan.layers if method.layers == (INPUT,) else method.layers)
+    return make_ready(replace(method.plan, layers=layers), (), model)
+
+
 def _code(name: str) -> dict[str, str]:
     """Returns a digest of each file that a user's own method uses."""
     make = find_method(name).make

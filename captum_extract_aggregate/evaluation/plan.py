@@ -76,15 +76,18 @@ class DataPlan:
 
     Attributes:
         kind: `"scenes"` (embedded), `"voc"` (torchvision's `VOCDetection`), `"coco"` (`CocoDetection`), `"folder"`
-            (`ImageFolder`), `"list"` (a text file: `path <tab> class index` on each line), `"custom"`, or one that
-            `registry.register_dataset` named.
+            (`ImageFolder`), `"list"` (a text file: `path <tab> class index` on each line), `"custom"`, `"grid"` (of
+            pictures of any of these), or one that `registry.register_dataset` named.
         root: the folder of voc, coco and folder; of the paths in a list (default: the list's own folder).
         file: the list; COCO's annotations.
         dataset: for custom, `FILE.py:FUNCTION` or `MODULE:FUNCTION` that returns a data set of
             `(tensor or PIL picture, class index or PointingPairs or None)`.
-        arguments: for that function.
-        year, image_set: of VOC. seed, split: of the scenes.
-        n: how many images at most; 0: all (of the scenes 100). start, every: begin at this image, take every so many.
+        arguments: for that function. Of a grid: `of`, a table as this one, says of which pictures (those of one known
+            class each; of voc and coco square ones, unless it says otherwise); `cells` how many a side has (3);
+            `confidence` how sure the model must be of the class of each (.9; 0: it need only be right).
+        year, image_set: of VOC. seed: of the scenes and grids. split: of the scenes.
+        n: how many images at most; 0: all (of scenes and grids 100). start, every: begin at this image, take every so
+            many.
         resize: `"short"`: the short side to `size`, the whole image; `"square"`: to `size` x `size`, the whole image;
             `"crop"`: as the model was trained, a square from the middle. "": short for voc and coco, else crop (for a
             model that was trained on whole pictures, as many of Hugging Face's, square).

@@ -36,8 +36,8 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
         subject = load_subject(plan.model.name, plan.model.weights, plan.model.num_classes)
     if plan.model.head:
         replace_head(subject.model, plan.model.head)
-    images = open_images(plan.data, subject)
     model = subject.model.to(device).eval()
+    images = open_images(plan.data, subject)
     sample = first_readable(images)
     scores = check_runs(model, sample.x[None].to(device))
     of_signs = has_one_output(scores, 1)

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch
+from captum_extract_aggregate.evaluation.explainer import Explainer, Stages
 from captum_extract_aggregate.evaluation.guard import Keeper
 from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.measure_spec import Interpretation, MeasureSpec
-from captum_extract_aggregate.evaluation.methods import INPUT, Method, digest, explain_together, make_ready
+from captum_extract_aggregate.evaluation.methods import INPUT, Method, digest, explain_together, make_ready, remade
 from captum_extract_aggregate.evaluation.plan import MeasurePlan, Plan
 from captum_extract_aggregate.evaluation.sources import sources
 
@@ -62,6 +63,7 @@ class Prepared:
     keeper: Keeper | None = None  # of the model, where code of the user's own is given it
     wanted: frozenset[Cell] | None = None  # None: all cells
     of_signs: bool = False  # the model has one output, and its signs are the classes
+    stages: Stages = field(default_factory=dict)  # of its randomisation, those that have been looked for
 
     def inputs(self) -> dict[str, str]:
         """Returns a digest of each thing that a plan only names: weights, code, files; by what to call it."""
@@ -127,6 +129,14 @@ class Prepared:
     def columns(self, x: Tensor, targets: Tensor) -> list[Column]:
         """Returns the maps of all methods at all layers, from as few passes as they can share."""
         return explain_together(self.methods, self.model, x, targets, self.of_signs)
+
+    def explainer(self, batch: ImageBatch) -> Explainer:
+        """Returns what explains a batch again, also on other networks that have the model's layers."""
+        return Explainer(batch, self._columns_of, self.stages)
+
+    def _columns_of(self, model: nn.Module, x: Tensor, targets: Tensor) -> list[Column]:
+        methods = self.methods if model is self.model else [remade(method, model) for method in self.methods]
+        return explain_together(methods, model, x, targets, self.of_signs)
 
     def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
         """Returns images of one size with their scores and the classes to explain."""

@@ -21,6 +21,7 @@ from captum_extract_aggregate._engine.session import open_session
 from captum_extract_aggregate.evaluation.changes import check_images
 from captum_extract_aggregate.evaluation.datasets import storable
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch, Value
+from captum_extract_aggregate.evaluation.explainer import Explainer
 from captum_extract_aggregate.evaluation.guard import undisturbed
 from captum_extract_aggregate.evaluation.image_digests import content_of
 from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
@@ -158,12 +159,15 @@ def _evaluate(prepared: Prepared, batch: ImageBatch, found: BatchRows) -> None:
     columns = prepared.columns(batch.x, batch.targets) if prepared.methods else []
     shown = [c for c in columns if any(prepared.wants((*c.place, m.label)) for m in prepared.measures)]
     found.maps.extend(_maps(batch, shown))
+    explain = prepared.explainer(batch)
+    explain.sharing = sum("layers" in measure.spec.needs for measure in prepared.measures)
     for measure in prepared.measures:
+        explain.sharing -= "layers" in measure.spec.needs
         own = [c for c in columns if prepared.wants((*c.place, measure.label))]
         if measure.spec.null == "centre" and prepared.wants((*CENTRE, measure.label)):
             own.append(_centre(batch))
         if measure.spec.takes == "columns":
-            found.rows.extend(_rows_of_all(prepared, batch, own, measure) if own else ())
+            found.rows.extend(_rows_of_all(prepared, explain, own, measure) if own else ())
             continue
         for column in own:
             found.rows.extend(_rows(prepared, batch, column, measure))
@@ -180,12 +184,9 @@ def _rows(prepared: Prepared, batch: ImageBatch, column: Column, measure: Measur
         return [_row(batch, column, measure, value) for value in values]
 
 
-def _rows_of_all(prepared: Prepared, batch: ImageBatch, columns: Sequence[Column], measure: Measurement) -> list[Row]:
+def _rows_of_all(prepared: Prepared, explain: Explainer, columns: Sequence[Column], measure: Measurement) -> list[Row]:
     """Returns what a measure says of all columns together; it may have the network, as it then is, explained again."""
-
-    def explain(x: Tensor | None = None) -> list[Column]:
-        return prepared.columns(batch.x if x is None else x, batch.targets[:, :1])
-
+    batch = explain.batch
     with _alone(prepared, batch, measure), seeded(torch.initial_seed()):
         own, maps = _own(measure, batch), [_own(measure, column) for column in columns]
         values = list(measure.spec.function(own, maps, explain, **measure.arguments()))

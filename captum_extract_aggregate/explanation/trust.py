@@ -6,6 +6,7 @@ pictures `captum_extract_aggregate.evaluation` asks the same, with significance 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from torch import Tensor
 from captum_extract_aggregate._common.tensors import upsample
 from captum_extract_aggregate.explanation.maps import maps_of
 from captum_extract_aggregate.metrics import null_baseline, pixel_removal, spearman
-from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
+from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
 
 if TYPE_CHECKING:
     from captum_extract_aggregate.explanation.explanation import Explanation
@@ -130,15 +131,10 @@ def _alike(a: Tensor, b: Tensor) -> float:
 def _on_a_random_network(found: Explanation, seed: int) -> dict[str, dict[str, Tensor]]:
     """Returns the maps on the network with all of its layers initialised anew; the network comes back as it was."""
     stages = randomization_stages(found.model, None, (found.x,), ())
-    last = len(stages) - 1
-    states = randomized(found.model, stages, "cascading", "reset", 1, seed)
-    try:
-        for _, stage in states:
-            if stage == last:
-                return maps_of(found.methods, found.x, [found.target])[0]
-    finally:
-        states.close()
-    return found.maps
+    at_once = randomization_states("at_once", 1, len(stages))
+    with contextlib.closing(randomized(found.model, stages, at_once, "reset", seed)) as states:
+        next(states)
+        return maps_of(found.methods, found.x, [found.target])[0]
 
 
 def _random_maps(shape: tuple[int, ...], size: tuple[int, int], seed: int) -> Tensor:

@@ -18,8 +18,10 @@ _MOST_ITERATIONS = 10_000
 _PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
 _COARSEST, _COARSEST_STEPS = 8, 4  # cells along a side, and steps of Jacobi's method
 _DAMPING = {1: 2 / 3, 2: 0.9, 3: 0.9}  # of Jacobi's method, below what would amplify anything
-_TOGETHER = 2**18  # numbers, which a CPU's cache holds
-_POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_TOGETHER = 2**19  # numbers: of more, a CPU spends its time on memory, and of fewer on calls
+_STEPS_UNSEEN = 8  # of conjugate gradients on a device between two questions whether all are done
+_CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
 def linear_imputation(x: Tensor, gone: Tensor, noise: float = 0.0, seed: int = 0) -> Tensor:
@@ -50,8 +52,8 @@ def linear_imputation(x: Tensor, gone: Tensor, noise: float = 0.0, seed: int = 0
         tensor([[[1., 2., 3., 4.]]])
     """
     x, gone = _checked(x, gone)
-    together = max(1, _TOGETHER // x[:1].numel()) if on_cpu(x) else len(x)
-    found = [_solve(at_least_float32(a), g) for a, g in zip(x.split(together), gone.split(together))]
+    parts = min(len(x), math.ceil(x.numel() / _TOGETHER)) if on_cpu(x) else 1
+    found = [_solve(at_least_float32(a), g) for a, g in zip(x.chunk(parts), gone.chunk(parts))]
     out = torch.where(gone, torch.cat(found).to(x.dtype), x)
     if not noise:
         return out
@@ -66,18 +68,19 @@ def linear_imputation(x: Tensor, gone: Tensor, noise: float = 0.0, seed: int = 0
 def _solve(x: Tensor, gone: Tensor) -> Tensor:
     """Returns the solution where pixels are gone, 0 elsewhere, by conjugate gradients for each example and channel.
 
-    Whoever is done is left as it is, so that no example's solution depends on its batch-mates.
+    Whoever is done is left as it is, so that no example's solution depends on its batch-mates. A device is asked for it
+    after some steps at a time, for which it need not wait.
     """
-    size = x.shape[2:]
-    grids = _grids(gone.to(x.dtype))
-    inside, known = (_spared(t, grids[0].size) for t in (gone.to(x.dtype), x.masked_fill(gone, 0)))
-    rest = inside * _neighbours(known)
+    size, own = x.shape[2:], _folded(gone.to(x.dtype).expand_as(x))
+    grids = _grids(own)
+    inside, known = (_padded(t, grids[0].size) for t in (own, _folded(x.masked_fill(gone, 0))))
+    rest = inside * grids[0].kernels.neighbours(known)
     along = _cycle(grids, rest)
     u, slope = torch.zeros_like(rest), _dot(rest, along)
-    first = slope
-    for _ in range(_MOST_ITERATIONS):
+    first, steps = slope, 1 if on_cpu(x) else _STEPS_UNSEEN
+    for i in range(_MOST_ITERATIONS):
         going = slope > _PRECISION[x.dtype] ** 2 * first
-        if not going.any():
+        if i % steps == 0 and not going.any():
             break
         image = grids[0].applied(along)
         step = torch.where(going, slope / _dot(along, image), 0)
@@ -85,25 +88,33 @@ def _solve(x: Tensor, gone: Tensor) -> Tensor:
         improved = _cycle(grids, rest)
         before, slope = slope, _dot(rest, improved)
         along = improved.addcmul_(torch.where(going, slope / before, 0), along)
-    return _cut(u, size)
+    return _cut(u, size).reshape(x.shape)
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(tuple(range(2, a.ndim)), keepdim=True)
 
 
+def _folded(t: Tensor) -> Tensor:
+    """Returns all examples' channels as those of one, side by side in memory: on a CPU a convolution of each by itself
+    takes them in one stroke."""
+    one = t.reshape(1, -1, *t.shape[2:])
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return one.contiguous(memory_format=formats[t.ndim]) if on_cpu(t) and t.ndim in formats else one.contiguous()
+
+
 # --- One system at all resolutions: multigrid ------------------------------------------------------------------------
 
 
 class _Grid(NamedTuple):
-    """Holds the system at one resolution: its size, how open each cell is (how much of it is gone), the diagonal, its
-    damped inverse, and where it has one (1, else 0).
+    """Holds the system at one resolution: its size, its kernels, how open each cell is (how much of it is gone), the
+    diagonal, its damped inverse, and where it has one (1, else 0).
 
     Cells are joined by the weights of their offsets times how open both are, and held by what neighbours are there.
-    Tensors have a spare cell at the end of each dimension, where they are 0.
     """
 
     size: tuple[int, ...]
+    kernels: _Kernels
     open: Tensor
     diagonal: Tensor
     inverse: Tensor
@@ -111,7 +122,7 @@ class _Grid(NamedTuple):
 
     def applied(self, u: Tensor) -> Tensor:
         """Returns the system's left side."""
-        return _neighbours(self.open * u).mul_(self.open).neg_().addcmul_(self.diagonal, u)
+        return torch.addcmul(self.diagonal * u, self.open, self.kernels.neighbours(self.open * u), value=-1)
 
 
 def _grids(gone: Tensor) -> list[_Grid]:
@@ -120,18 +131,17 @@ def _grids(gone: Tensor) -> list[_Grid]:
     levels = math.ceil(math.log2(max(1, max(own) / _COARSEST)))
     while levels and math.prod(_filled(own, levels)) > 2 * math.prod(own):  # of long and narrow ones fewer
         levels -= 1
-    size = _filled(own, levels)
-    there = _spared(1 - gone, size)
-    open_ = _spared(gone, size)
-    held = open_ * _neighbours(there)
+    size, kernels = _filled(own, levels), _Kernels(gone)
+    open_ = _padded(gone, size)
+    held = open_ * kernels.neighbours(_padded(1 - gone, size))
     grids = []
     for level in range(levels + 1):
         if level:  # where a linear function costs as much
-            open_, held = _pooled(open_, size) * 2 ** ((dims - 2) / 2 - dims), _pooled(held, size)
+            open_, held = kernels.pooled(open_) * 2 ** ((dims - 2) / 2 - dims), kernels.pooled(held)
             size = tuple(n // 2 for n in size)
-        diagonal = open_ * _neighbours(open_) + held
+        diagonal = open_ * kernels.neighbours(open_) + held
         inverse = torch.where(diagonal > 0, _DAMPING[dims] / diagonal, 0)
-        grids.append(_Grid(size, open_, diagonal, inverse, (diagonal > 0).to(gone.dtype)))
+        grids.append(_Grid(size, kernels, open_, diagonal, inverse, (diagonal > 0).to(gone.dtype)))
     return grids
 
 
@@ -148,29 +158,46 @@ def _cycle(grids: Sequence[_Grid], right: Tensor) -> Tensor:
     grid = grids[0]
     u = grid.inverse * right
     if len(grids) > 1:
-        coarse = _cycle(grids[1:], _pooled(_spread(right - grid.applied(u)), grid.size))
-        u.addcmul_(_spread(_doubled(coarse, grid.size)), grid.inside)
+        coarse = _cycle(grids[1:], grid.kernels.coarse(right - grid.applied(u)))
+        u.addcmul_(grid.kernels.fine(coarse), grid.inside)
     for _ in range(1 if len(grids) > 1 else _COARSEST_STEPS):
         u = u.addcmul(grid.inverse, right - grid.applied(u))
     return u
 
 
-def _spread(t: Tensor) -> Tensor:
-    """Returns each value shared out among its neighbours and itself."""
-    return _neighbours(t).add_(t).mul_(0.5 ** (t.ndim - 2))
+class _Kernels:
+    """Convolves every channel by itself, by kernels that are products of weights along each dimension."""
 
+    def __init__(self, like: Tensor) -> None:
+        dims, self.channels = like.ndim - 2, like.shape[1]
+        self._convolved, self._transposed = _CONVOLUTION[dims], _TRANSPOSED[dims]
+        self._around = self._kernel(like, (0.5, 1.0, 0.5), hollow=True)
+        self._linear, self._two = self._kernel(like, (0.25, 0.75, 0.75, 0.25)), self._kernel(like, (1.0, 1.0))
 
-def _pooled(t: Tensor, size: Sequence[int]) -> Tensor:
-    """Returns the sums over cells of two along each dimension."""
-    dims = len(size)
-    cells = _POOL[dims](_cut(t, size), 2) * 2**dims
-    return F.pad(cells, (0, 1) * dims)
+    def _kernel(self, like: Tensor, weights: Sequence[float], hollow: bool = False) -> Tensor:
+        along = like.new_tensor(weights)
+        kernel = along
+        for _ in range(like.ndim - 3):
+            kernel = kernel[..., None] * along
+        if hollow:
+            kernel[(1,) * kernel.ndim] = 0
+        return kernel.repeat(self.channels, 1, *(1,) * kernel.ndim)
 
+    def neighbours(self, t: Tensor) -> Tensor:
+        """Returns the weighted sum of each pixel's neighbours."""
+        return self._convolved(t, self._around, None, 1, 1, 1, self.channels)
 
-def _doubled(t: Tensor, size: Sequence[int]) -> Tensor:
-    """Returns every cell as two along each dimension."""
-    cells = _cut(t, [n // 2 for n in size])
-    return F.pad(F.interpolate(cells, scale_factor=(2.0,) * len(size), mode="nearest"), (0, 1) * len(size))
+    def coarse(self, t: Tensor) -> Tensor:
+        """Returns each value shared out among the coarse cells around it, by their distance."""
+        return self._convolved(t, self._linear, None, 2, 1, 1, self.channels)
+
+    def fine(self, t: Tensor) -> Tensor:
+        """Returns the transpose of that: each cell interpolated linearly from the coarse ones around it."""
+        return self._transposed(t, self._linear, None, 2, 1, 0, self.channels)
+
+    def pooled(self, t: Tensor) -> Tensor:
+        """Returns the sums over cells of two along each dimension."""
+        return self._convolved(t, self._two, None, 2, 0, 1, self.channels)
 
 
 def _cut(t: Tensor, size: Sequence[int]) -> Tensor:
@@ -179,24 +206,9 @@ def _cut(t: Tensor, size: Sequence[int]) -> Tensor:
     return t
 
 
-def _spared(t: Tensor, size: Sequence[int]) -> Tensor:
-    """Returns a tensor filled up with 0 to a size, and a spare cell at the end of each dimension."""
-    return F.pad(t, [n for old, new in zip(reversed(t.shape[2:]), reversed(size)) for n in (0, new + 1 - old)])
-
-
-def _neighbours(t: Tensor) -> Tensor:
-    """Returns the weighted sum of each pixel's neighbours; anything in spare cells.
-
-    Along each dimension a pixel's neighbours lie a stride away in memory, whose spare cells keep rows apart: on a CPU
-    shifts of the whole are many times as fast as shifts of rows.
-    """
-    total = t.contiguous().flatten()
-    for stride in t.contiguous().stride()[2:]:
-        wide = total.clone()
-        wide[stride:].add_(total[:-stride], alpha=0.5)
-        wide[:-stride].add_(total[stride:], alpha=0.5)
-        total = wide
-    return total.view(t.shape).sub_(t)
+def _padded(t: Tensor, size: Sequence[int]) -> Tensor:
+    """Returns a tensor filled up with 0 to a size."""
+    return F.pad(t, [n for old, new in zip(reversed(t.shape[2:]), reversed(size)) for n in (0, new - old)])
 
 
 def _checked(x: Tensor, gone: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from captum._utils.common import _format_additional_forward_args
@@ -33,7 +33,20 @@ from captum_extract_aggregate.metrics.similarity import Similarity, find_similar
 Initializer = Callable[[nn.Module], None]
 Stage = tuple[str, nn.Module]
 _STD = 0.01
-_ORDERS = ("cascading", "independent", "bottom_up")
+_ORDERS = ("cascading", "independent", "bottom_up", "at_once")
+
+
+class State(NamedTuple):
+    """Says how a network is randomised: `repeat` counts the seeds, `stage` the stages, and `layers` are the indices,
+    counted from the output, of what is drawn anew, in the order in which it is.
+
+    What a layer gets depends on the seed and on its index alone, so that in every order of the stages a network with
+    the same layers drawn is the same network.
+    """
+
+    repeat: int
+    stage: int
+    layers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -115,7 +128,7 @@ def parameter_randomization(
         model: the network; it comes back bit for bit, also after an exception.
         inputs, target, additional_forward_args, kwargs: for the explainer.
         order: `"cascading"`: each stage randomises one more layer, from the output on; `"bottom_up"`: the same from the
-            input on; `"independent"`: each only its own.
+            input on; `"independent"`: each only its own; `"at_once"`: one stage, all layers.
         init: `"normal"`: every parameter from N(0, 0.01^2); `"reset"`: the layer's own `reset_parameters`; or a
             function that initialises a layer in place.
         similarity: as for `class_sensitivity`.
@@ -155,18 +168,19 @@ def parameter_randomization(
     stages = randomization_stages(
         model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ()
     )
-    stages = stages[::-1] if order == "bottom_up" else stages
+    names, states = stage_names(stages, order), randomization_states(order, n_seeds, len(stages))
     reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
     original = reader.maps(explain(inputs, **kwargs), tensors)
-    values = torch.full((len(stages), n_seeds, len(original)), torch.nan, dtype=torch.float64)
+    values = torch.full((len(names), n_seeds, len(original)), torch.nan, dtype=torch.float64)
     with Undo() as undo, undo:
         keep_modes(undo)
-        states = randomized(model, stages, order, init, n_seeds, seed)
-        undo.callback(states.close)
-        for s, i in progress(states, "Parameter randomization", n_seeds * len(stages), show_progress):
-            values[i, s] = compare(original, reader.maps(explain(inputs, **kwargs), tensors)).double().cpu()
+        drawn = randomized(model, stages, states, init, seed)
+        undo.callback(drawn.close)
+        for now in progress(drawn, "Parameter randomization", len(states), show_progress):
+            maps = reader.maps(explain(inputs, **kwargs), tensors)
+            values[now.stage, now.repeat] = compare(original, maps).double().cpu()
     name = similarity if isinstance(similarity, str) else getattr(similarity, "__name__", "similarity")
-    return Randomization(tuple(n for n, _ in stages), values.nanmean(1), values, order, name)
+    return Randomization(names, values.nanmean(1), values, order, name)
 
 
 def check_randomization(order: str, init: str | Initializer, n_seeds: int) -> None:
@@ -178,26 +192,61 @@ def check_randomization(order: str, init: str | Initializer, n_seeds: int) -> No
     _initializer(init)
 
 
-def randomized(
-    model: nn.Module, stages: Sequence[Stage], order: str, init: str | Initializer, n_seeds: int, seed: int
-) -> Generator[tuple[int, int], None, None]:
-    """Goes through the seeds and stages; at each pair of them that it gives, the model is in that state.
+def stage_names(stages: Sequence[Stage], order: str) -> tuple[str, ...]:
+    """Returns the names of the stages in their order, of layers that are listed from the output on."""
+    names = tuple(name for name, _ in stages)
+    return ("all layers",) if order == "at_once" else names[::-1] if order == "bottom_up" else names
 
-    The model comes back when it ends or is closed.
+
+def randomization_states(order: str, n_seeds: int, count: int) -> list[State]:
+    """Returns the states that a network of so many layers goes through."""
+    everything = range(count)
+    chosen: dict[str, list[Sequence[int]]] = {
+        "cascading": [everything[: i + 1] for i in everything],
+        "independent": [(i,) for i in everything],
+        "bottom_up": [everything[::-1][: i + 1] for i in everything],
+        "at_once": [everything],
+    }
+    return [State(s, i, tuple(layers)) for s in range(n_seeds) for i, layers in enumerate(chosen[order])]
+
+
+def randomized(
+    model: nn.Module, stages: Sequence[Stage], states: Sequence[State], init: str | Initializer, seed: int
+) -> Generator[State, None, None]:
+    """Goes through some states; at each that it gives, the model is in it. The model comes back when it ends or is
+    closed.
+
+    Args:
+        model: the network. stages: its layers, from the output on. states: of `randomization_states`, or some of them.
+        init, seed: as for `parameter_randomization`.
     """
     initialize = _initializer(init)
     with Undo() as undo, undo:
         claim(undo, model)
         unchanged(undo, model)
-        for s in range(n_seeds):
-            with Undo() as cascade, cascade:  # every seed begins with the original network
-                for i, (_, stage) in enumerate(stages):
-                    with Undo() as own, own:
+        for chain in _chains(states):
+            with Undo() as drawn, drawn:  # every chain begins with the original network
+                done = 0
+                for state in chain:
+                    for layer in state.layers[done:]:
                         with Undo() as drawing, drawing:
                             keep_generators(drawing, range(torch.cuda.device_count()))
-                            seed_torch(seed + s + 1_000_003 * i)
-                            _randomize(stage, initialize, own if order == "independent" else cascade)
-                        yield s, i
+                            seed_torch(seed + state.repeat + 1_000_003 * layer)
+                            _randomize(stages[layer][1], initialize, drawn)
+                    done = len(state.layers)
+                    yield state
+
+
+def _chains(states: Sequence[State]) -> list[list[State]]:
+    """Returns states in runs in which each goes on with what is drawn already."""
+    chains: list[list[State]] = []
+    for state in states:
+        last = chains[-1][-1] if chains else None
+        if last is not None and (state.repeat, state.layers[: len(last.layers)]) == (last.repeat, last.layers):
+            chains[-1].append(state)
+        else:
+            chains.append([state])
+    return chains
 
 
 def _initializer(init: str | Initializer) -> Initializer:

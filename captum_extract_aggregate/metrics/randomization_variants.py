@@ -58,7 +58,7 @@ def emprt(
     """
     rise = functools.partial(entropy_rise, bins=bins)
     once = parameter_randomization(
-        explanation_func, model, inputs, target, "cascading", init, rise, n_seeds, seed, [model], **kwargs
+        explanation_func, model, inputs, target, "at_once", init, rise, n_seeds, seed, **kwargs
     )
     return once.values[0]
 

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import torch
 from captum._utils.common import _format_additional_forward_args
 from captum.attr import Attribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
+from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.session import open_session
 from captum_extract_aggregate.metrics.explanations import (
     Explanation,
@@ -134,12 +135,14 @@ def local_lipschitz_estimate(x: Tensor, near: Tensor, maps: Tensor, near_maps: T
 
 class Stability(NamedTuple):
     """For each example, `relative_input_stability`, `relative_output_stability` and `local_lipschitz_estimate` over the
-    same neighbours, and how many of these had the input's decision."""
+    same neighbours, how many of these had the input's decision, and `relative_representation_stability` at the layer
+    that was named (else NaN)."""
 
     relative_input: Tensor
     relative_output: Tensor
     lipschitz: Tensor
     neighbours: Tensor
+    relative_representation: Tensor
 
 
 def stability(
@@ -151,13 +154,15 @@ def stability(
     radius: float = 0.05,
     eps: float = _EPS,
     seed: int = 0,
+    layer: str | nn.Module | None = None,
     additional_forward_args: Any = None,
     show_progress: bool = False,
     size: Size | None = None,
     layout: InputLayout = "auto",
     **kwargs: Any,
 ) -> Stability:
-    """Returns how much maps change within a small cube around each input, by three measures over the same explanations.
+    """Returns how much maps change within a small cube around each input, by several measures over the same
+    explanations.
 
     Neighbours add noise that is uniform within the radius. Those of another decision (highest scoring class) do not
     count: there the map may well change. Where none is left, values are NaN.
@@ -170,6 +175,9 @@ def stability(
         radius: the largest change of a value.
         eps: as for `relative_input_stability`.
         seed: of the noise, which is the same for every example, so that an example alone has what it has in company.
+        layer: a layer of the model, or its name, whose outputs are the representation that
+            `relative_representation_stability` relates the change to; they are kept of the forwards that the scores
+            take. None: it is NaN.
         show_progress: show a progress bar.
         size, layout: of the input, where its shape does not tell its positions from its channels: as for
             `LayerCombination`.
@@ -183,9 +191,10 @@ def stability(
         >>> from captum_extract_aggregate.metrics import stability
         >>> model = cea.load_scene_model("resnet")
         >>> images = torch.stack([image for image, _ in cea.DigitScenes(n=2)])
-        >>> found = stability(cea.NormGrad(model, "layer3"), model, images, model(images).argmax(1), n_samples=2)
-        >>> found.lipschitz.shape
-        torch.Size([2])
+        >>> explain, best = cea.NormGrad(model, "layer3"), model(images).argmax(1)
+        >>> found = stability(explain, model, images, best, n_samples=2, layer="avgpool")
+        >>> found.lipschitz.shape, found.relative_representation.shape
+        (torch.Size([2]), torch.Size([2]))
     """
     check_mode(model)
     kwargs |= {} if target is None else {"target": target}
@@ -193,38 +202,77 @@ def stability(
     explain, extra = explainer_of(explanation_func), _format_additional_forward_args(additional_forward_args) or ()
     reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
     noises = noise_fields(check_inputs(inputs), n_samples, check_radius(radius), seed, uniform=True)
-    maps, scores = reader.maps(explain(inputs, **kwargs), (inputs,)), scores_of(model, (inputs,), extra)
+    own = seen_by(model, inputs, layer, extra)
+    maps = reader.maps(explain(inputs, **kwargs), (inputs,))
     found: list[Tensor] = []
     with Undo() as undo, undo:
         open_session(undo, model)
         for noise in progress(noises, "Stability", n_samples, show_progress):
             near = inputs + noise
-            near_scores = scores_of(model, (near,), extra)
-            near_maps = reader.maps(explain(near, **kwargs), (near,))
-            found.append(stability_of(inputs, near, maps, near_maps, scores, near_scores, eps))
+            seen = seen_by(model, near, layer, extra)
+            found.append(stability_of(own, seen, maps, reader.maps(explain(near, **kwargs), (near,)), eps))
     return largest_stability(found)
 
 
-def stability_of(
-    x: Tensor, near: Tensor, maps: Tensor, near_maps: Tensor, scores: Tensor, near_scores: Tensor, eps: float = _EPS
-) -> Tensor:
-    """Returns three measures of one neighbour of each example, `3 x N`; NaN where it has another decision."""
+class Seen(NamedTuple):
+    """Holds inputs, the model's scores of them, and what one of its layers gives out, if one was asked for."""
+
+    inputs: Tensor
+    scores: Tensor
+    representation: Tensor | None
+
+
+def seen_by(
+    model: Callable[..., Any], inputs: Tensor, layer: str | nn.Module | None = None, extra: tuple[Any, ...] = ()
+) -> Seen:
+    """Returns what a model makes of inputs, in one forward."""
+    module = None if layer is None else find_layer(layer, model)
+    if module is None:
+        return Seen(inputs, scores_of(model, (inputs,), extra), None)
+    outputs: list[Any] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:  # a copy: what follows may write to it
+        outputs.append(output.clone() if isinstance(output, Tensor) else output)
+
+    with Undo() as undo, undo:
+        undo.hook(module, "register_forward_hook", keep)
+        scores = scores_of(model, (inputs,), extra)
+    if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or len(outputs[0]) != len(inputs):
+        got = f"ran {len(outputs)} times" if len(outputs) != 1 else f"gives a {type(outputs[0]).__name__}"
+        if len(outputs) == 1 and isinstance(outputs[0], Tensor):
+            got = f"gives {tuple(outputs[0].shape)} for {len(inputs)} examples"
+        raise InvalidValueError(
+            f"layer is {layer if isinstance(layer, str) else type(layer).__name__!r}, which {got}; expected one that "
+            "runs once, and gives a tensor with the examples in its first dimension"
+        )
+    return Seen(inputs, scores, outputs[0].reshape(len(inputs), -1))
+
+
+def stability_of(own: Seen, near: Seen, maps: Tensor, near_maps: Tensor, eps: float = _EPS) -> Tensor:
+    """Returns four measures of one neighbour of each example, `4 x N`; NaN where it has another decision."""
+    lipschitz = local_lipschitz_estimate(own.inputs, near.inputs, maps, near_maps)
+    representation = torch.full_like(lipschitz, torch.nan)
+    if own.representation is not None and near.representation is not None:
+        representation = relative_representation_stability(
+            own.representation, near.representation, maps, near_maps, eps
+        )
     values = torch.stack(
         [
-            relative_input_stability(x, near, maps, near_maps, eps),
-            relative_output_stability(scores, near_scores, maps, near_maps, eps),
-            local_lipschitz_estimate(x, near, maps, near_maps),
+            relative_input_stability(own.inputs, near.inputs, maps, near_maps, eps),
+            relative_output_stability(own.scores, near.scores, maps, near_maps, eps),
+            lipschitz,
+            representation,
         ]
     )
-    return values.masked_fill(scores.argmax(1) != near_scores.argmax(1), torch.nan)
+    return values.masked_fill(own.scores.argmax(1) != near.scores.argmax(1), torch.nan)
 
 
 def largest_stability(found: list[Tensor]) -> Stability:
-    """Returns the largest of the values `3 x N` of several neighbours, those that are defined."""
+    """Returns the largest of the values `4 x N` of several neighbours, those that are defined."""
     values = torch.stack(found)
     largest = values.nan_to_num(-torch.inf).amax(0)
     largest = largest.masked_fill(values.isnan().all(0), torch.nan)
-    return Stability(largest[0], largest[1], largest[2], (~values[:, 0].isnan()).sum(0))
+    return Stability(largest[0], largest[1], largest[2], (~values[:, 0].isnan()).sum(0), largest[3])
 
 
 def noise_fields(x: Tensor, n_samples: int, scale: Any, seed: int, uniform: bool = False) -> list[Tensor]:

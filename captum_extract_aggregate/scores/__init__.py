@@ -11,6 +11,7 @@ arguments for every call (`functools.partial(vit, interpolate_pos_encoding=True)
 from captum_extract_aggregate.scores.base import Score, SelectedOutput
 from captum_extract_aggregate.scores.contrast import ClassContrast
 from captum_extract_aggregate.scores.detection import Detection
+from captum_extract_aggregate.scores.disconnected import DiFull, DiPart
 from captum_extract_aggregate.scores.embeddings import EmbeddingDirection, EmbeddingSimilarity
 from captum_extract_aggregate.scores.nearest import NearestContrast
 from captum_extract_aggregate.scores.segmentation import SegmentationRegion
@@ -18,6 +19,8 @@ from captum_extract_aggregate.scores.segmentation import SegmentationRegion
 __all__ = [
     "ClassContrast",
     "Detection",
+    "DiFull",
+    "DiPart",
     "EmbeddingDirection",
     "EmbeddingSimilarity",
     "NearestContrast",

@@ -14,7 +14,12 @@ from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._engine.layers import find_layer, model_of
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr import attribute_together_per_target
-from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
+from captum_extract_aggregate.metrics.randomization import (
+    randomization_stages,
+    randomization_states,
+    randomized,
+    stage_names,
+)
 
 Methods = Mapping[str, Attribution]
 Rows = dict[str, dict[str, Tensor]]
@@ -104,9 +109,12 @@ def maps_by_stage(
     x, names = _one(inputs), _layer_names(methods)
     stages = randomization_stages(model, layers, (x,), ())
     columns = {"as trained": _flat(names, attribute_together_per_target(methods, x, [target])[0])}
-    with contextlib.closing(randomized(model, stages, order, init, 1, seed)) as states:
-        for _, i in states:
-            columns[stages[i][0]] = _flat(names, attribute_together_per_target(methods, x, [target])[0])
+    known = stage_names(stages, order)
+    with contextlib.closing(
+        randomized(model, stages, randomization_states(order, 1, len(stages)), init, seed)
+    ) as states:
+        for state in states:
+            columns[known[state.stage]] = _flat(names, attribute_together_per_target(methods, x, [target])[0])
     return {row: {stage: maps[row] for stage, maps in columns.items()} for row in columns["as trained"]}
 
 

@@ -12,7 +12,7 @@ from captum_extract_aggregate.evaluation.runner import maps_of
 from tests.evaluation.plans import evaluated
 
 ARGUMENTS = {
-    "stability": {"n_samples": 2, "radius": 0.02},
+    "stability": {"n_samples": 2, "radius": 0.02, "layer": "layer4"},
     "emprt": {"bins": 30},
     "smprt": {"n_samples": 2, "layers": ["fc"]},
 }
@@ -29,7 +29,7 @@ def test_they_are_the_functions(tmp_path):
     for name, method in {"linear-approximation": cea.LinearApproximation, "normgrad": cea.NormGrad}.items():
         explain = method(model, "layer3")
         found = metrics.stability(explain, model, x, target, **ARGUMENTS["stability"])
-        for detail in ("relative_input", "relative_output", "lipschitz"):
+        for detail in ("relative_input", "relative_output", "relative_representation", "lipschitz"):
             rows = [row.value for row in results.rows("stability", detail, method=name)]
             np.testing.assert_allclose(rows, getattr(found, detail), rtol=0.02)
         rows = [row.value for row in results.rows("emprt", method=name)]
@@ -48,10 +48,11 @@ def test_they_are_the_functions(tmp_path):
     ("measure", "arguments", "message"),
     [
         ("stability", {"radius": -1}, "radius is -1"),
+        ("stability", {"layer": "layer5"}, "layer is 'layer5'"),
         ("emprt", {"bins": 0}, "bins is 0"),
         ("smprt", {"noise": 0}, "noise"),
     ],
 )
 def test_a_wrong_argument_is_said_before_any_work(tmp_path, measure, arguments, message):
-    with pytest.raises(ValueError, match=f"measure '{measure}': {message}"):
+    with pytest.raises(ValueError, match=message if "layer" in arguments else f"measure '{measure}': {message}"):
         evaluated(tmp_path / "r", measures=[{"measure": measure, "arguments": arguments}])

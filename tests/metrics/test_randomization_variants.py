@@ -80,8 +80,14 @@ def test_from_the_input_on(net):
     up = parameter_randomization(method, net, x, 1, order="bottom_up", layers=layers)
     assert up.stages == ("conv1", "conv3", "fc")
     assert "from the input on" in up.plot().get_xlabel()
-    own = parameter_randomization(method, net, x, 1, order="independent", layers=["conv1"])
-    torch.testing.assert_close(up.values[0], own.values[0])  # it begins with the first layer alone
+    own = parameter_randomization(method, net, x, 1, order="independent", layers=layers)
+    assert own.stages == ("fc", "conv3", "conv1")
+    torch.testing.assert_close(up.values[0], own.values[-1], rtol=0, atol=0)  # it begins with the first layer alone
+    down = parameter_randomization(method, net, x, 1, order="cascading", layers=layers)
+    torch.testing.assert_close(up.values[-1], down.values[-1], rtol=0, atol=0)  # and both end with all layers
+    once = parameter_randomization(method, net, x, 1, order="at_once", layers=layers)
+    assert once.stages == ("all layers",)
+    torch.testing.assert_close(once.values[0], down.values[-1], rtol=0, atol=0)
     last = parameter_randomization(method, net, x, 1, order="cascading", layers=layers, similarity=entropy_rise)
     assert last.values.shape == (3, 3)
 

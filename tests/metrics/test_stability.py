@@ -100,14 +100,48 @@ def test_neighbours_of_another_decision_do_not_count():
 def test_methods_alone_and_in_company(net):
     x = drawn(3, 3, 8, 8)
     method = cea.LinearApproximation(net, "conv3")
-    together = stability(method, net, x, target=[0, 1, 2], n_samples=3)
+    together = stability(method, net, x, target=[0, 1, 2], n_samples=3, layer="conv3")
     assert all(t.isfinite().all() for t in together)
     for i in range(3):
-        alone = stability(method, net, x[i : i + 1], target=i, n_samples=3)
+        alone = stability(method, net, x[i : i + 1], target=i, n_samples=3, layer=net.conv3)
         for a, b in zip(alone, together):
             torch.testing.assert_close(a, b[i : i + 1])
     other = stability(method, net, x, target=[0, 1, 2], n_samples=3, seed=1)
     assert not torch.equal(other.lipschitz, together.lipschitz)
+    assert other.relative_representation.isnan().all()  # no layer was named
+
+
+def test_a_layer_s_outputs_are_kept_of_the_forwards_there_are(net):
+    x, forwards = drawn(2, 3, 8, 8), []
+
+    class Writing(nn.Module):  # what follows the layer writes to its output
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3).double()
+
+        def forward(self, x):
+            forwards.append(1)
+            return self.layer(x).relu_().flatten(1)[:, ::29]
+
+    model = Writing()
+    noises = noise_fields(x, 3, 0.05, seed=7, uniform=True)
+    target = model(x).argmax(1)
+    same = [(model(x + noise).argmax(1) == target) for noise in noises]
+    forwards.clear()
+    found = stability(lambda t, target: t * t, model, x, target, n_samples=3, seed=7, eps=1e-4, layer="layer")
+    assert len(forwards) == 4
+    assert not model.layer._forward_hooks
+    for i in range(2):
+        values = [
+            reference.relative_input_stability(
+                *(t.detach().numpy() for t in (model.layer(x[i]), model.layer(x[i] + noise))),
+                *(t.numpy() for t in ((x[i] ** 2).sum(0), ((x[i] + noise) ** 2).sum(0))),
+                1e-4,
+            )
+            for noise, kept in zip(noises, same)
+            if kept[i]
+        ]
+        assert found.relative_representation[i].item() == pytest.approx(max(values), rel=1e-8)
 
 
 def test_noise():
@@ -127,6 +161,9 @@ def test_wrong_uses(net):
         (lambda: local_lipschitz_estimate(x[0, 0, 0], x, x, x), TypeError, r"x is \(8,\)"),
         (lambda: stability(lambda t: t, net, x, n_samples=0), ValueError, "n_samples is 0"),
         (lambda: stability(lambda t: t, net, x, radius=0), ValueError, "radius is 0"),
+        (lambda: stability(lambda t: t, net, x, layer="conv9"), ValueError, "layer is 'conv9'"),
+        (lambda: stability(lambda t: t, net, x, layer=nn.ReLU()), ValueError, "ran 0 times"),
+        (lambda: stability(lambda t: t, lambda t: net(t), x, layer="conv3"), TypeError, "layer is the name 'conv3'"),
         (lambda: stability(lambda t: t, SmallNet().train(), x), ValueError, "eval mode"),
     ):
         with pytest.raises(error, match=message):
