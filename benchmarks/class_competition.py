@@ -181,15 +181,6 @@ def nulls(every: dict[Key, Any], x: Tensor, size: tuple[int, ...]) -> dict[str, 
     return found
 
 
-def fresh(layer: nn.Module) -> None:
-    """Draws each of a layer's parameters anew with the mean and the deviation that it has, so that signals keep their
-    scale: with an initialiser's, maps of networks with running statistics, or without any normalisation, are
-    constant."""
-    for p in layer.parameters(recurse=False):
-        deviation = float(p.std()) if p.numel() > 1 else 0.0
-        nn.init.normal_(p, float(p.mean()), deviation)
-
-
 def randomisation(name: str, n: int, device: str) -> Values:
     """Spearman correlation of the maps before and after randomisation, of the head and of nearly everything."""
     model, x = network(name, device), ordinary(name, n).to(device)
@@ -199,7 +190,7 @@ def randomisation(name: str, n: int, device: str) -> Values:
     before = explained(every, x, targets, BATCH[device])
     stages = randomization_stages(model, STAGES[name], (x[:1],), ())
     found: Values = {"randomisation (head)": {}, "randomisation (all)": {}}
-    with closing(randomized(model, stages, "cascading", fresh, 1, 0)) as states:
+    with closing(randomized(model, stages, "cascading", "matched", 1, 0)) as states:
         for _, i in states:
             if i in (0, len(stages) - 1):
                 measure = "randomisation (all)" if i else "randomisation (head)"

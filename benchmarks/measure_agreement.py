@@ -24,7 +24,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients
-from class_competition import fresh
 from class_competition_pictures import Decided, decided, deciding, network
 from parts import answer
 from torch import Tensor
@@ -202,7 +201,7 @@ def on_randomised(explain: Explainers, of: Decided) -> Values:
     alike: dict[str, list[Tensor]] = defaultdict(list)
     name = next(n for n, layers in LAYERS.items() if layers == explain.layers)
     stages = randomization_stages(explain.model, STAGES[name], (of.x[:1],), ())
-    with closing(randomized(explain.model, stages, "cascading", fresh, 1, 0)) as states:
+    with closing(randomized(explain.model, stages, "cascading", "matched", 1, 0)) as states:
         for _, i in states:
             maps = explain(of.x, of.classes)
             for key, m in maps.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,7 +78,7 @@ def choose(
         results: a folder for the numbers and the choice; None: nothing is kept but what `Choice` holds.
         weights: of a model that is named, as in plans.
         seed: of whatever is drawn. batch_size: pictures at a time. device: as in plans.
-        threads: of the CPU; 0: one for each core.
+        threads: of the CPU; 0: as many as PyTorch takes.
         show_progress: show bars.
 
     Raises:
@@ -99,15 +98,14 @@ def choose(
     if isinstance(methods, str) or not methods:
         raise InvalidTypeError(f"methods is {methods!r}; expected a list of names, such as ['gradcam', 'normgrad']")
     with Undo() as undo, undo:
-        folder = Path(undo.enter_context(tempfile.TemporaryDirectory()) if results is None else results)
-        make_folder("results", folder)
+        folder = _folder(results, undo)
         model_plan = _model_plan(model, weights, undo)
         data = _data_plan(images, n, folder, undo)
         subject = load_subject(model_plan.name, model_plan.weights, model_plan.num_classes)
         found = open_images(data, subject)
         if found.count < 2:
             raise InvalidValueError(f"images holds {found.count} picture; expected at least 2")
-        how = RunPlan(min(batch_size, found.count), seed, device, threads or os.cpu_count() or 1, "skip")
+        how = RunPlan(min(batch_size, found.count), seed, device, threads or torch.get_num_threads(), "skip")
         plan = _plan(model_plan, data, how, tuple(methods), tuple(layers), subject, found)
         values = _values(run(plan, folder / "pictures", show_progress))
         grids = _grids(subject, found, how)
@@ -119,6 +117,14 @@ def choose(
         if results is not None:
             choice.write(folder)
     return choice
+
+
+def _folder(results: str | Path | None, undo: Undo) -> Path:
+    if results is None:
+        temporary = tempfile.TemporaryDirectory()
+        undo.callback(temporary.cleanup)
+        return Path(temporary.name)
+    return Path(results)
 
 
 # --- What is asked ----------------------------------------------------------------------------------------------------
@@ -146,9 +152,7 @@ def _data_plan(images: Any, n: int, folder: Path, undo: Undo) -> DataPlan:
             f"images is a {type(images).__name__}; expected a folder, pictures, tensors or a DataPlan"
         )
     if not all(isinstance(image, (Tensor, Image.Image)) for image in images):
-        raise InvalidTypeError(
-            "images holds what is neither picture nor tensor; expected Pillow's pictures, or C x H x W"
-        )
+        raise InvalidTypeError("images holds more than pictures; expected Pillow's, or tensors C x H x W")
     _register_data(_GIVEN_DATA, [(image, None) for image in _spread(list(images), n)], undo)
     return DataPlan(_GIVEN_DATA)
 
@@ -160,6 +164,7 @@ def _of_folder(root: Path, n: int, folder: Path) -> DataPlan:
     found = sorted(p for p in root.rglob("*") if p.suffix.lower() in _PICTURES and p.is_file())
     if not found:
         raise InvalidValueError(f"images is {str(root)!r}, which holds no pictures; expected {', '.join(_PICTURES)}")
+    make_folder("results", folder)
     listed = folder / "pictures.txt"
     listed.write_text("".join(f"{p.relative_to(root)}\n" for p in _spread(found, n)), encoding="utf-8")
     return DataPlan("list", root=str(root), file=str(listed))

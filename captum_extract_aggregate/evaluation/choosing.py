@@ -125,7 +125,8 @@ class Choice:
     def sentence(self) -> str:
         """The recommendation, in one line."""
         if self.recommended is None:
-            return "Take none of these maps: each fails a question."
+            fails = any("no" in c.all_verdicts() for c in self.candidates)
+            return f"Take none of these maps: {'each fails a question' if fails else 'no answer is certain'}."
         return f"Take {self.recommended.name}."
 
     def table(self) -> Table:
@@ -274,8 +275,8 @@ def _chosen(candidates: Sequence[Candidate], losses: Array) -> int | None:
     left = [i for i in left if passes[i] == max(passes.values()) and passes[i]]
     if not left:
         return None
-    ranks = np.mean([rankdata(column) for column in losses[left].T], axis=0)
-    return left[int(ranks.argmin())]
+    ranks = np.array([rankdata(column) for column in losses[left].T]).mean(0)
+    return left[int(np.argmin(ranks))]
 
 
 def _why(candidate: Candidate) -> str:

@@ -107,7 +107,8 @@ def parameter_randomization(
 ) -> Randomization:
     """Returns the similarity of maps before and after layers of the network are initialised anew, from output to input.
 
-    A map that depends on what the network has learned falls to the similarity's null baseline.
+    A map that depends on what the network has learned falls to the similarity's null baseline. So does a random
+    map that is drawn anew each time: the measure refuses maps, and proves none right.
 
     Args:
         explanation_func: an attribution object on `model`, its `attribute`, or any function
