@@ -62,6 +62,12 @@ def images():
     return torch.randn(3, 3, 12, 12, generator=torch.Generator().manual_seed(1))
 
 
+@pytest.fixture
+def no_gpu(monkeypatch):
+    """`DataParallel` moves a model to the GPUs that it finds; it finds none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 def relative_error(got, expected):
     """Largest deviation relative to the largest magnitude expected."""
     return ((got - expected).abs().max() / expected.abs().max().clamp(min=1e-300)).item()

@@ -6,13 +6,16 @@ from collections import Counter
 import pytest
 import torch
 import torchvision
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import captum_extract_aggregate as cea
 from benchmarks.performance.floor import gradients
 from benchmarks.performance.maps import EXTRACTS, METHODS
 from captum_extract_aggregate import metrics
+from captum_extract_aggregate._engine.operations import tensors_in
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
+from captum_extract_aggregate.rules import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlusFlat
 
 VIEWS = {
     "detach",
@@ -161,7 +164,39 @@ NO_WAIT = {
     "RectGrad": lambda m, layers: cea.RectGrad(m, layers),
     "depthwise": lambda m, layers: cea.ExtractAggregate(m, layers, extract="depthwise3x3", aggregate="max_abs"),
     "layer's own": lambda m, layers: cea.NormGrad(m, ["layer2.0.conv1", "layer4.1.conv2"], virtual_identity=False),
+    "RectGrad mod": lambda m, layers: cea.RectGradMod(m),
+    "excitation": lambda m, layers: cea.ExcitationBackprop(m, layers),
+    "excitation, nothing lost": lambda m, layers: cea.ExcitationBackprop(m, sums="positive", lost="spread"),
+    "contrastive": lambda m, layers: cea.ContrastiveExcitationBackprop(m, layers),
+    "LRP-0": lambda m, layers: cea.LRP(m),
+    "LRP-gamma": lambda m, layers: cea.LRP(m, layers, gamma=0.25),
+    "LRP, gamma infinite": lambda m, layers: cea.LRP(m, gamma=float("inf")),
+    "flat": lambda m, layers: cea.LRP(m, rules=EpsilonPlusFlat()),
+    "alpha-beta": lambda m, layers: cea.LRP(m, rules=EpsilonAlpha2Beta1()),
+    "box": lambda m, layers: cea.LRP(m, rules=EpsilonGammaBox()),
+    "balanced": lambda m, layers: cea.LibraGrad(cea.LinearApproximation(m, layers)),
+    "guided GradCAM": lambda m, layers: cea.GuidedGradCAM(m, "layer4"),
+    "combination": lambda m, layers: cea.LayerCombination(cea.NormGrad(m, layers)),
+    "meta-saliency": lambda m, layers: cea.MetaSaliency(cea.NormGrad(m, "layer4")),
+    "meta-saliency, one by one": lambda m, layers: cea.MetaSaliency(cea.NormGrad(m, "layer4"), vectorized=False),
 }
+
+
+class Arrivals(TorchFunctionMode):
+    """Notes what comes out of the host's memory, for which it would wait for a GPU: `torch.tensor(1.0, device=)`."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        given = tensors_in((args, kwargs or {}))
+        from_host = any(t.device.type == "cpu" and t.ndim for t in given)
+        makes = getattr(func, "__name__", "") in ("tensor", "as_tensor", "new_tensor") and not given[1:]
+        if isinstance(output, torch.Tensor) and output.device.type == "meta" and (from_host or makes):
+            self.found.append(func)
+        return output
 
 
 @pytest.mark.parametrize("label", NO_WAIT)
@@ -169,19 +204,28 @@ def test_no_method_waits_for_the_device(label):
     """On the meta device there are no numbers, so whoever asks for one (`.item()`, `if tensor:`, `.cpu()`) fails."""
     with torch.device("meta"):
         model = torchvision.models.resnet18(weights=None).eval()
-    method, x = NO_WAIT[label](model, LAYERS), torch.empty(2, 3, 64, 64, device="meta")
+        x, target = torch.empty(2, 3, 64, 64), torch.empty(2, dtype=torch.long)
+    method = NO_WAIT[label](model, LAYERS)
     try:
-        maps = method.attribute(x, target=3)
+        with Arrivals() as arrivals:
+            maps = method.attribute(x, target=target)
     except NotImplementedError as error:
-        if "kthvalue" not in str(error):
+        if "histc" not in str(error):
             raise
-        pytest.skip("this torch knows no kthvalue on the meta device")
+        pytest.skip("this torch knows no histc on the meta device")
     assert all(m.device.type == "meta" for m in (maps if isinstance(maps, list) else [maps]))
+    assert arrivals.found == []
 
 
 def test_the_meta_device_tells_who_waits():
     with pytest.raises((RuntimeError, NotImplementedError)):
         torch.empty(2, device="meta").sum().item()
+    x = torch.empty(2, device="meta")
+    arriving = (lambda: torch.tensor(1.0, device="meta"), lambda: torch.ones(2).to("meta"), lambda: x[torch.arange(2)])
+    for ask in arriving:
+        with Arrivals() as arrivals:
+            ask()
+        assert arrivals.found
 
 
 WHOLE = {

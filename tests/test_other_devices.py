@@ -50,6 +50,23 @@ def test_a_score_that_is_not_finite_gives_nan_for_its_example_alone(elsewhere, s
         assert m[[0, 2]].isfinite().all()
 
 
+def test_classes_that_lie_there_are_not_looked_at(elsewhere, small_net, images):
+    method = cea.NormGrad(small_net, "conv3")
+    expected = {wanted: method.attribute(images, torch.tensor(wanted)) for wanted in ((1, 4, 0), (3,), 2)}
+    with pytest.raises(ValueError, match="target 9 is out of range; expected 0 to 4"):
+        method.attribute(images, torch.tensor([1, 9, 0]))
+    elsewhere()
+    for wanted, maps in expected.items():
+        torch.testing.assert_close(method.attribute(images, torch.tensor(wanted)), maps)
+    assert torch.equal(method.attribute(images, torch.tensor(-1)), method.attribute(images, torch.tensor([4])))
+    wrong = method.attribute(images, torch.tensor([1, 9, 0]))
+    assert wrong.flatten(1).isnan().all(1).tolist() == [False, True, False]
+    torch.testing.assert_close(wrong[0], expected[1, 4, 0][0])
+    for mistake, told in ((torch.ones(2), "tensor of torch.float32"), (torch.tensor([1, 2]), "2 entries for 3")):
+        with pytest.raises((TypeError, ValueError), match=told):
+            method.attribute(images, mistake)
+
+
 def test_gradients_that_would_underflow_are_scaled_without_looking(elsewhere, small_net, images):
     expected = cea.NormGrad(small_net, "conv3").attribute(images, 1)
     elsewhere()
@@ -57,6 +74,32 @@ def test_gradients_that_would_underflow_are_scaled_without_looking(elsewhere, sm
     torch.testing.assert_close(tiny * 1e25, expected)
     zero = cea.NormGrad(lambda x: small_net(x) * 0, small_net.conv3).attribute(images, 1)
     assert not zero.any()
+
+
+def test_a_class_that_is_not_there_gives_nan_for_its_example_alone(elsewhere, small_net, images):
+    method = cea.MetaSaliency(cea.NormGrad(small_net, "conv3"))
+    expected = method.attribute(images, [1, 2, 3]), cea.NormGrad(small_net, "conv3").attribute(images, [1, 2, 3])
+    elsewhere()
+    target = torch.tensor([1, 99, 3])
+    for found, right in zip(
+        (method.attribute(images, target), method.attribution_method.attribute(images, target)), expected
+    ):
+        assert found.flatten(1).isnan().all(1).tolist() == [False, True, False]
+        torch.testing.assert_close(found[[0, 2]], right[[0, 2]])
+    with pytest.raises(ValueError, match="2 entries for 3 examples"):
+        method.attribution_method.attribute(images, target[:2])
+    per_target = method.attribution_method.attribute_per_target(images, torch.tensor([1, -1]))
+    assert torch.equal(per_target[:, 1], method.attribution_method.attribute(images, small_net(images).shape[1] - 1))
+
+
+def test_relevance_that_no_rule_passes_is_nan(elsewhere, small_net, images):
+    def logarithm(x):
+        return small_net(x.abs().log())
+
+    with pytest.raises(ValueError, match="no rule for torch"):
+        cea.LRP(logarithm).attribute(images, 1)
+    elsewhere()
+    assert cea.LRP(logarithm).attribute(images, 1).isnan().all()
 
 
 @given(n=st.integers(1, 40), q=st.one_of(st.sampled_from([0, 50, 98, 100]), st.floats(0, 100)), seed=st.integers(0, 99))

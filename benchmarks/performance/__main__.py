@@ -1,24 +1,20 @@
 """`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md and its JSON.
 
 A section that is named is measured anew, the others are kept. `pip install grad-cam torchcam quantus` for the peers.
+
+The tables of a GPU are made by `python -m benchmarks.performance.gpu`.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
 from benchmarks.performance import maps, measures
-from benchmarks.performance.timing import Row
+from benchmarks.performance.timing import Row, cell, machine
 
 HERE = Path(__file__).parent
 STORED = HERE / "results.json"
@@ -43,22 +39,6 @@ SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "evaluation": measures.evaluation,
     "imports": measures.imports,
 }
-
-
-def machine() -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "captum"))
-    where = (
-        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} {platform.machine()} cores"
-    )
-    threads = torch.get_num_threads()
-    return f"{datetime.date.today()}: {where}, {threads} threads, Python {platform.python_version()}, {versions}"
-
-
-def cell(row: dict[str, object]) -> str:
-    unit = {"x": "", "%": " %"}[str(row["unit"])]
-    if row["pairs"] == 1:
-        return f"{row['median']:.3g}{unit}"
-    return f"{row['median']:.4g}{unit} ({row['low']:.3g} - {row['high']:.3g})"
 
 
 def page(stored: dict[str, dict[str, object]]) -> str:

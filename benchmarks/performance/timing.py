@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import gc
+import importlib.metadata
+import os
+import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -77,5 +82,52 @@ def _mean_seconds(side: Callable[[], object], repeats: int) -> float:
     return seconds(lambda: [side() for _ in range(repeats)]) / repeats
 
 
+def in_turns(
+    sides: Mapping[str, Callable[[], object]], rounds: int = 5, most: float = 1.5, fill: float = 0.03
+) -> dict[str, list[float]]:
+    """Seconds per call of each side, round by round: of many sides against one baseline, which runs once a round.
+
+    At least `rounds` of them, and more until `most` seconds are over; each round begins with the next side, and fills
+    `fill` seconds with calls of a side.
+    """
+    repeats = {name: max(1, int(fill / max(seconds(side), 1e-6))) for name, side in sides.items()}
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    order, begin = list(sides), time.perf_counter()
+    gc.collect()
+    while len(found[order[0]]) < rounds or (len(found[order[0]]) < _MOST and time.perf_counter() - begin < most):
+        for name in order:
+            found[name].append(_mean_seconds(sides[name], repeats[name]))
+        order = [*order[1:], order[0]]
+    return found
+
+
+def rows_in_turns(
+    section: str, case: str, sides: Mapping[str, Callable[[], object]], limit: float | None = None, **how: Any
+) -> Iterator[Row]:
+    """Each side over the first of them, the baseline, whose milliseconds are noted."""
+    found = in_turns(sides, **how)
+    baseline, *others = found
+    note = f"{baseline} {1000 * statistics.median(found[baseline]):.2f} ms"
+    for name in others:
+        ratios_found = sorted(a / b for a, b in zip(found[name], found[baseline]))
+        yield row(section, f"{name}, {case}", ratios_found, limit=limit, note=note)
+
+
 def row(section: str, case: str, found: list[float], **rest: object) -> Row:
     return Row(section, case, statistics.median(found), found[0], found[-1], len(found), **rest)  # type: ignore[arg-type]
+
+
+def machine() -> str:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "torchvision", "captum"))
+    where = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} {platform.machine()} cores"
+    )
+    threads = torch.get_num_threads()
+    return f"{datetime.date.today()}: {where}, {threads} threads, Python {platform.python_version()}, {versions}"
+
+
+def cell(row: dict[str, object]) -> str:
+    unit = "" if row["unit"] == "x" else f" {row['unit']}"
+    if row["pairs"] == 1:
+        return f"{row['median']:.3g}{unit}"
+    return f"{row['median']:.4g}{unit} ({row['low']:.3g} - {row['high']:.3g})"

@@ -37,7 +37,8 @@ def nearest_contrast(z: Tensor, gamma: float, references: int) -> Tensor:
 def _nearest_classes(z: Tensor, count: int) -> Tensor:
     """Returns the classes nearest to each, `N x C x count`: in order of the scores they are among its neighbours."""
     ordered, classes = z.sort(dim=1, stable=True)
-    steps = torch.tensor([s for s in range(-count, count + 1) if s], device=z.device)
+    steps = torch.arange(-count, count + 1, device=z.device)  # made there: a copy would wait
+    steps = torch.cat([steps[:count], steps[count + 1 :]])
     ranks = torch.arange(z.shape[1], device=z.device)[:, None] + steps
     inside = (ranks >= 0) & (ranks < z.shape[1])
     ranks = ranks.clamp(0, z.shape[1] - 1)

@@ -74,7 +74,12 @@ def same_draws(undo: Undo, tensors: Iterable[Tensor]) -> None:
 
 
 def keep_generators(undo: Undo, gpus: Iterable[int]) -> None:
-    """Brings the generators of the CPU and of some GPUs back at the end."""
+    """Brings the generators of the CPU and of some GPUs back at the end.
+
+    While a CUDA graph is captured, a GPU's generator belongs to the graph, and cannot be read.
+    """
     _TORCH.keep(undo)
     for index in gpus:
+        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+            continue
         generator_of_gpu(index).keep(undo)

@@ -80,6 +80,13 @@ def on_cpu(t: Tensor) -> bool:
     return t.device.type == "cpu"
 
 
+def moved(t: Tensor, device: torch.device) -> Tensor:
+    """Returns a tensor on a device. The host does not wait for a GPU: it copies from memory that the GPU can read."""
+    if device.type == "cuda" and on_cpu(t):
+        t = t.pin_memory()
+    return t.to(device, non_blocking=True)
+
+
 def same_everywhere(g: Tensor) -> bool:
     """Tells whether each example's gradient `N x K x *S` is the same at all positions but for rounding, and not all
     zero.

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from captum_extract_aggregate._common.tensors import on_cpu
+
 _HEADS = -3  # the dimension of the heads in queries, keys and values
 
 
@@ -51,7 +53,8 @@ def attention_weights(
     mask = _as_added(attn_mask, query.dtype)
     weights = torch.softmax(logits + mask, -1)
     ruled_out = (mask == -math.inf).all(-1, keepdim=True)
-    return weights.masked_fill(ruled_out, 0) if bool(ruled_out.any()) else weights
+    none_is = on_cpu(mask) and not bool(ruled_out.any())
+    return weights if none_is else weights.masked_fill(ruled_out, 0)
 
 
 def _as_added(mask: Tensor, dtype: torch.dtype, passes: bool = True) -> Tensor:

@@ -160,9 +160,9 @@ def _only(options: list[_Option]) -> LayoutFunction | None:
     return options[0].arrange if len(options) == 1 else None
 
 
-def _indices(t: Tensor) -> Tensor:
+def _indices(t: Tensor, device: torch.device | None = None) -> Tensor:
     """Returns the index of each value of one example, in its place."""
-    return torch.arange(t[0].numel(), device=t.device).reshape(1, *t.shape[1:])
+    return torch.arange(t[0].numel(), device=t.device if device is None else device).reshape(1, *t.shape[1:])
 
 
 def _by_function(t: Tensor, layout: LayoutFunction, size: tuple[int, ...] | None, dims: int) -> tuple[int, ...]:
@@ -173,7 +173,7 @@ def _by_function(t: Tensor, layout: LayoutFunction, size: tuple[int, ...] | None
             f"layout(inputs) returned {got} for an input of shape {tuple(t.shape)}; expected batch x channels x "
             f"{dims} position dimensions, as the map has"
         )
-    index = _indices(t)
+    index = _indices(t, torch.device("cpu"))  # looked at, for which nobody should wait
     if not torch.equal(layout(index).flatten().sort().values, index.flatten()):
         raise InvalidValueError(
             f"layout leaves values of an input of shape {tuple(t.shape)} out, or changes them; expected a function "

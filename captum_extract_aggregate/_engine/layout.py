@@ -84,7 +84,7 @@ def view_axis(layout: LayoutFunction, activation: Tensor, around: Surroundings) 
     several."""
     if activation.shape[0] == around.batch:
         return None
-    index = torch.arange(float(activation.shape[0]), device=activation.device)
+    index = torch.arange(float(activation.shape[0]))  # on the CPU, as it is looked at
     index = index.reshape(-1, *(1,) * (activation.ndim - 1)).expand(activation.shape)
     arranged = _checked(layout, around)(index)
     axes = [d for d in range(1, arranged.ndim) if (arranged != arranged.narrow(d, 0, 1)).any()]

@@ -22,7 +22,7 @@ from captum_extract_aggregate._engine.arrangements import (
     unfolded,
 )
 from captum_extract_aggregate._engine.batch_dimension import check_positions, is_plain_batch
-from captum_extract_aggregate._engine.layer_channels import holds, is_channels_first, widths
+from captum_extract_aggregate._engine.layer_channels import holds, is_channels_first, widths, widths_of
 from captum_extract_aggregate._engine.parts import CHANNELS, kinds_of, size_of
 from captum_extract_aggregate._engine.surroundings import Surroundings
 from captum_extract_aggregate._engine.token_grid import grid_of_tokens
@@ -51,9 +51,8 @@ def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
     if isinstance(module, nn.RNNBase) and activation.ndim == 3:
         return channels_last if module.batch_first else _of_sequence_first(activation, around)
     fits_first, fits_last = _fit(activation, around)
-    everywhere = around.known.widths
     if fits_first > fits_last:
-        told = shape[1] in everywhere or shape[-1] not in everywhere
+        told = _expects(module, shape[1]) or shape[1] in around.known.widths or shape[-1] not in around.known.widths
         return identity if told and (holds(module, "first") or not holds(module, "last")) else None
     if holds(module, "first"):
         own = widths(module)
@@ -61,11 +60,16 @@ def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
         return identity if told and not holds(module, "last") else None
     if holds(module, "last"):
         if fits_last == fits_first:
-            everywhere = everywhere | widths(module)
+            everywhere = around.known.widths | widths(module)
             if shape[-1] not in everywhere or shape[1] in everywhere:
                 return None
         return _quick_last(activation, around)
     return None
+
+
+def _expects(module: nn.Module | None, channels: int) -> bool:
+    """Tells whether the layer, or one in it, expects so many channels: which mostly spares a look at all others."""
+    return module is not None and any(channels in widths_of(inner) for inner in module.modules())
 
 
 def _of_sequence_first(activation: Tensor, around: Surroundings) -> LayoutFunction | None:

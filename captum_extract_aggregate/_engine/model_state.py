@@ -83,7 +83,7 @@ class _Preparation:
             _keep_buffers(module, self.undo)
         if self.freeze is not False:
             _require_gradients(modules, not self.freeze, self.undo)
-            if self.batch == 1:
+            if self.batch == 1 and self.hooked is None:  # of a plain pass the graph itself is looked at
                 lay_out(modules, self.undo)
         _warn_of_dropout(training)
         _make_eager(modules, self.undo)
@@ -129,10 +129,10 @@ def _unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
 def _require_gradients(modules: list[nn.Module], value: bool, undo: Undo) -> None:
     """Sets the flag of all parameters that have another."""
     held = [p for module in modules for p in module._parameters.values() if p is not None and p.requires_grad != value]
-    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in held):
+    if any(issubclass(kind, nn.parameter.UninitializedParameter) for kind in set(map(type, held))):
         raise InvalidValueError("the model has lazy parameters without values; expected one that has run once")
-    parameters = [p for p in held if p.is_leaf and (p.is_floating_point() or p.is_complex())]
-    if any(p.is_inference() for p in parameters):
+    parameters = [p for p in held if p.is_leaf and (not value or p.is_floating_point() or p.is_complex())]
+    if any(map(Tensor.is_inference, parameters)):
         raise InvalidValueError(
             "the model was built under torch.inference_mode, so nothing can be differentiated through it; "
             "expected one built outside (or copied: parameter.clone() outside of it)"

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.seeding import random_state
@@ -26,6 +27,7 @@ from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.batch_dimension import views_unfolded
 from captum_extract_aggregate._engine.evidence import Cache, Evidence, Look, Tensors
+from captum_extract_aggregate._engine.gradient_layout import lay_out_graph
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
 from captum_extract_aggregate._engine.look import one_more_forward
@@ -92,6 +94,7 @@ class Recording:
             place: tuple(joined([part.value for part in parts]) for parts in tensors) for place, tensors in taps.items()
         }
         self._is_shared, self._channels = is_shared, Cache(keeps=True)
+        self._laid_out: Node | None = None
 
     def activity(self) -> Evidence:
         """Returns what the forward alone showed: no score is selected and nothing differentiated."""
@@ -120,12 +123,21 @@ class Recording:
             random_state(undo, self.inputs)
             scores = select_scores(self.output, target)
             self._check_scores(scores)
+            if self.context is None and len(scores) == 1 and on_cpu(scores):
+                self._lay_out(scores)
             with around(scores):
                 gradients = self._backward(scores, seed(scores.detach()), retain)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
         return Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
+
+    def _lay_out(self, scores: Tensor) -> None:
+        """Sees to the layout of gradients in a plain pass; scores that are selected from one output share its graph."""
+        top = (self.output if isinstance(self.output, Tensor) else scores).grad_fn
+        if top is not self._laid_out:
+            lay_out_graph(top)
+            self._laid_out = top
 
     def leads_to(self, tensor: Tensor) -> bool:
         """Tells whether a tensor of the graph was computed from every place (or is tapped there)."""

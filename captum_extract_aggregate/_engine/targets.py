@@ -11,6 +11,7 @@ from captum._utils.common import _select_targets
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._common.tensors import moved, on_cpu
 from captum_extract_aggregate._engine.outputs import find_scores
 
 Target = int | tuple[int, ...] | Tensor | list[int] | list[tuple[int, ...]] | None
@@ -31,8 +32,14 @@ def select_scores(output: Any, target: Target) -> Tensor:
     output, target = find_scores(output), plain_target(target)
     if output.ndim == 0:
         output = output.reshape(1)
+    if isinstance(target, Tensor) and not on_cpu(target) and target.dtype == torch.long and output.ndim == 2:
+        return _selected_unseen(output, target)
     if target is not None:
         _check_target(output, target)
+    if isinstance(target, list) and isinstance(target[0], int):
+        target = torch.tensor(target)
+    if isinstance(target, Tensor) and target.numel() > 1:
+        target = moved(target, output.device)
     scores = _select_targets(output, target)  # type: ignore[arg-type]
     if scores[0].numel() != 1:
         cure = "pass target=" if target is None else f"pass a target of {output.ndim - 1} indices"
@@ -41,6 +48,19 @@ def select_scores(output: Any, target: Target) -> Tensor:
             f"{tuple(output.shape)}; expected one: {cure}"
         )
     return scores.reshape(len(scores))
+
+
+def _selected_unseen(output: Tensor, target: Tensor) -> Tensor:
+    """Returns the same for class indices that lie on another device than the CPU, where looking at them would wait.
+
+    A class that the output does not have gives NaN, and so does its map.
+    """
+    examples, classes = output.shape
+    _check_count(target, examples)
+    index = target.reshape(-1).to(output.device)
+    known = (index >= (0 if len(index) > 1 else -classes)) & (index < classes)
+    scores = output.gather(1, (index.where(known, 0) % classes).expand(examples)[:, None]).squeeze(1)
+    return scores.where(known, torch.nan)
 
 
 def plain_target(target: Any) -> Any:
@@ -67,19 +87,30 @@ def _check_target(output: Tensor, target: Any) -> None:
             raise InvalidTypeError(
                 f"target is a tensor of {target.dtype}; expected class indices (multi-hot vectors are not)"
             )
-        if target.numel() > 1 and target.ndim > 1:
-            raise InvalidValueError(
-                f"target is a tensor of shape {tuple(target.shape)}; expected one index per example. For several "
-                "targets per example use attribute_per_target"
-            )
+        _check_count(target, examples)
         entries: list[Any] = target.tolist()
     else:
         entries = target if isinstance(target, list) else [target]
     per_example = isinstance(target, list) or len(entries) != 1
     if per_example and len(entries) != examples:
-        raise InvalidValueError(f"target has {len(entries)} entries for {examples} examples; expected {FORMS}")
+        raise _wrong_count(len(entries), examples)
     for entry in entries:
         _check_entry(entry, sizes, per_example)
+
+
+def _check_count(target: Tensor, examples: int) -> None:
+    """Raises our error for a tensor that is neither one index nor one for each example."""
+    if target.numel() > 1 and target.ndim > 1:
+        raise InvalidValueError(
+            f"target is a tensor of shape {tuple(target.shape)}; expected one index per example. For several "
+            "targets per example use attribute_per_target"
+        )
+    if target.numel() not in (1, examples):
+        raise _wrong_count(target.numel(), examples)
+
+
+def _wrong_count(entries: int, examples: int) -> ValueError:
+    return InvalidValueError(f"target has {entries} entries for {examples} examples; expected {FORMS}")
 
 
 def _check_entry(entry: Any, sizes: tuple[int, ...], per_example: bool) -> None:
@@ -124,7 +155,8 @@ def per_target(targets: Any, examples: int) -> list[Target]:
                 f"{examples} examples, or a list of T targets for all"
             )
         if targets.ndim == 1 or examples == 1:
-            return list(targets.flatten().tolist())
+            flat = targets.flatten()
+            return list(flat.tolist() if on_cpu(flat) else flat)
         return list(targets.T)
     if not isinstance(targets, (list, tuple)) or not targets:
         raise InvalidTypeError(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.seeding import same_draws
-from captum_extract_aggregate._common.tensors import on_cpu
+from captum_extract_aggregate._common.tensors import moved, on_cpu
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
 from captum_extract_aggregate._engine.model_state import without_traces
@@ -221,7 +221,7 @@ class ClassCompetition(Delegating, Rebuilt, LayerAttribution, GradientAttributio
 
     def _of_contest(self, maps: Tensor, contest: Contest) -> Tensor:
         examples = torch.arange(len(maps), device=maps.device)[:, None]
-        competing = maps[examples, contest.maps.to(maps.device)]
+        competing = maps[examples, moved(contest.maps, maps.device)]
         kept = kept_by_first(competing, contest.counts, self.temperature, self.threshold, self.normalize)
         if on_cpu(kept):
             self._warn_of_nothing(competing[:, 0], kept)

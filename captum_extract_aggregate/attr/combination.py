@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
-from captum_extract_aggregate._common.tensors import is_constant, min_max, upsample
+from captum_extract_aggregate._common.tensors import is_constant, min_max, on_cpu, upsample
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.input_positions import (
     InputLayout,
@@ -203,7 +203,7 @@ def combine_maps(
     """Maps `N x K x *S` of several layers (channels are summed) as one of `size`; the weights sum to 1."""
     singles = [(m if m.is_floating_point() else m.float()).sum(1, keepdim=True) for m in maps]
     constant = torch.stack([is_constant(m) for m in singles])  # interpolated, it would have rounding of its own
-    if bool(constant.any()):
+    if on_cpu(constant) and bool(constant.any()):
         _warn_of_constant(constant.sum(1).tolist(), constant.shape[1], weights, mode, names)
     parts = []
     for single, weight, says_nothing in zip(singles, weights, constant):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate._common.tensors import at_least_float32
+from captum_extract_aggregate._common.tensors import at_least_float32, moved
 
 
 def kept_by_first(maps: Tensor, counts: Tensor, temperature: float, threshold: float, normalize: bool) -> Tensor:
@@ -17,7 +17,7 @@ def kept_by_first(maps: Tensor, counts: Tensor, temperature: float, threshold: f
         temperature, threshold, normalize: as for `ClassCompetition`.
     """
     a = at_least_float32(maps)
-    absent = ~counts.to(a.device).reshape(*counts.shape, *(1,) * (a.ndim - 2))
+    absent = ~moved(counts, a.device).reshape(*counts.shape, *(1,) * (a.ndim - 2))
     z = a.abs().masked_fill(absent, 0)
     if normalize:
         largest = z.flatten(1).amax(1).reshape(-1, *(1,) * (z.ndim - 1))

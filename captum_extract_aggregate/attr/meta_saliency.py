@@ -24,6 +24,7 @@ from captum.attr import (
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.tensors import on_cpu
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
@@ -281,7 +282,8 @@ class MetaSaliency(Delegating, Rebuilt, LayerAttribution, GradientAttribution):
                 "the loss cannot be differentiated; expected a forward_func and a loss_func that neither detach nor "
                 "run under torch.no_grad"
             )
-        if not torch.isfinite(loss).all():
+        # Elsewhere looking would wait for the device, and the map says NaN.
+        if on_cpu(loss) and not torch.isfinite(loss).all():
             raise InvalidValueError(
                 f"the loss is {float(loss.detach())}; expected a finite number: check the inputs and the weights"
             )

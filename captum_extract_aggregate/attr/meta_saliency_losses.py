@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._common.tensors import moved
 from captum_extract_aggregate._engine.one_output import is_probability, no_logit
 from captum_extract_aggregate._engine.targets import select_scores
 
@@ -33,10 +34,12 @@ def _cross_entropy(output: Tensor, target: Any) -> Tensor:
         )
     select_scores(output, target)  # our error for a target that does not fit
     entry = target[0] if isinstance(target, list) else target
-    indices = entry if isinstance(entry, tuple) else (int(entry),)
-    where = (slice(None), slice(None), *indices[1:])
+    first, *others = entry if isinstance(entry, tuple) else (entry,)
+    where = (slice(None), slice(None), *others)
     logits = output[where]
-    return F.cross_entropy(logits, torch.full((len(output),), indices[0], device=output.device) % logits.shape[1])
+    classes = torch.zeros(len(output), dtype=torch.long, device=output.device)
+    classes += moved(first.reshape(-1), output.device) if isinstance(first, Tensor) else int(first)
+    return F.cross_entropy(logits, classes % logits.shape[1])
 
 
 def _binary_cross_entropy(output: Tensor, target: Any) -> Tensor:

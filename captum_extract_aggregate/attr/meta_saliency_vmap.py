@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from captum_extract_aggregate._common.tensors import moved, on_cpu
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
@@ -82,7 +83,7 @@ def vectorized_maps(
             scores, activations, gradients = pass_.run(x, classes)
     except (RuntimeError, LookupError, TypeError) as error:  # whatever vmap cannot do
         raise NotVectorizedError from error
-    if not torch.isfinite(scores).all():
+    if on_cpu(scores) and not torch.isfinite(scores).all():
         raise NotVectorizedError  # the loop says whose
     order: dict[Place, tuple[int, ...]] = dict.fromkeys(places, (0,))
     evidence = Evidence(scores, dict(zip(places, activations)), dict(zip(places, gradients)), order, (x,), (model,))
@@ -116,9 +117,9 @@ def _classes(target: Any, examples: int, device: torch.device) -> Tensor:
         classes = torch.tensor(target)
     else:
         raise NotVectorizedError
-    if len(classes) not in (1, examples) or (classes < 0).any():
+    if len(classes) not in (1, examples) or (on_cpu(classes) and (classes < 0).any()):
         raise NotVectorizedError
-    return classes.to(device).long().expand(examples)
+    return moved(classes, device).long().expand(examples)
 
 
 class _Pass:
@@ -136,15 +137,16 @@ class _Pass:
         with Undo() as undo, undo:
             met = _added(undo, self.places, None)
             output = find_scores(self.model(x[:1]))
-        if output.ndim != 2 or int(classes.max()) >= output.shape[1]:
+        if output.ndim != 2 or (on_cpu(classes) and int(classes.max()) >= output.shape[1]):
             raise NotVectorizedError
+        known = (classes >= 0) & (classes < output.shape[1])  # elsewhere nobody looks: other maps are NaN
         if output.shape[1] == 1 and not self._gives_logit(x[:1]):
             raise NotVectorizedError
         zeros = [torch.zeros_like(x[:1] if p.layer is None else met[p]) for p in self.places]
         chunk = max(1, _MOST_BYTES // (3 * size))
         together = vmap(lambda one, y: self._of_one(one[None], y[None], zeros), chunk_size=chunk)
-        gradients, (scores, activations) = together(x, classes)
-        return scores.flatten(), _by_place(activations), _by_place(gradients)
+        gradients, (scores, activations) = together(x, classes.where(known, 0))
+        return scores.flatten().where(known, torch.nan), _by_place(activations), _by_place(gradients)
 
     def _of_one(self, x: Tensor, y: Tensor, zeros: list[Tensor]) -> tuple[Any, Any]:
         parameters = self.stepped

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._common.tensors import moved
 from captum_extract_aggregate._engine.outputs import find_scores
 
 Batch = tuple[Tensor, Tensor | None]  # inputs and labels, on the model's device
@@ -52,7 +53,7 @@ def as_batch(batch: Any, model: nn.Module) -> Batch:
     if labels is not None and labels.ndim == 2 and not bool(((labels == 0) | (labels == 1)).all()):
         raise InvalidValueError("dataloader gives labels N x classes with other numbers; expected zeros and ones")
     device = device_of(model, x)
-    return x.to(device), None if labels is None else labels.to(device)
+    return moved(x, device), None if labels is None else moved(labels, device)
 
 
 def device_of(model: nn.Module, x: Tensor) -> torch.device:

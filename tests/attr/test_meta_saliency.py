@@ -349,7 +349,7 @@ def test_batch_norm_is_in_eval_mode_during_the_step(net, x):
     assert all(torch.equal(b, before[name]) for name, b in net.named_buffers())
 
 
-def test_data_parallel_on_the_cpu(net, x):
+def test_data_parallel_on_the_cpu(net, x, no_gpu):
     parallel = nn.DataParallel(net)
     got = cea.MetaSaliency(captum.attr.Saliency(parallel), lr=LR).attribute(x, target=TARGETS)
     assert torch.equal(got, cea.MetaSaliency(captum.attr.Saliency(net), lr=LR).attribute(x, target=TARGETS))

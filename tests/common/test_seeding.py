@@ -29,6 +29,12 @@ def test_a_pass_keeps_the_state_of_the_generators_of_its_gpus(monkeypatch):
         random_state(undo, [lies("cuda", 1), lies("cpu"), lies("cuda", 0), lies("cuda", 1)])
         assert kept == [("get_rng_state", 0), ("get_rng_state", 1)]
     assert sorted(kept[2:]) == [("set_rng_state", 0, 0), ("set_rng_state", 1, 1)]
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    del kept[:]
+    with Undo() as undo, undo:
+        random_state(undo, [lies("cuda", 1)])
+    assert kept == []  # the graph's own
     generator_of_gpu.cache_clear()
 
 

@@ -160,7 +160,7 @@ def test_half_precision_and_autocast(small_net, images):
         assert relative_error(got.float(), expected) < 0.1
 
 
-def test_data_parallel_wrapper(small_net, images):
+def test_data_parallel_wrapper(small_net, images, no_gpu):
     expected = cea.NormGrad(small_net, small_net.conv3).attribute(images, 1)
     for layer in ("conv3", "module.conv3", small_net.conv3):
         assert torch.equal(cea.NormGrad(nn.DataParallel(small_net), layer).attribute(images, 1), expected)

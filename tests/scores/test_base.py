@@ -86,7 +86,7 @@ def test_a_score_of_a_score():
 
 
 @pytest.mark.parametrize("wrapped", [nn.DataParallel, torch.compile])
-def test_a_wrapped_model(wrapped):
+def test_a_wrapped_model(wrapped, no_gpu):
     score = ClassContrast(SelectedOutput(wrapped(NET)), against=1)
     found = cea.NormGrad(score, "box").attribute(X, target=2)
     assert torch.equal(found, cea.NormGrad(ClassContrast(NET, against=1), "box").attribute(X, target=2))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate._common.tensors import on_cpu
 from captum_extract_aggregate._engine.operations import Call
 from captum_extract_aggregate.attr.propagation.interception import Step, Tensors, normalization_arguments
 
@@ -61,16 +62,16 @@ class Gate(Step):
     def after(self, output: Tensor) -> Tensors:
         gate = output / self.x
         zero = self.x == 0
-        if bool(zero.any()):
+        if not on_cpu(zero) or bool(zero.any()):
             gate = gate.masked_fill(zero, self._slope())
         del self.x, self.function
         return (gate,)
 
-    def _slope(self) -> float:
+    def _slope(self) -> Tensor:
         with torch.enable_grad():
             at = torch.zeros(1, dtype=self.x.dtype, device=self.x.device, requires_grad=True)
             (slope,) = torch.autograd.grad(self.function(at.clone()).sum(), at)
-        return float(slope)
+        return slope.squeeze()
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
         return (R * kept[0],)

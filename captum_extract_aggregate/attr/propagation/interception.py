@@ -60,6 +60,10 @@ class Step:
         del self.call, self.inputs  # the graph keeps what `before` and `after` chose, and no more
         return output
 
+    def run(self) -> Any:
+        """Returns what the call gives."""
+        return self.call.run()
+
     def before(self) -> Tensors:
         """Returns what the rule needs of the inputs as they are before the call, which may work in place."""
         return ()
@@ -81,7 +85,7 @@ class _Ruled(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         kept = step.before()
         versions = [t._version for t in inputs]
-        output: Tensor = step.call.run()
+        output: Tensor = step.run()
         if any(output is t and t._version != version for t, version in zip(inputs, versions)):
             ctx.mark_dirty(output)
         ctx.step = step

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
-from captum_extract_aggregate._common.tensors import where_positive
+from captum_extract_aggregate._common.tensors import moved, on_cpu, where_positive
 
 Lost = Literal["drop", "spread"]
 LOST = get_args(Lost)
@@ -54,13 +54,25 @@ Term = tuple[Tensor, Constant]
 class Linear:
     """A linear operation `function(activity, weight, bias)` and its constants.
 
-    `varying` is False at the inputs that are constants themselves: padding. None: at none.
+    `varying` is False at the inputs that are constants themselves: padding. None: at none. `never_negative` says that
+    no activity is below 0. `channels` are the dimensions of activity and weight along which several operations of one
+    sum may be joined; None: along none. `output` is what the operation gave, with bias and BatchNorm, where it is kept,
+    and `transposed` then takes R at the output to the inputs, each times its weight.
     """
 
     function: Callable[[Tensor, Constant, Constant], Tensor]
     weight: Constant = None
     bias: Constant = None
     varying: Constant = None
+    never_negative: bool = False
+    channels: tuple[int, int] | None = None
+    output: Constant = None
+    transposed: Callable[[Tensor], Tensor] | None = None
+
+    def may_be_negative(self, a: Tensor) -> bool:
+        """Tells whether some activity is below 0. Where it is not known, it looks on the CPU alone, as the host would
+        have to wait for any other device, and there says that one may be."""
+        return not self.never_negative and a.numel() > 0 and (not on_cpu(a) or bool(a.amin() < 0))
 
     def counted(self, a: Tensor) -> Tensor:
         """1 for each input, 0 for padding."""
@@ -74,8 +86,14 @@ def without_constants(t: Tensor, varying: Constant) -> Tensor:
 
 def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
     """Returns `numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
+    return _ratio(numerator, denominator, denominator.abs(), epsilon)
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, magnitude: Tensor, epsilon: float) -> Tensor:
     away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
-    return where_positive(numerator / away, denominator.abs())
+    quotient = numerator / away
+    # In its own memory, as fresh memory is what takes the time on a CPU.
+    return torch.ops.aten.threshold_backward.grad_input(quotient, magnitude, 0, grad_input=quotient)  # type: ignore[no-any-return]
 
 
 def share_out(
@@ -83,14 +101,33 @@ def share_out(
 ) -> tuple[Tensor, Tensor]:
     """R in proportion to contributions, each a sum over terms (activity, weight) of their products.
 
-    Returns what the inputs receive, and the denominators; a unit whose denominator is 0 passes nothing on.
+    Returns what the inputs receive, and the magnitudes of the denominators; a unit whose denominator is 0 passes
+    nothing on.
     """
+    count = len(terms)
+    if count > 1 and linear.channels is not None:
+        terms = [_joined(terms, linear.channels)]
     with torch.enable_grad():
         activities = [a.detach().requires_grad_() for a, _ in terms]
         biases = [bias] + [None] * (len(terms) - 1)
         z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
-        slopes = torch.autograd.grad(z, activities, ratio(R, z.detach(), epsilon))
-    return reduce(operator.add, [a.detach() * slope for a, slope in zip(activities, slopes)]), z.detach()
+    magnitude = z.detach().abs()
+    slopes = torch.autograd.grad(z, activities, _ratio(R, z.detach(), magnitude, epsilon))
+    received = [_times(slope, a.detach(), linear) for a, slope in zip(activities, slopes)]
+    if len(received) < count:
+        received = list(received[0].chunk(count, linear.channels[0]))  # type: ignore[index]
+    return reduce(operator.add, received), magnitude
+
+
+def _joined(terms: Sequence[Term], channels: tuple[int, int]) -> Term:
+    """Returns terms as one: a sum of operations is one operation of all their channels."""
+    activities, weights = zip(*terms)
+    return torch.cat(activities, channels[0]), torch.cat(weights, channels[1])
+
+
+def _times(slope: Tensor, a: Tensor, linear: Linear) -> Tensor:
+    """Returns the product; in the memory of a slope that the operation's weights have made, which is nobody else's."""
+    return slope.mul_(a) if linear.weight is not None and slope.is_contiguous() else slope * a
 
 
 def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[], list[Term]]]) -> Tensor:
@@ -98,7 +135,7 @@ def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[],
     first, *others = alternatives
     received, z = share_out(R, linear, first())
     for terms in others:
-        R = where_positive(R, 1 - z.abs().sign())
+        R = where_positive(R, 1 - z.sign())
         if is_zero(R):
             break
         more, z = share_out(R, linear, terms())
@@ -122,13 +159,9 @@ def negative(t: Tensor) -> Tensor:
     return t.clamp(max=0)
 
 
-def _has_negative(t: Tensor) -> bool:
-    return t.numel() > 0 and bool(t.amin() < 0)
-
-
 def is_zero(t: Tensor) -> bool:
-    """Tells whether nothing is left in a tensor."""
-    return t.numel() == 0 or not bool(t.abs().amax())
+    """Tells whether nothing is left in a tensor; looks on the CPU alone, and elsewhere says that something may be."""
+    return t.numel() == 0 or (on_cpu(t) and not bool(t.abs().amax()))
 
 
 class LinearRule:
@@ -139,6 +172,15 @@ class LinearRule:
 
     Where it takes none, neither does padding: `a` is 0 there, and `linear.varying` says where.
     """
+
+    needs_output = False
+    """Tells whether it makes use of what the operation gave (`linear.output`)."""
+
+    needs_weights = True
+    """Tells whether it needs the weights themselves where that and `linear.transposed` are there."""
+
+    sums_over_outputs = False
+    """Tells whether what inputs receive is the sum of what each output sends, so that few may be taken at a time."""
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         """Returns what the input `a` receives of R at the output; all in at least float32."""
@@ -151,12 +193,15 @@ class Epsilon(LinearRule):
 
     epsilon: float = 1e-9
 
-    shares_bias = True
+    needs_weights = False
+    shares_bias = needs_output = sums_over_outputs = True
 
     def __post_init__(self) -> None:
         check_number("epsilon", self.epsilon)
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
+        if linear.transposed is not None and linear.output is not None:
+            return _times(linear.transposed(ratio(R, linear.output, self.epsilon)), a, linear)
         return share_out(R, linear, [(a, linear.weight)], linear.bias, self.epsilon)[0]
 
 
@@ -167,14 +212,14 @@ class Gamma(LinearRule):
     gamma: float = 0.25
     epsilon: float = 1e-9
 
-    shares_bias = True
+    shares_bias = needs_output = sums_over_outputs = True
 
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, hint=", or the rule ZPlus() for an infinite one")
         check_number("epsilon", self.epsilon)
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        z = linear.function(a, linear.weight, linear.bias)
+        z = linear.function(a, linear.weight, linear.bias) if linear.output is None else linear.output
         below = where_positive(R, -z)
         received = self._below(R - below, a, linear, positive, negative)
         return received if is_zero(below) else received + self._below(below, a, linear, negative, positive)
@@ -184,7 +229,7 @@ class Gamma(LinearRule):
         other."""
         w, b = _weight(linear), linear.bias
         terms = [(positive(a), w + self.gamma * same(w))]
-        if _has_negative(a):
+        if linear.may_be_negative(a):
             terms.append((negative(a), w + self.gamma * other(w)))
         return share_out(R, linear, terms, None if b is None else b + self.gamma * same(b), self.epsilon)[0]
 
@@ -202,6 +247,8 @@ class AlphaBeta(LinearRule):
     beta: float = 1.0
     epsilon: float = 1e-9
     bias: bool = False
+
+    sums_over_outputs = True
 
     @property
     def shares_bias(self) -> bool:  # type: ignore[override]
@@ -233,6 +280,8 @@ class ZPlus(LinearRule):
     """
 
     lost: str = "drop"
+
+    sums_over_outputs = True
 
     def __post_init__(self) -> None:
         check_lost(self.lost)
@@ -315,7 +364,7 @@ class ZBox(LinearRule):
         return share_out(R, linear, terms, None, self.epsilon)[0]
 
     def _bound(self, bound: float | Tensor, a: Tensor) -> Tensor:
-        values = torch.as_tensor(bound, dtype=a.dtype, device=a.device)
+        values = moved(bound, a.device).to(a.dtype) if isinstance(bound, Tensor) else a.new_full((), bound)
         if not broadcasts(values.shape, a.shape):
             raise InvalidValueError(
                 f"a bound of ZBox has shape {tuple(values.shape)} for inputs of shape {tuple(a.shape)}; expected one "
@@ -327,7 +376,7 @@ class ZBox(LinearRule):
 def _excitation(a: Tensor, linear: Linear) -> list[Term]:
     """Returns terms whose sum is that of the positive contributions."""
     w = _weight(linear)
-    if not _has_negative(a):
+    if not linear.may_be_negative(a):
         return [(a, positive(w))]
     return [(positive(a), positive(w)), (negative(a), negative(w))]
 
@@ -335,7 +384,7 @@ def _excitation(a: Tensor, linear: Linear) -> list[Term]:
 def _inhibition(a: Tensor, linear: Linear) -> list[Term]:
     """Returns terms whose sum is that of the negative contributions."""
     w = _weight(linear)
-    if not _has_negative(a):
+    if not linear.may_be_negative(a):
         return [(a, negative(w))]
     return [(positive(a), negative(w)), (negative(a), positive(w))]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate._common.tensors import on_cpu
+from captum_extract_aggregate.attr.propagation.order_statistics import kth_smallest
 
 _Found = TypeVar("_Found")
 _SMALL = 2**14  # rows up to this length are partitioned as a whole
@@ -26,7 +27,12 @@ def percentile(rows: Tensor, q: float) -> Tensor:
     if on_cpu(rows):
         return torch.tensor(percentiles(rows.detach().numpy(), q), dtype=rows.dtype)
     low, high, weight = _ranks(rows.shape[1], q)
-    below, above = (torch.kthvalue(rows, 1 + rank, dim=1).values for rank in (low, high))
+    below = kth_smallest(rows, low)
+    if low == high:
+        return below
+    further = rows > below[:, None]
+    next_one = torch.where(further, rows, torch.inf).amin(1)
+    above = torch.where((~further).sum(1) > high, below, next_one)
     return torch.where(above > below, below + (above - below) * weight, below)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captum_extract_aggregate._common.tensors import at_least_float32
+from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu
 from captum_extract_aggregate._engine.operations import Call
 from captum_extract_aggregate.attr.propagation.interception import Step, Tensors
 from captum_extract_aggregate.attr.propagation.lrp_rules import ratio
@@ -85,13 +85,19 @@ class HeldStep(Step):
 
 
 class RefusedStep(Step):
-    """A function without a rule: its error, if any relevance arrives. Where it only makes a gate, none does."""
+    """A function without a rule: its error, if any relevance arrives. Where it only makes a gate, none does.
+
+    On another device than the CPU, where looking would wait, its relevance is NaN instead.
+    """
 
     def __init__(self, call: Call, inputs: Tensors, error: ValueError) -> None:
         super().__init__(call, inputs)
         self.error = error
 
     def down(self, R: Tensor, kept: Tensors) -> Any:
+        if not on_cpu(R):
+            nothing = R.new_zeros(()).masked_fill(R.any(), torch.nan)
+            return tuple(nothing.expand(shape) for shape in self.shapes)
         if bool(R.any()):
             raise self.error
         return tuple(R.new_zeros(shape) for shape in self.shapes)

@@ -67,6 +67,7 @@ from captum_extract_aggregate.attr.propagation.shares import (
     rule_average,
     rule_shares,
 )
+from captum_extract_aggregate.attr.propagation.signs import Signs
 
 _UNRULED = " (a gate, a softmax or attention; explain a logit, not a probability)"
 # Functions that return several tensors, or hide what they do.
@@ -123,7 +124,7 @@ class RelevanceInterception(Interception):
         self.gamma, self.stabilizer = float(getattr(rule, "gamma", 0.0)), stabilizer
         self.attention = attention
         self.gates = Gates(held=attention == "cp")
-        self.varying = Varying()
+        self.varying, self.signs = Varying(), Signs()
         self._made_by: Any = WeakIdKeyDictionary()  # outputs of linear steps, with their version
         self._joined: list[BatchNormStep] = []
 
@@ -219,6 +220,9 @@ class RelevanceInterception(Interception):
     def _unchanged(self, call: Call, variables: Tensors) -> Step:
         if len(variables) > 1:  # rectifiers, activations, dropout, scaling by a constant
             raise self.unknown(call, f" of {len(variables)} tensors that depend on the input (a gate)")
+        step, _ = self._made_by.get(variables[0], (None, None)) if call.in_place else (None, None)
+        if step is not None and step.own is not None:
+            step.own.keep()
         return Pass(call, variables)
 
     def _check_scale(self, call: Call, variables: Tensors) -> None:
@@ -234,6 +238,7 @@ class RelevanceInterception(Interception):
         if variables:
             self.varying.note(call, variables, output)
             self.gates.note(call, variables, output)
+            self.signs.note(call, output)
 
     def check(self, output: Any) -> None:
         super().check(output)
@@ -268,7 +273,8 @@ class RelevanceInterception(Interception):
             linear = weighted(call)
         else:
             raise self.unknown(call, " whose weights depend on the input")
-        return LinearStep(call, variables, linear, self._rule(call), self.varying.of(variables[0]))
+        varying, never_negative = self.varying.of(variables[0]), self.signs.is_never_negative(variables[0])
+        return LinearStep(call, variables, linear, self._rule(call), varying, never_negative)
 
     def _rule(self, call: Call) -> LinearRule:
         """Returns the rule of a weighted operation: one by its function or its layer, else the rule of all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate._common.chunks import channel_chunks
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, where_positive
 from captum_extract_aggregate._engine.operations import Call, tensors_in
@@ -24,17 +26,34 @@ class LinearStep(Step):
     """A convolution, linear layer or matrix product. A BatchNorm behind it may become part of it."""
 
     def __init__(
-        self, call: Call, inputs: Tensors, linear: Linear, rule: LinearRule, varying: Tensor | None = None
+        self,
+        call: Call,
+        inputs: Tensors,
+        linear: Linear,
+        rule: LinearRule,
+        varying: Tensor | None = None,
+        never_negative: bool = False,
     ) -> None:
         super().__init__(call, inputs)
-        self.linear, self.rule = linear, rule
+        self.linear, self.rule, self.never_negative = linear, rule, never_negative
         self.varying = () if varying is None or rule.shares_bias else (varying,)
         self.transposed = "transpose" in self.name or (self.name == "convolution" and call.argument(6, "transposed"))
         self.versions = [t._version for t in (linear.weight, linear.bias) if t is not None]
         self.norm: tuple[Tensor, Tensor] | None = None  # scale and shift of the output's channels
+        self.own: Own | None = None
 
     def before(self) -> Tensors:
         return self.inputs + self.varying
+
+    def run(self) -> Any:
+        if not self.rule.needs_output:
+            return self.call.run()
+        leaf = self.inputs[0].detach().requires_grad_()
+        with torch.enable_grad():
+            output = self.linear.function(leaf, self.linear.weight, self.linear.bias)
+        if at_least_float32(output) is output and output.dtype == leaf.dtype:
+            self.own = Own(leaf, output)
+        return output.detach()
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
         return (self._relevance(R, kept, self._constants()),)
@@ -48,7 +67,23 @@ class LinearStep(Step):
     def _relevance(self, R: Tensor, kept: Tensors, linear: Linear) -> Tensor:
         a, varying = kept[0], kept[1] if len(kept) > 1 else None
         x = without_constants(at_least_float32(a), varying)
-        return self.rule.relevance(at_least_float32(R), x, replace(linear, varying=varying)).to(a.dtype)
+        linear = replace(linear, varying=varying, never_negative=self.never_negative)
+        return self._of_parts(at_least_float32(R), x, linear).to(a.dtype)
+
+    def _of_parts(self, R: Tensor, x: Tensor, linear: Linear) -> Tensor:
+        """Returns what all outputs send; of a large linear layer a few at a time, whose weights a cache holds."""
+        weight = linear.weight
+        assert weight is not None
+        parts = channel_chunks(weight, 0) if self.name == "linear" and self.rule.sums_over_outputs else ()
+        if len(parts) < 2 or (linear.output is not None and not self.rule.needs_weights):
+            return self.rule.relevance(R, x, linear)
+        sizes = [len(part) for part in parts]
+        biases = [None] * len(parts) if linear.bias is None else linear.bias.split(sizes)
+        of_parts = zip(parts, biases, R.split(sizes, -1))
+        return functools.reduce(
+            Tensor.add_,
+            (self.rule.relevance(r, x, replace(linear, weight=w, bias=b, output=None)) for w, b, r in of_parts),
+        )
 
     def _constants(self) -> Linear:
         weight, bias = self.linear.weight, self.linear.bias
@@ -57,12 +92,18 @@ class LinearStep(Step):
             raise InvalidValueError(
                 f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
             )
+        linear = self.linear
+        if self.own is not None:
+            transposed = functools.partial(self.own.transposed, norm=self.norm)
+            linear = replace(linear, output=self.own.output(self.norm), transposed=transposed)
+            if linear.output is not None and not self.rule.needs_weights:
+                return linear
         weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
         if self.norm is not None:
             scale, shift = (at_least_float32(t) for t in self.norm)
             weight = self._scaled(weight, scale)
             bias = shift if bias is None else bias * scale + shift
-        return Linear(self.linear.function, weight, bias)
+        return replace(linear, weight=weight, bias=bias)
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by
@@ -74,6 +115,40 @@ class LinearStep(Step):
         return by_group.flatten(0, 1)
 
 
+class Own:
+    """Holds the forward's own product, so that nobody has to multiply again."""
+
+    def __init__(self, leaf: Tensor, output: Tensor) -> None:
+        self._leaf, self._graph = leaf, output
+        self._output, self._version = output.detach(), output._version
+
+    def keep(self) -> None:
+        """Copies the output, because it is about to be overwritten."""
+        if self._output._version == self._version:
+            self._output = self._output.clone()
+            self._version = self._output._version
+
+    def output(self, norm: tuple[Tensor, Tensor] | None) -> Tensor | None:
+        """Returns the output, with the BatchNorm that is part of it; None where it was overwritten."""
+        if self._output._version != self._version:
+            return None
+        if norm is None:
+            return self._output
+        scale, shift = _by_channel(norm, self._output)
+        return torch.addcmul(shift, self._output, scale)
+
+    def transposed(self, R: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Returns what inputs receive of R at the output, each times its weight."""
+        sent = R if norm is None else R * _by_channel(norm, R)[0]
+        return torch.autograd.grad(self._graph, self._leaf, sent, retain_graph=True)[0]
+
+
+def _by_channel(norm: tuple[Tensor, Tensor], like: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns scale and shift of the channels of a tensor."""
+    scale, shift = (at_least_float32(t).reshape(-1, *(1,) * (like.ndim - 2)) for t in norm)
+    return scale, shift
+
+
 class SharesStep(Step):
     """A sum. R goes to its addends in shares that follow from their values, but not to what is constant in them."""
 
@@ -83,8 +158,8 @@ class SharesStep(Step):
 
     def before(self) -> Tensors:
         like = self.inputs[0]
-        given = [torch.as_tensor(t, device=like.device) for t in _addends(self.call)]
-        addends = torch.broadcast_tensors(*(finite(at_least_float32(t.to(like.dtype))) for t in given))
+        given = [t.to(like) if isinstance(t, Tensor) else like.new_full((), t) for t in _addends(self.call)]
+        addends = torch.broadcast_tensors(*(finite(at_least_float32(t)) for t in given))
         receives = [any(operand is t for t in self.inputs) for operand in _operands(self.call)]
         masks = [self.varying.of(t) if mine else None for t, mine in zip(_operands(self.call), receives)]
         varying = [None if mask is None else mask.expand_as(addends[0]) for mask in masks]
@@ -141,7 +216,7 @@ class BatchNormStep(Step):
         if self.joined:
             return (R,)
         (x,) = kept
-        scale, shift = (t.reshape(-1, *(1,) * (x.ndim - 2)) for t in self.constants)
+        scale, shift = _by_channel(self.constants, x)
         contribution = scale * at_least_float32(x)
         return ((R * ratio(contribution, contribution + shift, self.epsilon)).to(x.dtype),)
 
@@ -203,6 +278,7 @@ def _addends(call: Call) -> list[Any]:
     return [x, (-alpha if "sub" in call.name else alpha) * y]
 
 
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 PRODUCTS = ("matmul", "mm", "bmm", "rmatmul")
 
 
@@ -214,7 +290,10 @@ def weighted(call: Call) -> Linear:
     def run(a: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return function(a, weight, bias, *rest, **named)  # type: ignore[no-any-return]
 
-    return Linear(run, call.argument(1, "weight"), call.argument(2, "bias"))
+    weight, channels = call.argument(1, "weight"), None
+    if call.name == "linear" or (call.name in _CONVOLUTIONS and call.argument(6, "groups", 1) == 1):
+        channels = (1 - weight.ndim if call.name != "linear" else -1, 1)
+    return Linear(run, weight, call.argument(2, "bias"), channels=channels)
 
 
 def matrix_product(call: Call, variable: Tensor) -> Linear:
