@@ -181,15 +181,6 @@ def nulls(every: dict[Key, Any], x: Tensor, size: tuple[int, ...]) -> dict[str, 
     return found
 
 
-def fresh(layer: nn.Module) -> None:
-    """Draws each of a layer's parameters anew with the mean and the deviation that it has, so that signals keep their
-    scale: with an initialiser's, maps of networks with running statistics, or without any normalisation, are
-    constant."""
-    for p in layer.parameters(recurse=False):
-        deviation = float(p.std()) if p.numel() > 1 else 0.0
-        nn.init.normal_(p, float(p.mean()), deviation)
-
-
 def randomisation(name: str, n: int, device: str) -> Values:
     """Spearman correlation of the maps before and after randomisation, of the head and of nearly everything."""
     model, x = network(name, device), ordinary(name, n).to(device)
@@ -200,7 +191,7 @@ def randomisation(name: str, n: int, device: str) -> Values:
     stages = randomization_stages(model, STAGES[name], (x[:1],), ())
     found: Values = {"randomisation (head)": {}, "randomisation (all)": {}}
     first, *_, last = randomization_states("cascading", 1, len(stages))
-    with closing(randomized(model, stages, [first, last], fresh, 0)) as states:
+    with closing(randomized(model, stages, [first, last], "matched", 0)) as states:
         for state in states:
             measure = "randomisation (all)" if state.stage else "randomisation (head)"
             for key, m in explained(every, x, targets, BATCH[device]).items():

@@ -24,7 +24,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients
-from class_competition import fresh
 from class_competition_pictures import Decided, decided, deciding, network
 from parts import answer
 from torch import Tensor
@@ -32,8 +31,8 @@ from torch import Tensor
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
 from captum_extract_aggregate.metrics.pointing_game import centre_map
-from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
-from captum_extract_aggregate.metrics.stability import largest_stability, noise_fields, stability_of
+from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
+from captum_extract_aggregate.metrics.stability import Seen, largest_stability, noise_fields, stability_of
 
 OF_LAYERS: dict[str, Any] = {
     "gradient": cea.LayerGradient,
@@ -202,12 +201,13 @@ def on_randomised(explain: Explainers, of: Decided) -> Values:
     alike: dict[str, list[Tensor]] = defaultdict(list)
     name = next(n for n, layers in LAYERS.items() if layers == explain.layers)
     stages = randomization_stages(explain.model, STAGES[name], (of.x[:1],), ())
-    with closing(randomized(explain.model, stages, "cascading", fresh, 1, 0)) as states:
-        for _, i in states:
+    drawn = randomization_states("cascading", 1, len(stages))
+    with closing(randomized(explain.model, stages, drawn, "matched", 0)) as states:
+        for state in states:
             maps = explain(of.x, of.classes)
             for key, m in maps.items():
                 alike[key].append(metrics.spearman(first[key], m).abs())
-                if i == len(stages) - 1:
+                if state.stage == len(stages) - 1:
                     found[key] = metrics.entropy_rise(first[key], m).tolist()
     return {"MPRT": {key: torch.stack(values).nanmean(0).tolist() for key, values in alike.items()}, "eMPRT": found}
 
@@ -222,13 +222,12 @@ def on_neighbours(explain: Explainers, of: Decided) -> Values:
         with torch.no_grad():
             return torch.cat([explain.model(some) for some in x.split(BATCH[explain.device])])
 
-    first, scores = scaled(explain(of.x, of.classes)), scores_of(of.x)
+    first, own = scaled(explain(of.x, of.classes)), Seen(of.x, scores_of(of.x), None)
     changes = defaultdict(list)
     for noise in noise_fields(of.x, 5, 0.05, 0, uniform=True):
-        near = of.x + noise
-        near_scores = scores_of(near)
-        for key, m in scaled(explain(near, of.classes)).items():
-            changes[key].append(stability_of(of.x, near, first[key], m, scores, near_scores))
+        near = Seen(of.x + noise, scores_of(of.x + noise), None)
+        for key, m in scaled(explain(near.inputs, of.classes)).items():
+            changes[key].append(stability_of(own, near, first[key], m))
     found: Values = defaultdict(dict)
     for key, values in changes.items():
         largest = largest_stability(values)

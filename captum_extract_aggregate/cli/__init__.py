@@ -11,6 +11,7 @@ import typer
 
 import captum_extract_aggregate
 from captum_extract_aggregate.cli.bias_report import bias_report
+from captum_extract_aggregate.cli.choose import choose
 from captum_extract_aggregate.cli.evaluate import evaluate
 from captum_extract_aggregate.cli.explain import explain
 from captum_extract_aggregate.cli.insights import insights
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Saliency maps for image models: NormGrad, selective NormGrad, linear approximation and their relatives.",
 )
-for command in (explain, evaluate, report, reproduce, bias_report, insights):
+for command in (explain, choose, evaluate, report, reproduce, bias_report, insights):
     app.command()(command)
 
 

@@ -5,6 +5,8 @@ import captum_extract_aggregate.evaluation.measures_of_curves
 import captum_extract_aggregate.evaluation.measures_of_grids
 import captum_extract_aggregate.evaluation.measures_of_maps
 import captum_extract_aggregate.evaluation.measures_of_robustness  # noqa: F401  # which registers them, too
+from captum_extract_aggregate.evaluation.choose import choose
+from captum_extract_aggregate.evaluation.choosing import Answer, Candidate, Choice
 from captum_extract_aggregate.evaluation.comparing import ComparisonTable, comparisons
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
 from captum_extract_aggregate.evaluation.measure_spec import (
@@ -35,6 +37,9 @@ from captum_extract_aggregate.evaluation.statistics import Summary, summarize
 from captum_extract_aggregate.evaluation.store import Results
 
 __all__ = [
+    "Answer",
+    "Candidate",
+    "Choice",
     "Column",
     "CombinationPlan",
     "ComparisonTable",
@@ -50,6 +55,7 @@ __all__ = [
     "Results",
     "RunPlan",
     "Summary",
+    "choose",
     "comparisons",
     "describe_measure",
     "list_measures",

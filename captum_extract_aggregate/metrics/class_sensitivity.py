@@ -50,7 +50,8 @@ def class_sensitivity(
 ) -> Tensor | tuple[Tensor, NullBaseline]:
     """Returns the similarity of each example's maps for two classes, by default its highest and lowest scoring ones.
 
-    Closer to 0 is better: near 1 the map does not depend on the class. NaN where a map is constant.
+    Closer to 0 is better: near 1 the map does not depend on the class. NaN where a map is constant. A random map,
+    drawn anew for each class, has the best value of all: the measure refuses maps, and proves none right.
 
     A model with one output f (`N` or `N x 1`, a logit) has two classes, its signs: 1 with the score f, and 0 with the
     score -f; f > 0 is the class 1. The map of the sign 0 is that of the model with its output negated.

@@ -3,7 +3,8 @@
 A tensor of three dimensions is read as pictures `N x H x W`, one of four as `N x C x H x W` (of signals give `N x L`,
 of volumes `N x 1 x D x H x W`). One number per example (float64), NaN for maps that are not finite.
 
-That a map is simple says nothing of its being right: a single pixel anywhere is the simplest of all.
+That a map is simple says nothing of its being right: a single pixel anywhere is the simplest of all. An edge detector
+is simpler (by `sparseness` and `complexity`) than most maps of convolutional networks.
 
 Sources: Chalasani et al., Concise Explanations of Neural Networks using Adversarial Training (ICML 2020); Bhatt et al.,
 Evaluating and Aggregating Feature-based Model Explanations (IJCAI 2020); Nguyen and Martinez, On Quantitative Aspects

@@ -120,7 +120,8 @@ def parameter_randomization(
 ) -> Randomization:
     """Returns the similarity of maps before and after layers of the network are initialised anew, from output to input.
 
-    A map that depends on what the network has learned falls to the similarity's null baseline.
+    A map that depends on what the network has learned falls to the similarity's null baseline. So does a random
+    map that is drawn anew each time: the measure refuses maps, and proves none right.
 
     Args:
         explanation_func: an attribution object on `model`, its `attribute`, or any function
@@ -129,8 +130,10 @@ def parameter_randomization(
         inputs, target, additional_forward_args, kwargs: for the explainer.
         order: `"cascading"`: each stage randomises one more layer, from the output on; `"bottom_up"`: the same from the
             input on; `"independent"`: each only its own; `"at_once"`: one stage, all layers.
-        init: `"normal"`: every parameter from N(0, 0.01^2); `"reset"`: the layer's own `reset_parameters`; or a
-            function that initialises a layer in place.
+        init: `"normal"`: every parameter from N(0, 0.01^2); `"reset"`: the layer's own `reset_parameters`; `"matched"`:
+            every parameter from a normal distribution with its own mean and deviation, so that signals keep their scale
+            (with the others many networks give constant maps, whose similarity is undefined); or a function that
+            initialises a layer in place.
         similarity: as for `class_sensitivity`.
         n_seeds, seed: the whole is repeated with the seeds `seed`, `seed + 1`, ...; the global random state is kept.
         layers: which layers, blocks of layers, or their names are stages; None: every layer that holds parameters of
@@ -252,7 +255,7 @@ def _chains(states: Sequence[State]) -> list[list[State]]:
 def _initializer(init: str | Initializer) -> Initializer:
     if callable(init):
         return init
-    known = {"normal": _normal, "reset": _reset}
+    known = {"normal": _normal, "reset": _reset, "matched": _matched}
     if init not in known:
         raise InvalidValueError(unknown_name("init", init, known, ", or a function that initialises a layer in place"))
     return known[init]
@@ -261,6 +264,12 @@ def _initializer(init: str | Initializer) -> Initializer:
 def _normal(layer: nn.Module) -> None:
     for p in layer.parameters(recurse=False):
         nn.init.normal_(p, std=_STD)
+
+
+def _matched(layer: nn.Module) -> None:
+    for p in layer.parameters(recurse=False):
+        deviation = float(p.std()) if p.numel() > 1 else 0.0
+        nn.init.normal_(p, float(p.mean()), deviation)
 
 
 def _reset(layer: nn.Module) -> None:

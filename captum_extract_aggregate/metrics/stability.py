@@ -1,7 +1,9 @@
 """How much a map changes where the input hardly does.
 
 Of several neighbours the largest value counts. One number per example (float64); lower is better, and a map that is
-always the same has 0, so that these measures say nothing by themselves.
+always the same (the centre of the picture) has 0, so that these measures say nothing by themselves. By
+`local_lipschitz_estimate` an edge detector, too, is better than nearly every method; by the relative measures, for
+which its zeros count as `eps`, it is worse.
 
 Sources: Agarwal et al., Rethinking Stability for Attribution-based Explanations (2022), equations 2, 3 and 5;
 Alvarez-Melis and Jaakkola, On the Robustness of Interpretability Methods (2018).

@@ -41,7 +41,31 @@ def test_literal_reference(small_net, images, order):
     assert got.order == order
 
 
-@pytest.mark.parametrize("init", ["normal", "reset", lambda module: [p.zero_() for p in module.parameters()]])
+def test_matched_parameters_have_the_mean_and_deviation_that_they_had():
+    """A parameter of one number stays: nothing is known of its spread."""
+    layer = nn.Conv2d(8, 64, 5)
+    with torch.no_grad():
+        layer.weight.mul_(7).add_(3)
+    single = nn.Linear(1, 1)
+    drawn = []
+
+    def explain(x, target=None):
+        weight = layer.weight.detach()
+        drawn.append((float(weight.mean()), float(weight.std()), float(single.weight), float(weight.flatten()[0])))
+        return x
+
+    net = nn.Sequential(layer, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1), single)
+    parameter_randomization(explain, net, torch.rand(2, 8, 6, 6), init="matched", layers=[layer, single])
+    before, *_, after = drawn
+    assert after[0] == pytest.approx(before[0], abs=0.05)
+    assert after[1] == pytest.approx(before[1], rel=0.05)
+    assert after[2] == before[2]
+    assert after[3] != before[3]
+
+
+@pytest.mark.parametrize(
+    "init", ["normal", "reset", "matched", lambda module: [p.zero_() for p in module.parameters()]]
+)
 @pytest.mark.parametrize("order", ["cascading", "independent"])
 def test_the_model_comes_back(init, order):
     net, x = prepared()

@@ -38,7 +38,7 @@ def draw(results: Results, found: Sequence[Group], lines: Sequence[Summary], fol
         interpretation=interpretation,
         shown=shown_groups(found),
         lines=[line for line in lines if line.place != CENTRE or interpretation.null != "centre"],
-        styles={m: _style(i) for i, m in enumerate(methods)},
+        styles={m: style(i) for i, m in enumerate(methods)},
         combined=combined(results),
     )
     return [_save(_DRAWN[kind](chart), folder / f"{kind}-{name}.png") for kind in interpretation.charts]
@@ -57,12 +57,13 @@ class _Chart:
     combined: set[MethodAtLayer]
 
 
-def _style(i: int) -> dict[str, Any]:
-    colour, marker, style = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _STYLES[i % len(_STYLES)]
-    return {"color": colour, "marker": marker, "linestyle": style, "markersize": 5, "linewidth": 1.3}
+def style(i: int) -> dict[str, Any]:
+    """Returns how the i-th method is drawn."""
+    colour, marker, line = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)], _STYLES[i % len(_STYLES)]
+    return {"color": colour, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.3}
 
 
-def _plain(text: str, most: int = 44) -> str:
+def plain(text: str, most: int = 44) -> str:
     """Returns a label that matplotlib takes as it is: neither mathematics nor, by a leading underscore, hidden."""
     line = "".join(c if c.isprintable() else " " for c in text)
     line = line if len(line) <= most else line[: most - 1] + "…"
@@ -120,11 +121,11 @@ def _curves(chart: _Chart) -> Figure:
             offset = shift * i - 0.15 * (len(methods) > 1)
             _curve(ax, [line for line in own if line.method == method], layers, offset, chart)
         _null_lines(ax, own, layers, chart.interpretation.baseline)
-        ax.set_xticks(range(len(layers)), [_plain(layer) for layer in layers], rotation=45, ha="right", fontsize=8)
-        ax.set_title(_plain(detail), fontsize=10)
+        ax.set_xticks(range(len(layers)), [plain(layer) for layer in layers], rotation=45, ha="right", fontsize=8)
+        ax.set_title(plain(detail), fontsize=10)
         ax.grid(axis="y", alpha=0.3)
-    cells[0][0].set_ylabel(f"{_plain(chart.interpretation.axis)} (bars: one standard error)", fontsize=9)
-    figure.suptitle(_plain(chart.label), fontsize=11)
+    cells[0][0].set_ylabel(f"{plain(chart.interpretation.axis)} (bars: one standard error)", fontsize=9)
+    figure.suptitle(plain(chart.label), fontsize=11)
     _legend(figure, cells[0])
     return figure
 
@@ -137,7 +138,7 @@ def _curve(ax: Axes, lines: Sequence[Summary], layers: Sequence[str], offset: fl
             x = [layers.index(line.layer) + offset for line in mine]
             errors = np.nan_to_num([line.error for line in mine])
             style = chart.styles[mine[0].method] | ({"linestyle": ""} if apart else {})
-            label = _plain(mine[0].method)
+            label = plain(mine[0].method)
             ax.errorbar(x, [line.mean for line in mine], errors, label=label, capsize=2, **style)
 
 
@@ -155,7 +156,7 @@ def _null_lines(ax: Axes, lines: Sequence[Summary], layers: Sequence[str], name:
 
 def _stages(chart: _Chart) -> Figure:
     """Returns the measure over its stages, a panel for each layer, with a band of one standard deviation."""
-    lines, axis = chart.lines, _plain(chart.interpretation.axis)
+    lines, axis = chart.lines, plain(chart.interpretation.axis)
     layers = list(dict.fromkeys(line.layer for line in lines))
     methods = list(dict.fromkeys(line.method for line in lines))
     stages = list(dict.fromkeys(line.detail for line in lines))
@@ -166,11 +167,11 @@ def _stages(chart: _Chart) -> Figure:
     figure, cells = _canvas(*size, rows, columns)
     panels = list(cells.flat)
     every = math.ceil(len(stages) / 30)
-    names = [_plain(stage.partition(" ")[2] or stage, 24) for stage in stages]
+    names = [plain(stage.partition(" ")[2] or stage, 24) for stage in stages]
     for i, (ax, layer) in enumerate(zip(panels, layers)):
         for method in methods:
             own = [line for line in lines if (line.layer, line.method) == (layer, method)]
-            _band(ax, own, stages, _plain(method), chart.styles[method])
+            _band(ax, own, stages, plain(method), chart.styles[method])
         nulls = [line.null for line in lines if line.layer == layer and not math.isnan(line.null)]
         if nulls:
             ax.axhline(
@@ -178,7 +179,7 @@ def _stages(chart: _Chart) -> Figure:
             )
         is_lowest = i + columns >= len(layers)
         ax.set_xticks(range(0, len(stages), every), names[::every] if is_lowest else [], rotation=90, fontsize=7)
-        ax.set_title(_plain(layer), fontsize=9)
+        ax.set_title(plain(layer), fontsize=9)
         ax.grid(axis="y", alpha=0.3)
     for ax in panels[len(layers) :]:
         ax.set_axis_off()
@@ -188,7 +189,7 @@ def _stages(chart: _Chart) -> Figure:
     for row in cells:
         row[0].set_ylabel(axis, fontsize=8)
     title = chart.interpretation.title or f"{axis} over its stages"
-    figure.suptitle(f"{_plain(chart.label)}: {title}\n(band: one sd)", fontsize=10)
+    figure.suptitle(f"{plain(chart.label)}: {title}\n(band: one sd)", fontsize=10)
     _legend(figure, panels)
     return figure
 
@@ -216,18 +217,18 @@ def _boxes(chart: _Chart) -> Figure:
         for column, layer in enumerate(layers):
             ax = cells[row][column]
             _box_panel(ax, {m: group.values.get(MethodAtLayer(m, layer)) for m in methods}, chart.styles)
-            ax.set_yticks(range(len(methods)), [_plain(m, 30) for m in methods] if column == 0 else [], fontsize=8)
+            ax.set_yticks(range(len(methods)), [plain(m, 30) for m in methods] if column == 0 else [], fontsize=8)
             ax.tick_params(axis="x", labelsize=7)
             null = chart.interpretation.null_of(group.detail)
             if null is not None:
                 ax.axvline(null, color="black", linestyle="--", linewidth=1)
             if row == 0:
-                ax.set_title(_plain(layer, 24), fontsize=9)
+                ax.set_title(plain(layer, 24), fontsize=9)
             if column == 0 and group.detail:
                 better = f"\n{group.better} is better" if group.better else ""
-                ax.set_ylabel(_plain(group.detail) + better, fontsize=8)
+                ax.set_ylabel(plain(group.detail) + better, fontsize=8)
         _share_scale(cells[row])
-    figure.suptitle(f"{_plain(chart.label)} (boxes: quartiles; whiskers: 5 to 95 %; diamond: mean)", fontsize=9)
+    figure.suptitle(f"{plain(chart.label)} (boxes: quartiles; whiskers: 5 to 95 %; diamond: mean)", fontsize=9)
     return figure
 
 
