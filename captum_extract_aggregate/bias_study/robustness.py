@@ -146,7 +146,9 @@ def input_robustness(
         raise InvalidValueError("scales and shifts are empty; expected at least one number")
     mean, std = _numbers("mean", mean), _numbers("std", std)
     if not mean or not std or min(std) <= 0:
-        raise InvalidValueError(f"mean is {mean} and std {std}; expected one number or one for each channel, std above 0")
+        raise InvalidValueError(
+            f"mean is {mean} and std {std}; expected one number or one for each channel, std above 0"
+        )
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in changes]
     with Undo() as undo, undo:
         set_grad_mode(undo, False)

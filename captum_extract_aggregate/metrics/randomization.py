@@ -118,8 +118,8 @@ def parameter_randomization(
         order: `"cascading"`: each stage randomises one more layer, from the output on; `"bottom_up"`: the same from the
             input on; `"independent"`: each only its own.
         init: `"normal"`: every parameter from a normal distribution of standard deviation 0.01, one reading of the
-            published N(0, 0.01), and `"normal_variance"`, of variance 0.01, the other one, which keeps signals ten times
-            larger at every layer; `"reset"`: the layer's own `reset_parameters`; or a function that initialises a layer
+            published N(0, 0.01), and `"normal_variance"`, of variance 0.01, the other one, whose parameters are ten
+            times larger; `"reset"`: the layer's own `reset_parameters`; or a function that initialises a layer
             in place.
         similarity: as for `class_sensitivity`.
         n_seeds, seed: the whole is repeated with the seeds `seed`, `seed + 1`, ...; the global random state is kept.

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from captum_extract_aggregate.evaluation import MethodPlan
-from captum_extract_aggregate.reproduction import g20, k20, r20_results
+from captum_extract_aggregate.reproduction import g20_results, k20, r20_results
 from captum_extract_aggregate.reproduction.findings import Key, class_mean, values_of
 from captum_extract_aggregate.reproduction.plans import positive, propagated
 from captum_extract_aggregate.reproduction.setting import Setting
@@ -72,7 +72,7 @@ def _cam(setting: Setting) -> float:
 
 
 def _pos(setting: Setting) -> float:
-    return _less_alike(setting, positive(setting.layers[-1]), "GradCAM_Pos", "GradCAM")
+    return _less_alike(setting, positive(setting), "GradCAM_Pos", "GradCAM")
 
 
 def _guided(setting: Setting) -> float:
@@ -87,7 +87,7 @@ def _less_alike(setting: Setting, methods: Sequence[MethodPlan], first: str, sec
 
 
 def _bias(setting: Setting) -> float:
-    activity, bias = g20.over_layers(setting, g20.decompositions(setting), "delta_minus")
+    activity, bias = g20_results.over_layers(setting, g20_results.decompositions(setting), "delta_minus")
     return _mean(activity) - _mean(bias)
 
 

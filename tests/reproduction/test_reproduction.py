@@ -45,6 +45,12 @@ def test_what_is_written_and_told(tmp_path, monkeypatch):
         f"k20-fig1 on scene-resnet: {second}",
         "  cannot be tested here: two (no rule)",
     ]
+    again, _ = reproduce(Request(("k20-fig1",), output=tmp_path / "out"))
+    assert again == text
+    monkeypatch.setattr(reproduction, "carry_out", lambda name, setting: pytest.fail("it is there already"))
+    (tmp_path / "out" / "p.png").touch()
+    resumed, _ = reproduce(Request(("k20-fig1",), output=tmp_path / "out", resume=True))
+    assert resumed == text
     parts = first.read_text().split("\n\n")
     assert parts[0] == "### k20-fig1, scene-vgg"
     assert parts[2] == "| a | b |"
