@@ -58,9 +58,9 @@ def cuts_of(model: nn.Module, x: Tensor) -> tuple[Cut, ...]:
 
 
 def _first_cut(candidates: list[_Ran], model: nn.Module, x: Tensor, target: int) -> _Ran | None:
-    """Returns of layers that end behind the same convolutions the last leaf that is a cut, else the first block."""
-    leaves = [one for one in candidates if next(one.module.children(), None) is None]
-    blocks = [one for one in candidates if next(one.module.children(), None) is not None]
+    """Returns of layers that end behind the same convolutions the last single one that is a cut, or a block."""
+    leaves = [one for one in candidates if not any(map(_holds_weights, one.module.children()))]
+    blocks = [one for one in candidates if any(map(_holds_weights, one.module.children()))]
     for one in (*reversed(leaves), *blocks):
         if one.convolutions and not is_bypassed(model, x, target, None, Place(one.module)):
             return one

@@ -34,3 +34,19 @@ def test_activities_and_biases_add_up_there():
     layers = [cut.layer for cut in cuts_of(model, x)]
     gaps = cea.ActivityAttribution(model, layers).compute_convergence_delta(x, target=3)
     assert max(float(gap.abs()) for gap in gaps) < 1e-10
+
+
+class _NormAndReLU(nn.BatchNorm2d):
+    """As timm's: the ReLU is a part of the normalisation."""
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x):
+        return self.act(super().forward(x))
+
+
+def test_a_normalisation_that_holds_its_relu_is_the_cut_behind_its_convolution():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), _NormAndReLU(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert cuts_of(lively(net.eval()), torch.randn(1, 3, 8, 8)) == (Cut("1", "1", (6, 6)),)
