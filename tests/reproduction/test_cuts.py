@@ -49,4 +49,4 @@ class _NormAndReLU(nn.BatchNorm2d):
 
 def test_a_normalisation_that_holds_its_relu_is_the_cut_behind_its_convolution():
     net = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), _NormAndReLU(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert cuts_of(lively(net.eval()), torch.randn(1, 3, 8, 8)) == (Cut("1", "1", (6, 6)),)
+    assert [cut.layer for cut in cuts_of(lively(net.eval()), torch.randn(1, 3, 8, 8))] == ["1"]
