@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captum_extract_aggregate.cli.options import Data, DataModel, DataWeights, Head, Root, names_in
+from captum_extract_aggregate.cli.options import Annotations, Data, DataModel, DataWeights, Head, Root, names_in
 from captum_extract_aggregate.cli.output import clear_errors, say
 
 
@@ -24,7 +24,7 @@ def reproduce(
     n: Annotated[int, typer.Option(help="How many images at most; 0: as many as each experiment is meant for.")] = 0,
     output: Annotated[Path, typer.Option(help="Folder for results and reports.")] = Path("reproduction"),
     quick: Annotated[bool, typer.Option(help="Few images: whether the main findings still stand, in minutes.")] = False,
-    annotations: Annotated[str, typer.Option(help="For coco: the file of instances.")] = "",
+    annotations: Annotations = "",
     resume: Annotated[
         bool, typer.Option("--resume", help="Take over what a run into the same folder has finished.")
     ] = False,

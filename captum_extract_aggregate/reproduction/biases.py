@@ -166,13 +166,13 @@ def fig_s2(setting: Setting) -> Outcome:
 
 def _robustness(setting: Setting) -> dict[str, InputRobustness]:
     n = setting.sizes["maps"] // 2 if setting.is_quick else 3 * setting.sizes["maps"]
-    return setting.once("robustness", lambda: robustness_of(setting, n))
+    return setting.once("robustness", lambda: robustness_of(setting, n, setting.is_quick))
 
 
-def robustness_of(setting: Setting, n: int) -> dict[str, InputRobustness]:
+def robustness_of(setting: Setting, n: int, few: bool = False) -> dict[str, InputRobustness]:
     """Returns what becomes of decisions when pixels are scaled and shifted before they are normalised."""
     networks = {"with biases": setting.network, "without biases": remove_biases(setting.network)}
-    scales, shifts = (_QUICK_SCALES, _QUICK_SHIFTS) if setting.is_quick else (_SCALES, _SHIFTS)
+    scales, shifts = (_QUICK_SCALES, _QUICK_SHIFTS) if few else (_SCALES, _SHIFTS)
     mean, std = setting.normalisation
     return {
         name: input_robustness(network, setting.batches(n), scales, shifts, setting.show_progress, mean, std)

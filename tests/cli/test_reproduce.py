@@ -21,6 +21,7 @@ def test_wrong_files_and_values(arguments, message, refused):
         (["r20-tabel3"], "did you mean 'r20-table3'"),
         (["r20-table3", "--data", "vox"], "did you mean 'voc'"),
         (["r20-table3", "--data", "voc"], "needs --root and --model"),
+        (["r20-table3", "--data", "coco", "--root", ".", "--model", "resnet18"], "needs --annotations"),
         (["r20-table3", "--model", "resnet18"], "bring their own"),
         (["r20-table3", "--data", "voc", "--root", "nowhere", "--model", "resnet18", "--weights", "random"], "nowhere"),
     ],

@@ -23,6 +23,8 @@ def test_data_of_the_user_s_own(tmp_path):
     (voc,) = settings_of(Request((), "voc", tmp_path, "nets/mine.py:build", layers=("a", "b"), resize="square"))
     assert (voc.name, voc.data.kind, voc.data.resize) == ("voc-nets-mine-build", "voc", "square")
     assert (voc.layers, voc.has_objects, voc.loss) == (("a", "b"), True, "binary_cross_entropy")
+    (coco,) = settings_of(Request((), "coco", tmp_path, "resnet18", annotations="instances.json"))
+    assert (coco.data.kind, coco.data.file, coco.has_objects) == ("coco", "instances.json", True)
     (folder,) = settings_of(Request((), "imagenet", tmp_path, "resnet18", "DEFAULT"))
     assert (folder.data.kind, folder.data.root, folder.has_objects) == ("folder", str(tmp_path), False)
     (listed,) = settings_of(Request((), "imagenet", Path("list.txt"), "resnet18"))
