@@ -1,6 +1,6 @@
 """Every table and figure of the papers, on the scenes and on real networks and clean pictures: docs/reproduction.
 
-    python benchmarks/reproduction.py FOLDER [SETTING ...] [EXPERIMENT ...]   # goes on where it was
+    python benchmarks/reproduction.py FOLDER [SETTING ...] [EXPERIMENT ...]    # goes on where it was
     python benchmarks/reproduction.py FOLDER --quick [...]                     # few images
     python benchmarks/reproduction.py FOLDER --write                           # results and pages, from what is there
 
@@ -32,8 +32,8 @@ SQUEEZENET = ("features.2", "features.5", "features.8", "features.12")
 # The most informative first: what the papers are cited for, then the rest.
 FIRST = ("k20-table2", "k20-table4", "r20-fig3", "r20-table3", "k20-table1", "k20-table3", "g20-fig5", "g20-fig6",
          "r20-fig6", "r20-fig7", "k20-fig4", "g20-fig3")  # fmt: skip
-POINTING = ("r20-table3", "r20-table5", "r20-table6", "r20-fig3", "r20-fig4", "r20-fig9", "r20-combinations",
-            "k20-table1", "k20-table2", "k20-table3", "k20-table4")  # fmt: skip
+POINTING = ("r20-fig3", "r20-table3", "r20-table5", "r20-table6", "r20-fig4", "r20-fig9", "r20-combinations",
+            "r20-localisation", "k20-table1", "k20-table2", "k20-table3", "k20-table4")  # fmt: skip
 NEEDS_TRAINING = ("r20-fig10", "r20-fig11", "r20-fig14", "g20-fig4", "g20-fig-s6", "g20-fig-s7", "g20-fig-s8",
                   "g20-fig-s9", "g20-fig-s10", "g20-fig-s11")  # fmt: skip
 DECISIONS = ("g20-fig3", "g20-fig-s1", "g20-fig-s2", "g20-fig-s3", "g20-fig-s4", "g20-fig-s5")
@@ -83,6 +83,7 @@ def _real(folder: Path) -> list[tuple[Setting, tuple[str, ...]]]:
         (classes("mobilenet", mobilenet, photos, 120), CLASSES_ALONE),
         (classes("vit-tiny", vit, whole, 120), TRANSFORMER),
         *_pointing(folder),
+        *_salient(folder),
         (_cifar(folder), DECISIONS),
     ]
     if (DATA / "VOCdevkit").is_dir():  # a check of the code path alone: boxes are drawn into its pixels
@@ -116,6 +117,28 @@ def _pointing(folder: Path) -> list[tuple[Setting, tuple[str, ...]]]:
                  sizes=sizes), POINTING)
         for name, weights, data, layers in made
     ]  # fmt: skip
+
+
+def _salient(folder: Path) -> list[tuple[Setting, tuple[str, ...]]]:
+    """ECSSD's pictures and masks, for the networks' own best classes."""
+    root = DATA / "ecssd"
+    if not root.is_dir():
+        return []
+    usual = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    made: list[tuple[str, ModelPlan, tuple[tuple[float, ...], ...], tuple[str, ...]]] = [
+        ("lite0", _model(f"{NETWORKS}:lite0", "tf_efficientnet_lite0-imagenet"), (HALF, HALF), ()),
+        ("squeezenet", _model(f"{NETWORKS}:squeezenet", "squeezenet1_1-imagenet"), usual, SQUEEZENET),
+        ("mobilenet", _model("mobilenet_v2", "mobilenet_v2-imagenet"), usual, ()),
+        ("vit-tiny", _model(f"{NETWORKS}:vit_tiny", "vit_tiny_patch16_224-imagenet"), (HALF, HALF), ()),
+    ]
+    found = []
+    for name, model, (mean, std), layers in made:
+        arguments = {"root": str(root), "model": model.name, "weights": model.weights, "mean": mean, "std": std}
+        data = DataPlan("custom", dataset=f"{HERE / 'ecssd.py'}:salient", arguments=arguments, resize="square",
+                        size=224, mean=mean, std=std)  # fmt: skip
+        sizes = {"maps": 167, "stages": 24, "removal": 40}
+        found.append((Setting(f"ecssd-{name}", model, data, folder, layers, sizes=sizes), ("r20-localisation",)))
+    return found
 
 
 def _cifar(folder: Path) -> Setting:

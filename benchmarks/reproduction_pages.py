@@ -61,16 +61,17 @@ def _may_be_shown(picture: str) -> bool:
 
 def pages() -> None:
     """Writes the pages from the results that lie beside them."""
-    found = _found()
+    found = results()
     for paper in PAPERS:
-        PAGES.joinpath(f"{paper.lower()}.md").write_text(_page(paper, found), encoding="utf-8")
-    DOCS.joinpath("reproduction.md").write_text(_summary(found), encoding="utf-8")
+        PAGES.joinpath(f"{paper.lower()}.md").write_text(page(paper, found), encoding="utf-8")
+    DOCS.joinpath("reproduction.md").write_text(summary(found), encoding="utf-8")
 
 
 Found = dict[str, dict[str, Outcome]]  # by experiment and setting
 
 
-def _found() -> Found:
+def results() -> Found:
+    """Returns the results that lie beside the pages."""
     found: Found = {}
     for path in sorted(RESULTS.glob("*.json")):
         parts, outcome = _split(path.stem), kept_outcome(path)
@@ -88,11 +89,12 @@ def _split(stem: str) -> tuple[str, str] | None:
 
 def _settings(found: Found) -> list[str]:
     every = {setting for of in found.values() for setting in of}
-    order = ("imagenet", "coco", "scene", "cifar", "voc")
+    order = ("imagenet", "coco", "ecssd", "scene", "cifar", "voc")
     return sorted(every, key=lambda name: (order.index(name.split("-")[0]), name))
 
 
-def _summary(found: Found) -> str:
+def summary(found: Found) -> str:
+    """Returns the page that says what the papers are cited for, statement by network."""
     done, count = counted()
     settings = [name for name in _settings(found) if not name.startswith("voc")]
     rows = []
@@ -127,7 +129,8 @@ def _badge(verdict: str, text: str) -> str:
     return f'<span style="{style}" title="{html.escape(verdict)}">{sign}{text and " "}{text}</span>'
 
 
-def _page(paper: str, found: Found) -> str:
+def page(paper: str, found: Found) -> str:
+    """Returns a paper's page."""
     prefix = paper.lower()
     names = [name for name in EXPERIMENTS if name.startswith(f"{prefix}-")]
     parts = [f"# {PAPERS[paper]}", TEXTS.joinpath(f"{prefix}.md").read_text(encoding="utf-8").rstrip()]

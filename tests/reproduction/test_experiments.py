@@ -9,7 +9,14 @@ from captum_extract_aggregate.reproduction import EXPERIMENTS
 from captum_extract_aggregate.reproduction.published import PUBLISHED
 
 NUMBERED = {entry.experiment for entry in PUBLISHED if entry.experiment}
-FURTHER = {"r20-combinations", "r20-grid", "g20-decision-flips", "g20-bias-delta-plus", "g20-others"}
+FURTHER = {
+    "r20-combinations",
+    "r20-grid",
+    "r20-localisation",
+    "g20-decision-flips",
+    "g20-bias-delta-plus",
+    "g20-others",
+}
 
 
 def test_every_figure_and_table_is_there_or_said_not_to_be():
@@ -17,7 +24,7 @@ def test_every_figure_and_table_is_there_or_said_not_to_be():
     listed = CliRunner().invoke(app, ["reproduce", "list"])
     assert listed.exit_code == 0
     lines = listed.output.splitlines()
-    assert lines[0] == "51 of the papers' 54 figures and tables, and 5 further experiments:"
+    assert lines[0] == "51 of the papers' 54 figures and tables, and 6 further experiments:"
     assert [line.split()[0] for line in lines[1 : 1 + len(EXPERIMENTS)]] == list(EXPERIMENTS)
     assert all("not reproduced" in line for line in lines[1 + len(EXPERIMENTS) :])
     assert len(lines) == 1 + len(EXPERIMENTS) + 3
@@ -30,5 +37,6 @@ def test_a_title_is_the_first_line_of_what_is_run():
 
 
 def test_which_need_known_objects():
-    pointing = {"r20-table3", "r20-table5", "r20-table6", "r20-fig3", "r20-combinations", "k20-table1", "k20-table3"}
+    pointing = {"r20-table3", "r20-table5", "r20-table6", "r20-fig3", "r20-combinations", "r20-localisation"}
+    pointing |= {"k20-table1", "k20-table3"}
     assert {name for name, experiment in EXPERIMENTS.items() if experiment.needs_objects} == pointing
