@@ -6,6 +6,7 @@ import itertools
 import math
 
 import numpy as np
+from scipy.stats import norm
 
 from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.evaluation import Results
@@ -16,9 +17,11 @@ from captum_extract_aggregate.reproduction.findings import (
     Outcome,
     class_mean,
     markdown,
+    mean_at_least,
     mean_sd,
     more_hits,
     standard_error,
+    tested,
 )
 from captum_extract_aggregate.reproduction.plans import MODES, SCHEMES
 from captum_extract_aggregate.reproduction.r20_results import hits_of, methods_of, pointing_results
@@ -152,11 +155,13 @@ def table5(setting: Setting) -> Outcome:
     results, layers = pointing_results(setting), list(setting.layers)
     rows = [[m, *(_best(results, m, layers, w) for w in ("all", "difficult")), *TABLE5[m]] for m in methods_of(results)]
     header = ["method", "all", "difficult", "ResNet-50, all", "difficult", "VGG-16, all", "difficult"]
-    first = [m for m in methods_of(results) if _best(results, m, layers) == layers[0]]
-    statement = "no method points best at the layer nearest to the input"
-    effect = f"best there: {', '.join(first)}" if first else ""
-    n = len(hits_of(results, "linear approx.", layers[0]))
-    return Outcome([markdown(header, rows)], [Finding(statement, not first, n, effect)])
+    findings = []
+    for method in methods_of(results):
+        best = _best(results, method, layers[1:])
+        statement = f"{method} points better at {best} than at the layer nearest to the input"
+        first, other = (hits_of(results, method, layer) for layer in (layers[0], best))
+        findings.append(more_hits(statement, other, first))
+    return Outcome([markdown(header, rows)], findings)
 
 
 def table6(setting: Setting) -> Outcome:
@@ -190,6 +195,17 @@ def table6(setting: Setting) -> Outcome:
     return Outcome([markdown(header, rows)], findings)
 
 
+_HELD_OUT = 0.3  # of the images, on which a probe's accuracy is measured
+
+
+def rises(statement: str, before: float, after: float, n: int) -> Finding:
+    """Is a share among n images higher than another? By the normal approximation, as of independent images."""
+    error = math.sqrt((before * (1 - before) + after * (1 - after)) / max(1, n))
+    effect = f"{after:.2f} against {before:.2f}"
+    p = 2 * float(norm.sf(abs(after - before) / error)) if error else math.nan if after == before else 0.0
+    return tested(statement, after > before, n, effect, 1.0 if math.isnan(p) else p)
+
+
 def fig9(setting: Setting) -> Outcome:
     """The weights of the weighting schemes at every layer."""
     layers, count = list(setting.layers), len(setting.layers)
@@ -200,16 +216,16 @@ def fig9(setting: Setting) -> Outcome:
     picture = setting.folder / f"r20-fig9-{setting.name}.png"
     curves(picture, layers, weights, {}, f"{setting.name}: weights of the layers", {})
     rows = [[name, *(f"{w:.3f}" for w in of), WEIGHTS.get(name, "")] for name, of in weights.items()]
-    findings = []
-    for name, of in found.items():
-        own = list(of.values())
-        rises = all(a <= b for a, b in itertools.pairwise(own))
-        effect = ", ".join(f"{w:.2f}" for w in own)
-        findings.append(Finding(f"the weights by {name} increase with depth", rises, of.images, effect))
+    accuracies = [(name, setting.probe_weights.raw[name]) for name in layers]
+    tried = round(setting.probe_weights.images * _HELD_OUT)
+    findings = [
+        rises(f"the accuracy of a linear probe rises from {a[0]} to {b[0]}", a[1], b[1], tried)
+        for a, b in itertools.pairwise(accuracies)
+    ]
     return Outcome([markdown(["weights", *layers, "paper"], rows)], findings, [picture])
 
 
-_IDENTITY = "NormGrad hardly depends on the virtual identity: every layer agrees to 94 % or more"
+_IDENTITY = "NormGrad hardly depends on the virtual identity: its maps agree to 94 % or more"
 
 
 def table4(setting: Setting) -> Outcome:
@@ -237,10 +253,9 @@ def table4(setting: Setting) -> Outcome:
         found.append(virtual_identity_agreement(setting.network, chosen, x, best))
     values = 100 * torch.cat(found, 1)
     rows = [[name, mean_sd(row)] for name, row in zip(chosen, values.tolist())]
-    lowest = float(values.nanmean(1).min())
     table = markdown(["convolution", f"Spearman, % (paper: {TABLE4})"], rows)
-    holds = None if math.isnan(lowest) else lowest >= 94
-    return Outcome([table], [Finding(_IDENTITY, holds, len(found), f"lowest {lowest:.1f} %")])
+    findings = [mean_at_least(f"{_IDENTITY} ({name})", row, 94) for name, row in zip(chosen, values.tolist())]
+    return Outcome([table], findings)
 
 
 def fig3(setting: Setting) -> Outcome:

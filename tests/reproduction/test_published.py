@@ -1,6 +1,7 @@
 """Every figure and table of the papers: counted from their captions, and what stands for each."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +35,5 @@ def test_they_are_counted_and_tabulated():
     assert len(table) == 2 + count
     assert len(re.findall(r"not: ", published_table())) == count - done
     assert len(published_table("K20").splitlines()) == 2 + 10
+    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    assert f"{done} of the papers' {count} figures and tables" in readme
