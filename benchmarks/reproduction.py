@@ -1,201 +1,176 @@
-"""Every table and figure of the papers, on the scenes and on real networks and images: docs/reproduction.md.
+"""Every table and figure of the papers, on the scenes and on real networks and clean pictures: docs/reproduction.
 
-    python benchmarks/reproduction.py FOLDER [SETTING ...]     # evaluates (hours on two cores; continues where it was)
-    python benchmarks/reproduction.py FOLDER --write           # writes docs/reproduction.md and its pictures
+    python benchmarks/reproduction.py FOLDER [SETTING ...] [EXPERIMENT ...]    # goes on where it was
+    python benchmarks/reproduction.py FOLDER --quick [...]                     # few images
+    python benchmarks/reproduction.py FOLDER --write                           # results and pages, from what is there
 
 Real data are those in the folder named by CEA_DATA (default ../shared/data).
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
-from PIL import Image
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from benchmarks.coco_imagenet import restricted
+from benchmarks.reproduction_pages import write
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
-from captum_extract_aggregate.reproduction import (
-    EXPERIMENTS,
-    Outcome,
-    Request,
-    Setting,
-    carry_out,
-    r20,
-    section,
-    settings_of,
-)
-from captum_extract_aggregate.reproduction.findings import class_mean, markdown, subset, values_of
+from captum_extract_aggregate.reproduction import EXPERIMENTS, Request, Setting, carry_out, settings_of
+from captum_extract_aggregate.reproduction.kept import keep, kept_outcome
+from captum_extract_aggregate.reproduction.setting import QUICK
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("CEA_DATA", HERE.parent.parent / "shared" / "data"))
-DOCS, TEXT, REAL = HERE.parent / "docs", HERE / "reproduction_text.md", HERE / "reproduction_real.md"
+NETWORKS = HERE / "networks.py"
+HALF = (0.5, 0.5, 0.5)
 SQUEEZENET = ("features.2", "features.5", "features.8", "features.12")
-R20_K20 = tuple(name for name in EXPERIMENTS if name[0] in "rk" and name != "r20-fig10")
-VIT = ("r20-table3", "r20-table6", "r20-fig3", "r20-fig5", "r20-fig6", "r20-fig7", "k20-table1", "k20-table2")
-INDEPENDENT = {  # "all/difficult" at features.2, .5, .8, .12
-    "GradCAM": "60.7/32.3 47.5/14.2 49.7/22.9 75.8/55.1",
-    "linear approx.": "74.5/52.7 76.2/49.9 77.7/55.5 75.8/55.1",
-    "NormGrad": "77.4/53.7 78.3/51.0 78.4/52.9 72.9/45.5",
-    "selective": "74.6/46.0 78.3/54.3 78.8/54.2 73.4/55.8",
-}
-FINDINGS = """Each statement of the papers on each network and its images: *holds* (in the stated direction with
-p < 0.05, or within the stated margin), *does not* (the other way, or too small to tell; n, effect and p are below),
-*untested* (the method has no rule for some of the network's operations, or the data lack what is needed). Where a
-statement was tested at several layers, at how many it holds. An empty cell: not run there. The p are not corrected for
-the number of statements."""
-AGREEMENT = """A plain pointing game was written for this network and these images independently of this package.
-Mean over the classes, in percent."""
-G20 = tuple(name for name in EXPERIMENTS if name[0] == "g")
+# The most informative first: what the papers are cited for, then the rest.
+FIRST = ("k20-table2", "k20-table4", "r20-fig3", "r20-table3", "k20-table1", "k20-table3", "g20-fig5", "g20-fig6",
+         "r20-fig6", "r20-fig7", "k20-fig4", "g20-fig3")  # fmt: skip
+POINTING = ("r20-fig3", "r20-table3", "r20-table5", "r20-table6", "r20-fig4", "r20-fig9", "r20-combinations",
+            "r20-localisation", "k20-table1", "k20-table2", "k20-table3", "k20-table4")  # fmt: skip
+NEEDS_TRAINING = ("r20-fig10", "r20-fig11", "r20-fig14", "g20-fig4", "g20-fig-s6", "g20-fig-s7", "g20-fig-s8",
+                  "g20-fig-s9", "g20-fig-s10", "g20-fig-s11")  # fmt: skip
+DECISIONS = ("g20-fig3", "g20-fig-s1", "g20-fig-s2", "g20-fig-s3", "g20-fig-s4", "g20-fig-s5")
+ORDERED = (*FIRST, *(name for name in EXPERIMENTS if name not in FIRST))
+CLASSES_ALONE = tuple(
+    name
+    for name in ORDERED
+    if not EXPERIMENTS[name].needs_objects and name not in NEEDS_TRAINING and name != "g20-fig1"
+)
+TRANSFORMER = tuple(name for name in CLASSES_ALONE if name[0] in "rk" and name != "r20-table4")
 
 
-def settings(folder: Path) -> dict[str, tuple[Setting, tuple[str, ...]]]:
-    """Each setting by name, with the experiments that make sense on it."""
-    common = {"folder": folder, "show_progress": sys.stderr.isatty()}
-    found = {s.name: (replace(s, **common), tuple(EXPERIMENTS)) for s in settings_of(Request(("all",), output=folder))}
+def settings(folder: Path, quick: bool = False) -> dict[str, tuple[Setting, tuple[str, ...]]]:
+    """Returns each setting by name, with the experiments that make sense on it."""
+    common = {"show_progress": sys.stderr.isatty()}
+    asked = Request(("all",), output=folder, quick=quick)
+    found = {s.name: (replace(s, **common), ORDERED) for s in settings_of(asked)}
     if not DATA.is_dir():
         return found
+    for setting, names in _real(folder):
+        sizes = {key: min(n, QUICK[key]) for key, n in setting.sizes.items()} if quick else setting.sizes
+        found[setting.name] = replace(setting, sizes=sizes, **common), names
+    return found
 
-    def weights(name: str) -> str:
-        return str(DATA / "models" / f"{name}-imagenet.pth")
 
-    def model(name: str, built: str = "", head: bool = True) -> ModelPlan:
-        path = str(DATA / "models" / f"{name.removesuffix('_patch16_224')}-voc-head.pth") if head else ""
-        return ModelPlan(built or name, weights(name), head=path)
+def _model(name: str, weights: str, head: str = "") -> ModelPlan:
+    models = DATA / "models"
+    head = str(models / head) if head else ""
+    return ModelPlan(name, str(models / f"{weights}.pth"), head=head)
 
-    voc = DataPlan("voc", str(DATA))
+
+def _real(folder: Path) -> list[tuple[Setting, tuple[str, ...]]]:
+    lite0 = _model("timm:tf_efficientnet_lite0", "tf_efficientnet_lite0-imagenet")
+    squeezenet = _model(f"{NETWORKS}:squeezenet", "squeezenet1_1-imagenet")
+    mobilenet = _model("mobilenet_v2", "mobilenet_v2-imagenet")
+    vit = _model(f"{NETWORKS}:vit_tiny", "vit_tiny_patch16_224-imagenet")
     photos = DataPlan("list", file=str(DATA / "imagenet_sample" / "labels.tsv"))
-    half = (0.5, 0.5, 0.5)
-    cifar = DATA / "models" / "resnet20-cifar10.pth"
-    vit = f"{HERE / 'networks.py'}:vit_tiny"
+    whole = replace(photos, resize="square", size=224, mean=HALF, std=HALF)
+
+    def classes(name: str, model: ModelPlan, data: DataPlan, n: int, **more: object) -> Setting:
+        sizes = {"maps": n, "stages": min(n, 32), "removal": min(n, 64)}
+        return Setting(f"imagenet-{name}", model, data, folder, has_objects=False, sizes=sizes, **more)  # type: ignore[arg-type]
+
     made = [
-        (Setting("voc-squeezenet", model("squeezenet1_1"), voc, wanted_layers=SQUEEZENET, loss="binary_cross_entropy",
-                 sizes={"maps": 395, "stages": 24, "removal": 40}, **common), R20_K20),
-        (Setting("voc-mobilenet", model("mobilenet_v2"), replace(voc, every=6), loss="binary_cross_entropy",
-                 sizes={"maps": 66, "stages": 12, "removal": 24}, **common), R20_K20),
-        (Setting("voc-vit-tiny", model("vit_tiny_patch16_224", vit),
-                 replace(voc, every=3, resize="square", size=224, mean=half, std=half), loss="binary_cross_entropy",
-                 sizes={"maps": 132, "stages": 16, "removal": 24}, **common), VIT),
-        (Setting("imagenet-squeezenet", model("squeezenet1_1", head=False), photos, wanted_layers=SQUEEZENET,
-                 has_objects=False, sizes={"maps": 100, "stages": 24, "removal": 60}, **common),
-         (*G20, "r20-fig6", "k20-table2", "k20-table4")),
-        (Setting("imagenet-mobilenet", model("mobilenet_v2", head=False), photos, has_objects=False,
-                 sizes={"maps": 100, "stages": 16, "removal": 32}, **common), (*G20, "r20-fig6")),
-        (Setting("cifar-resnet20", ModelPlan(f"{HERE / 'networks.py'}:resnet20", str(cifar)),
-                 DataPlan("list", str(DATA / "imagenet_sample"), str(_unlabelled(folder)), resize="square", size=32),
-                 has_objects=False, sizes={"maps": 100, "stages": 16, "removal": 32}, **common),
-         ("g20-bias-removal", "g20-robustness")),
+        (classes("lite0", lite0, photos, 200), CLASSES_ALONE),
+        (classes("squeezenet", squeezenet, photos, 200, wanted_layers=SQUEEZENET), CLASSES_ALONE),
+        (classes("mobilenet", mobilenet, photos, 120), CLASSES_ALONE),
+        (classes("vit-tiny", vit, whole, 120), TRANSFORMER),
+        *_pointing(folder),
+        *_salient(folder),
+        (_cifar(folder), DECISIONS),
+    ]
+    if (DATA / "VOCdevkit").is_dir():  # a check of the code path alone: boxes are drawn into its pixels
+        model = _model("squeezenet1_1", "squeezenet1_1-imagenet", "squeezenet1_1-voc-head.pth")
+        sizes = {"maps": 395, "stages": 24, "removal": 40}
+        voc = Setting("voc-squeezenet", model, DataPlan("voc", str(DATA)), folder, SQUEEZENET,
+                      loss="binary_cross_entropy", sizes=sizes)  # fmt: skip
+        made.append((voc, ("r20-fig3",)))
+    return made
+
+
+def _pointing(folder: Path) -> list[tuple[Setting, tuple[str, ...]]]:
+    """Clean COCO photographs with official polygons, restricted to the categories that ImageNet has classes of."""
+    source = DATA / "coco128"
+    if not source.is_dir():
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    file = restricted(source / "instances_val2017.json", folder)
+    photos = DataPlan("coco", str(source / "val2017"), str(file))
+    halves = replace(photos, mean=HALF, std=HALF)
+    inner = tuple(f"network.{name}" for name in SQUEEZENET)
+    made: list[tuple[str, str, DataPlan, tuple[str, ...]]] = [
+        ("lite0", "tf_efficientnet_lite0-imagenet", halves, ()),
+        ("squeezenet", "squeezenet1_1-imagenet", photos, inner),
+        ("mobilenet", "mobilenet_v2-imagenet", photos, ()),
+        ("vit_tiny", "vit_tiny_patch16_224-imagenet", replace(halves, resize="square", size=224), ()),
+    ]
+    sizes = {"maps": 107, "stages": 24, "removal": 40}
+    return [
+        (Setting(f"coco-{name.replace('_', '-')}", _model(f"{NETWORKS}:{name}_coco", weights), data, folder, layers,
+                 sizes=sizes), POINTING)
+        for name, weights, data, layers in made
     ]  # fmt: skip
-    return found | {setting.name: (setting, names) for setting, names in made}
 
 
-def _unlabelled(folder: Path) -> Path:
-    """The ImageNet images without their classes, which are none of the ten that a CIFAR network knows."""
+def _salient(folder: Path) -> list[tuple[Setting, tuple[str, ...]]]:
+    """ECSSD's pictures and masks, for the networks' own best classes."""
+    root = DATA / "ecssd"
+    if not root.is_dir():
+        return []
+    usual = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    made: list[tuple[str, ModelPlan, tuple[tuple[float, ...], ...], tuple[str, ...]]] = [
+        ("lite0", _model(f"{NETWORKS}:lite0", "tf_efficientnet_lite0-imagenet"), (HALF, HALF), ()),
+        ("squeezenet", _model(f"{NETWORKS}:squeezenet", "squeezenet1_1-imagenet"), usual, SQUEEZENET),
+        ("mobilenet", _model("mobilenet_v2", "mobilenet_v2-imagenet"), usual, ()),
+        ("vit-tiny", _model(f"{NETWORKS}:vit_tiny", "vit_tiny_patch16_224-imagenet"), (HALF, HALF), ()),
+    ]
+    found = []
+    for name, model, (mean, std), layers in made:
+        arguments = {"root": str(root), "model": model.name, "weights": model.weights, "mean": mean, "std": std}
+        data = DataPlan("custom", dataset=f"{HERE / 'ecssd.py'}:salient", arguments=arguments, resize="square",
+                        size=224, mean=mean, std=std)  # fmt: skip
+        sizes = {"maps": 167, "stages": 24, "removal": 40}
+        found.append((Setting(f"ecssd-{name}", model, data, folder, layers, sizes=sizes), ("r20-localisation",)))
+    return found
+
+
+def _cifar(folder: Path) -> Setting:
+    """CIFAR's ResNet-20 on pictures of classes that it does not know: what becomes of its decisions."""
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "unlabelled.txt"
     lines = (DATA / "imagenet_sample" / "labels.tsv").read_text(encoding="utf-8").splitlines()
     path.write_text("".join(line.split("\t")[0] + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def result(name: str, setting: Setting) -> Outcome:
-    """An experiment's outcome, written to the folder."""
-    outcome = carry_out(name, setting)
-    stem = setting.folder / f"{name}-{setting.name}"
-    stem.with_suffix(".md").write_text(section(name, setting, outcome), encoding="utf-8")
-    content = [asdict(f) for f in outcome.findings]
-    stem.with_suffix(".json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    return outcome
-
-
-def write(known: dict[str, tuple[Setting, tuple[str, ...]]], folder: Path) -> None:
-    """docs/reproduction.md, from what is in the folder; and the pictures it shows."""
-    verdicts: dict[tuple[str, str], dict[str, list[bool | None]]] = {}
-    sections: dict[str, list[str]] = {}
-    for setting, names in known.values():
-        for name in names:
-            stem = folder / f"{name}-{setting.name}"
-            if not stem.with_suffix(".json").is_file():
-                continue
-            sections.setdefault(name, []).append(stem.with_suffix(".md").read_text(encoding="utf-8"))
-            for finding in json.loads(stem.with_suffix(".json").read_text(encoding="utf-8")):
-                statement = re.sub(r" \((?!at most|as )[^()]*\)", "", finding["statement"])
-                verdicts.setdefault((name, statement), {}).setdefault(setting.name, []).append(finding["holds"])
-    shown = list(dict.fromkeys(s for by_setting in verdicts.values() for s in by_setting))
-    rows = [
-        [name, statement, *(_cell(found.get(s, [])) for s in shown)] for (name, statement), found in verdicts.items()
-    ]
-    parts = [TEXT.read_text(encoding="utf-8").rstrip()]
-    if any(not name.startswith("scene") for name in shown):
-        parts.append(REAL.read_text(encoding="utf-8").rstrip())
-    parts += ["## Findings", FINDINGS]
-    parts.append(markdown(["", "statement", *shown], rows))
-    if "voc-squeezenet" in shown:
-        parts += ["## An independent pointing game", AGREEMENT, agreement(known["voc-squeezenet"][0])]
-    for name, texts in sections.items():
-        parts += [f"## {name}: {EXPERIMENTS[name].title}", *(_with_pictures(text, folder) for text in texts)]
-    DOCS.joinpath("reproduction.md").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-
-
-def _cell(verdicts: list[bool | None]) -> str:
-    tested = [v for v in verdicts if v is not None]
-    if not tested:
-        return "untested" if verdicts else ""
-    if len(tested) == 1:
-        return "holds" if tested[0] else "does not"
-    return f"holds in {sum(tested)} of {len(tested)}"
-
-
-def _with_pictures(text: str, folder: Path) -> str:
-    """A section without its repeated title, its pictures copied beside the document (maps of scenes only)."""
-    lines = text.replace(text.splitlines()[2] + "\n\n", "", 1).splitlines()
-    kept = []
-    for line in lines:
-        found = re.search(r"\]\((.*\.png)\)", line)
-        if found and not _wanted(found[1]):
-            continue
-        if found:
-            (DOCS / "reproduction").mkdir(exist_ok=True)
-            with Image.open(folder / found[1]) as picture:  # 128 colours are plenty, and a third of the size
-                picture.convert("RGB").quantize(128).save(DOCS / "reproduction" / found[1], optimize=True)
-            line = line.replace(f"]({found[1]})", f"](reproduction/{found[1]})")
-        kept.append(line)
-    return "\n".join(kept).rstrip()
-
-
-def _wanted(picture: str) -> bool:
-    is_maps = picture.startswith(("r20-fig5-maps", "r20-fig15", "k20-fig1-"))
-    return picture.endswith("scene-resnet.png") if is_maps else not picture.startswith("r20-fig5")
-
-
-def agreement(setting: Setting) -> str:
-    """This package's pointing game beside an independent plain one's figures, for the same network and images."""
-    results, rows = r20.pointing_results(setting), []
-    for method, published in INDEPENDENT.items():
-        for layer, figures in zip(setting.layers, published.split()):
-            hits = values_of(results, "pointing_game", method, layer)
-            here = [class_mean(subset(results, hits, which)) for which in ("all", "difficult")]
-            theirs = [float(v) for v in figures.split("/")]
-            apart = max(abs(a - b) for a, b in zip(here, theirs))
-            rows.append([method, layer, f"{here[0]:.1f} / {here[1]:.1f}", figures.replace("/", " / "), f"{apart:.1f}"])
-    return markdown(["method", "layer", "here, all / difficult", "independent", "largest difference"], rows)
+    data = DataPlan("list", str(DATA / "imagenet_sample"), str(path), resize="square", size=32)
+    model = _model(f"{NETWORKS}:resnet20", "resnet20-cifar10")
+    sizes = {"maps": 100, "stages": 16, "removal": 32}
+    return Setting("cifar-resnet20", model, data, folder, has_objects=False, sizes=sizes)
 
 
 def main() -> None:
+    """Carries out what is asked for, one file for each experiment and setting; what is there is not made again."""
     folder, *rest = sys.argv[1:]
     Path(folder).mkdir(parents=True, exist_ok=True)
-    known = settings(Path(folder))
     if "--write" in rest:
-        write(known, Path(folder))
+        write(Path(folder))
         return
-    for name in rest or known:
+    known = settings(Path(folder), "--quick" in rest)
+    asked = [name for name in rest if name in known] or list(known)
+    only = [name for name in rest if name in EXPERIMENTS]
+    for name in asked:
         setting, experiments = known[name]
         for experiment in experiments:
+            path = Path(folder) / f"{experiment}-{name}.json"
+            if (only and experiment not in only) or kept_outcome(path) is not None:
+                continue
             start = time.perf_counter()
-            result(experiment, setting)
+            keep(carry_out(experiment, setting), path)
             print(f"{experiment} on {name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

@@ -33,7 +33,7 @@ _LOOKED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # layers that did not r
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
 
 
-Rescale = Literal["channel_joint", "layer_map"]
+Rescale = Literal["channel_joint", "layer_map", "channel"]
 
 
 _RESCALE = get_args(Rescale)
@@ -64,7 +64,8 @@ class FullGrad(WithDelta[nn.Module]):
         forward_func, device_ids, layout: as for `ExtractAggregate`.
         layer: the layers whose biases enter the map; None: all that add one (`bias_layers`).
         rescale: `"channel_joint"` as published; `"layer_map"` sums over the channels first, so that each layer counts
-            once, whatever its number of channels.
+            once, whatever its number of channels; `"channel"` scales each channel's map by itself, so that each counts
+            alike (a layer as often as it has channels).
         include_input: with the input's own term.
         align_corners: of the bilinear upsampling; True as in the authors' code.
         size: of the input's positions, where its shape does not tell it (see `AggregatedActivity`).
@@ -79,7 +80,8 @@ class FullGrad(WithDelta[nn.Module]):
         >>> cea.FullGrad(model).attribute(image[None], target=7).shape
         torch.Size([1, 1, 96, 96])
 
-    Source: Srinivas and Fleuret, NeurIPS 2019, section 4; `"layer_map"`: Grabska-Barwinska 2020.
+    Source: Srinivas and Fleuret, NeurIPS 2019, section 4; `"channel"`: Grabska-Barwinska 2020, equations 8
+    to 10, `"layer_map"`: the same, section 2.4.
     """
 
     uses_parameters = True
@@ -244,6 +246,8 @@ class FullGrad(WithDelta[nn.Module]):
         if self.rescale == "layer_map":
             contribution = contribution.sum(1, keepdim=True)
         magnitude = contribution.abs() if callable(self.layout) else contribution.abs_()
+        if self.rescale == "channel":
+            return _scaled_by_channel(magnitude)
         return Magnitudes(magnitude.sum(1, keepdim=True), *extremes(magnitude), magnitude.shape[1])
 
     @named_arguments
@@ -270,6 +274,14 @@ def _rescaled(of_layers: list[Magnitudes]) -> Tensor:
     size = (*low.shape, *(1,) * (channels.ndim - 2))
     spread = spread_between(low, high) + _EPS
     return channels.sub_(off.reshape(size)).div_(spread.reshape(size)).sum(0)
+
+
+def _scaled_by_channel(magnitude: Tensor) -> Magnitudes:
+    """Returns magnitudes of which each channel is scaled by itself, so that nothing is left to scale."""
+    low, high = (v.reshape(*v.shape, *(1,) * (magnitude.ndim - 2)) for v in magnitude.flatten(2).aminmax(dim=2))
+    channels = magnitude.sub_(low).div_(high - low + _EPS).sum(1, keepdim=True)
+    nothing = channels.new_zeros(len(channels))
+    return Magnitudes(channels, nothing, nothing + (1 - _EPS), 1)
 
 
 def _own(layer: nn.Module | None) -> set[int]:

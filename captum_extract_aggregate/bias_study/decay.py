@@ -9,17 +9,17 @@ import hashlib
 import math
 import operator
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.seeding import seed_all, seeded
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.model_state import keep_modes
@@ -32,12 +32,16 @@ from captum_extract_aggregate.bias_study.batches import (
     outputs_of,
     same_decision,
 )
-from captum_extract_aggregate.bias_study.removal import bias_tensors, copied
+from captum_extract_aggregate.bias_study.removal import batch_norm_scales, bias_tensors, copied
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FORMAT = "captum_extract_aggregate: decayed biases, 1"
+_FORMAT = "captum_extract_aggregate: decayed biases, 2"
+_SMALLEST = 1e-3  # what an exponential decay leaves of the biases before they are set to zero
+
+
+Schedule = Literal["linear", "exponential"]
 
 
 @dataclass(frozen=True)
@@ -66,25 +70,28 @@ def decay_biases(
     model: nn.Module,
     dataloader: Iterable[Any],
     steps: int = 200,
-    updates_per_step: int = 1,
+    updates_per_step: int = 200,
     lr: float = 5e-6,
     temperature: float = 100.0,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     checkpoint_every: int = 10,
     show_progress: bool = True,
+    schedule: Schedule = "linear",
+    steps_at_zero: int = 0,
 ) -> DecayedBiases:
     r"""Returns a copy of the network whose biases are scaled to zero while its weights make up for them.
 
-    At step t of T the biases (those of `remove_biases`) are :math:`1 - t / T` times the original's; then the other
-    parameters take `updates_per_step` steps of Adam on
+    At step t of T the biases (those of `remove_biases`) are :math:`1 - t / T` times the original's; then the weights
+    take `updates_per_step` steps of Adam on
 
     .. math:: \tau^2 \, \mathrm{mean}_i \, \mathrm{KL}\big(\mathrm{softmax}(f(x_i) / \tau) \,\|\,
               \mathrm{softmax}(\hat f(x_i) / \tau)\big),
 
     the cross-entropy to the original's outputs at temperature :math:`\tau` but for a constant and the factor
     :math:`\tau^2`, which keeps the gradient's size where it would be at temperature 1 (Adam's own epsilon would swamp
-    it otherwise). No labels are needed. The network stays in eval mode: running variances do not change.
+    it otherwise). No labels are needed. Batch normalisation's scales and running variances stay as they are, and the
+    network stays in eval mode.
 
     The data's order is drawn from the seed, anew for each pass, so that a run that was interrupted and goes on from its
     checkpoint gives bit for bit what an uninterrupted run gives on the same machine: with a data loader whose order and
@@ -93,15 +100,18 @@ def decay_biases(
     Args:
         model: a classifier in eval mode with outputs `N x classes`, in float32 or float64. It is left as it was.
         dataloader: as for `bias_report`; gone through as often as needed. Labels are only counted.
-        steps: of the decay. The published 200, with a batch each, suit a network that has been trained for days:
-            see the history's loss for whether the network keeps up, and raise `updates_per_step` or `lr` if not.
-        updates_per_step: batches for each step.
+        steps: of the decay.
+        updates_per_step: batches for each step. The published schedule takes 200 batches of 64 images at each of 200
+            steps; fewer are another experiment. See the history's loss for whether the network keeps up.
         lr: Adam's.
         temperature: of the softmax.
         seed: of the data's order.
         checkpoint: a file, written every `checkpoint_every` steps and at the end; if it is there, it is continued.
         checkpoint_every: how many steps lie between.
         show_progress: show a progress bar with the loss.
+        schedule: `"linear"`, or `"exponential"`: :math:`0.001^{t / T}`, and zero at the last step. Both are published;
+            how fast the exponential one falls is not.
+        steps_at_zero: further steps of training with the biases at zero.
 
     Returns:
         `DecayedBiases(model, history)`.
@@ -116,7 +126,7 @@ def decay_biases(
         >>> from captum_extract_aggregate.bias_study import decay_biases
         >>> x = torch.stack([image for image, _ in cea.DigitScenes(8)])
         >>> model = cea.load_scene_model("resnet")
-        >>> decayed, history = decay_biases(model, [x], steps=2, show_progress=False)
+        >>> decayed, history = decay_biases(model, [x], steps=2, updates_per_step=1, show_progress=False)
         >>> [step.scale for step in history], decayed.fc.bias.abs().max().item()
         ([0.5, 0.0], 0.0)
 
@@ -124,7 +134,10 @@ def decay_biases(
     """
     check_eval(model)
     given = {"steps": steps, "updates_per_step": updates_per_step, "checkpoint_every": checkpoint_every, "seed": seed}
-    steps, updates_per_step, checkpoint_every, seed = (_whole(name, value) for name, value in given.items())
+    given["steps_at_zero"] = steps_at_zero
+    steps, updates_per_step, checkpoint_every, seed, steps_at_zero = (_whole(*pair) for pair in given.items())
+    if not isinstance(schedule, str) or schedule not in SCHEDULES:
+        raise InvalidValueError(unknown_name("schedule", schedule, SCHEDULES))
     lr, temperature = _positive("lr", lr), _positive("temperature", temperature)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and getattr(dataloader, "persistent_workers", False):
@@ -140,7 +153,10 @@ def decay_biases(
         "lr": lr,
         "temperature": temperature,
         "seed": seed,
+        "schedule": schedule,
+        "steps_at_zero": steps_at_zero,
     }
+    last = steps + steps_at_zero
     with Undo() as undo, undo, seeded(seed):
         keep_modes(undo)
         for generator in _generators(dataloader):
@@ -150,15 +166,26 @@ def decay_biases(
             _resume(path, settings, run)
         done = len(run.history)
         batches = run.batches(seed)
-        bar = tqdm(range(done + 1, steps + 1), desc="Decaying biases", initial=done, total=steps, unit="step",
+        bar = tqdm(range(done + 1, last + 1), desc="Decaying biases", initial=done, total=last, unit="step",
                    disable=None if show_progress else True)  # fmt: skip
         for step in bar:
             chosen = [next(batches) for _ in range(updates_per_step)]
-            run.history.append(run.step(step, 1 - step / steps, chosen))
+            run.history.append(run.step(step, SCHEDULES[schedule](step / steps), chosen))
             bar.set_postfix(loss=f"{run.history[-1].loss:.4g}")
-            if path is not None and (step % checkpoint_every == 0 or step == steps):
+            if path is not None and (step % checkpoint_every == 0 or step == last):
                 _save(path, settings, run)
     return DecayedBiases(run.finished(), run.history)
+
+
+def _linear(share: float) -> float:
+    return max(0.0, 1 - share)
+
+
+def _exponential(share: float) -> float:
+    return _SMALLEST**share if share < 1 else 0.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"linear": _linear, "exponential": _exponential}
 
 
 class _Decay:
@@ -174,8 +201,8 @@ class _Decay:
                 "torch.inference_mode is on, where nothing can be learned; expected a call outside of it"
             )
         self.network = copied(model)
-        tensors = bias_tensors(self.network)
-        self.weights = [p for p in self.network.parameters() if not any(p is t for t in tensors.values())]
+        kept = [*bias_tensors(self.network).values(), *batch_norm_scales(self.network)]
+        self.weights = [p for p in self.network.parameters() if not any(p is t for t in kept)]
         self.weights = [p for p in self.weights if p.is_floating_point()]
         low = next((p.dtype for p in self.weights if p.dtype in (torch.float16, torch.bfloat16)), None)
         if low is not None:
@@ -348,7 +375,7 @@ def _generators(dataloader: Any) -> list[torch.Generator]:
 
 
 def _whole(name: str, value: Any) -> int:
-    lowest = 0 if name == "seed" else 1
+    lowest = 0 if name in ("seed", "steps_at_zero") else 1
     try:
         number = -1 if isinstance(value, bool) else operator.index(value)
     except TypeError:

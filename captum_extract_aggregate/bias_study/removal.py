@@ -47,6 +47,16 @@ def _parts(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield from ((name, buffers[name]) for name in ("bias", "running_mean") if name in buffers)
 
 
+def batch_norm_scales(model: nn.Module) -> list[Tensor]:
+    """Returns the scales (gamma) of the normalisations that have running statistics."""
+    found = []
+    for module in model.modules():
+        scale = getattr(module, "weight", None)
+        if isinstance(getattr(module, "running_var", None), Tensor) and isinstance(scale, Tensor):
+            found.append(scale)
+    return found
+
+
 def _check_layer(name: str, module: nn.Module) -> None:
     """Raises our error for a layer whose biases cannot be taken away."""
     layer = f"layer {name!r} ({type(module).__name__})"

@@ -1,6 +1,6 @@
 """Are decisions robust to the scale of the input, and to a constant added to it?
 
-Source: Grabska-Barwinska, Measuring and improving the quality of visual explanations (2020), appendix D.
+Source: Grabska-Barwinska, Measuring and improving the quality of visual explanations (2020), appendix B.1.
 """
 
 from __future__ import annotations
@@ -103,17 +103,23 @@ def input_robustness(
     scales: Sequence[float] = SCALES,
     shifts: Sequence[float] = SHIFTS,
     show_progress: bool = True,
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
 ) -> InputRobustness:
     r"""Returns how many decisions survive :math:`s \cdot x`, and how many :math:`x + d`.
 
-    Scale and shift act on the tensors that the network takes, that is, after normalisation. A network of convolutions,
-    linear layers, ReLU and pooling without biases decides the same for every scale above 0.
+    Published is what becomes of pixel values that are scaled, or shifted by a part of their range, before the network's
+    normalisation: give the `mean` and `std` that your inputs were normalised with, and shifts count in the pixels'
+    range (1 for pixels in [0, 1]). Left out, scale and shift act on the tensors that the network takes. Of those, a
+    network of convolutions, linear layers, ReLU and pooling without biases decides the same for every scale above 0.
 
     Args:
         model: a classifier in eval mode with outputs `N x classes`. It is left as it was.
         dataloader: as for `bias_report`.
         scales, shifts: finite numbers; scale 1 and shift 0 change nothing.
         show_progress: show a progress bar.
+        mean, std: of the normalisation, one number or one for each channel (dimension 1): pixels are
+            :math:`x \cdot std + mean`.
 
     Returns:
         `InputRobustness`: for each scale and shift the accuracy (top-1, top-5) and whether the decision stays.
@@ -131,20 +137,25 @@ def input_robustness(
         >>> [row.same_decision.mean().item() for row in found.scales]
         [1.0, 1.0]
 
-    Source: Grabska-Barwinska (2020), appendix D.
+    Source: Grabska-Barwinska (2020), appendix B.1.
     """
     check_eval(model)
     scales, shifts = _numbers("scales", scales), _numbers("shifts", shifts)
     changes = [(s, 0.0) for s in scales] + [(1.0, d) for d in shifts]
     if not changes:
         raise InvalidValueError("scales and shifts are empty; expected at least one number")
+    mean, std = _numbers("mean", mean), _numbers("std", std)
+    if not mean or not std or min(std) <= 0:
+        raise InvalidValueError(
+            f"mean is {mean} and std {std}; expected one number or one for each channel, std above 0"
+        )
     found: list[list[tuple[Tensor, ...]]] = [[] for _ in changes]
     with Undo() as undo, undo:
         set_grad_mode(undo, False)
         for x, labels in batches_of(dataloader, model, show_progress, "Input robustness"):
             plain = outputs_of(model, x)
             for (scale, shift), columns in zip(changes, found):
-                y = outputs_of(model, x * scale + shift)
+                y = outputs_of(model, _changed(x, scale, shift, mean, std))
                 values = hits(y, labels, 1), hits(y, labels, 5), same_decision(plain, y)
                 columns.append(tuple(v.double().cpu() for v in values))
     rows = [
@@ -152,6 +163,19 @@ def input_robustness(
         for value, columns in zip([*scales, *shifts], found)
     ]
     return InputRobustness(rows[: len(scales)], rows[len(scales) :])
+
+
+def _changed(x: Tensor, scale: float, shift: float, mean: list[float], std: list[float]) -> Tensor:
+    """Returns normalised inputs whose pixels were scaled and shifted: of x * std + mean, normalised again."""
+    if mean == [0.0] and std == [1.0]:
+        return x * scale + shift
+    channels = {"mean": len(mean), "std": len(std)}
+    for name, count in channels.items():
+        if count not in (1, x.shape[1]):
+            raise InvalidValueError(f"{name} holds {count} numbers for {x.shape[1]} channels; expected one, or as many")
+    around = (1, -1, *(1,) * (x.ndim - 2))
+    m, s = (torch.tensor(v, dtype=x.dtype, device=x.device).reshape(around) for v in (mean, std))
+    return ((x * s + m) * scale + shift - m) / s
 
 
 def _numbers(name: str, given: Any) -> list[float]:

@@ -53,7 +53,8 @@ Methods = Annotated[
 ReportImages = Annotated[str, typer.Option(help="Indices of images whose maps the report shows, separated by commas.")]
 
 # Which data and which model the papers' experiments take
-Data = Annotated[str, typer.Option(help="scenes, voc or imagenet.")]
+Annotations = Annotated[str, typer.Option(help="For coco: its file of instances.")]
+Data = Annotated[str, typer.Option(help="scenes, voc, coco or imagenet.")]
 Root = Annotated[
     Path | None, typer.Option(help="For voc the folder that holds VOCdevkit; for imagenet a list file or a folder.")
 ]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captum_extract_aggregate.cli.options import Data, DataModel, DataWeights, Head, Root, names_in
+from captum_extract_aggregate.cli.options import Annotations, Data, DataModel, DataWeights, Head, Root, names_in
 from captum_extract_aggregate.cli.output import clear_errors, say
 
 
@@ -24,14 +24,34 @@ def reproduce(
     n: Annotated[int, typer.Option(help="How many images at most; 0: as many as each experiment is meant for.")] = 0,
     output: Annotated[Path, typer.Option(help="Folder for results and reports.")] = Path("reproduction"),
     quick: Annotated[bool, typer.Option(help="Few images: whether the main findings still stand, in minutes.")] = False,
+    annotations: Annotations = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Take over what a run into the same folder has finished.")
+    ] = False,
 ) -> None:
-    """Reproduce tables and figures of the three papers, with each finding marked: holds, does not hold, or untested."""
+    """Reproduce tables and figures of the three papers, with a verdict on each statement.
+
+    It holds, does not hold, or cannot be told with so few images (and how many would tell).
+    """
     from captum_extract_aggregate.reproduction import Request
     from captum_extract_aggregate.reproduction import reproduce as carry_out
 
     with clear_errors(locals()):
         text, all_hold = carry_out(
-            Request(tuple(names), data, root, model, weights, head, names_in(layers), n, output, quick)
+            Request(
+                tuple(names),
+                data,
+                root,
+                model,
+                weights,
+                head,
+                names_in(layers),
+                n,
+                output,
+                quick,
+                annotations=annotations,
+                resume=resume,
+            )
         )
     say(text)
     if not all_hold:

@@ -6,6 +6,7 @@ Khakzar et al. (2020), section 2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ from captum_extract_aggregate.metrics.similarity import Similarity, find_similar
 
 Initializer = Callable[[nn.Module], None]
 Stage = tuple[str, nn.Module]
-_STD = 0.01
+_STD, _VARIANCE = 0.01, 0.01  # two readings of the published N(0, 0.01)
 _ORDERS = ("cascading", "independent", "bottom_up", "at_once")
 
 
@@ -130,10 +131,12 @@ def parameter_randomization(
         inputs, target, additional_forward_args, kwargs: for the explainer.
         order: `"cascading"`: each stage randomises one more layer, from the output on; `"bottom_up"`: the same from the
             input on; `"independent"`: each only its own; `"at_once"`: one stage, all layers.
-        init: `"normal"`: every parameter from N(0, 0.01^2); `"reset"`: the layer's own `reset_parameters`; `"matched"`:
-            every parameter from a normal distribution with its own mean and deviation, so that signals keep their scale
-            (with the others many networks give constant maps, whose similarity is undefined); or a function that
-            initialises a layer in place.
+        init: `"normal"`: every parameter from a normal distribution of standard deviation 0.01, one reading of the
+            published N(0, 0.01), and `"normal_variance"`, of variance 0.01, the other one, whose parameters are ten
+            times larger; `"reset"`: the layer's own `reset_parameters`; `"matched"`: every parameter from a normal
+            distribution with its own mean and deviation, so that signals keep their scale (with the others many
+            networks give constant maps, whose similarity is undefined); or a function that initialises a layer in
+            place.
         similarity: as for `class_sensitivity`.
         n_seeds, seed: the whole is repeated with the seeds `seed`, `seed + 1`, ...; the global random state is kept.
         layers: which layers, blocks of layers, or their names are stages; None: every layer that holds parameters of
@@ -255,7 +258,7 @@ def _chains(states: Sequence[State]) -> list[list[State]]:
 def _initializer(init: str | Initializer) -> Initializer:
     if callable(init):
         return init
-    known = {"normal": _normal, "reset": _reset, "matched": _matched}
+    known = {"normal": _normal, "normal_variance": _normal_variance, "reset": _reset, "matched": _matched}
     if init not in known:
         raise InvalidValueError(unknown_name("init", init, known, ", or a function that initialises a layer in place"))
     return known[init]
@@ -264,6 +267,11 @@ def _initializer(init: str | Initializer) -> Initializer:
 def _normal(layer: nn.Module) -> None:
     for p in layer.parameters(recurse=False):
         nn.init.normal_(p, std=_STD)
+
+
+def _normal_variance(layer: nn.Module) -> None:
+    for p in layer.parameters(recurse=False):
+        nn.init.normal_(p, std=math.sqrt(_VARIANCE))
 
 
 def _matched(layer: nn.Module) -> None:

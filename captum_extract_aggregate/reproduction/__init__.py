@@ -1,7 +1,11 @@
-"""Tables and figures of the three papers as one command, each finding marked: holds, does not hold, or untested."""
+"""Tables and figures of the three papers as one command, with a verdict on each statement.
+
+A statement holds, does not hold, or cannot be told with so few images; or it cannot be tested on a network or data.
+"""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +17,8 @@ from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
 from captum_extract_aggregate.reproduction import main_findings
 from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
 from captum_extract_aggregate.reproduction.findings import Finding, Outcome, findings_table
+from captum_extract_aggregate.reproduction.kept import keep, kept_outcome
+from captum_extract_aggregate.reproduction.published import PUBLISHED, counted
 from captum_extract_aggregate.reproduction.setting import DATA, QUICK, SIZES, Setting
 
 __all__ = ["EXPERIMENTS", "Finding", "Outcome", "Request", "Setting", "reproduce", "settings_of"]
@@ -36,6 +42,8 @@ class Request:
     resize: str = ""
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    annotations: str = ""
+    resume: bool = False
     show_progress: bool = field(default=True, compare=False)
 
 
@@ -49,7 +57,7 @@ def reproduce(request: Request) -> tuple[str, bool]:
         ValueError: for unknown names, or data and models that are not there.
     """
     if request.names == ("list",):
-        return "\n".join(f"{name:18}{e.title}" for name, e in EXPERIMENTS.items()), True
+        return listed(), True
     names = list(EXPERIMENTS) if "all" in request.names else list(request.names)
     for name in names:
         if name not in EXPERIMENTS:
@@ -65,15 +73,31 @@ def _carried_out(request: Request, names: list[str], settings: list[Setting]) ->
     lines, all_stand = [], True
     for setting in settings:
         for name in names:
-            outcome = carry_out(name, setting)
             path = request.output / f"{name}-{setting.name}.md"
+            kept = kept_outcome(path.with_suffix(".json")) if request.resume else None
+            outcome = carry_out(name, setting) if kept is None else kept
             path.write_text(section(name, setting, outcome), encoding="utf-8")
+            if kept is None:
+                keep(outcome, path.with_suffix(".json"))
             lines += _told(name, setting, outcome, path)
         if request.quick and setting.name in main_findings.THRESHOLDS:
             for check in main_findings.checks(setting):
                 lines.append(str(check))
                 all_stand &= check.stands
     return "\n".join(lines), all_stand
+
+
+def listed() -> str:
+    """Returns all names with what they are: the papers' figures and tables by number, further experiments, and what is
+    not reproduced."""
+    numbers = {p.experiment: f"{p.paper} {p.number}" for p in PUBLISHED if p.experiment}
+    done, count = counted()
+    lines = [f"{done} of the papers' {count} figures and tables, and {len(EXPERIMENTS) - done} further experiments:"]
+    lines += [f"{name:21}{numbers.get(name, 'further'):14}{e.title}" for name, e in EXPERIMENTS.items()]
+    lines += [
+        f"{'':21}{f'{p.paper} {p.number}':14}{p.shows}: not reproduced, {p.why_not}" for p in PUBLISHED if p.why_not
+    ]
+    return "\n".join(lines)
 
 
 def carry_out(name: str, setting: Setting) -> Outcome:
@@ -97,10 +121,18 @@ def _told(name: str, setting: Setting, outcome: Outcome, path: Path) -> list[str
     lines = [f"{name} on {setting.name}: {path}"]
     for f in outcome.findings:
         about = ", ".join(
-            part for part in (f"n = {f.n}" if f.n else "", f.effect, f"p = {f.p:.1g}" if f.p == f.p else "") if part
+            part
+            for part in (f"n = {f.n}" if f.n else "", f.effect, f"p = {f.p:.1g}" if f.p == f.p else "", _needed(f))
+            if part
         )
         lines.append(f"  {f.verdict}: {f.statement}" + (f" ({about})" if about else ""))
     return lines
+
+
+def _needed(finding: Finding) -> str:
+    if finding.told or math.isnan(finding.needed):
+        return ""
+    return f"about {finding.needed:.0f} images would tell" if finding.needed < 1e6 else "no number of images would tell"
 
 
 def settings_of(request: Request) -> list[Setting]:
@@ -114,7 +146,7 @@ def settings_of(request: Request) -> list[Setting]:
         sizes = dict.fromkeys(sizes, request.n)
     common = {"folder": request.output, "sizes": sizes, "show_progress": request.show_progress}
     if request.data == "scenes":
-        given = ("root", "model", "weights", "head", "layers", "resize")
+        given = ("root", "model", "weights", "head", "layers", "resize", "annotations")
         wrong = [name for name in given if getattr(request, name)]
         if wrong:
             raise InvalidValueError(
@@ -137,8 +169,11 @@ def settings_of(request: Request) -> list[Setting]:
     model = ModelPlan(request.model, request.weights, head=request.head)
     name = f"{request.data}-{request.model.replace(':', '-').replace(os.sep, '-').replace('.py', '')}"
     look = {"resize": request.resize, "mean": request.mean, "std": request.std}
-    if request.data == "voc":
-        data = DataPlan("voc", str(request.root), **look)  # type: ignore[arg-type]
+    if request.data == "coco" and not request.annotations:
+        raise InvalidValueError("data is 'coco', which needs --annotations; expected COCO's file of instances")
+    if request.data in ("voc", "coco"):
+        where = {"root": str(request.root)} | ({"file": request.annotations} if request.data == "coco" else {})
+        data = DataPlan(request.data, **where, **look)  # type: ignore[arg-type]
         return [Setting(name, model, data, wanted_layers=request.layers, loss="binary_cross_entropy", **common)]  # type: ignore[arg-type]
     kind = "folder" if request.root.is_dir() else "list"
     where = {"root": str(request.root)} if kind == "folder" else {"file": str(request.root)}

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from captum_extract_aggregate.evaluation import MeasurePlan, MethodPlan, Plan, RunPlan
 from captum_extract_aggregate.evaluation.prepare import prepare
 from captum_extract_aggregate.evaluation.runner import maps_of
-from captum_extract_aggregate.visualization.figures import grid
+from captum_extract_aggregate.visualization.figures import grid, overlay
 
 if TYPE_CHECKING:
     from captum_extract_aggregate.reproduction.setting import Setting
@@ -79,6 +80,32 @@ def boxes(path: Path, groups: Mapping[str, Sequence[float]], title: str) -> None
     ax.axhline(0, color="grey", linestyle="--", linewidth=1)
     ax.set_title(title, fontsize=10)
     figure.savefig(path, dpi=80)
+
+
+class Tile(NamedTuple):
+    """Holds one map of a picture, and what stands above it."""
+
+    title: str
+    picture: Tensor
+    map: Tensor
+
+
+def tiles(path: Path, rows: Mapping[str, Sequence[Tile]], title: str) -> None:
+    """Draws rows of maps, each over its own picture and under its own title."""
+    from captum_extract_aggregate._common.notebook_figure import NotebookFigure
+
+    columns = max(len(row) for row in rows.values())
+    figure = NotebookFigure(figsize=(1.6 * columns + 0.6, 1.85 * len(rows) + 0.4), layout="constrained")
+    axes: Any = figure.subplots(len(rows), columns, squeeze=False)
+    for (name, row), line in zip(rows.items(), axes):
+        for ax in line[len(row) :]:
+            ax.set_axis_off()
+        for ax, tile in zip(line, row):
+            overlay(ax, tile.picture, tile.map)
+            ax.set_title(tile.title, fontsize=7)
+        line[0].text(-0.05, 0.5, name, rotation=90, ha="right", va="center", fontsize=7, transform=line[0].transAxes)
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=70)
 
 
 def _figure(width: float, height: float) -> tuple[Any, Any]:

@@ -31,18 +31,31 @@ def combined(setting: Setting) -> list[MethodPlan]:
     return [MethodPlan(m.method, m.label, arguments=m.arguments, combine=combinations) for m in R20.values()]
 
 
-def positive(layer: str) -> list[MethodPlan]:
-    """Returns K20's methods that aggregate at the last layer, or over all."""
-    last = (layer,)
+def block(setting: Setting, layer: str) -> str:
+    """Returns what is added to a method's name at a layer before the last: K20's B1 to B4."""
+    return "" if layer == setting.layers[-1] else f" B{setting.layers.index(layer) + 1}"
+
+
+AT_LAYERS = {"GradCAM++": "gradcam++", "GradCAM_Pos": "gradcam-pos", "GradMid": "gradmid"}
+
+
+def positive(setting: Setting) -> list[MethodPlan]:
+    """Returns K20's methods that aggregate: at the last layer, at earlier ones (B1, B2, ...), or over all."""
+    last = (setting.layers[-1],)
+    plans = [MethodPlan("gradcam", "GradCAM", last), MethodPlan("fullgrad", "FullGrad")]
+    for name, method in AT_LAYERS.items():
+        plans += [MethodPlan(method, name + block(setting, layer), (layer,)) for layer in reversed(setting.layers)]
     return [
-        MethodPlan("gradcam", "GradCAM", last),
-        MethodPlan("fullgrad", "FullGrad"),
-        MethodPlan("gradcam++", "GradCAM++", last),
-        MethodPlan("gradcam-pos", "GradCAM_Pos", last),
-        MethodPlan("gradmid", "GradMid", last),
+        *plans,
         MethodPlan("cumulative-gradcam", "CumulativeGradCAM"),
         MethodPlan("cumulative-gradmid", "CumulativeGradMid"),
     ]
+
+
+def at_the_end(setting: Setting) -> list[MethodPlan]:
+    """Returns those without earlier layers."""
+    earlier = {name + block(setting, layer) for name in AT_LAYERS for layer in setting.layers[:-1]}
+    return [plan for plan in positive(setting) if plan.label not in earlier]
 
 
 def propagated() -> list[MethodPlan]:
@@ -58,12 +71,24 @@ def propagated() -> list[MethodPlan]:
     ]
 
 
+INSIDE, RESTRICTED_INSIDE = "pointing_inside", "restricted_pointing_inside"
+_WITHIN = {"tolerance": 1.0}  # less than a pixel away, that is, in the mask
+
+
 def pointing(setting: Setting) -> tuple[MeasurePlan, ...]:
-    """Returns the pointing game and its restricted form."""
+    """Returns the pointing game as TorchRay plays it, with a tolerance, and its restricted form."""
     arguments = {"tolerance": setting.tolerance}
     return (
         MeasurePlan("pointing_game", arguments=arguments),
         MeasurePlan("restricted_pointing_game", arguments=arguments),
+    )
+
+
+def pointing_inside() -> tuple[MeasurePlan, ...]:
+    """Returns K20's own games: a hit lies inside the mask (and hits are counted over all trials)."""
+    return (
+        MeasurePlan("pointing_game", INSIDE, _WITHIN),
+        MeasurePlan("restricted_pointing_game", RESTRICTED_INSIDE, _WITHIN),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from captum_extract_aggregate.evaluation import MeasurePlan, MetaPlan, MethodPlan, Results
-from captum_extract_aggregate.reproduction.charts import curves, picture_grid
+from collections.abc import Sequence
+
+from captum_extract_aggregate.evaluation import MetaPlan, MethodPlan, Results
+from captum_extract_aggregate.reproduction.charts import curves
 from captum_extract_aggregate.reproduction.findings import (
     Finding,
     Outcome,
@@ -21,11 +23,11 @@ from captum_extract_aggregate.reproduction.r20_results import (
     methods_of,
     pointing_results,
 )
-from captum_extract_aggregate.reproduction.randomization import randomization_outcome
+from captum_extract_aggregate.reproduction.randomization import randomization_measures, randomization_outcome
 from captum_extract_aggregate.reproduction.setting import Setting
-from captum_extract_aggregate.reproduction.training import over_training
 
-RATES = (1e-4, 1e-3, 2.5e-3, 1e-2)
+STEP = 2e-3  # published: 2 epsilon, with epsilon 0.001
+_QUICK = ("selective", "linear approx.")
 
 
 def fig6(setting: Setting) -> Outcome:
@@ -61,59 +63,49 @@ def _sensitivity(setting: Setting) -> Results:
     return setting.evaluate(list(R20.values()), [SENSITIVITY], "maps")
 
 
-def _meta_methods(
-    setting: Setting, names: tuple[str, ...], rates: tuple[float, ...], layers: tuple[str, ...]
-) -> list[MethodPlan]:
+def with_and_without(setting: Setting, names: Sequence[str], layers: tuple[str, ...]) -> list[MethodPlan]:
+    """Returns methods with and without meta-saliency's published step."""
+    meta = MetaPlan(STEP, loss_func=setting.loss)
     plans = []
     for name in names:
-        for lr in (0.0, *rates):
-            meta = MetaPlan(lr, loss_func=setting.loss) if lr else None
-            plans.append(MethodPlan(R20[name].method, f"{name}, lr {lr:g}" if lr else name, layers, meta_saliency=meta))
+        of = R20[name]
+        plans.append(MethodPlan(of.method, name, layers, of.arguments))
+        plans.append(MethodPlan(of.method, f"{name}, meta", layers, of.arguments, meta_saliency=meta))
     return plans
 
 
+def meta_results(setting: Setting) -> Results:
+    """Returns the class sensitivity of all methods with and without meta-saliency at the layers but the first."""
+    names = _QUICK if setting.is_quick else tuple(R20)
+    return setting.evaluate(with_and_without(setting, names, setting.layers[1:]), [SENSITIVITY], "stages")
+
+
 def fig7(setting: Setting) -> Outcome:
-    """Meta-saliency: the same correlation after one step of training on the image, by learning rate."""
-    names = ("NormGrad", "selective", "linear approx.", "gradient", "GradCAM")
-    layers = setting.layers[1:]
-    results = setting.evaluate(_meta_methods(setting, names, RATES[1:3], layers), [SENSITIVITY], "stages")
+    """Class sensitivity with and without meta-saliency: Spearman of the maps of best and worst class."""
+    results, layers = meta_results(setting), setting.layers[1:]
+    names = [name for name in methods_of(results) if not name.endswith(", meta")]
     rows, findings = [], []
     for name in names:
         for layer in layers:
-            plain = correlations(results, name, layer)
-            stepped = [correlations(results, f"{name}, lr {lr:g}", layer) for lr in RATES[1:3]]
-            rows.append([name, layer, *(mean_sd(list(v.values())) for v in (plain, *stepped))])
-        middle = layers[len(layers) // 2]
-        statement = f"meta-saliency (lr 0.0025) makes {name} more sensitive to the class ({middle})"
-        stepped_middle = correlations(results, f"{name}, lr 0.0025", middle)
-        findings.append(smaller(statement, stepped_middle, correlations(results, name, middle)))
-    header = ["method", "layer", "plain", *(f"lr {lr:g}" for lr in RATES[1:3])]
-    return Outcome([markdown(header, rows)], findings)
+            plain, meta = (correlations(results, of, layer) for of in (name, f"{name}, meta"))
+            rows.append([name, layer, *(mean_sd(list(v.values())) for v in (plain, meta))])
+            statement = f"meta-saliency makes {name} more sensitive to the class ({layer})"
+            findings.append(smaller(statement, meta, plain))
+    return Outcome([markdown(["method", "layer", "plain", f"meta, lr {STEP:g}"], rows)], findings)
 
 
 def fig8(setting: Setting) -> Outcome:
-    """Blocks randomised from the output to the input, one after the other (N(0, 0.01)): similarity to the original."""
+    """Blocks initialised anew from the output to the input, one after the other: similarity to the original map."""
     names = ("NormGrad", "selective", "linear approx.", "gradient", "GradCAM", "guided", "EB")
     layer = setting.layers[len(setting.layers) // 2 - 1]
     methods = [MethodPlan(R20[name].method, name, (layer,)) for name in names]
-    measure = MeasurePlan("parameter_randomization", arguments={"layers": setting.stages, "similarity": "abs_spearman"})
-    results = setting.evaluate(methods, [measure], "stages")
-    return randomization_outcome(
-        setting,
-        results,
-        layer,
-        "r20-fig8",
-        [("linear approx.", "guided"), ("NormGrad", "guided"), ("selective", "guided")],
-    )
+    results = setting.evaluate(methods, randomization_measures(setting, "abs_spearman", ("reset",)), "stages")
+    pairs = [("linear approx.", "guided"), ("NormGrad", "guided"), ("selective", "guided")]
+    return randomization_outcome(setting, results, "r20-fig8", pairs, "reset")
 
 
-def fig10(setting: Setting) -> Outcome:
-    """Meta against plain NormGrad while a scene network is trained, on images it is trained on and on held-out ones."""
-    return over_training(setting)
-
-
-def fig12(setting: Setting) -> Outcome:
-    """Returns the whole grid of extracts and aggregates: pointing game and class sensitivity, at two layers."""
+def grid(setting: Setting) -> Outcome:
+    """The whole grid of extracts and aggregates: pointing game and class sensitivity, at two layers."""
     extracts = ("bias", "scaling", "conv1x1", "conv3x3", "depthwise3x3")
     aggregates = ("norm", "filter_norm", "sum", "max", "abs_sum")
     layers = (setting.layers[len(setting.layers) // 2], setting.layers[-1])
@@ -145,9 +137,3 @@ def fig12(setting: Setting) -> Outcome:
             )
         )
     return Outcome(tables, findings)
-
-
-def fig15(setting: Setting) -> Outcome:
-    """Pictures of maps with and without meta-saliency, for the best and the worst class."""
-    methods = _meta_methods(setting, ("NormGrad", "selective", "linear approx."), (RATES[2],), setting.layers)
-    return Outcome([], [], [picture_grid(setting, methods, "r20-fig15", worst=True)])

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.default_layers import default_layers
+from captum_extract_aggregate.attr import MetaSaliency
 from captum_extract_aggregate.attr.by_name import make_method
 from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
-from captum_extract_aggregate.data.models_by_name import load_subject, replace_head
+from captum_extract_aggregate.data.models_by_name import NamedModel, load_subject, replace_head
 from captum_extract_aggregate.evaluation import (
     DataPlan,
     MeasurePlan,
@@ -29,12 +31,16 @@ from captum_extract_aggregate.evaluation import (
 from captum_extract_aggregate.evaluation.datasets import open_images
 from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError
 from captum_extract_aggregate.evaluation.prepare import first_readable
+from captum_extract_aggregate.reproduction.cuts import Cut, cuts_of
+
+Made = TypeVar("Made")
 
 # Images for each kind of experiment: explained once; explained at every stage of a randomised network or a step of
 # training; pixels removed.
 SIZES = {"maps": 200, "stages": 40, "removal": 80}
-QUICK = {"maps": 60, "stages": 16, "removal": 24}
-DATA = ("scenes", "voc", "imagenet")
+QUICK = {"maps": 60, "stages": 6, "removal": 24}
+DATA = ("scenes", "voc", "coco", "imagenet")
+_MOST_CUTS = 12, 3  # of which a map each is measured; in a quick run
 
 
 @dataclass(frozen=True)
@@ -65,16 +71,62 @@ class Setting:
         return self._opened[0]
 
     @functools.cached_property
-    def _opened(self) -> tuple[nn.Module, Images]:
+    def _opened(self) -> tuple[nn.Module, Images, NamedModel]:
         subject = load_subject(self.model.name, self.model.weights, self.model.num_classes)
         if self.model.head:
             replace_head(subject.model, self.model.head)
-        return subject.model, open_images(self.data, subject)
+        return subject.model, open_images(self.data, subject), subject
+
+    @property
+    def normalisation(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """What pixels in [0, 1] are normalised with: mean and standard deviation."""
+        subject = self._opened[2]
+        return tuple(self.data.mean or subject.mean), tuple(self.data.std or subject.std)
+
+    @functools.cached_property
+    def _made(self) -> dict[str, Any]:
+        return {}
+
+    def once(self, name: str, make: Callable[[], Made]) -> Made:
+        """Returns what was made under a name, which several figures show; makes it the first time."""
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]  # type: ignore[no-any-return]
 
     @functools.cached_property
     def first(self) -> Sample:
         """The first image that can be read."""
         return first_readable(self._opened[1])
+
+    def picture(self, x: Tensor) -> Tensor:
+        """Returns the pixels in [0, 1] of an input, `3 x H x W`."""
+        return self._opened[1].picture(x)
+
+    def best(self, x: Tensor) -> Tensor:
+        """Returns the class with the highest score of each input, `N`."""
+        with torch.no_grad():
+            return self.network(x).argmax(1)
+
+    def method(self, plan: MethodPlan, network: nn.Module | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns a function of inputs and classes that gives a plan's map of its one layer (or of all together).
+
+        Of the setting's network, or of another one with its layers.
+        """
+        model = network or self.network
+        layers: list[Any] = [
+            None if name == "input" else model.get_submodule(name) for name in plan.layers or self.layers
+        ]
+        made: Any = make_method(plan.method, model, layers, **plan.arguments)
+        if plan.meta_saliency is not None:
+            how = plan.meta_saliency
+            made = MetaSaliency(made, lr=how.lr, ascent=how.ascent, loss_func=how.loss_func, model=model)  # type: ignore[arg-type]
+
+        def attribute(x: Tensor, targets: Tensor) -> Tensor:
+            found = made.attribute(x, target=targets)
+            single: Tensor = found[0] if isinstance(found, (list, tuple)) else found
+            return single.abs().sum(1, keepdim=True) if plan.channels == "abs_sum" else single.sum(1, keepdim=True)
+
+        return attribute
 
     def samples(self, n: int) -> Iterator[Sample]:
         """Returns at most n images, evenly spread; those that cannot be read are left out."""
@@ -91,6 +143,22 @@ class Setting:
             return self.wanted_layers
         found = list(default_layers(self.network, self.first.x[None]))
         return tuple(found[round(i * (len(found) - 1) / 3)] for i in range(4)) if len(found) > 4 else tuple(found)
+
+    @functools.cached_property
+    def cuts(self) -> tuple[Cut, ...]:
+        """Every layer that nothing bypasses, from the input to the output: of a VGG every convolution, of a ResNet the
+        stem and the end of every block."""
+        return cuts_of(self.network, self.first.x[None])
+
+    @property
+    def shown_cuts(self) -> tuple[Cut, ...]:
+        """Some of them, evenly spread, the last two among them: those of which a map each is measured."""
+        most = _MOST_CUTS[self.is_quick]
+        if len(self.cuts) <= most:
+            return self.cuts
+        before = self.cuts[:-2]
+        chosen = [before[round(i * (len(before) - 1) / max(1, most - 3))] for i in range(most - 2)]
+        return tuple(dict.fromkeys((*chosen, *self.cuts[-2:])))
 
     @functools.cached_property
     def stages(self) -> tuple[str, ...]:

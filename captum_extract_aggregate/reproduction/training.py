@@ -2,83 +2,130 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import torch
+from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.tensors import upsample
-from captum_extract_aggregate.attr import MetaSaliency, NormGrad
+from captum_extract_aggregate.attr import MetaSaliency, NormGrad, SelectiveNormGrad
 from captum_extract_aggregate.data.scene_models import build_scene_model
 from captum_extract_aggregate.data.train_scenes import load_scenes, train
 from captum_extract_aggregate.metrics import spearman
 from captum_extract_aggregate.reproduction.charts import curves
-from captum_extract_aggregate.reproduction.findings import Finding, Outcome, markdown, mean_sd, smaller
+from captum_extract_aggregate.reproduction.findings import Finding, Outcome, markdown, mean_sd, smaller, tested
+from captum_extract_aggregate.reproduction.r20_sensitivity import STEP
 from captum_extract_aggregate.reproduction.setting import Setting
 
-_SCENES, _EPOCHS, _RATE = 3000, 8, 2.5e-3
+_SCENES, _EPOCHS = 3000, 8
+_METHODS = {"NormGrad": NormGrad, "selective": SelectiveNormGrad}
+_SETS = ("train", "validation")
+_LOWER = "meta and plain maps correlate less on validation images than on training images, at the end of training"
+_SETTLES = "meta-saliency's maps settle: those of the last epoch but one are more like the end's than the first epoch's"
+_NO_DATA = "training takes the network's own training data"
 
 
-def over_training(setting: Setting) -> Outcome:
-    """Trains a fresh scene network; after every epoch, the similarity of NormGrad's maps with and without the step, and
-    how sensitive both are to the class, on images of the training set and on held-out ones."""
-    statement = "held-out images: meta-saliency makes NormGrad more sensitive to the class, at the end of training"
+@dataclass
+class _Seen:
+    """Holds what was seen after every epoch: the share of classes right by set, the correlations of meta and plain
+    maps by method and set, and the meta maps of selective NormGrad on validation images."""
+
+    right: list[list[float]] = field(default_factory=list)
+    correlations: dict[tuple[str, str], list[list[float]]] = field(default_factory=dict)
+    maps: list[Tensor] = field(default_factory=list)
+
+
+def fig10(setting: Setting) -> Outcome:
+    """Correlation of meta and plain maps over training, on images it is trained on and on validation images."""
     if not setting.model.name.startswith("scene-"):
-        return Outcome([], [Finding(statement, None, effect="training takes the network's own training data")])
-    quick = setting.is_quick
-    n, epochs = setting.sizes["stages"], 3 if quick else _EPOCHS
-    images, classes = load_scenes(600 if quick else _SCENES, 1, "train", setting.show_progress)
-    held_out, held_out_classes = load_scenes(n, 2, "test", setting.show_progress)
-    sets = {"train": (images[:n], classes[:n]), "held out": (held_out, held_out_classes)}
-    torch.manual_seed(0)
-    model = build_scene_model(setting.model.name.removeprefix("scene-"))
-    rows: list[list[str]] = []
-    means: dict[str, list[float]] = {}
-    last: dict[str, tuple[list[float], list[float]]] = {}
-
-    def look(epoch: int) -> None:
-        contiguous = build_scene_model(setting.model.name.removeprefix("scene-")).eval()
-        contiguous.load_state_dict(model.state_dict())
-        cells = []
-        for name, (x, y) in sets.items():
-            agreement, plain, meta = _measures(contiguous, setting.layers[2], x)
-            right = _accuracy(contiguous, x, y)
-            cells += [f"{right:.3f}", mean_sd(agreement), mean_sd(plain), mean_sd(meta)]
-            for what, values in (("plain", plain), ("meta", meta), ("meta and plain agree", agreement)):
-                means.setdefault(f"{what}, {name}", []).append(float(np.nanmean(values)))
-            last[name] = plain, meta
-        rows.append([str(epoch), *cells])
-
-    train(model, images, classes, epochs, 0, look, setting.show_progress)
-    header = ["epoch"]
-    for name in sets:
-        header += [
-            f"{name}: classes right",
-            "meta and plain agree",
-            "plain, best and worst class",
-            "meta, best and worst",
-        ]
+        return Outcome(findings=[Finding(_LOWER, None, effect=_NO_DATA)])
+    seen = _over_training(setting)
+    epochs = [str(i) for i in range(len(seen.right))]
+    header = ["epoch", *(f"{name}: classes right" for name in _SETS)]
+    header += [f"{method}, {name}" for method in _METHODS for name in _SETS]
+    rows = []
+    for i, epoch in enumerate(epochs):
+        cells = [mean_sd(seen.correlations[method, name][i]) for method in _METHODS for name in _SETS]
+        rows.append([epoch, *(f"{right:.3f}" for right in seen.right[i]), *cells])
+    means = {
+        f"{method}, {name}": [float(np.nanmean(v)) for v in seen.correlations[method, name]]
+        for method in _METHODS
+        for name in _SETS
+    }
     picture = setting.folder / f"r20-fig10-{setting.name}.png"
-    ticks = [row[0] for row in rows]
-    curves(picture, ticks, means, {}, f"{setting.name}: Spearman over the epochs of training ({setting.layers[2]})", {})
+    title = f"{setting.name}: Spearman of meta and plain maps over the epochs ({setting.layers[2]})"
+    curves(picture, epochs, means, {}, title, {})
     findings = []
-    for name, said in (("train", "training images"), ("held out", "held-out images")):
-        plain, meta = ({(i, 0): v for i, v in enumerate(values)} for values in last[name])
-        findings.append(smaller(statement.replace("held-out images", said), meta, plain))
+    for method in _METHODS:
+        own, other = (np.asarray(seen.correlations[method, name][-1]) for name in _SETS)
+        findings.append(_lower(f"{method}: {_LOWER}", other[~np.isnan(other)], own[~np.isnan(own)]))
     return Outcome([markdown(header, rows)], findings, [picture])
 
 
-def _measures(model: nn.Module, layer: str, x: Tensor) -> tuple[list[float], list[float], list[float]]:
-    """Returns for each image: agreement of plain and meta map of the best class, and for both best against worst
-    class."""
+def _lower(statement: str, first: np.ndarray, second: np.ndarray) -> Finding:  # type: ignore[type-arg]
+    """Is the first sample lower than the second, of other images? Mann-Whitney's test."""
+    if not len(first) or not len(second):
+        return Finding(statement, None, effect="undefined for every image")
+    found = mannwhitneyu(first, second)
+    effect = 2 * float(found.statistic) / (len(first) * len(second)) - 1
+    told = f"{first.mean():.3f} against {second.mean():.3f}, rank-biserial {effect:+.2f}"
+    return tested(statement, effect < 0, len(first) + len(second), told, float(found.pvalue))
+
+
+def fig11(setting: Setting) -> Outcome:
+    """Correlation of selective NormGrad's meta maps at every epoch with those at the end of training."""
+    if not setting.model.name.startswith("scene-"):
+        return Outcome(findings=[Finding(_SETTLES, None, effect=_NO_DATA)])
+    seen = _over_training(setting)
+    found = [spearman(maps, seen.maps[-1]).tolist() for maps in seen.maps[:-1]]
+    rows = [[str(i), mean_sd(values)] for i, values in enumerate(found)]
+    picture = setting.folder / f"r20-fig11-{setting.name}.png"
+    means = {"selective, meta": [float(np.nanmean(values)) for values in found]}
+    title = f"{setting.name}: Spearman of meta maps with those at the end of training"
+    curves(picture, [row[0] for row in rows], means, {}, title, {})
+    before, first = ({(i, 0): v for i, v in enumerate(found[at])} for at in (-1, 0))
+    finding = smaller(_SETTLES, before, first, magnitude=False, larger=True)
+    return Outcome([markdown(["epoch", "Spearman with the end"], rows)], [finding], [picture])
+
+
+def _over_training(setting: Setting) -> _Seen:
+    """Trains a fresh scene network, and looks at it after every epoch (and before the first)."""
+    return setting.once("training", lambda: _train(setting))
+
+
+def _train(setting: Setting) -> _Seen:
+    quick, name = setting.is_quick, setting.model.name.removeprefix("scene-")
+    n, epochs = setting.sizes["stages"], 3 if quick else _EPOCHS
+    images, classes = load_scenes(200 if quick else _SCENES, 1, "train", setting.show_progress)
+    sets = (images[:n], classes[:n]), load_scenes(n, 2, "test", setting.show_progress)
+    torch.manual_seed(0)
+    model = build_scene_model(name)
+    seen = _Seen()
+
+    def look(epoch: int) -> None:
+        contiguous = build_scene_model(name).eval()
+        contiguous.load_state_dict(model.state_dict())
+        seen.right.append([_accuracy(contiguous, x, y) for x, y in sets])
+        for method, make in _METHODS.items():
+            plain = make(contiguous, setting.layers[2])
+            for of, (x, _) in zip(_SETS, sets):
+                maps = _maps(contiguous, plain, x)
+                seen.correlations.setdefault((method, of), []).append(spearman(*maps).tolist())
+        seen.maps.append(maps[1])  # the last method's on the last set
+
+    train(model, images, classes, epochs, 0, look, setting.show_progress)
+    return seen
+
+
+def _maps(model: nn.Module, method: NormGrad | SelectiveNormGrad, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the plain and the meta maps of each image's best class, at its size."""
     with torch.no_grad():
-        scores = model(x)
-    method = NormGrad(model, layer)
-    step = MetaSaliency(method, lr=_RATE, loss_func="binary_cross_entropy")
+        best = model(x).argmax(1)
+    step = MetaSaliency(method, lr=STEP, loss_func="binary_cross_entropy")
     size = (x.shape[2], x.shape[3])
-    best, worst = scores.argmax(1), scores.argmin(1)
-    plain = [upsample(method.attribute(x, target=t), size) for t in (best, worst)]
-    meta = [upsample(step.attribute(x, target=t), size) for t in (best, worst)]
-    return spearman(plain[0], meta[0]).tolist(), spearman(*plain).tolist(), spearman(*meta).tolist()
+    return upsample(method.attribute(x, target=best), size), upsample(step.attribute(x, target=best), size)
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from tests.attr.exact_networks import build
 from tests.conftest import relative_error
 
 
-def reference_full_grad(net, x, target, layer_map=False, include_input=True):
+def reference_full_grad(net, x, target, layer_map=False, include_input=True, by_channel=False):
     """By the definition, for one example: every bias layer's output kept by a hook, one term at a time."""
     kept, handles = [], []
     for module in net.modules():
@@ -31,15 +31,18 @@ def reference_full_grad(net, x, target, layer_map=False, include_input=True):
     total = torch.zeros(1, 1, *x.shape[2:], dtype=x.dtype)
     for term in terms:
         term = (term.sum(1, keepdim=True) if layer_map else term).abs()
-        term = term - term.min()
-        term = term / (term.max() + 1e-6)
+        if not by_channel:
+            term = term - term.min()
+            term = term / (term.max() + 1e-6)
         for channel in range(term.shape[1]):
             single = term[:, channel : channel + 1]
+            if by_channel:
+                single = (single - single.min()) / (single.max() - single.min() + 1e-6)
             total += F.interpolate(single, x.shape[2:], mode="bilinear", align_corners=True)
     return total
 
 
-@pytest.mark.parametrize("rescale", ["channel_joint", "layer_map"])
+@pytest.mark.parametrize("rescale", ["channel_joint", "layer_map", "channel"])
 @pytest.mark.parametrize("include_input", [True, False])
 def test_full_grad_equals_reference(rescale, include_input):
     net, side = build("cifar_resnet20")
@@ -47,7 +50,9 @@ def test_full_grad_equals_reference(rescale, include_input):
     got = cea.FullGrad(net, rescale=rescale, include_input=include_input).attribute(x, [4, 7])
     assert got.shape == (2, 1, side, side)
     for i, target in enumerate((4, 7)):
-        want = reference_full_grad(net, x[i : i + 1], target, rescale == "layer_map", include_input)
+        want = reference_full_grad(
+            net, x[i : i + 1], target, rescale == "layer_map", include_input, rescale == "channel"
+        )
         assert relative_error(got[i : i + 1], want) < 1e-10
     centred = cea.FullGrad(net, rescale=rescale, align_corners=False).attribute(x, 4)
     assert not torch.allclose(centred, cea.FullGrad(net, rescale=rescale).attribute(x, 4))

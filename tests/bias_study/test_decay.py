@@ -37,12 +37,29 @@ def test_equals_the_reference():
     assert [(h.scale, h.loss) for h in history] == [pytest.approx(pair, rel=1e-8) for pair in losses]
 
 
+def test_an_exponential_decay_and_training_at_zero_equal_the_reference():
+    model = network()
+    found, history = decay_biases(model, loader(), **SETTINGS, schedule="exponential", steps_at_zero=2)
+    wanted, losses = reference.decay(model, list(images().split(4)), 6, 2, 1e-2, 3.0, exponential=True, at_zero=2)
+    for name, t in found.state_dict().items():
+        torch.testing.assert_close(t, wanted.state_dict()[name], rtol=1e-8, atol=1e-10)
+    assert [(h.scale, h.loss) for h in history] == [pytest.approx(pair, rel=1e-8) for pair in losses]
+    assert [h.scale for h in history[-3:]] == [0, 0, 0]
+
+
+def test_what_batch_normalisation_scales_by_stays():
+    found, _ = decay_biases(network(), loader(), **SETTINGS)
+    kept = {name: t for name, t in network().state_dict().items() if "bn" in name and name.endswith(("weight", "var"))}
+    assert len(kept) > 1
+    assert all(torch.equal(found.state_dict()[name], t) for name, t in kept.items())
+
+
 def test_the_biases_are_exactly_zero_and_the_network_keeps_up():
     model = network()
     found, history = decay_biases(model, loader(), steps=60, updates_per_step=4, lr=1e-2, show_progress=False)
     assert all(not bool(t.any()) for t in bias_tensors(found).values())
     assert [h.step for h in history] == list(range(1, 61))
-    untrained, without = decay_biases(model, loader(), steps=60, lr=1e-12, show_progress=False)
+    untrained, without = decay_biases(model, loader(), steps=60, updates_per_step=1, lr=1e-12, show_progress=False)
     assert history[-1].loss < 0.2 * without[-1].loss
     torch.testing.assert_close(untrained(images()), reference.without_biases(model)(images()), atol=1e-6, rtol=1e-6)
 
@@ -151,7 +168,7 @@ def test_every_pass_has_an_order_of_its_own():
             seen.append(i)
             return images()[i]
 
-    decay_biases(network(), DataLoader(Watches(), 4, shuffle=True), steps=6, show_progress=False)
+    decay_biases(network(), DataLoader(Watches(), 4, shuffle=True), steps=6, updates_per_step=1, show_progress=False)
     assert sorted(seen[:12]) == sorted(seen[12:24]) == list(range(12))
     assert seen[:12] != seen[12:24]
 
@@ -213,7 +230,7 @@ def test_labels_are_counted_and_not_needed():
 
 def test_a_transformer():
     model = lively(Transformer())
-    found, history = decay_biases(model, [images(4, torch.float32)], steps=3, show_progress=False)
+    found, history = decay_biases(model, [images(4, torch.float32)], steps=3, updates_per_step=1, show_progress=False)
     assert not bool(found.block.self_attn.in_proj_bias.any())
     assert history[-1].scale == 0
 

@@ -23,6 +23,37 @@ def test_equals_the_reference():
         assert row.same_decision.mean() == reference.accuracy_when(model, images(), decided, 1.0, row.value)
 
 
+def test_pixels_are_scaled_and_shifted_before_they_are_normalised():
+    mean, std = [0.4, 0.5, 0.3], [0.2, 0.25, 0.3]
+    model, x = network(), images()
+    m, s = (torch.tensor(v, dtype=x.dtype).reshape(1, 3, 1, 1) for v in (mean, std))
+    pixels = (x * s + m).split(1)
+    given = {"show_progress": False, "mean": mean, "std": std}
+    found = input_robustness(model, loader(labels=False), [0.1, 1.0], [0.7], **given)
+    decided = model(x).argmax(1)
+    for row, change in zip([*found.scales, *found.shifts], (lambda p: 0.1 * p, lambda p: p, lambda p: p + 0.7)):
+        wanted = [int(model((change(p) - m) / s).argmax()) == d for p, d in zip(pixels, decided.tolist())]
+        assert row.same_decision.tolist() == wanted
+    assert 0 < found.scales[0].same_decision.mean() < 1
+    assert found.scales[1].same_decision.all()
+    one = input_robustness(model, [x], [0.5], [], show_progress=False, mean=[0.4], std=[0.2]).scales[0]
+    same = input_robustness(model, [x], [0.5], [], show_progress=False, mean=[0.4] * 3, std=[0.2] * 3).scales[0]
+    assert torch.equal(one.same_decision, same.same_decision)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"std": [0.0]}, r"std \[0.0\]; expected one number or one for each channel, std above 0"),
+        ({"mean": [0.5, 0.5]}, "mean holds 2 numbers for 3 channels; expected one, or as many"),
+        ({"mean": "x"}, "mean is 'x'; expected a sequence of numbers"),
+    ],
+)
+def test_what_is_no_normalisation(given, said):
+    with pytest.raises((ValueError, TypeError), match=said):
+        input_robustness(network(), loader(), show_progress=False, **given)
+
+
 def test_without_biases_the_scale_does_not_matter_and_with_biases_it_does():
     bare = input_robustness(remove_biases(network()), loader(), [1e-3, 1e3], [], show_progress=False)
     assert [float(row.same_decision.mean()) for row in bare.scales] == [1, 1]

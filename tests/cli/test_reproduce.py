@@ -6,9 +6,9 @@ import pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["g20-robustness", "--n", "-1"], "n is -1; expected 0"),
-        (["g20-robustness", "--output", "file"], "output is 'file'; expected a folder"),
-        (["g20-robustnes"], "did you mean 'g20-robustness'"),
+        (["g20-fig-s1", "--n", "-1"], "n is -1; expected 0"),
+        (["g20-fig-s1", "--output", "file"], "output is 'file'; expected a folder"),
+        (["g20-decision-flip"], "did you mean 'g20-decision-flips'"),
     ],
 )
 def test_wrong_files_and_values(arguments, message, refused):
@@ -21,6 +21,7 @@ def test_wrong_files_and_values(arguments, message, refused):
         (["r20-tabel3"], "did you mean 'r20-table3'"),
         (["r20-table3", "--data", "vox"], "did you mean 'voc'"),
         (["r20-table3", "--data", "voc"], "needs --root and --model"),
+        (["r20-table3", "--data", "coco", "--root", ".", "--model", "resnet18"], "needs --annotations"),
         (["r20-table3", "--model", "resnet18"], "bring their own"),
         (["r20-table3", "--data", "voc", "--root", "nowhere", "--model", "resnet18", "--weights", "random"], "nowhere"),
     ],

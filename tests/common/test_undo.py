@@ -88,7 +88,7 @@ class Watched:
             "removed": lambda: self.within(biases_removed(net)),
             "scaled": lambda: self.within(biases_scaled(net, 0.5)),
             "report": lambda: bias_report(bare, [x], show_progress=False),
-            "decay": lambda: decay_biases(bare, [x], steps=1, show_progress=False),
+            "decay": lambda: decay_biases(bare, [x], steps=1, updates_per_step=1, show_progress=False),
             "cascading": lambda: randomize(one, net, x, target=1, layers=["fc", "bn"]),
             "independent": lambda: randomize(one, net, x, target=1, layers=NAMES, order="independent", init="reset"),
             "class sensitivity": lambda: metrics.class_sensitivity(one, x, net),

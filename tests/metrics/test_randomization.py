@@ -78,6 +78,21 @@ def test_the_model_comes_back(init, order):
     assert first.per_seed.shape == (5, 2, 2)
 
 
+@pytest.mark.parametrize(("init", "deviation"), [("normal", 0.01), ("normal_variance", 0.1)])
+def test_both_readings_of_the_published_distribution(init, deviation):
+    """N(0, 0.01) as a deviation and as a variance: the same draws, ten times larger."""
+    net, x = prepared()
+    seen = []
+
+    def explain(inputs, target):
+        seen.append(net.conv2.weight.detach().clone())
+        return cea.NormGrad(net, net.conv3).attribute(inputs, target)
+
+    parameter_randomization(explain, net, x, 1, layers=["conv2"], init=init)
+    torch.testing.assert_close(float(seen[-1].std()), deviation, rtol=0.2, atol=0)
+    assert abs(float(seen[-1].mean())) < 0.2 * deviation
+
+
 @pytest.mark.parametrize("error", [InjectedError(), KeyboardInterrupt()])
 @pytest.mark.parametrize("where", ["explain", "init"])
 def test_faults(error, where):

@@ -121,18 +121,26 @@ def set_biases(network: nn.Module, original: nn.Module, scale: float) -> None:
 
 
 def decay(
-    model: nn.Module, batches: list[Tensor], steps: int, updates_per_step: int, lr: float, temperature: float
+    model: nn.Module,
+    batches: list[Tensor],
+    steps: int,
+    updates_per_step: int,
+    lr: float,
+    temperature: float,
+    exponential: bool = False,
+    at_zero: int = 0,
 ) -> tuple[nn.Module, list[tuple[float, float]]]:
     """Bring the biases to zero in steps while Adam (one state throughout) fits the weights to the original's scores."""
     original, network = copy.deepcopy(model).eval(), copy.deepcopy(model).eval()
     modules = [m for m in network.modules() if isinstance(m, BIASED + (_BatchNorm,))]
     bias_ids = {id(m.bias) for m in modules if m.bias is not None}
+    bias_ids |= {id(m.weight) for m in modules if isinstance(m, _BatchNorm)}  # gamma stays what it was
     weights = [w.requires_grad_(True) for w in network.parameters() if id(w) not in bias_ids]
     first, second = [torch.zeros_like(w) for w in weights], [torch.zeros_like(w) for w in weights]
     history: list[tuple[float, float]] = []
     count = 0
-    for t in range(1, steps + 1):
-        scale = 1 - t / steps
+    for t in range(1, steps + at_zero + 1):
+        scale = (0.001 ** (t / steps) if exponential else 1 - t / steps) if t < steps else 0.0
         set_biases(network, original, scale)
         losses: list[float] = []
         for _ in range(updates_per_step):

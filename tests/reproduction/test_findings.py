@@ -13,8 +13,10 @@ from captum_extract_aggregate.reproduction.findings import (
     class_mean_test,
     findings_table,
     markdown,
+    mean_at_least,
     mean_sd,
     more_hits,
+    share,
     smaller,
     standard_error,
 )
@@ -103,3 +105,70 @@ def test_tables_escape_and_say_what_is_undefined():
     table = findings_table([Finding("one", True, 3, "2 against 1", 0.012), Finding("two", None)])
     assert "**holds** | 3 | 2 against 1 | 0.01" in table
     assert "**cannot be tested here**" in table
+
+
+def test_three_verdicts():
+    """The interval of the difference lies on one side, on the other, or on both."""
+    rng = np.random.default_rng(0)
+    low, high, like = ({(i, 0): float(v) for i, v in enumerate(rng.normal(at, 1, 40))} for at in (0, 2, 0.05))
+    assert smaller("", low, high, magnitude=False).verdict == "holds"
+    assert smaller("", high, low, magnitude=False).verdict == "does not hold"
+    untold = smaller("", low, like, magnitude=False)
+    assert untold.verdict == "cannot be told"
+    assert untold.needed > 2 * untold.n
+    assert smaller("", low, low).verdict == "does not hold"  # all of them are equal: neither is smaller
+    hits = {(i, 0): float(i < 30) for i in range(40)}
+    worse = {(i, 0): float(i < 10) for i in range(40)}
+    assert more_hits("", worse, hits, margin=1.5).verdict == "does not hold"
+    assert more_hits("", hits, hits).verdict == "cannot be told"
+    assert more_hits("", hits, hits).needed == math.inf
+    assert Finding("", None).verdict == "cannot be tested here"
+
+
+def test_so_many_images_tell_the_difference_in_eighty_of_a_hundred_samples():
+    """What 30 images with an effect of z = 1.4 need, drawn and tested 400 times."""
+    rng = np.random.default_rng(0)
+    drawn = rng.normal(0, 1, 30)
+    drawn = (drawn - drawn.mean()) / drawn.std() + 0.26
+    found = smaller("", {(i, 0): 0.0 for i in range(30)}, {(i, 0): v for i, v in enumerate(drawn)}, magnitude=False)
+    assert found.verdict == "cannot be told"
+    n = int(found.needed)
+    told = np.mean([wilcoxon(rng.normal(0.26, 1, n)).pvalue < 0.05 for _ in range(400)])
+    assert 0.7 < told < 0.9
+
+
+def test_a_mean_is_at_least_so_much_or_not_or_it_cannot_be_told():
+    rng = np.random.default_rng(0)
+    values = rng.normal(0.5, 0.1, 50).tolist() + [math.nan]
+    assert [mean_at_least("", values, at).verdict for at in (0.4, 0.5, 0.6)] == [
+        "holds",
+        "cannot be told",
+        "does not hold",
+    ]
+    assert mean_at_least("", values, 0.4).n == 50
+    assert mean_at_least("", [0.5], 0.4).verdict == "cannot be told"
+    assert mean_at_least("", [math.nan], 0.4).holds is None
+
+
+def test_hits_among_all_trials_or_class_by_class():
+    """Three of four trials of class 0 hit, none of class 1."""
+    values = {(0, 0): 1.0, (1, 0): 1.0, (2, 0): 1.0, (3, 0): 0.0, (0, 1): 0.0, (1, 1): math.nan}
+    assert share(values) == pytest.approx(60)
+    assert class_mean(values) == pytest.approx(37.5)
+    assert math.isnan(share({}))
+    other = dict.fromkeys(values, 0.0)
+    assert more_hits("", values, other, of_all_trials=True).effect == "60.0 against 0.0"
+    assert more_hits("", values, other).effect == "37.5 against 0.0"
+    differences = {key: v for key, v in values.items() if v == v}
+    assert class_mean_test(differences, of_all_trials=True)[0] == pytest.approx(60)
+
+
+def test_p_values_are_corrected_for_the_number_of_statements():
+    findings = [
+        Finding("a", True, 9, "", 0.01),
+        Finding("b", True, 9, "", 0.04),
+        Finding("c", False, 9, "", 0.3, False, 71.0),
+    ]
+    rows = [line.split(" | ") for line in findings_table(findings).splitlines()[2:]]
+    assert [row[5] for row in rows] == ["0.03", "0.08", "0.3"]
+    assert [row[6].strip(" |") for row in rows] == ["", "", "71"]

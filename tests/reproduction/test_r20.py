@@ -44,3 +44,11 @@ def test_the_pointing_game_at_every_layer(tmp_path):
         ("gradient", "0.0 against 12.5"),
     ]
     assert outcome.findings[2].holds is False
+
+
+def test_a_probe_s_accuracy_rises_or_it_cannot_be_told():
+    """Standard errors of .07 each: .9 against .4 is told, .5 against .4 is not, nor equal ones."""
+    verdicts = [
+        r20.rises("", before, after, 50).verdict for before, after in ((0.4, 0.9), (0.9, 0.4), (0.4, 0.5), (0.5, 0.5))
+    ]
+    assert verdicts == ["holds", "does not hold", "cannot be told", "cannot be told"]

@@ -23,6 +23,8 @@ def test_data_of_the_user_s_own(tmp_path):
     (voc,) = settings_of(Request((), "voc", tmp_path, "nets/mine.py:build", layers=("a", "b"), resize="square"))
     assert (voc.name, voc.data.kind, voc.data.resize) == ("voc-nets-mine-build", "voc", "square")
     assert (voc.layers, voc.has_objects, voc.loss) == (("a", "b"), True, "binary_cross_entropy")
+    (coco,) = settings_of(Request((), "coco", tmp_path, "resnet18", annotations="instances.json"))
+    assert (coco.data.kind, coco.data.file, coco.has_objects) == ("coco", "instances.json", True)
     (folder,) = settings_of(Request((), "imagenet", tmp_path, "resnet18", "DEFAULT"))
     assert (folder.data.kind, folder.data.root, folder.has_objects) == ("folder", str(tmp_path), False)
     (listed,) = settings_of(Request((), "imagenet", Path("list.txt"), "resnet18"))
@@ -45,6 +47,12 @@ def test_what_is_written_and_told(tmp_path, monkeypatch):
         f"k20-fig1 on scene-resnet: {second}",
         "  cannot be tested here: two (no rule)",
     ]
+    again, _ = reproduce(Request(("k20-fig1",), output=tmp_path / "out"))
+    assert again == text
+    monkeypatch.setattr(reproduction, "carry_out", lambda name, setting: pytest.fail("it is there already"))
+    (tmp_path / "out" / "p.png").touch()
+    resumed, _ = reproduce(Request(("k20-fig1",), output=tmp_path / "out", resume=True))
+    assert resumed == text
     parts = first.read_text().split("\n\n")
     assert parts[0] == "### k20-fig1, scene-vgg"
     assert parts[2] == "| a | b |"
