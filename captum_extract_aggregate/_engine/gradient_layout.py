@@ -27,7 +27,7 @@ _KEEP_STRIDES = {
         **dict.fromkeys(("Convolution", "NativeBatchNorm", "Addmm", "Clone", "Add", "Sub", "View", "UnsafeView"), "0"),
         **dict.fromkeys(("Relu", "Hardtanh", "Hardswish", "Hardsigmoid", "Sigmoid", "Silu", "Gelu", "Tanh"), "0"),
         **dict.fromkeys(("MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D"), "0"),
-        **dict.fromkeys(("Mean", "Sum", "Mul", "Div", "LeakyRelu", "ReshapeAlias"), "01"),
+        **dict.fromkeys(("Mean", "Mul", "Div", "LeakyRelu", "ReshapeAlias"), "01"),
     }.items()
     for number in numbers
 } | {"torch::autograd::AccumulateGrad"}

@@ -58,6 +58,7 @@ def test_only_strides_that_a_batch_would_not_have_are_laid_out():
         (lambda t: torch.cat([t, t], 1).mean((2, 3)), True),
         (lambda t: t.flatten(2).transpose(1, 2).mean(1), True),
         (lambda t: t.chunk(5, 1)[0].mean((2, 3)), True),
+        (lambda t: t.sum((2, 3)), True),
     ],
 )
 def test_only_graphs_that_may_turn_a_gradient_are_watched(behind, turns):
@@ -71,7 +72,7 @@ def test_only_graphs_that_may_turn_a_gradient_are_watched(behind, turns):
             "captum_extract_aggregate._engine.gradient_layout.as_it_lies", lambda g: watched.append(g.shape) or g
         )
         lay_out_graph(out.grad_fn)
-        out.sum().backward()
+        out.backward(torch.ones_like(out))
     assert watched == [normalized.shape] * turns
 
 
