@@ -13,6 +13,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.attr.by_name import METHODS
 from captum_extract_aggregate.registry import list_models
 
+SCENE_MODEL = "scene-resnet"
 DEFAULT_METHODS = "gradcam,normgrad,linear-approximation"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from captum.attr import Attribution
 from PIL import Image
@@ -88,8 +89,8 @@ def explain(
     scores = scores_of(subject.model, seen.x)
     check_names(class_names, subject.classes, scores.shape[1])
     at = _layers(layers, subject.model, seen.x)
-    own = {m: list(at.values()) if layers else _layers_of(m, subject.model, seen.x, at) for m in chosen}
-    made = {m: _made(m, subject.model, own[m]) for m in chosen}
+    own = {m: list(at.values()) if layers else layers_of(m, subject.model, seen.x, at) for m in chosen}
+    made = {m: method_on(m, subject.model, own[m]) for m in chosen}
     explained = class_index(target, subject.classes, scores[0])
     classes = list(subject.classes)
     return Explanation(subject.model, name, seen.x, seen.picture, scores[0], explained, classes, list(at), made, boxes)
@@ -119,7 +120,7 @@ def _layers(given: str | Sequence[str], model: nn.Module, x: Tensor) -> dict[str
     return evenly_spread(default_layers(model, x), _MOST_COLUMNS)  # of many alike blocks
 
 
-def _layers_of(method: str, model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> list[nn.Module]:
+def layers_of(method: str, model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> list[nn.Module]:
     """Returns the layers at which a method is meaningful, where the user named none: of the kind that it goes with."""
     about = find_method(method)
     suited = about.suited_layers(model, x, _MOST_COLUMNS)
@@ -133,9 +134,10 @@ def _layers_of(method: str, model: nn.Module, x: Tensor, layers: dict[str, nn.Mo
     return modules[:-1] if about.before_the_last else modules
 
 
-def _made(method: str, model: nn.Module, layers: Sequence[nn.Module]) -> Attribution:
+def method_on(method: str, model: nn.Module, layers: Sequence[nn.Module | None], **arguments: Any) -> Attribution:
+    """Returns a method on layers of a model; our error, which names it, where it does not take them."""
     try:
-        return make_method(method, model, layers)
+        return make_method(method, model, layers, **arguments)
     except (ValueError, TypeError) as error:
         raise InvalidValueError(f"method {method!r}: {error}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with
