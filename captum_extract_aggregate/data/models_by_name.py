@@ -17,6 +17,7 @@ from captum_extract_aggregate._common.registry import Registry
 from captum_extract_aggregate.data.hugging_face import Processor, is_model_folder, load_model
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
+from captum_extract_aggregate.data.state_dicts import difference, unread, without_prefix
 
 _MOST_CLASSES = 1_000_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -199,10 +200,15 @@ def known_of(model: nn.Module) -> NamedModel:
     if isinstance(names, dict) and not all(name == f"LABEL_{i}" for i, name in names.items()):
         subject.classes = [str(names[i]) for i in sorted(names)]
     elif type(model).__module__.startswith(("torchvision.models", "timm.")) and _outputs_of(model) == 1000:
-        from torchvision.models import ResNet50_Weights
-
-        subject.classes = list(ResNet50_Weights.DEFAULT.meta["categories"])
+        subject.classes = imagenet_names()
     return subject
+
+
+def imagenet_names() -> list[str]:
+    """Returns the names of ImageNet's 1,000 classes, as torchvision lists them."""
+    from torchvision.models import ResNet50_Weights
+
+    return list(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
 def _as_configured(model: nn.Module, config: Mapping[str, Any]) -> NamedModel:
@@ -348,15 +354,12 @@ def _load_weights(model: nn.Module, path: str) -> None:
     for key in ("state_dict", "model", "model_state_dict"):
         state = state[key] if isinstance(state.get(key), dict) else state
     _check_state_dict("weights", path, state)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = without_prefix(state, model)
     try:
         model.load_state_dict(state)
     except Exception as error:  # a RuntimeError for shapes and names, anything for what is no tensor
-        reasons = [line.strip() for line in str(error).splitlines()[1:]]
-        raise InvalidValueError(
-            f"weights {path!r} do not fit {type(model).__name__}: {reasons[0] if reasons else error} (for another "
-            "number of classes give --class-names)"
-        ) from None
+        told = difference(state, model) or said(error)
+        raise InvalidValueError(f"weights {path!r} do not fit {type(model).__name__}: {told}") from None
 
 
 def _read_state_dict(what: str, path: str) -> dict[str, Any]:
@@ -370,8 +373,7 @@ def _read_state_dict(what: str, path: str) -> dict[str, Any]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise InvalidValueError(f"{what} {path!r} are no state dict that can be read safely: {reason}") from None
+        raise InvalidValueError(f"{what} {path!r} are no state dict that can be read safely: {unread(error)}") from None
     _check_state_dict(what, path, state)
     return state  # type: ignore[no-any-return]
 

@@ -14,11 +14,18 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr.by_name import METHODS, evenly_spread, find_method, make_method
-from captum_extract_aggregate.data.models_by_name import takes_scenes
+from captum_extract_aggregate.data.models_by_name import NamedModel, takes_scenes
 from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.explanation.explanation import Explanation
 from captum_extract_aggregate.explanation.pictures import Picture, Seen, see
-from captum_extract_aggregate.explanation.subject import check_names, class_index, find_subject, scores_of, subject_of
+from captum_extract_aggregate.explanation.subject import (
+    Names,
+    check_names,
+    class_index,
+    find_subject,
+    scores_of,
+    subject_of,
+)
 
 DEFAULT_METHODS = ("gradcam", "normgrad", "linear-approximation")
 _MOST_COLUMNS = 5
@@ -79,21 +86,39 @@ def explain(
         >>> found.maps["gradcam"]["layer4"].shape
         torch.Size([1, 12, 12])
     """
-    chosen = _methods(methods)
     if image is None and (size or mean or std):
         raise InvalidValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
+    _methods(methods)  # a wrong name is told before a model is built
     said_of_it = (weights, class_names, size, mean, std)
     subject = find_subject(model, *said_of_it) if isinstance(model, str) else subject_of(model, *said_of_it)
     name = model if isinstance(model, str) else type(model).__name__
+    more = {"methods": methods, "layers": layers, "class_names": class_names, "preprocess": preprocess, "seed": seed}
+    return explained(subject, name, image, target, **more)  # type: ignore[arg-type]
+
+
+def explained(
+    subject: NamedModel,
+    name: str,
+    image: Picture | None,
+    target: int | str | None,
+    *,
+    methods: str | Sequence[str] = DEFAULT_METHODS,
+    layers: str | Sequence[str] = (),
+    class_names: Names = None,
+    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    seed: int = 0,
+) -> Explanation:
+    """Returns what `explain` does, of a model that is built already, which `name` calls."""
+    chosen = _methods(methods)
     seen, boxes = _scene(name, seed) if image is None else (see(image, subject, preprocess), None)
     scores = scores_of(subject.model, seen.x)
     check_names(class_names, subject.classes, scores.shape[1])
     at = _layers(layers, subject.model, seen.x)
     own = {m: list(at.values()) if layers else layers_of(m, subject.model, seen.x, at) for m in chosen}
     made = {m: method_on(m, subject.model, own[m]) for m in chosen}
-    explained = class_index(target, subject.classes, scores[0])
+    of_class = class_index(target, subject.classes, scores[0])
     classes = list(subject.classes)
-    return Explanation(subject.model, name, seen.x, seen.picture, scores[0], explained, classes, list(at), made, boxes)
+    return Explanation(subject.model, name, seen.x, seen.picture, scores[0], of_class, classes, list(at), made, boxes)
 
 
 def _methods(given: str | Sequence[str]) -> list[str]:
