@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from captum_extract_aggregate.live.gallery import LARGEST_FILE
 from captum_extract_aggregate.live.work import Told, Work, line_of, picture_told
 from captum_extract_aggregate.visualization.page_templates import render
 
-Tell = Callable[[Told], Awaitable[None]]
+Tell = Callable[[Told], Coroutine[Any, Any, None]]
 Report = Callable[[int, int, str], None]
 
 _LARGEST_REQUEST = 64 << 10  # bytes

@@ -88,8 +88,9 @@ def photo_of(picture: Image.Image, name: str) -> Photo:
 
 def scenes(n: int = 12) -> list[Photo]:
     """Returns scenes of handwritten digits."""
-    found = []
-    for i, (image, about) in enumerate(DigitScenes(n=n)):
+    found, data = [], DigitScenes(n=n)
+    for i in range(n):
+        image, about = data[i]
         labels = tuple(sorted({int(label) for label in about["labels"]}))
         picture = to_pil_image(DigitScenes.to_rgb(image))
         found.append(Photo(f"scene-{i}", f"scene {i}", picture, image, labels))

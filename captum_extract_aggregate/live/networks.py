@@ -80,15 +80,16 @@ class Network:
         """Returns the layers of a method: all that it joins, the one that is named, or the usual one."""
         if method(name).joins_layers:
             suited = method(name).suited_layers(self.model, x)
-            return list((suited or default_layers(self.model, x)).values())
+            all_of_them = suited or default_layers(self.model, x)
+            return [all_of_them[name] for name in all_of_them]
         if layer == INPUT and not is_captums(name):
             return [None]
         if layer:
             return [find_layer(layer, self.model)]
-        found: list[nn.Module | None] = [*layers_of(name, self.model, x, self.default(x))][-1:]
-        if not found:
+        usual = layers_of(name, self.model, x, self.default(x))
+        if not usual:
             raise InvalidValueError(f"method {name!r} has no layer of its kind here; expected another model or method")
-        return found
+        return [usual[-1]]
 
 
 class Networks:
