@@ -80,7 +80,7 @@ class SegmentationRegion(Score):
             place = tuple(self.kept.pixel)
             if len(place) != len(size) or any(at >= end for at, end in zip(place, size)):
                 raise InvalidValueError(f"pixel is {place}; expected one of an input of {_by(size)}")
-            return full[(..., *place)]
+            return full.permute(*range(2, full.ndim), 0, 1)[place]
         (mask,) = own or (self.kept.mask[None],)
         weights = _checked(mask, len(scores), size).to(scores)
         positions = tuple(range(1, len(size) + 1))
