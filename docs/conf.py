@@ -32,8 +32,8 @@ nb_execution_timeout = 300
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # tables among what cells show
 
-# Docstrings are read in terminals first: one backtick is code
-default_role = "code"
+# Docstrings are read in terminals first: one backtick is code, and on a page a link, where it is a public name.
+default_role = "py:obj"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "exclude-members": "get_name, attribute_future"}
