@@ -1,4 +1,4 @@
-"""No page has what axe-core knows to keep someone from reading it: headings, alternatives, contrast, names, keyboard."""
+"""No page has what axe knows to keep someone from reading it: headings, alternatives, contrast, names, keyboard."""
 
 import os
 from pathlib import Path
