@@ -13,6 +13,7 @@ _CHANGES = (
     (r'<aside class="toc-drawer([^"]*)">', r'<aside class="toc-drawer\1" aria-label="On this page">'),
     (r"<pre>", '<pre tabindex="0">'),  # code that is wider than the page is scrolled by keyboard
     (r'<div class="table-wrapper ', '<div tabindex="0" class="table-wrapper '),
+    (r'<th class="head"><p></p></th>', "<td></td>"),  # a corner of a table heads nothing
     (r'<div class="math notranslate', '<div tabindex="0" class="math notranslate'),
 )
 
@@ -32,8 +33,8 @@ def make_accessible(folder: Path) -> None:
         after = before
         for pattern, instead in _CHANGES:
             after = re.sub(pattern, instead, after)
-        if "<h1" not in after and "</h2>" in after:  # of the search page
-            after = re.sub(r"<h2([^>]*)>(.*?)</h2>", r"<h1\1>\2</h1>", after, count=1)
+        if "<h1" not in after:  # of the search page
+            after = re.sub(r'(<article role="main"[^>]*>)', r"\1<h1>Search</h1>", after)
         if after != before:
             path.write_text(after, encoding="utf-8")
 

@@ -22,7 +22,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ex
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 html_theme_options = {"top_of_page_buttons": []}
-html_split_index = True
+html_use_index = False  # there are a search and a reference
 html_title = f"captum_\u200bextract_\u200baggregate {__version__}"
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
