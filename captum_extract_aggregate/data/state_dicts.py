@@ -1,31 +1,14 @@
-"""Why weights do not fit a model, in a line that says what to do; wrappers' prefixes, which are taken off."""
+"""Why weights do not fit a model, or cannot be read, in a line that says what to do."""
 
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
 _MOST_NAMED = 3
-
-
-def without_prefix(state: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Returns the model's own part of a state dict, without what a wrapper put in front of every name (`module.`,
-    Lightning's `model.`, ...); a warning says what else was there. The state dict as it is, where no prefix fits."""
-    own = list(model.state_dict())
-    if not own or all(name in state for name in own):
-        return dict(state)
-    for name in state:
-        prefix = name.removesuffix(own[0])
-        if prefix != name and all(prefix + key in state for key in own):
-            rest = [key for key in state if not key.startswith(prefix)]
-            if rest:
-                warnings.warn(f"weights beside {prefix!r} are left out: {_some(rest)}", stacklevel=2)
-            return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def difference(state: Mapping[str, Any], model: nn.Module) -> str:
@@ -35,8 +18,8 @@ def difference(state: Mapping[str, Any], model: nn.Module) -> str:
         >>> from torch import nn
         >>> from captum_extract_aggregate.data.state_dicts import difference
         >>> model, other = (nn.Sequential(nn.Linear(4, 8), nn.Linear(8, n)) for n in (10, 3))
-        >>> difference(other.state_dict(), model)
-        'they are for 3 classes (1.weight), and the model has 10; expected --class-names with a file of 3 names'
+        >>> difference(other.state_dict(), model).partition("; ")[0]
+        'they are for 3 classes (1.weight), and the model has 10'
     """
     own = model.state_dict()
     missing, more = [k for k in own if k not in state], [k for k in state if k not in own]
@@ -53,8 +36,8 @@ def difference(state: Mapping[str, Any], model: nn.Module) -> str:
     if weights and first == weights[-1] and own[first].shape[1:] == state[first].shape[1:]:
         count = len(state[first])
         return (
-            f"they are for {count} classes ({first}), and the model has {len(own[first])}; expected --class-names with "
-            f"a file of {count} names"
+            f"they are for {count} classes ({first}), and the model has {len(own[first])}; expected --class-names of "
+            f"{count}, or a FILE.py:FUNCTION that builds it so"
         )
     return (
         f"{first!r} is {tuple(state[first].shape)}, and the model's {tuple(own[first].shape)} ({len(shapes)} of "

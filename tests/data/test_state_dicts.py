@@ -1,33 +1,15 @@
-"""Weights that do not fit say what differs and what cures it; a wrapper's prefix is taken off."""
-
-import warnings
+"""Weights that do not fit say what differs and what cures it; a pickled model how it can be used."""
 
 import pytest
 import torch
 from torch import nn
 
 from captum_extract_aggregate.data.models_by_name import load_subject
-from captum_extract_aggregate.data.state_dicts import difference, without_prefix
+from captum_extract_aggregate.data.state_dicts import difference
 
 
 def net(classes=10, head=None, width=8):
     return nn.ModuleDict({"stem": nn.Conv2d(3, width, 3), "fc": head or nn.Linear(width, classes)})
-
-
-@pytest.mark.parametrize("prefix", ["module.", "model.", "net.backbone.", ""])
-def test_a_prefix_of_every_name_is_taken_off(prefix):
-    state = net().state_dict()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        found = without_prefix({prefix + name: value for name, value in state.items()}, net())
-    assert list(found) == list(state)
-    assert difference(found, net()) == ""
-
-
-def test_what_else_a_checkpoint_holds_is_told():
-    state = {f"model.{name}": value for name, value in net().state_dict().items()} | {"loss.weight": torch.ones(3)}
-    with pytest.warns(UserWarning, match=r"weights beside 'model\.' are left out: loss\.weight"):
-        assert list(without_prefix(state, net())) == list(net().state_dict())
 
 
 @pytest.mark.parametrize(
@@ -59,11 +41,9 @@ def test_on_a_named_model(tmp_path):
     from torchvision import models
 
     model = models.squeezenet1_1(num_classes=2)
-    torch.save({"state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "lightning.ckpt")
-    found = load_subject("squeezenet1_1", str(tmp_path / "lightning.ckpt"), 2).model
-    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), model.state_dict().values()))
+    torch.save(model.state_dict(), tmp_path / "two.pth")
     with pytest.raises(ValueError, match=r"do not fit SqueezeNet: they are for 2 classes \(classifier\.1\.weight\)"):
-        load_subject("squeezenet1_1", str(tmp_path / "lightning.ckpt"))
+        load_subject("squeezenet1_1", str(tmp_path / "two.pth"), 3)
     torch.save(model, tmp_path / "whole.pth")
     torch.jit.save(torch.jit.script(nn.Linear(1, 1)), tmp_path / "script.pt")
     for name, what in (

@@ -1,6 +1,7 @@
 """The live page: its server, wrong arguments, wrong requests, and the page in a real browser."""
 
 import http.client
+import importlib.util
 import json
 import re
 import socket
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from captum_extract_aggregate.live import serve
-from tests.browser import open_page
+from tests.browser import barriers, open_page
 from tests.live.given import EVIL, content, needs_server, picture, tiny
 
 NAMES = ["cat", EVIL, "dog"]
@@ -156,6 +157,11 @@ def chosen(page, i, name):
     return page.locator(".card").nth(i).get_by_label(name, exact=True)
 
 
+def seen_by_axe(page):
+    """What keeps someone from using the page; nothing where axe is not installed."""
+    return barriers(page) if importlib.util.find_spec("axe_playwright_python") else []
+
+
 @needs_server
 def test_in_a_browser(port, tmp_path):
     """By mouse, then by keyboard, then at 390 pixels: one session."""
@@ -212,6 +218,7 @@ def test_in_a_browser(port, tmp_path):
         page.locator(".trust table").wait_for()
         assert page.locator(".trust tbody tr").count() == 3
         assert "One picture proves no map right" in page.locator(".trust").first.inner_text()
+        assert seen_by_axe(page) == []
         page.locator(".remove").first.click()
         ready(page)
         assert page.locator(".card").count() == 1
@@ -239,3 +246,4 @@ def test_in_a_browser(port, tmp_path):
         tops = [page.locator(place).first.bounding_box()["y"] for place in ("canvas", ".choices", "#beside")]
         assert tops == sorted(tops)
         assert tops[0] < 200
+        assert seen_by_axe(page) == []

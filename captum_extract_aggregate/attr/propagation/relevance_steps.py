@@ -203,7 +203,7 @@ def _addends(call: Call) -> list[Any]:
     return [x, (-alpha if "sub" in call.name else alpha) * y]
 
 
-PRODUCTS = ("matmul", "mm", "bmm", "rmatmul")
+PRODUCTS = ("matmul", "mm", "bmm", "inner", "rmatmul")
 
 
 def weighted(call: Call) -> Linear:

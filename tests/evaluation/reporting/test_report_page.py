@@ -1,6 +1,7 @@
 """The report as one page: what is in it, and in a real browser how its tables are sorted."""
 
 import dataclasses
+import importlib.util
 import re
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, Plan, run
 from captum_extract_aggregate.evaluation.reporting.maps_page import Entry
 from captum_extract_aggregate.evaluation.reporting.report import report, write_report
-from tests.browser import open_page
+from tests.browser import barriers, open_page
 from tests.evaluation.hand_made import HOSTILE, everything, value_rows, write
 
 
@@ -79,3 +80,5 @@ def test_in_a_browser_tables_are_sorted_by_mouse_and_keyboard(tmp_path):
         assert head.get_attribute("aria-sort") is None
         page.set_viewport_size({"width": 390, "height": 844})
         assert page.evaluate("document.documentElement.scrollWidth") == 390
+        if importlib.util.find_spec("axe_playwright_python"):
+            assert barriers(page) == []
