@@ -338,7 +338,7 @@ async function doubt(map) {
         ["Removal, better than chance", sign + two(event.kept), `0.00 ± ${two(event.chance)}`],
       ];
       const row = cells => element("tr", {}, ...cells.map((text, i) => Object.assign(element(i ? "td" : "th", { textContent: text }), i ? {} : { scope: "row" })));
-      const head = element("tr", {}, ...["", "this map", "maps of chance"].map(text => element("th", { textContent: text, scope: "col" })));
+      const head = element("tr", {}, ...["question", "this map", "maps of chance"].map(text => element("th", { textContent: text, scope: "col" })));
       showTrust(map, element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows.map(row))), element("p", { textContent: event.sentence }));
     });
   } catch (error) { if (keyOf(map) === name) showTrust(map, element("p", { textContent: error.message })); }
