@@ -320,7 +320,7 @@ function showTrust(map, ...content) {
   card.trust.replaceChildren(...content);
 }
 
-const two = value => value === null ? "one is flat" : value.toFixed(2);
+const two = value => value === null ? "one is flat" : value.toFixed(2).replace(/^-(0\.00)$/, "$1");
 
 async function doubt(map) {
   const name = keyOf(map), bar = element("progress", { max: 4, value: 0 }), told = element("span", { textContent: " asking" });
@@ -331,7 +331,7 @@ async function doubt(map) {
       if (keyOf(map) !== name) return;
       if (event.state === "refused") throw new Error(event.error);
       if (event.state === "begun") { bar.max = event.of; bar.value = event.done; told.textContent = ` ${event.what}`; return; }
-      const null_ = `${event.null[0].toFixed(2)} ± ${event.null[1].toFixed(2)}`, sign = event.kept > 0 ? "+" : "";
+      const null_ = `${two(event.null[0])} ± ${two(event.null[1])}`, sign = event.kept > 0 ? "+" : "";
       const rows = [
         ["Alike for another class", two(event.classes), null_],
         ["Alike on a random network", two(event.learned), null_],
