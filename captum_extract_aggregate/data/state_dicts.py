@@ -70,7 +70,7 @@ def _some(names: Iterable[str]) -> str:
 def unread(error: BaseException) -> str:
     """Returns why a file was not read; of a whole model that was pickled, how it can be used."""
     told = str(error)
-    kind = re.search(r"GLOBAL ([\w.]+)", told)
+    kind = re.search(r"(?:GLOBAL|Unsupported class) ([\w.]+)", told)
     if kind or "TorchScript" in told:
         what = f"a pickled {kind[1]}" if kind else "a TorchScript archive"
         return (
