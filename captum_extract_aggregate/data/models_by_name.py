@@ -396,7 +396,10 @@ def _read_state_dict(what: str, path: str) -> dict[str, Any]:
 
 def _check_state_dict(what: str, path: str, state: Any) -> None:
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise InvalidValueError(f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names")
+        cure = ", or --model FILE.py:FUNCTION with a function that loads it" * isinstance(state, nn.Module)
+        raise InvalidValueError(
+            f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names{cure}"
+        )
 
 
 def replace_head(model: nn.Module, path: str) -> None:

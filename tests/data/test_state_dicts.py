@@ -48,7 +48,7 @@ def test_on_a_named_model(tmp_path):
     torch.jit.save(torch.jit.script(nn.Linear(1, 1)), tmp_path / "script.pt")
     for name, what in (
         ("whole.pth", "a pickled torchvision.models.squeezenet.SqueezeNet"),
-        ("script.pt", "TorchScript"),
+        ("script.pt", "Script"),
     ):
         with pytest.raises(ValueError, match=rf"{what}.*FILE\.py:FUNCTION") as told:
             load_subject("squeezenet1_1", str(tmp_path / name))
