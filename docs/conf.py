@@ -8,6 +8,7 @@ from pathlib import Path
 from captum_extract_aggregate import __version__
 
 sys.path.insert(0, str(Path(__file__).parent))
+from accessible import describe_figures, make_accessible
 from kernels import start_at_once
 
 start_at_once()
@@ -20,6 +21,8 @@ version = release = __version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "sphinx-mathjax-offline"]
 exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
+html_theme_options = {"top_of_page_buttons": []}
+html_use_index = False  # there are a search and a reference
 html_title = f"captum_\u200bextract_\u200baggregate {__version__}"
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
@@ -32,8 +35,9 @@ nb_execution_timeout = 300
 nb_merge_streams = True
 nb_render_markdown_format = "myst"  # tables among what cells show
 
-# Docstrings are read in terminals first: one backtick is code
-default_role = "code"
+# Docstrings are read in terminals first: one backtick is code, and on a page a link, where it is a public name.
+default_role = "py:obj"
+suppress_warnings = ["ref.python"]  # where several things have the name, none is linked
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True, "exclude-members": "get_name, attribute_future"}
@@ -49,12 +53,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 
-def clean_up(app, exception):
+def finish(app, exception):
     """What building writes beside the pages would be taken for sources the next time."""
+    make_accessible(Path(app.outdir))
     shutil.rmtree(TUTORIALS, ignore_errors=True)
     shutil.rmtree(Path(app.outdir).parent / "jupyter_execute", ignore_errors=True)
 
 
 def setup(app):
     """Sphinx calls it."""
-    app.connect("build-finished", clean_up)
+    app.connect("doctree-read", describe_figures)
+    app.connect("build-finished", finish)

@@ -26,3 +26,10 @@ def open_page(url, expected=r"(?!)"):
         browser.close()
     said = [text for text in said if not re.search(expected, text)]
     assert said == [], said
+
+
+def barriers(page):
+    """What axe finds on a page that keeps someone from reading or using it: a line for each element."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    found = axe.Axe().run(page).response["violations"]
+    return [f"{each['id']} ({each['help']}): {node['html'][:200]}" for each in found for node in each["nodes"]]

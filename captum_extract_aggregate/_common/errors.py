@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -37,11 +38,14 @@ for _error in (CaptumExtractAggregateError, InvalidValueError, InvalidTypeError)
 
 
 def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -> str:
-    """Returns `what is 'got', which ...; did you mean ...?` with the close matches, or all names where none is
-    close."""
+    """Returns `what is 'got', which ...; did you mean ...?` with names that hold what was typed as a word, then those
+    spelled alike, or all names where none is close."""
     names = list(known)
     folded = {_folded(name): name for name in reversed(names)}
-    close = [folded[n] for n in difflib.get_close_matches(_folded(str(got)), folded, n=3, cutoff=0.5)]
+    typed = _folded(str(got))
+    with_it = [n for n in names if typed and typed != _folded(n) and typed in re.split(r"\W+", _folded(n))]
+    alike = [folded[n] for n in difflib.get_close_matches(typed, folded, n=3, cutoff=0.5)]
+    close = list(dict.fromkeys([*with_it, *alike]))[:3]
     choice = f"did you mean {_listed(close)}?" if close else f"expected one of {_listed(names[:40])}"
     return f"{what} is {got!r}, which is unknown; {choice}{hint}"
 

@@ -24,7 +24,7 @@ Rule = Callable[..., Any]
 _KINDS = {
     # A weight applied to an input.
     "linear": """
-        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear matmul mm bmm
+        conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution linear matmul mm bmm inner
         __matmul__ __rmatmul__
     """,
     # Zero below zero, the identity above (up to a ceiling), perhaps with a slope below.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -116,14 +117,18 @@ def evenly_spread(layers: Mapping[str, nn.Module], most: int) -> dict[str, nn.Mo
 
 
 class _Methods(Registry[Method]):
-    """Methods by name; their classes' names mean them, too, and case does not matter."""
+    """Methods by name; their classes' names mean them, too, and case, hyphens and spaces do not matter."""
 
     def find(self, name: Any) -> str | None:
         """Returns the name in the registry that `name`, or the name of a class, means."""
         if not isinstance(name, str) or name in self._things:
             return super().find(name)
-        folded = name.casefold()
-        return next((n for n, m in self._things.items() if folded == n.casefold() or folded in m.names()), None)
+        plain = _plain(name)
+        return next((n for n, m in self._things.items() if plain in (_plain(n), *map(_plain, m.names()))), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ ]", "", name.casefold())
 
 
 METHODS = _Methods("method", "unregister_method")

@@ -20,7 +20,6 @@ from captum_extract_aggregate.cli.reproduce import reproduce
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Saliency maps for image models: NormGrad, selective NormGrad, linear approximation and their relatives.",

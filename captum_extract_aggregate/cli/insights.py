@@ -1,7 +1,8 @@
-"""`captum-extract-aggregate insights`: Captum Insights with all methods and layers."""
+"""`captum-extract-aggregate insights`: a page of maps as one chooses; Captum's own where Captum has it."""
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate.cli.options import ClassNames, Model, Weights
+from captum_extract_aggregate.cli.options import SCENE_MODEL, ClassNames, Model, Weights
 from captum_extract_aggregate.cli.output import clear_errors
 
 
@@ -17,18 +18,39 @@ def insights(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Pictures; left out: embedded scenes of handwritten digits.")
     ] = None,
-    model: Model = "scene-resnet",
+    model: Model = "",
     weights: Weights = "",
     class_names: ClassNames = None,
-    method: Annotated[str, typer.Option(help="The method that is chosen at first.")] = "normgrad",
+    method: Annotated[str, typer.Option(help="The method that is chosen at first.")] = "linear-approximation",
     port: Annotated[int, typer.Option(help="0: a free one.")] = 0,
+    live: Annotated[
+        bool | None,
+        typer.Option(
+            "--live/--captums",
+            help="The live page of this package, or Captum Insights (captum 0.8); left out: Captum's where it is.",
+        ),
+    ] = None,
 ) -> None:
-    """Open Captum Insights (captum 0.8) with all methods and layers, on this machine alone.
+    """Open a page on this machine alone: choose picture, model, method, layer and class.
 
-    Pictures have no label: the class that the model gives them stands in its place.
+    On captum 0.8 it is Captum Insights, in which pictures without a label stand under the class that the model gives
+    them; on later ones, or with --live, the live page.
     """
     with clear_errors(locals()):
-        _serve(images or [], model, weights, class_names, method, port)
+        if live or (live is None and importlib.util.find_spec("captum.insights") is None):
+            _serve_live(images or [], model, weights, class_names, method, port)
+        else:
+            _serve(images or [], model or SCENE_MODEL, weights, class_names, method, port)
+
+
+def _serve_live(
+    images: Sequence[Path], model: str, weights: str, class_names: Path | None, method: str, port: int
+) -> None:
+    from captum_extract_aggregate.live import serve
+
+    if not model and (weights or class_names is not None):
+        raise InvalidValueError("weights and class-names are for a model of yours; expected --model beside them")
+    serve(model or None, images, weights=weights, class_names=class_names, method=method, port=port)
 
 
 def _serve(images: Sequence[Path], model: str, weights: str, class_names: Path | None, method: str, port: int) -> None:

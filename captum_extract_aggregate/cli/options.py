@@ -11,8 +11,11 @@ import typer
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate.attr.by_name import METHODS
+from captum_extract_aggregate.cli.lists import complete_layers, complete_methods, complete_model
 from captum_extract_aggregate.registry import list_models
 
+SCENE_MODEL = "scene-resnet"
+OUTPUT = Path("explanation.png")
 DEFAULT_METHODS = "gradcam,normgrad,linear-approximation"
 
 
@@ -29,7 +32,9 @@ Model = Annotated[
     str,
     typer.Option(
         help=f"{', '.join(list_models())}, a torchvision model's name, a folder of Hugging Face's, or FILE.py:FUNCTION "
-        "/ MODULE:FUNCTION that returns a model."
+        "/ MODULE:FUNCTION that returns a model. Left out: for scenes scene-resnet, for photographs a network of "
+        "torchvision's whose weights are on this machine.",
+        autocompletion=complete_model,
     ),
 ]
 Weights = Annotated[
@@ -40,14 +45,22 @@ Weights = Annotated[
     ),
 ]
 ClassNames = Annotated[
-    Path | None, typer.Option(help="A file with one class name per line, in the order of the outputs.")
+    Path | None,
+    typer.Option(help="A file with one class name per line, in the order of the outputs; or imagenet."),
 ]
 Methods = Annotated[
     str,
     typer.Option(
         help=f"Methods, separated by commas, of single layers:\n\n{_SINGLE}\n\nof all layers together:\n\n{_JOINED}\n\n"
         "or a class's name (GradCAM, or Captum's LayerGradCam), any EXTRACT:AGGREGATE such as conv3x3:filter_norm, or "
-        "a class of your own, FILE.py:CLASS."
+        "a class of your own, FILE.py:CLASS.",
+        autocompletion=complete_methods,
+    ),
+]
+Layers = Annotated[
+    str,
+    typer.Option(
+        help="Layer names, separated by commas; left out: the default layers.", autocompletion=complete_layers
     ),
 ]
 ReportImages = Annotated[str, typer.Option(help="Indices of images whose maps the report shows, separated by commas.")]

@@ -12,6 +12,8 @@ import typer
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 from captum_extract_aggregate._common.warned_once import once
 
+_LONGEST = 900  # of an error
+
 
 @contextlib.contextmanager
 def clear_errors(options: Mapping[str, object]) -> Iterator[None]:
@@ -29,8 +31,14 @@ def clear_errors(options: Mapping[str, object]) -> Iterator[None]:
         told = str(error) if is_clear else said(error)
         if is_out_of_memory(error) and not is_clear:
             told = f"memory ran out ({told}); expected a smaller size, fewer images at a time, or later layers"
-        typer.echo("error: " + " ".join(told.split()), err=True)
+        typer.echo("error: " + _cut(" ".join(told.split())), err=True)
         raise typer.Exit(2) from None
+
+
+def _cut(line: str) -> str:
+    """Returns a line without the middle of what is longer than can be read at once: what was wrong stands first, and
+    what to do last."""
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 303]} ... {line[-298:]}"
 
 
 def _say_warning(message: Warning | str, *about: object, **more: object) -> None:

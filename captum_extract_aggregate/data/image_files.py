@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_virtual
+
+_SENT = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # the formats that others may send
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -24,20 +27,39 @@ def load_image(path: str | Path) -> Image.Image:
     except OSError as error:  # a name that no file can have
         raise InvalidValueError(f"picture {str(path)!r} cannot be read: {error.strerror}") from None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
-            with Image.open(path) as picture:
-                picture.load()
-                return to_rgb(ImageOps.exif_transpose(picture))
+        return _read(path, str(path), 2 * (Image.MAX_IMAGE_PIXELS or 0))
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidValueError(f"there is no file {str(path)!r}") from None
+
+
+def image_in(content: bytes, name: str, most_pixels: int) -> Image.Image:
+    """Returns the picture in a file's bytes, as `load_image`, of a usual format and of at most so many pixels.
+
+    Raises ValueError with the cause if it is no picture, is damaged or too large; nothing is decoded before its size
+    is known.
+    """
+    return _read(io.BytesIO(content), name, most_pixels, _SENT)
+
+
+def _read(file: Path | io.BytesIO, name: str, most_pixels: int, formats: tuple[str, ...] | None = None) -> Image.Image:
+    too_large = f"{name!r} has more than {most_pixels:,} pixels; scale it down first"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
+            with Image.open(file, formats=formats) as picture:
+                if picture.width * picture.height > most_pixels > 0:
+                    raise InvalidValueError(too_large)
+                picture.load()
+                return to_rgb(ImageOps.exif_transpose(picture))
+    except (InvalidValueError, FileNotFoundError, NotADirectoryError):
+        raise
     except UnidentifiedImageError:
-        raise InvalidValueError(f"{str(path)!r} is not a picture in a format that Pillow reads") from None
+        known = "Pillow reads" if formats is None else f"is taken here ({', '.join(formats)})"
+        raise InvalidValueError(f"{name!r} is not a picture in a format that {known}") from None
     except Image.DecompressionBombError:
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise InvalidValueError(f"{str(path)!r} has more than {limit:,} pixels; scale it down first") from None
+        raise InvalidValueError(too_large) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise InvalidValueError(f"{str(path)!r} cannot be read: {error}") from None
+        raise InvalidValueError(f"{name!r} cannot be read: {error}") from None
 
 
 def refuse_virtual(path: Path) -> None:

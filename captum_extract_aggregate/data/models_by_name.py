@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file, said, unknown_name
 from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate._common.registry import Registry
+from captum_extract_aggregate.data.checkpoints import classes_in, parameters_in
 from captum_extract_aggregate.data.hugging_face import Processor, is_model_folder, load_model
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
+from captum_extract_aggregate.data.state_dicts import difference, unread
 
 _MOST_CLASSES = 1_000_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -199,10 +201,15 @@ def known_of(model: nn.Module) -> NamedModel:
     if isinstance(names, dict) and not all(name == f"LABEL_{i}" for i, name in names.items()):
         subject.classes = [str(names[i]) for i in sorted(names)]
     elif type(model).__module__.startswith(("torchvision.models", "timm.")) and _outputs_of(model) == 1000:
-        from torchvision.models import ResNet50_Weights
-
-        subject.classes = list(ResNet50_Weights.DEFAULT.meta["categories"])
+        subject.classes = imagenet_names()
     return subject
+
+
+def imagenet_names() -> list[str]:
+    """Returns the names of ImageNet's 1,000 classes, as torchvision lists them."""
+    from torchvision.models import ResNet50_Weights
+
+    return list(ResNet50_Weights.DEFAULT.meta["categories"])
 
 
 def _as_configured(model: nn.Module, config: Mapping[str, Any]) -> NamedModel:
@@ -247,8 +254,6 @@ def _torchvision_subject(name: str, weights: str, num_classes: int) -> NamedMode
     preset: Any = enum.DEFAULT.transforms()
     classes = list(enum.DEFAULT.meta["categories"])
     options: dict[str, Any] = {}
-    if num_classes:
-        options["num_classes"] = num_classes
     known_weights = _known_weights(weights, ("DEFAULT", *enum.__members__))
     if name in ("googlenet", "inception_v3") and not known_weights:
         options["init_weights"] = weights == "random"
@@ -256,9 +261,10 @@ def _torchvision_subject(name: str, weights: str, num_classes: int) -> NamedMode
         _check_usual(name, weights, num_classes, len(classes))
         model = _download(lambda: models.get_model(name, weights=known_weights))
     else:
-        model = _build(name, num_classes, lambda: models.get_model(name, weights=None, **options))
-        if weights != "random":
-            _load_weights(model, weights)
+        make = functools.partial(models.get_model, name, weights=None, **options)
+        model = _with_weights(name, weights, num_classes, make)
+    if _outputs_of(model) not in (0, len(classes)):
+        classes = []  # which are the usual weights'
     return NamedModel(model, preset.crop_size[0], preset.resize_size[0], preset.mean, preset.std, classes)
 
 
@@ -276,14 +282,11 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> NamedModel:
             f"model 'timm:{name}' has no weights; expected DEFAULT (timm downloads them), a state dict file, or "
             "'random'"
         )
-    options: dict[str, Any] = {"num_classes": num_classes} if num_classes else {}
     if _known_weights(weights, ("DEFAULT",)):
         model = _download(lambda: timm.create_model(name, pretrained=True))
         _check_usual(f"timm:{name}", weights, num_classes, int(model.num_classes))  # type: ignore[arg-type]
     else:
-        model = _build(name, num_classes, lambda: timm.create_model(name, pretrained=False, **options))
-        if weights != "random":
-            _load_weights(model, weights)
+        model = _with_weights(name, weights, num_classes, functools.partial(timm.create_model, name, pretrained=False))
     return _as_configured(model, model.default_cfg)  # type: ignore[arg-type]
 
 
@@ -325,6 +328,20 @@ def _check_usual(name: str, weights: str, num_classes: int, usual: int) -> None:
         )
 
 
+def _with_weights(name: str, weights: str, num_classes: int, make: Callable[..., nn.Module]) -> nn.Module:
+    """Returns a model with random weights, or those of a file, for as many classes as are asked for, else as the file
+    holds."""
+    model = _build(name, num_classes, lambda: make(**({"num_classes": num_classes} if num_classes else {})))
+    if weights == "random":
+        return model
+    state = _read_weights(model, weights)
+    classes = classes_in(state, model)
+    if classes and not num_classes and classes != _outputs_of(model):
+        model = _build(name, classes, lambda: make(num_classes=classes))
+    _load(model, state, weights)
+    return model
+
+
 def _build(name: str, num_classes: int, build: Callable[[], nn.Module]) -> nn.Module:
     try:
         return build()
@@ -344,19 +361,21 @@ def _download(build: Callable[[], nn.Module]) -> nn.Module:
 
 
 def _load_weights(model: nn.Module, path: str) -> None:
-    state = _read_state_dict("weights", path)
-    for key in ("state_dict", "model", "model_state_dict"):
-        state = state[key] if isinstance(state.get(key), dict) else state
+    _load(model, _read_weights(model, path), path)
+
+
+def _read_weights(model: nn.Module, path: str) -> dict[str, Any]:
+    state = parameters_in(_read_state_dict("weights", path), model, path)
     _check_state_dict("weights", path, state)
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def _load(model: nn.Module, state: dict[str, Any], path: str) -> None:
     try:
         model.load_state_dict(state)
     except Exception as error:  # a RuntimeError for shapes and names, anything for what is no tensor
-        reasons = [line.strip() for line in str(error).splitlines()[1:]]
-        raise InvalidValueError(
-            f"weights {path!r} do not fit {type(model).__name__}: {reasons[0] if reasons else error} (for another "
-            "number of classes give --class-names)"
-        ) from None
+        told = difference(state, model) or said(error)
+        raise InvalidValueError(f"weights {path!r} do not fit {type(model).__name__}: {told}") from None
 
 
 def _read_state_dict(what: str, path: str) -> dict[str, Any]:
@@ -370,15 +389,17 @@ def _read_state_dict(what: str, path: str) -> dict[str, Any]:
             return dict(load_file(path))
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
-        raise InvalidValueError(f"{what} {path!r} are no state dict that can be read safely: {reason}") from None
+        raise InvalidValueError(f"{what} {path!r} are no state dict that can be read safely: {unread(error)}") from None
     _check_state_dict(what, path, state)
     return state  # type: ignore[no-any-return]
 
 
 def _check_state_dict(what: str, path: str, state: Any) -> None:
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise InvalidValueError(f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names")
+        cure = ", or --model FILE.py:FUNCTION with a function that loads it" * isinstance(state, nn.Module)
+        raise InvalidValueError(
+            f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names{cure}"
+        )
 
 
 def replace_head(model: nn.Module, path: str) -> None:

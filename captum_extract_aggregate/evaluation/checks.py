@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
+from captum_extract_aggregate._common.memory import free, peak_of
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate._engine.outputs import scored
@@ -16,6 +18,8 @@ from captum_extract_aggregate.evaluation.explainer import stages_of
 from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
+
+_SHARE = 0.9  # of what is free, which a batch may take without a warning
 
 
 def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, classes: int) -> None:
@@ -81,10 +85,13 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
 def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:
     """Explains one image by every method: whatever a method cannot do is said before any work starts."""
     batch = prepared.batch([sample], device)
+    took: dict[str, int] = {}
     for method in prepared.methods:
         alone = replace(prepared, methods=(method,))
         try:
-            alone.columns(batch.x, batch.targets[:, :1])
+            with peak_of(device) as peak:
+                alone.columns(batch.x, batch.targets[:, :1])
+            took[method.label] = peak.bytes
         except (ValueError, TypeError) as error:
             raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
         except Exception as error:  # whatever Captum's own methods, or the model, raise
@@ -92,9 +99,30 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
             raise InvalidValueError(
                 f"method {method.label!r} cannot explain this model: {said(error)}{cure}"
             ) from error
+    warn_of_memory(took, min(prepared.plan.run.batch_size, prepared.images.count), free(device))
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
             stages_of(prepared.model, measure.plan.arguments.get("layers"), batch.x, prepared.stages)
         for argument in ("layer", "features"):
             if name := measure.plan.arguments.get(argument):
                 find_layer(name, prepared.model)
+
+
+def warn_of_memory(took: Mapping[str, int], batch: int, left: int | None) -> None:
+    """Warns where a batch of images will hardly fit into memory: the most that a method took for one image says so."""
+    if not took or left is None:
+        return
+    method = max(took, key=lambda label: took[label])
+    needed = took[method] * batch
+    if needed > left * _SHARE:
+        fits = max(1, int(left * _SHARE / took[method]))
+        warnings.warn(
+            f"method {method!r} took {_in_gigabytes(took[method])} for one image, so {batch} at a time may take "
+            f"{_in_gigabytes(needed)}, and {_in_gigabytes(left)} are free; expected run.batch_size up to {fits}, later "
+            "layers, fewer steps, or a smaller data.size",
+            stacklevel=2,
+        )
+
+
+def _in_gigabytes(count: int) -> str:
+    return f"{count / 2**30:.2g} GB"

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, make_folder, said
+from captum_extract_aggregate._common.progress import progress
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._common.warned_once import show_warnings_once
@@ -107,7 +108,7 @@ def _work(
     batches = prepared.batches()
     parts: dict[frozenset[Cell], Prepared] = {}
     total = sum(len(batches[i]) for i, _ in mine)
-    with tqdm(total=total, unit="image", desc="Evaluation", disable=None if show and workers.leads else True) as bar:
+    with progress(total, "image", "Evaluation", show and workers.leads) as bar:
         for i, cells in mine:
             if frozenset(cells) not in parts:
                 parts[frozenset(cells)] = prepared.only(cells)

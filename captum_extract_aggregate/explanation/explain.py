@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from captum.attr import Attribution
 from PIL import Image
@@ -13,11 +14,18 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr.by_name import METHODS, evenly_spread, find_method, make_method
-from captum_extract_aggregate.data.models_by_name import takes_scenes
+from captum_extract_aggregate.data.models_by_name import NamedModel, takes_scenes
 from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.explanation.explanation import Explanation
 from captum_extract_aggregate.explanation.pictures import Picture, Seen, see
-from captum_extract_aggregate.explanation.subject import check_names, class_index, find_subject, scores_of, subject_of
+from captum_extract_aggregate.explanation.subject import (
+    Names,
+    check_names,
+    class_index,
+    find_subject,
+    scores_of,
+    subject_of,
+)
 
 DEFAULT_METHODS = ("gradcam", "normgrad", "linear-approximation")
 _MOST_COLUMNS = 5
@@ -78,21 +86,39 @@ def explain(
         >>> found.maps["gradcam"]["layer4"].shape
         torch.Size([1, 12, 12])
     """
-    chosen = _methods(methods)
     if image is None and (size or mean or std):
         raise InvalidValueError("size, mean and std are for an IMAGE of your own; expected an IMAGE, or none of them")
+    _methods(methods)  # a wrong name is told before a model is built
     said_of_it = (weights, class_names, size, mean, std)
     subject = find_subject(model, *said_of_it) if isinstance(model, str) else subject_of(model, *said_of_it)
     name = model if isinstance(model, str) else type(model).__name__
+    more = {"methods": methods, "layers": layers, "class_names": class_names, "preprocess": preprocess, "seed": seed}
+    return explained(subject, name, image, target, **more)  # type: ignore[arg-type]
+
+
+def explained(
+    subject: NamedModel,
+    name: str,
+    image: Picture | None,
+    target: int | str | None,
+    *,
+    methods: str | Sequence[str] = DEFAULT_METHODS,
+    layers: str | Sequence[str] = (),
+    class_names: Names = None,
+    preprocess: Callable[[Image.Image], Tensor] | None = None,
+    seed: int = 0,
+) -> Explanation:
+    """Returns what `explain` does, of a model that is built already, which `name` calls."""
+    chosen = _methods(methods)
     seen, boxes = _scene(name, seed) if image is None else (see(image, subject, preprocess), None)
     scores = scores_of(subject.model, seen.x)
     check_names(class_names, subject.classes, scores.shape[1])
     at = _layers(layers, subject.model, seen.x)
-    own = {m: list(at.values()) if layers else _layers_of(m, subject.model, seen.x, at) for m in chosen}
-    made = {m: _made(m, subject.model, own[m]) for m in chosen}
-    explained = class_index(target, subject.classes, scores[0])
+    own = {m: list(at.values()) if layers else layers_of(m, subject.model, seen.x, at) for m in chosen}
+    made = {m: method_on(m, subject.model, own[m]) for m in chosen}
+    of_class = class_index(target, subject.classes, scores[0])
     classes = list(subject.classes)
-    return Explanation(subject.model, name, seen.x, seen.picture, scores[0], explained, classes, list(at), made, boxes)
+    return Explanation(subject.model, name, seen.x, seen.picture, scores[0], of_class, classes, list(at), made, boxes)
 
 
 def _methods(given: str | Sequence[str]) -> list[str]:
@@ -119,7 +145,7 @@ def _layers(given: str | Sequence[str], model: nn.Module, x: Tensor) -> dict[str
     return evenly_spread(default_layers(model, x), _MOST_COLUMNS)  # of many alike blocks
 
 
-def _layers_of(method: str, model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> list[nn.Module]:
+def layers_of(method: str, model: nn.Module, x: Tensor, layers: dict[str, nn.Module]) -> list[nn.Module]:
     """Returns the layers at which a method is meaningful, where the user named none: of the kind that it goes with."""
     about = find_method(method)
     suited = about.suited_layers(model, x, _MOST_COLUMNS)
@@ -133,9 +159,10 @@ def _layers_of(method: str, model: nn.Module, x: Tensor, layers: dict[str, nn.Mo
     return modules[:-1] if about.before_the_last else modules
 
 
-def _made(method: str, model: nn.Module, layers: Sequence[nn.Module]) -> Attribution:
+def method_on(method: str, model: nn.Module, layers: Sequence[nn.Module | None], **arguments: Any) -> Attribution:
+    """Returns a method on layers of a model; our error, which names it, where it does not take them."""
     try:
-        return make_method(method, model, layers)
+        return make_method(method, model, layers, **arguments)
     except (ValueError, TypeError) as error:
         raise InvalidValueError(f"method {method!r}: {error}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with

@@ -81,7 +81,7 @@ class Explanation:
         from captum_extract_aggregate.visualization.figures import grid
 
         index = self.target if target is None else class_index(target, self.classes, self.scores)
-        picture, boxes = _at_most(self.picture, _LARGEST), self.boxes
+        picture, boxes = at_most(self.picture, _LARGEST), self.boxes
         if boxes is not None:
             boxes = boxes * (picture.shape[2] / self.picture.shape[2])
         return grid(picture, self.maps_of(index), self._title_of(index), boxes, **options)
@@ -183,7 +183,7 @@ class Explanation:
         self._explain(shown)
         names = [self.name_of(i) for i in shown]
         title = f"Saliency maps of {self.model_name}"
-        picture = _at_most(self.picture, _LARGEST)
+        picture = at_most(self.picture, _LARGEST)
         return page(title, picture, [self._known[i] for i in shown], names, self.scores[shown].tolist())
 
     def _write_page(self, path: Path) -> None:
@@ -202,7 +202,7 @@ class Explanation:
         Image.fromarray(overlaid(self.picture, map_, None, alpha, cmap)).save(path)
 
 
-def _at_most(picture: Tensor, side: int) -> Tensor:
+def at_most(picture: Tensor, side: int) -> Tensor:
     """Returns a picture whose longer side has at most so many pixels."""
     height, width = picture.shape[1:]
     scale = side / max(height, width)

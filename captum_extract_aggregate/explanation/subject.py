@@ -20,7 +20,7 @@ from captum_extract_aggregate._common.errors import (
     unknown_name,
 )
 from captum_extract_aggregate._engine.outputs import scored
-from captum_extract_aggregate.data.models_by_name import NamedModel, known_of, load_subject
+from captum_extract_aggregate.data.models_by_name import NamedModel, imagenet_names, known_of, load_subject
 
 _LARGEST = 4096
 Names: TypeAlias = "Sequence[str] | str | Path | None"
@@ -89,8 +89,10 @@ def _read_class_names(given: Names) -> list[str]:
     if not isinstance(given, (str, Path)):
         return [str(name) for name in given]
     path = Path(given)
+    if not is_file(path) and str(given).lower() == "imagenet":
+        return imagenet_names()
     if not is_file(path):
-        raise InvalidValueError(f"class-names is {str(path)!r}, and there is no such file")
+        raise InvalidValueError(f"class-names is {str(path)!r}, and there is no such file (nor is it 'imagenet')")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -168,7 +170,8 @@ def class_index(target: int | str | None, classes: list[str], scores: Tensor) ->
     text = str(target)
     index = index_of_name("target", text, classes)
     if index is None and not re.fullmatch(r"[+-]?\d+", text.strip(), re.ASCII):
-        raise InvalidValueError(unknown_name("target", text, classes, f" (or an index up to {len(scores) - 1})"))
+        likely = [classes[i] for i in scores.argsort(descending=True).tolist() if i < len(classes)]
+        raise InvalidValueError(unknown_name("target", text, likely, f" (or an index up to {len(scores) - 1})"))
     index = int(text) if index is None else index
     if not 0 <= index < len(scores):
         raise InvalidValueError(

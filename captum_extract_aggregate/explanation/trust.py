@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -88,16 +89,21 @@ class Trust:
         return "\n".join([*lines, self.sentence])
 
 
-def trust(found: Explanation, seed: int = 0) -> Trust:
-    """Returns the answers for the maps of an explanation."""
+def trust(found: Explanation, seed: int = 0, report: Callable[[int, int, str], None] | None = None) -> Trust:
+    """Returns the answers for the maps of an explanation; `report` hears of each step: which, of how many, and what."""
+    tell = report or (lambda done, of, what: None)
     size = (found.x.shape[2], found.x.shape[3])
+    tell(0, 4, "maps of two classes")
     maps = _flat(found.maps_of(found.target), size)
     lowest = int(found.scores.argmin())
     other = _flat(found.maps_of(lowest if lowest != found.target else int(found.scores.argmax())), size)
+    tell(1, 4, "maps of a random network")
     anew = _flat(_on_a_random_network(found, seed), size)
     coarsest = min((m.shape[1:] for own in found.maps.values() for m in own.values()), key=math.prod)
     null = null_baseline("spearman", tuple(coarsest), size, seed=seed)
+    tell(2, 4, "removal by maps of chance")
     chance = _kept(found, _random_maps(tuple(coarsest), size, seed))
+    tell(3, 4, "removal by the maps")
     kept = _kept(found, torch.stack(list(maps.values())))
     answers = [
         Question(*key, _alike(m, other[key]), _alike(m, anew[key]), float(own - chance.mean()))

@@ -27,7 +27,7 @@ def serve(
     dataset: Iterable[Any] | Dataset[Any],
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
-    method: str = "normgrad",
+    method: str = "linear-approximation",
     port: int | None = None,
     blocking: bool = False,
     hosts: Sequence[str] = (),

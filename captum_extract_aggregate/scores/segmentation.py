@@ -12,17 +12,22 @@ from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate.scores.base import Model, Score
 from captum_extract_aggregate.scores.indices import indices_or_none
 
+_WAYS = {2: "bilinear", 3: "trilinear"}  # by the number of the positions' dimensions
+
 
 class SegmentationRegion(Score):
     r"""The mean score of each class over a region of a segmentation: a pixel, an object's mask.
 
-    The class scores are brought to the input's size first (bilinearly, as segmentations are read).
+    The class scores are brought to the input's size first (bilinearly, as segmentations are read; of volumes
+    trilinearly).
 
     Args:
-        model: gives class scores at every place, `N x classes x h x w`: torchvision's (`{"out": ...}`), SegFormer, ...
-        pixel: (row, column) of the input.
-        mask: which pixels of the input count, `H x W`: True or False, or weights of at least 0. With neither pixel nor
-            mask, every example has a mask of its own, `N x H x W`, the last of `additional_forward_args`.
+        model: gives class scores at every place, `N x classes x h x w`: torchvision's (`{"out": ...}`), SegFormer, ...;
+            or of volumes, `N x classes x d x h x w`.
+        pixel: (row, column) of the input; of a volume (slice, row, column).
+        mask: which pixels of the input count, `H x W` (`D x H x W`): True or False, or weights of at least 0. With
+            neither pixel nor mask, every example has a mask of its own, `N x H x W`, the last of
+            `additional_forward_args`.
 
     Returns:
         From the call `N x classes`: `target=c` explains class c in the region.
@@ -45,36 +50,45 @@ class SegmentationRegion(Score):
         torch.Size([1, 1, 8, 8])
     """
 
-    def __init__(self, model: Model, *, pixel: tuple[int, int] | None = None, mask: Tensor | None = None) -> None:
+    def __init__(self, model: Model, *, pixel: tuple[int, ...] | None = None, mask: Tensor | None = None) -> None:
         super().__init__(model)
         if pixel is not None and mask is not None:
             raise InvalidValueError("pixel and mask are both given; expected one of them")
         place = indices_or_none(pixel)
-        if pixel is not None and (place is None or len(place) != 2 or min(place) < 0):
-            raise InvalidValueError(f"pixel is {pixel!r}; expected (row, column) of the input, each at least 0")
-        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        if pixel is not None and (place is None or len(place) not in _WAYS or min(place) < 0):
+            raise InvalidValueError(
+                f"pixel is {pixel!r}; expected (row, column) of the input, or (slice, row, column), each at least 0"
+            )
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim not in _WAYS):
             got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-            raise InvalidTypeError(f"mask is {got}; expected a tensor H x W of the input's pixels")
+            raise InvalidTypeError(f"mask is {got}; expected a tensor H x W of the input's pixels, or D x H x W")
         self.keep(pixel=place, mask=mask)
 
     def own_arguments(self) -> int:
         return int(self.kept.pixel is None and self.kept.mask is None)
 
     def score(self, output: Any, inputs: tuple[Any, ...], *own: Any) -> Tensor:
-        scores, size = find_scores(output), tuple(inputs[0].shape[-2:])
-        if scores.ndim != 4:
+        scores = find_scores(output)
+        size = tuple(inputs[0].shape[2 - scores.ndim :])
+        if scores.ndim - 2 not in _WAYS:
             raise InvalidValueError(
-                f"model gives scores of shape {tuple(scores.shape)}; expected N x classes x h x w of a segmentation"
+                f"model gives scores of shape {tuple(scores.shape)}; expected N x classes x h x w of a segmentation "
+                "(of volumes N x classes x d x h x w)"
             )
-        full = interpolate(scores, size, mode="bilinear", align_corners=False)
+        full = interpolate(scores, size, mode=_WAYS[len(size)], align_corners=False)
         if self.kept.pixel is not None:
-            row, column = self.kept.pixel
-            if row >= size[0] or column >= size[1]:
-                raise InvalidValueError(f"pixel is {(row, column)}; expected one of an input of {size[0]} x {size[1]}")
-            return full[..., row, column]
+            place = tuple(self.kept.pixel)
+            if len(place) != len(size) or any(at >= end for at, end in zip(place, size)):
+                raise InvalidValueError(f"pixel is {place}; expected one of an input of {_by(size)}")
+            return full.permute(*range(2, full.ndim), 0, 1)[place]
         (mask,) = own or (self.kept.mask[None],)
         weights = _checked(mask, len(scores), size).to(scores)
-        return (full * weights[:, None]).sum((2, 3)) / weights.sum((1, 2))[:, None]
+        positions = tuple(range(1, len(size) + 1))
+        return (full * weights[:, None]).sum([at + 1 for at in positions]) / weights.sum(positions)[:, None]
+
+
+def _by(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
 
 
 def _checked(mask: Any, examples: int, size: tuple[int, ...]) -> Tensor:
@@ -82,8 +96,8 @@ def _checked(mask: Any, examples: int, size: tuple[int, ...]) -> Tensor:
     if not isinstance(mask, Tensor) or tuple(mask.shape[1:]) != size or len(mask) not in (1, examples):
         got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
         raise InvalidTypeError(
-            f"mask is {got}; expected a value for each pixel of the input: {size[0]} x {size[1]} (or as the last of "
-            f"additional_forward_args {examples} x {size[0]} x {size[1]})"
+            f"mask is {got}; expected a value for each pixel of the input: {_by(size)} (or as the last of "
+            f"additional_forward_args {examples} x {_by(size)})"
         )
     if bool((mask < 0).any()) or not bool((mask != 0).flatten(1).any(1).all()):
         raise InvalidValueError("mask is empty, or has values below 0; expected at least one pixel that counts")

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate.visualization.blending import colours_of
-from captum_extract_aggregate.visualization.figures import scale_of
+from captum_extract_aggregate.visualization.page_data import colour_data, map_data, picture_data
 from captum_extract_aggregate.visualization.page_templates import render
 
 # By class, method and layer: each one example's map, 1 x h x w.
@@ -55,15 +48,15 @@ def page(title: str, picture: Tensor, maps: MapsByClass, classes: Sequence[str],
     methods = []
     for name, layers in maps[0].items():
         signed = any(bool((own[name][layer] < 0).any()) for own in maps for layer in layers)
-        content = {layer: [_map(own[name][layer]) for own in maps] for layer in layers}
+        content = {layer: [map_data(own[name][layer]) for own in maps] for layer in layers}
         order = list(layers)  # an object's keys that are numbers come first in JavaScript
         methods.append({"name": name, "signed": signed, "order": order, "layers": content})
     data = {
         "title": title,
-        "picture": _picture(picture),
+        "picture": picture_data(picture),
         "classes": [{"name": name, "score": f"{score:.2f}"} for name, score in zip(classes, scores)],
         "methods": methods,
-        "colours": {"signed": _colours("all"), "positive": _colours("positive")},
+        "colours": colour_data(),
     }
     return render(__package__, "explain.html", data=data)
 
@@ -88,32 +81,3 @@ def _check(picture: Tensor, maps: MapsByClass, classes: Sequence[str], scores: S
                         f"the map of {method!r} at {layer!r} has shape {tuple(map_.shape)}; expected 1 x h x w: a page "
                         "draws maps of a picture"
                     )
-
-
-def _map(map_: Tensor) -> dict[str, Any]:
-    """Returns a map in eight bits a position, as shares of the largest magnitude."""
-    values = map_.detach().double().cpu().sum(0).numpy()
-    scale = scale_of([map_])
-    shares = np.nan_to_num(values / scale, nan=0, posinf=0, neginf=0) if scale > 0 else np.zeros_like(values)
-    return {
-        "height": values.shape[0],
-        "width": values.shape[1],
-        "scale": scale if math.isfinite(scale) else 0,
-        "undefined": not np.isfinite(values).all(),
-        "values": _text(np.rint(127 * shares).astype(np.int8).tobytes()),
-    }
-
-
-def _picture(picture: Tensor) -> str:
-    pixels = picture.detach().float().cpu().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return "data:image/png;base64," + _text(file.getvalue())
-
-
-def _colours(sign: str) -> str:
-    return _text(colours_of(sign)(np.arange(256), bytes=True)[:, :3].tobytes())
-
-
-def _text(content: bytes) -> str:
-    return base64.b64encode(content).decode("ascii")

@@ -28,6 +28,7 @@ SCALINGS = {
 _ONLY = {"positive": "positive values alone, ", "negative": "negative values alone, ", "absolute_value": "magnitudes, "}
 _BLENDS = ("magnitude", "uniform")
 _CELL = 2.1  # inches
+_LETTERS = 18  # of the line below, to an inch
 Rows: TypeAlias = Mapping[str, Mapping[str, Tensor]]
 
 
@@ -223,7 +224,9 @@ def grid(
         _colour_bar(figure, cells[i], shown, same_scale, cmap)
     figure.suptitle(title, fontsize=11, parse_math=False)  # a $ in a name is no formula
     cut = f" after the brightest {outlier_perc:g} % of the sum" if outlier_perc else ""
-    figure.supxlabel(f"{SCALINGS[scaling]}{cut}; {_legend(signs, sign)}", fontsize=7)
+    below = f"{SCALINGS[scaling]}{cut}; {_legend(signs, sign)}"
+    fits = len(below) < _LETTERS * figure.get_figwidth()
+    figure.supxlabel(below if fits else below.replace("; ", ";\n"), fontsize=7)
     return figure
 
 

@@ -101,3 +101,59 @@ def test_methods_of_attention_take_layers_with_attention_where_none_are_named(ru
     assert "cannot be multiplied over layers" in refused.output
     several = run(picture, "--model", "mine.py:swin", "--size", "32", "--methods", "legrad", "--layers", "features.1")
     assert "expected a layer inside of it" in several.output
+
+
+def test_a_photograph_without_a_model(refused, monkeypatch):
+    monkeypatch.setattr(maps, "weights_here", dict)
+    told = refused("explain", "picture.png")
+    assert told.startswith("error: there is no model for 'picture.png'; expected --model: ")
+    assert "--weights DEFAULT" in told
+    assert "there is no file" in refused("explain", "nothing.png")  # which is said first
+
+
+def test_a_network_whose_weights_are_on_this_machine(picture, monkeypatch):
+    monkeypatch.setattr(maps, "weights_here", lambda: {"resnet18": "IMAGENET1K_V1", "vgg16": "IMAGENET1K_V1"})
+    request, note = maps.with_model(maps.MapsRequest(picture))
+    assert (request.model, request.weights) == ("resnet18", "IMAGENET1K_V1")
+    assert note == "model: resnet18, whose weights are on this machine\n"
+    assert maps.with_model(maps.MapsRequest())[0].model == "scene-resnet"
+
+
+def test_several_pictures_and_folders_of_them(picture, run, tmp_path):
+    (tmp_path / "mine.py").write_text(MINE)
+    folder = tmp_path / "photos"
+    (folder / "deeper").mkdir(parents=True)
+    for name in ("b.PNG", "a.png", "picture.png"):
+        (folder / name).write_bytes(picture.read_bytes())
+    (folder / "broken.jpg").write_text("no picture")
+    (folder / "notes.txt").write_text("")
+    options = ("--model", "mine.py:six", "--size", "16", "--layers", "1", "--methods", "gradcam")
+    result = run(picture, folder, *options, "--html", "pages")
+    assert result.exit_code == 0, result.output
+    told = result.stdout.splitlines()
+    assert told[0] == "5 pictures, explained by mine.py:six"
+    assert [line.partition(":")[0].rpartition("/")[2] for line in told[1:-1]] == [
+        *("picture.png", "a.png", "b.PNG", "broken.jpg", "picture.png")
+    ]
+    assert "left out: " in told[4]
+    assert told[-1] == "1 of 5 pictures left out"
+    written = ["a", "b", "picture", "picture-2"]
+    assert sorted(path.name for path in (tmp_path / "explanations").iterdir()) == sorted(
+        f"{name}.png" for name in written
+    )
+    assert sorted(path.name for path in (tmp_path / "pages").iterdir()) == sorted(f"{name}.html" for name in written)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["picture.png", "picture.png", "--output", "a.png"], "output is 'a.png', but there are several pictures"),
+        (["picture.png", "picture.png", "--html", "a.html"], "html is 'a.html', but there are several pictures"),
+        (["picture.png", "picture.png", "--output", "file"], "output is 'file', which is a file"),
+        (["picture.png", "/proc"], "lies in /proc"),
+        (["text.png", "text.png"], "not a picture"),
+    ],
+)
+def test_wrong_uses_of_several_pictures(arguments, message, refused, monkeypatch):
+    monkeypatch.setattr(maps, "weights_here", dict)
+    assert message in refused("explain", *arguments)

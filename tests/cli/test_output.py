@@ -83,3 +83,12 @@ def test_a_command_may_end_itself():
 def test_file_names_that_are_no_text(capsys):
     say_written([Path("a\udcff.png"), Path("b.png")])
     assert capsys.readouterr().out == "written: a\\udcff.png\nwritten: b.png\n"
+
+
+def test_a_page_of_an_error_is_cut_to_its_beginning_and_its_end(capsys):
+    with pytest.raises(typer.Exit), clear_errors({}):
+        raise ValueError("target is 'a'; " + "known " * 1000 + "expected an index")
+    told = capsys.readouterr().err
+    assert told.startswith("error: target is 'a'; known")
+    assert told.endswith("known expected an index\n")
+    assert len(told) < 920

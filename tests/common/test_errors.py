@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 import captum_extract_aggregate as cea
+from captum_extract_aggregate._common.errors import unknown_name
 
 SOURCES = sorted(Path(cea.__file__).parent.rglob("*.py"))
 
@@ -29,3 +30,11 @@ def test_both_kinds_have_one_base():
     for kind, pythons in ((cea.InvalidValueError, ValueError), (cea.InvalidTypeError, TypeError)):
         assert issubclass(kind, pythons)
         assert issubclass(kind, cea.CaptumExtractAggregateError)
+
+
+def test_names_that_hold_what_was_typed_as_a_word_come_first():
+    names = ["crate", "oxcart", "tiger cat", "cat-bird", "tabby, tabby cat", "castle", "a cattery"]
+    told = unknown_name("target", "Cat", names)
+    assert told == "target is 'Cat', which is unknown; did you mean 'tiger cat', 'cat-bird', 'tabby, tabby cat'?"
+    assert unknown_name("target", "casle", names).endswith("did you mean 'castle', 'crate'?")
+    assert unknown_name("target", "", ["a"]).endswith("expected one of 'a'")

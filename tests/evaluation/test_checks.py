@@ -1,7 +1,10 @@
 """What is checked of a plan once its parts are there."""
 
+import warnings
+
 import pytest
 
+from captum_extract_aggregate.evaluation.checks import warn_of_memory
 from tests.evaluation.plans import HERE, content, picture_folder, voc_tree
 from tests.evaluation.wrong_plans import check_refused, measures, methods, tiny, tiny_data
 
@@ -54,3 +57,17 @@ def test_measures_that_need_what_the_data_do_not_give(tmp_path):
         ),
     ):
         check_refused(plain, message, tmp_path)
+
+
+def test_a_batch_that_will_not_fit_is_told_before_any_work():
+    gigabyte = 1 << 30
+    with pytest.warns(
+        UserWarning, match=r"method 'ig' took 0\.5 GB for one image, so 8 at a time may take 4 GB"
+    ) as said:
+        warn_of_memory({"gradcam": gigabyte // 100, "ig": gigabyte // 2}, 8, 3 * gigabyte)
+    assert "3 GB are free; expected run.batch_size up to 5," in str(said[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_memory({"ig": gigabyte // 2}, 8, 5 * gigabyte)
+        warn_of_memory({"ig": gigabyte // 2}, 8, None)
+        warn_of_memory({}, 8, 1)

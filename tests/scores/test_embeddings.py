@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from captum_extract_aggregate.scores import EmbeddingSimilarity
+import captum_extract_aggregate as cea
+from captum_extract_aggregate.scores import EmbeddingDirection, EmbeddingSimilarity
 from tests.scores.cases import NET, T, X, says
 
 
@@ -35,3 +36,17 @@ def test_the_scale_may_be_a_tensor():
 )
 def test_mistakes(wrong, told):
     says(wrong, told)
+
+
+@pytest.mark.parametrize("texts", [torch.eye(3, 8), torch.ones(8)])
+def test_propagation_goes_through_the_likeness(texts):
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.GELU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    direction, x = EmbeddingDirection(encoder, texts), torch.randn(2, 3, 6, 6)
+    target = 1 if texts.ndim == 2 else None
+    for method in (cea.LRP(direction, None), cea.LibraGrad(cea.ActivityAttribution(direction, None))):
+        attributed = method.attribute(x, target=target).flatten(1).sum(1)
+        scores = direction(x) if target is None else direction(x)[:, target]
+        torch.testing.assert_close(attributed, scores.detach(), atol=1e-5, rtol=1e-4)  # without biases all of it
+    likeness = EmbeddingSimilarity(encoder, texts)
+    assert cea.LibraGrad(cea.LinearApproximation(likeness, "1")).attribute(x, target=target).shape == (2, 1, 4, 4)

@@ -30,6 +30,18 @@ def test_torchvisions_segmentation():
     assert len(cea.default_layers(model, x)) > 2
 
 
+def test_volumes():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv3d(1, 4, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv3d(4, 3, 1))
+    x, mask = torch.randn(2, 1, 4, 5, 6), torch.zeros(4, 5, 6, dtype=torch.bool)
+    mask[1, 2:4, 3] = True
+    region = SegmentationRegion(model, mask=mask)
+    torch.testing.assert_close(region(x), model(x)[:, :, mask].mean(2))
+    torch.testing.assert_close(SegmentationRegion(model, pixel=(1, 2, 3))(x), model(x)[..., 1, 2, 3])
+    assert cea.LinearApproximation(region, "1").attribute(x, target=2).shape == (2, 1, 4, 5, 6)
+    says(lambda: SegmentationRegion(model, pixel=(1, 2))(x), "pixel is (1, 2); expected one of an input of 4 x 5 x 6")
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [

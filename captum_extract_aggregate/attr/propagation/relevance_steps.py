@@ -279,7 +279,7 @@ def _addends(call: Call) -> list[Any]:
 
 
 _CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-PRODUCTS = ("matmul", "mm", "bmm", "rmatmul")
+PRODUCTS = ("matmul", "mm", "bmm", "inner", "rmatmul")
 
 
 def weighted(call: Call) -> Linear:

@@ -56,19 +56,25 @@ def write_page(path: Path, results: Results, entries: Sequence[Entry]) -> None:
     Raises:
         ValueError: for a picture that is not `3 x H x W`.
     """
-    for entry in entries:
-        if entry.picture.ndim != 3 or entry.picture.shape[0] != 3:
-            raise InvalidValueError(f"picture has shape {tuple(entry.picture.shape)}; expected 3 x H x W, in [0, 1]")
-    numbers, names = _numbers(results, entries), {row.image: row.name for row in results.images()}
+    sections = sections_of(results, entries)
     text = render(
         __package__,
         "maps.html",
         title=results.plan.title or "Evaluation",
         plan=results.plan,
         incomplete=_incomplete(results),
-        sections=[_section(entry, results, names, numbers) for entry in entries],
+        sections=sections,
     )
     path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def sections_of(results: Results, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Returns what pages show of each entry; arguments and errors as of `write_page`."""
+    for entry in entries:
+        if entry.picture.ndim != 3 or entry.picture.shape[0] != 3:
+            raise InvalidValueError(f"picture has shape {tuple(entry.picture.shape)}; expected 3 x H x W, in [0, 1]")
+    numbers, names = _numbers(results, entries), {row.image: row.name for row in results.images()}
+    return [_section(entry, results, names, numbers) for entry in entries]
 
 
 def _incomplete(results: Results) -> tuple[str, str] | None:

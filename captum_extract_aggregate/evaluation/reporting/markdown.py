@@ -25,7 +25,7 @@ from captum_extract_aggregate.evaluation.statistics import DRAWS, Summary
 from captum_extract_aggregate.evaluation.store import ImageRow, Results, TargetRow
 
 PAGE = "maps.html"  # of chosen images, beside the report
-_SIGNIFICANT = 0.05
+SIGNIFICANT = 0.05
 _MOST_SKIPPED = 20  # that the report names; all are in images.csv
 
 _SUBSETS = {
@@ -50,38 +50,51 @@ def _described(part: DataPlan | ModelPlan) -> str:
 
 def head(results: Results) -> list[str]:
     """Returns what was evaluated, how much of it, and how to read the numbers."""
-    plan, looked_at, skipped = results.plan, results.images(), results.skipped()
-    used = len(looked_at) - len(skipped)
+    plan, skipped = results.plan, results.skipped()
     lines = [f"# {escaped(plan.title or 'Evaluation')}", ""]
-    if len(looked_at) < results.expected:
-        lines += [
-            f"**Incomplete: {len(looked_at)} of {results.expected} images were looked at, and the numbers below are of "
-            "those alone.** Run the evaluation again to continue.",
-            "",
-        ]
-    elif not results.complete:
-        lines += [
-            f"**Incomplete: {results.lacking} batches of images lack some methods, layers or measures, whose numbers "
-            "below are of fewer images.** Run the evaluation again to continue.",
-            "",
-        ]
-    facts = [
-        ("model", _described(plan.model)),
-        ("data", _described(plan.data)),
-        ("images", f"{used} evaluated, {len(skipped)} skipped, {results.expected} planned"),
-        ("methods", "; ".join(dict.fromkeys(p.method for p in methods_at_layers(results)))),
-        ("layers", "; ".join(dict.fromkeys(p.layer for p in methods_at_layers(results)))),
-        ("plan", f"{plan.hash()}, seed {plan.run.seed}, batches of {plan.run.batch_size}"),
-    ]
-    lines += Table(("", ""), facts).markdown()
+    lacking = incomplete(results)
+    if lacking is not None:
+        lines += [f"**{' '.join(lacking)}** Run the evaluation again to continue.", ""]
+    lines += Table(("", ""), facts(results)).markdown()
     lines += [
         "Numbers are means over images ± their standard deviation; in the pointing games means over classes ± the "
         f"standard error, by {DRAWS} bootstrap draws of images. Undefined values are left out and counted. \\* differs "
-        f"from its baseline: p < {_SIGNIFICANT}, two-sided Wilcoxon signed-rank test, corrected (Holm) for the table. "
+        f"from its baseline: p < {SIGNIFICANT}, two-sided Wilcoxon signed-rank test, corrected (Holm) for the table. "
         "All digits: [summary.csv](summary.csv), [comparisons.csv](comparisons.csv).",
         "",
     ]
     return lines + _skipped(skipped)
+
+
+def incomplete(results: Results) -> tuple[str, str] | None:
+    """Returns that something is missing, and what that means for the numbers; None where nothing is."""
+    looked_at = len(results.images())
+    if looked_at < results.expected:
+        return (
+            f"Incomplete: {looked_at} of {results.expected} images were looked at,",
+            "and the numbers below are of those alone.",
+        )
+    if not results.complete:
+        return (
+            f"Incomplete: {results.lacking} batches of images lack some methods, layers or measures,",
+            "whose numbers below are of fewer images.",
+        )
+    return None
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    """Returns what was evaluated, by what it is called."""
+    plan, skipped = results.plan, results.skipped()
+    used = len(results.images()) - len(skipped)
+    places = methods_at_layers(results)
+    return [
+        ("model", _described(plan.model)),
+        ("data", _described(plan.data)),
+        ("images", f"{used} evaluated, {len(skipped)} skipped, {results.expected} planned"),
+        ("methods", "; ".join(dict.fromkeys(p.method for p in places))),
+        ("layers", "; ".join(dict.fromkeys(p.layer for p in places))),
+        ("plan", f"{plan.hash()}, seed {plan.run.seed}, batches of {plan.run.batch_size}"),
+    ]
 
 
 def _skipped(skipped: Sequence[ImageRow]) -> list[str]:
@@ -153,7 +166,7 @@ def section(
 
 def _means(group: Group, lines: Sequence[Summary]) -> list[str]:
     """Returns a table of one detail, methods by layers."""
-    heading = _heading(group)
+    heading = heading_of(group)
     text = [f"### {escaped(heading)}", ""] if heading else []
     if not any(line.n for line in lines):
         undefined = sum(line.undefined for line in lines)
@@ -169,7 +182,8 @@ def _means(group: Group, lines: Sequence[Summary]) -> list[str]:
     return [*text, *table.markdown(), *_how_many(group, usual, len(whole) == len(own))]
 
 
-def _heading(group: Group) -> str:
+def heading_of(group: Group) -> str:
+    """Returns what one of a measure's tables is of; "" where there is one alone."""
     if group.interpretation.is_accuracy:
         return _SUBSETS[group.detail]
     if group.interpretation.is_staged:
@@ -187,7 +201,7 @@ def _how_many(group: Group, usual: int, everywhere: bool) -> list[str]:
 
 def _cell(line: Summary, with_n: bool) -> Markdown:
     text = number_with_spread(line.mean, line.spread)
-    text += " \\*" if line.p_holm < _SIGNIFICANT else ""
+    text += " \\*" if line.p_holm < SIGNIFICANT else ""
     counts = f"n = {line.n}" + (f", {line.undefined} undefined" if line.undefined else "")
     return Markdown(f"{text} ({counts})" if with_n else text)
 
@@ -247,13 +261,13 @@ def _comparisons(compared: Sequence[ComparisonTable]) -> Iterator[str]:
         single = [table for table in own if table not in full]
         if single:
             yield f"### Compared layer by layer{f': {escaped(detail)}' if detail else ''}"
-            yield f"\nPairs that differ (p < {_SIGNIFICANT} after Holm's correction in each layer), the larger first:\n"
+            yield f"\nPairs that differ (p < {SIGNIFICANT} after Holm's correction in each layer), the larger first:\n"
             yield from map(_line, single)
             yield ""
 
 
 def _line(table: ComparisonTable) -> str:
-    differ = [c for c in table.comparisons if c.p_holm < _SIGNIFICANT]
+    differ = [c for c in table.comparisons if c.p_holm < SIGNIFICANT]
     pairs = [(c.first, c.second, c) if c.effect > 0 else (c.second, c.first, c) for c in differ]
     told = "; ".join(f"{escaped(a)} &gt; {escaped(b)} (p = {p_value(c.p_holm)}, n = {c.n})" for a, b, c in pairs)
     return f"- {escaped(table.layer)}: {told or 'none'} ({len(differ)} of {len(table.comparisons)} pairs)"
@@ -261,25 +275,36 @@ def _line(table: ComparisonTable) -> str:
 
 def _compared(table: ComparisonTable) -> list[str]:
     """Returns all pairs in a table."""
-    where = f"at {table.layer}" if table.layer else "each method at its best layer"
-    if not table.layer and not table.is_chosen:
-        where = "each method at its layer"
-    what = ", ".join(part for part in (table.detail, where) if part)
-    header = (*_COMPARED, *(() if table.hits else _MEDIANS), *_TESTED)
-    rows = []
-    for c in table.comparisons:
-        medians = () if table.hits else (number(c.median), f"{number(c.low)} to {number(c.high)}")
-        counts = (c.first, c.second, c.n, c.undefined, c.ties)
-        rows.append((*counts, number(c.mean), *medians, f"{c.effect:+.2f}", p_value(c.p), p_value(c.p_holm)))
-    text = [f"### Compared: {escaped(what)}", "", _differences(table)]
-    text += Table(header, rows).markdown() if rows else [""]
+    found = compared_table(table)
+    text = [f"### Compared: {escaped(compared_heading(table))}", "", differences(table)]
+    text += found.markdown() if table.comparisons else [""]
     if table.left_out:
         pairs = "; ".join(f"{escaped(a)} and {escaped(b)}" for a, b in table.left_out)
         text += [f"Never defined on the same image: {pairs}.", ""]
     return text
 
 
-def _differences(table: ComparisonTable) -> str:
+def compared_heading(table: ComparisonTable) -> str:
+    """Returns by what, and at which layers, methods are compared."""
+    where = f"at {table.layer}" if table.layer else "each method at its best layer"
+    if not table.layer and not table.is_chosen:
+        where = "each method at its layer"
+    return ", ".join(part for part in (table.detail, where) if part)
+
+
+def compared_table(table: ComparisonTable) -> Table:
+    """Returns a row for each pair of methods, with n, the difference, its effect and p."""
+    header = (*_COMPARED, *(() if table.hits else _MEDIANS), *_TESTED)
+    rows = []
+    for c in table.comparisons:
+        medians = () if table.hits else (number(c.median), f"{number(c.low)} to {number(c.high)}")
+        counts = (c.first, c.second, c.n, c.undefined, c.ties)
+        rows.append((*counts, number(c.mean), *medians, f"{c.effect:+.2f}", p_value(c.p), p_value(c.p_holm)))
+    return Table(header, rows)
+
+
+def differences(table: ComparisonTable) -> str:
+    """Returns what is compared, and how it was tested."""
     what = "hits on the same pairs" if table.hits else "values on the same images"
     what = "magnitudes on the same images" if table.magnitude else what
     told = f"Differences, first minus second, of {what}"

@@ -19,13 +19,14 @@ from captum_extract_aggregate.evaluation.reporting.charts import draw
 from captum_extract_aggregate.evaluation.reporting.csv_files import file_names, write_rows, write_tables
 from captum_extract_aggregate.evaluation.reporting.maps_page import Entry, write_page
 from captum_extract_aggregate.evaluation.reporting.markdown import PAGE, chosen_images, head, origin, section
+from captum_extract_aggregate.evaluation.reporting.report_page import MeasureFound, write_report_page
 from captum_extract_aggregate.evaluation.runner import maps_of
 from captum_extract_aggregate.evaluation.statistics import Nulls, summarize_group
 from captum_extract_aggregate.evaluation.store import Results
 
 
 def report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[Path]:
-    """Writes tables, curves and, if images are chosen, a page of their maps; returns what was written.
+    """Writes tables, curves, the report as one page and, if images are chosen, their maps; returns what was written.
 
     Args:
         results: what an evaluation found, complete or not.
@@ -35,15 +36,18 @@ def report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[P
     Raises:
         ValueError: for an image that the plan does not have.
     """
-    written = write_report(results, folder, images)
+    own = entries(results, images) if images else []
+    written = write_report(results, folder, images, own)
     if images:
         written.append(folder / PAGE)
-        write_page(written[-1], results, entries(results, images))
+        write_page(written[-1], results, own)
     return written
 
 
-def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[Path]:
-    """Writes `report.md`, CSV tables and PNG pictures, and returns their paths.
+def write_report(
+    results: Results, folder: Path, images: Sequence[int] = (), entries: Sequence[Entry] = ()
+) -> list[Path]:
+    """Writes `report.md`, CSV tables and PNG pictures, and all of it as one page, `report.html`; returns their paths.
 
     `summary.csv` holds a line for each measure, method and layer, `comparisons.csv` methods in pairs, `rows-*.csv` one
     measure's numbers each, `images.csv` and `targets.csv` what they belong to.
@@ -52,6 +56,7 @@ def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> 
         results: complete or not; the report says which.
         folder: made if it is not there.
         images: images whose numbers are listed, with a link to the page of their maps, `maps.html`.
+        entries: maps that `report.html` shows.
 
     Raises:
         ValueError: for an image that the plan does not have.
@@ -73,12 +78,14 @@ def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> 
     make_folder("output", folder)
     nulls, names = Nulls(results), file_names(results)
     sections, summaries, comparisons, written = [], [], [], []
+    pages: list[MeasureFound] = []
     for measure in results.plan.measures:
         found = groups(results, measure)
         own = [line for group in found for line in summarize_group(group, nulls)]
         compared = compare_groups(found)
         label = measure.label or measure.measure
         pictures = draw(results, found, own, folder, names[label])
+        pages.append(MeasureFound(measure, results.interpretation(measure), found, own, compared, pictures))
         sections.append(section(measure, results.interpretation(measure), found, own, compared, pictures))
         written += [write_rows(results, label, folder / f"rows-{names[label]}.csv"), *pictures]
         summaries += own
@@ -87,7 +94,8 @@ def write_report(results: Results, folder: Path, images: Sequence[int] = ()) -> 
     path = folder / "report.md"
     content = re.sub(r"\n{3,}", "\n\n", "\n".join(text))
     path.write_text(content + "\n", encoding="utf-8", newline="\n")
-    return [path, *write_tables(results, summaries, comparisons, folder), *written]
+    tables = write_tables(results, summaries, comparisons, folder)
+    return [path, *tables, *written, write_report_page(folder / "report.html", results, pages, entries)]
 
 
 def entries(results: Results, images: Sequence[int]) -> list[Entry]:

@@ -8,6 +8,7 @@ import torch
 
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
 from captum_extract_aggregate.evaluation.reporting.maps_page import Entry, write_page
+from tests.browser import barriers, open_page
 from tests.evaluation.hand_made import HOSTILE, everything, hostile_results, value_rows, write
 
 
@@ -84,3 +85,11 @@ def test_the_page_of_unusual_entries(tmp_path):
     assert "class_sensitivity undefined" in (tmp_path / "a.html").read_text()
     with pytest.raises(ValueError, match=r"picture has shape \(1, 4, 4\); expected 3 x H x W"):
         write_page(tmp_path / "a.html", results, [Entry(0, 0, "zero", torch.rand(1, 4, 4), maps)])
+
+
+def test_nothing_keeps_anyone_from_reading_it(tmp_path):
+    plans, rows = everything()
+    write_page(tmp_path / "maps.html", write(tmp_path, plans, rows, images=12), [entry(0), entry(11)])
+    with open_page((tmp_path / "maps.html").as_uri()) as page:
+        page.set_viewport_size({"width": 390, "height": 800})
+        assert barriers(page) == []

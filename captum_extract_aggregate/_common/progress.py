@@ -1,0 +1,55 @@
+"""How far a long work is: a bar in a terminal or notebook; elsewhere, as in a cluster's logs, a line now and then."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from tqdm.auto import tqdm
+
+_EVERY = 30.0  # seconds between two lines
+
+
+def progress(total: int, unit: str, what: str, show: bool = True) -> Any:
+    """Returns a context with `update(n)`, which shows how much of `total` is done, and how long the rest may take.
+
+    Example:
+        >>> from captum_extract_aggregate._common.progress import progress
+        >>> with progress(3, "image", "Evaluation", show=False) as bar:
+        ...     bar.update(2)
+    """
+    if show and not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+        return Lines(total, unit, what)
+    return tqdm(total=total, unit=unit, desc=what, disable=None if show else True)
+
+
+class Lines:
+    """Tells how far a work is in lines, the first after half a minute."""
+
+    def __init__(self, total: int, unit: str, what: str) -> None:
+        self.total, self.unit, self.what = total, unit, what
+        self.done, self.begun = 0, time.monotonic()
+        self._told, self._told_of = self.begun, -1
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if kind is None and self._told_of not in (-1, self.done):
+            self._tell(time.monotonic())
+
+    def update(self, n: int = 1) -> None:
+        """Counts what is done, and tells of it now and then."""
+        self.done += n
+        now = time.monotonic()
+        if now - self._told >= _EVERY:
+            self._tell(now)
+
+    def _tell(self, now: float) -> None:
+        took = now - self.begun
+        left = took * (self.total - self.done) / max(self.done, 1)
+        words = f"{tqdm.format_interval(took)} so far" + f", about {tqdm.format_interval(left)} left" * (left > 0)
+        print(f"{self.what}: {self.done} of {self.total} {self.unit}s, {words}", file=sys.stderr, flush=True)
+        self._told, self._told_of = now, self.done

@@ -1,0 +1,56 @@
+"""How far a work is: a line now and then where there is no terminal, and a bar where there is one."""
+
+import sys
+
+import pytest
+
+from captum_extract_aggregate._common import progress
+from captum_extract_aggregate._common.progress import Lines
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test moves on."""
+
+    class Clock:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_a_line_now_and_then(clock, capsys):
+    with progress.progress(100, "image", "Evaluation") as bar:
+        assert isinstance(bar, Lines)  # pytest's standard error is no terminal
+        for _ in range(10):
+            clock.now += 12
+            bar.update(8)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "Evaluation: 24 of 100 images, 00:36 so far, about 01:54 left",
+        "Evaluation: 48 of 100 images, 01:12 so far, about 01:18 left",
+        "Evaluation: 72 of 100 images, 01:48 so far, about 00:42 left",
+        "Evaluation: 80 of 100 images, 02:00 so far, about 00:30 left",
+    ]
+
+
+def test_what_is_short_says_nothing(clock, capsys):
+    with progress.progress(10, "image", "Evaluation") as bar:
+        clock.now += 29
+        bar.update(10)
+    with progress.progress(10, "image", "Evaluation", show=False) as bar:
+        clock.now += 99
+        bar.update(10)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bar_in_a_terminal(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with progress.progress(3, "image", "Evaluation") as bar:
+        assert not isinstance(bar, Lines)
+        bar.update(3)
+    assert bar.n == 3
