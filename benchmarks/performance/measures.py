@@ -76,11 +76,11 @@ def _scenes(n: int) -> Tensor:
 def curves() -> Iterator[Row]:
     """Curves against their bare forwards, randomisation against its explanations, and the Gini index against a sort.
 
-    ResNet-18, 16 pictures of 112 x 112, 9 steps; processor time of one thread.
+    ResNet-18, 8 pictures of 112 x 112, 9 steps; processor time of one thread.
     """
     model, shares = network("resnet18"), [i / 10 for i in range(1, 10)]
-    x = images(16)[..., :112, :112].contiguous()
-    maps = torch.rand(16, 1, 7, 7, generator=torch.Generator().manual_seed(0))
+    x = images(8)[..., :112, :112].contiguous()
+    maps = torch.rand(8, 1, 7, 7, generator=torch.Generator().manual_seed(0))
 
     def bare() -> None:
         with torch.no_grad():

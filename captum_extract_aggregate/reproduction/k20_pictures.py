@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from captum_extract_aggregate.evaluation import MethodPlan
-from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
+from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
 from captum_extract_aggregate.reproduction.charts import Tile, picture_grid, tiles
 from captum_extract_aggregate.reproduction.findings import Outcome
 from captum_extract_aggregate.reproduction.plans import AT_LAYERS, at_the_end, block, propagated
@@ -59,11 +59,12 @@ def _randomised(setting: Setting, plans: list[MethodPlan], init: str, reading: s
     stages = randomization_stages(setting.network, setting.stages, (x,), ())
     chosen = {(len(stages) - 1) // 2: "half", len(stages) - 1: "all blocks random"}
     rows = {"original": [Tile(name, picture, of(x, target)[0]) for name, of in methods.items()]}
-    with contextlib.closing(randomized(setting.network, stages, "cascading", init, 1, 0)) as states:
-        for _, i in states:
-            if i in chosen:
+    drawn = randomization_states("cascading", 1, len(stages))
+    with contextlib.closing(randomized(setting.network, stages, drawn, init, 0)) as states:
+        for state in states:
+            if state.stage in chosen:
                 maps = [torch.nan_to_num(of(x, target)[0]) for of in methods.values()]
-                rows[chosen[i]] = [Tile("", picture, map_) for map_ in maps]
+                rows[chosen[state.stage]] = [Tile("", picture, map_) for map_ in maps]
     path = setting.folder / f"k20-fig5-{init}-{setting.name}.png"
     tiles(path, rows, f"{setting.name}: {reading}")
     return path

@@ -13,7 +13,7 @@ from captum_extract_aggregate.attr.combination import combine_maps, normalized_w
 from captum_extract_aggregate.data.captioner import load_scene_captioner
 from captum_extract_aggregate.evaluation import CombinationPlan, MetaPlan, MethodPlan
 from captum_extract_aggregate.metrics import sparseness
-from captum_extract_aggregate.metrics.randomization import randomization_stages, randomized
+from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
 from captum_extract_aggregate.reproduction.charts import Tile, picture_grid, tiles
 from captum_extract_aggregate.reproduction.findings import Finding, Outcome, markdown, mean_sd, more_hits, smaller
 from captum_extract_aggregate.reproduction.plans import R20
@@ -121,11 +121,12 @@ def _by_stage(setting: Setting, plans: list[MethodPlan]) -> Path:
     rows = {name: [Tile("original", picture, of(x, target)[0])] for name, of in methods.items()}
     stages = randomization_stages(setting.network, setting.stages, (x,), ())
     chosen = {round(k * (len(stages) - 1) / 4) for k in range(5)}
-    with contextlib.closing(randomized(setting.network, stages, "cascading", "reset", 1, 0)) as states:
-        for _, i in states:
-            if i in chosen:
+    drawn = randomization_states("cascading", 1, len(stages))
+    with contextlib.closing(randomized(setting.network, stages, drawn, "reset", 0)) as states:
+        for state in states:
+            if state.stage in chosen:
                 for name, of in methods.items():
-                    rows[name].append(Tile(f"to {stages[i][0]}", picture, torch.nan_to_num(of(x, target)[0])))
+                    rows[name].append(Tile(f"to {stages[state.stage][0]}", picture, torch.nan_to_num(of(x, target)[0])))
     path = setting.folder / f"r20-fig13-maps-{setting.name}.png"
     tiles(path, rows, f"{setting.name}: maps at {setting.layers[-2]}, randomised from the output on")
     return path

@@ -1,5 +1,7 @@
 """Linear imputation: a dense solution, harmonic functions, company, noise."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -75,3 +77,26 @@ def test_wrong_uses():
     ):
         with pytest.raises(error, match=message):
             run()
+
+
+def test_a_device_is_seldom_waited_for(monkeypatch):
+    """As on a device, which a question whether all are done would stop at every step."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Waits(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    x = torch.randn(3, 2, 20, 28, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gone = torch.rand(3, 1, 20, 28, generator=torch.Generator().manual_seed(1)) < 0.8
+    with Waits() as on_a_cpu:
+        expected = linear_imputation(x, gone)
+    monkeypatch.setattr(sys.modules[linear_imputation.__module__], "on_cpu", lambda t: False)
+    with Waits() as elsewhere:
+        found = linear_imputation(x, gone)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    assert on_a_cpu.count > 10
+    assert elsewhere.count <= on_a_cpu.count // 8 + 2
