@@ -43,6 +43,7 @@ def test_axe_sees_barriers(tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [1100, 390])
 def test_the_documentation(kind, width):
-    with open_page((SITE / KINDS[kind]).as_uri()) as page:
+    refused = "blocked by CORS|preload assets|ERR_FAILED"  # axe asks a file for its style sheets
+    with open_page((SITE / KINDS[kind]).as_uri(), expected=refused) as page:
         page.set_viewport_size({"width": width, "height": 800})
         assert barriers(page) == []
