@@ -329,11 +329,12 @@ def _against(
     told = []
     if equals:
         told.append(f"It cannot be told from {_and(equals)}, by any question: more pictures might.")
+    alike: dict[str, list[str]] = {}
     for name in (n for n in better if n not in equals):
         parts = [f"better in {_and(better[name])}"] if better[name] else []
         parts += [f"worse in {_and(worse[name])}"] if worse[name] else []
-        told.append(f"Against {name} it is {', but '.join(parts)}.")
-    return told
+        alike.setdefault(", but ".join(parts), []).append(name)
+    return [*told, *(f"Against {_and(names)} it is {what}." for what, names in alike.items())]
 
 
 def _and(parts: Sequence[str]) -> str:
