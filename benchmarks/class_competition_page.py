@@ -280,7 +280,7 @@ def main(folder: Path) -> None:
     lines += ["## Methods and layers", ""]
     for measure in known:
         lines += [f"{measure.title}; plain → competing (`normalize=True`):", "", *details(numbers, measure), ""]
-    lines += [f"Made by `python benchmarks/class_competition.py` with torch {torch.__version__.split('+')[0]}."]
+    lines += ["Made by `python benchmarks/class_competition.py` and `class_competition_page.py`."]
     (DOCS / "class_competition_study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw(DOCS / "class_competition_study.png")
 

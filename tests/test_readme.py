@@ -75,7 +75,7 @@ def test_command_lines_that_need_no_photograph(tmp_path, monkeypatch):
         assert CliRunner().invoke(app, arguments).exit_code == 0
 
 
-@pytest.mark.parametrize("command", ["explain", "insights", "evaluate", "report", "reproduce", "bias-report"])
+@pytest.mark.parametrize("command", ["explain", "choose", "insights", "evaluate", "report", "reproduce", "bias-report"])
 def test_the_options_it_names_exist(command):
     help_text = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).output
     lines = re.findall(rf"^captum-extract-aggregate {command} .*$", SHOWN, re.MULTILINE)

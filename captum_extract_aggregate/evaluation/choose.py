@@ -87,11 +87,11 @@ def choose(
     Example:
         >>> import captum_extract_aggregate as cea
         >>> from captum_extract_aggregate.evaluation import choose
-        >>> scenes = [image for image, _ in cea.DigitScenes(n=8)]
+        >>> scenes = [image for image, _ in cea.DigitScenes(n=4)]
         >>> model = cea.load_scene_model("resnet")
-        >>> choice = choose(model, scenes, methods=["gradcam", "gradcam-pos"], layers=["layer3"], show_progress=False)
+        >>> choice = choose(model, scenes, methods=["gradcam"], layers=["layer2", "layer3"], show_progress=False)
         >>> len(choice.candidates), choice.images
-        (2, 8)
+        (2, 4)
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 2:
         raise InvalidValueError(f"n is {n!r}; expected an integer of at least 2: how many pictures")

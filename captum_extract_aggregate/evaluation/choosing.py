@@ -78,7 +78,7 @@ class Answer:
         if not self.n:
             return "undefined ?"
         mark = {"yes": "yes", "no": "NO"}.get(self.verdict, "?")
-        return f"{self.median:.2f} [{self.low:.2f}, {self.high:.2f}] {mark}"
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}] {mark}"
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ def _chosen(candidates: Sequence[Candidate], losses: Array) -> int | None:
 
 def _why(candidate: Candidate) -> str:
     told = [
-        f"{QUESTIONS[q].good} ({a.median:.2f}, {'below' if QUESTIONS[q].better == 'lower' else 'above'} "
+        f"{QUESTIONS[q].good} ({a.median:.3f}, {'below' if QUESTIONS[q].better == 'lower' else 'above'} "
         f"{QUESTIONS[q].limit:.2f})"
         for q, a in candidate.answers.items()
         if a.verdict == "yes"
@@ -329,11 +329,12 @@ def _against(
     told = []
     if equals:
         told.append(f"It cannot be told from {_and(equals)}, by any question: more pictures might.")
+    alike: dict[str, list[str]] = {}
     for name in (n for n in better if n not in equals):
         parts = [f"better in {_and(better[name])}"] if better[name] else []
         parts += [f"worse in {_and(worse[name])}"] if worse[name] else []
-        told.append(f"Against {name} it is {', but '.join(parts)}.")
-    return told
+        alike.setdefault(", but ".join(parts), []).append(name)
+    return [*told, *(f"Against {_and(names)} it is {what}." for what, names in alike.items())]
 
 
 def _and(parts: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _ACROSS = ("class_sensitivity", "parameter_randomization")
 _UP = {
     "removal_contrast": ("removal contrast", 0.0),
-    "grid_pointing_game": ("share of the map in the right one of four pictures", 0.25),
+    "grid_pointing_game": ("share in the right one of four pictures", 0.25),
 }
 
 
