@@ -83,9 +83,7 @@ def _repeats(side: Callable[[], object]) -> int:
     return max(1, min(1000, int(0.1 / max(seconds(side), 1e-6))))
 
 
-def _mean_seconds(
-    side: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter
-) -> float:
+def _mean_seconds(side: Callable[[], object], repeats: int, clock: Callable[[], float] = time.perf_counter) -> float:
     return seconds(lambda: [side() for _ in range(repeats)], clock) / repeats
 
 
