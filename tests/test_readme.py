@@ -86,7 +86,7 @@ def test_the_options_it_names_exist(command):
 
 def test_the_plan_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (plan,) = re.findall(r"```toml\n(.*?)```", SHOWN, re.DOTALL)
+    (plan,) = re.findall(r"^```toml\n(.*?)```", SHOWN, re.DOTALL | re.MULTILINE)
     assert "n = 100" in plan
     (tmp_path / "plan.toml").write_text(plan.replace("n = 100", "n = 4"))
     done = CliRunner().invoke(app, ["evaluate", "plan.toml"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import wilcoxon
 
-from captum_extract_aggregate import metrics
+from captum_extract_aggregate import metrics, scores
 from captum_extract_aggregate.evaluation import (
     Interpretation,
     MeasurePlan,
@@ -36,6 +36,8 @@ OURS = [
     "parameter_randomization",
     "perturbation_curve",
     "symmetric_relevance_gain",
+    "difull",
+    "dipart",
     "relevance_mass_accuracy",
     "relevance_rank_accuracy",
     "grid_pointing_game",
@@ -79,7 +81,9 @@ def written(results, folder):
 
 def test_all_measures_are_listed_and_have_the_defaults_of_the_public_functions():
     assert list_measures() == OURS
-    for name, function in {n: getattr(metrics, n, metrics.pointing_game) for n in OURS}.items():
+    networks = {"difull": scores.DiFull, "dipart": scores.DiPart}
+    for name in OURS:
+        function = networks.get(name) or getattr(metrics, name, metrics.pointing_game)
         public = inspect.signature(function).parameters
         for argument, value in find_measure(MeasurePlan(name)).defaults().items():
             assert public[argument].default == value, (name, argument)

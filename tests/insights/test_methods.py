@@ -18,7 +18,7 @@ from tests.insights.given import HAS_INSIGHTS, Registered, needs_insights
 def test_where_there_is_no_insights_one_sentence_says_how_to_get_it():
     with pytest.raises(ImportError, match=re.escape(methods.INSTALL)):
         insights.register()
-    result = CliRunner().invoke(app, ["insights"])
+    result = CliRunner().invoke(app, ["insights", "--captums"])
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
     assert methods.INSTALL in result.stderr
