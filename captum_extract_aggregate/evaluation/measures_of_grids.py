@@ -50,7 +50,7 @@ def difull(batch: ImageBatch, columns: Sequence[Column], explain: Explainer) -> 
     **_OF_CELLS,
 )
 def dipart(
-    batch: ImageBatch, columns: Sequence[Column], explain: Explainer, features: str = ""
+    batch: ImageBatch, columns: Sequence[Column], explain: Explainer, features: str | None = None
 ) -> Iterator[tuple[Column, Value]]:
     """Yields for each cell which share of its class's map lies in it, on a network whose head sees its features."""
     n = cells_a_side(batch)
