@@ -74,11 +74,11 @@ def test_lines_come_as_they_are_made_and_work_ends_where_nobody_listens():
         assert json.loads(sent[1]["body"]) == {"map": 0}
         leaves.set()
         work.go.set()  # what is made now is the last
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
         assert work.made <= 2
         work.go.set()
         other, task = call(app, "/api/look", LOOK)  # its turn came
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
         assert other[0]["status"] == 200
 
     asyncio.run(main())
@@ -90,7 +90,7 @@ def test_steps_and_what_goes_wrong_behind_them():
 
     async def main():
         sent, task = call(application(Slow()), "/api/trust", {"picture": "p", "map": MAPS["maps"][0]})
-        await asyncio.wait_for(task, 10)
+        await asyncio.wait_for(task, 60)
         lines = [json.loads(message["body"]) for message in sent[1:] if message["body"]]
         assert lines == [
             {"state": "begun", "done": 0, "of": 2, "what": "a step"},
@@ -111,7 +111,7 @@ def test_few_requests_wait():
         await until(lambda: any(sent for sent, _ in waiting))
         assert [sent[0]["status"] for sent, _ in waiting if sent] == [429]
         work.go.set()
-        await asyncio.wait_for(asyncio.gather(*(task for _, task in waiting)), 10)
+        await asyncio.wait_for(asyncio.gather(*(task for _, task in waiting)), 60)
         assert sorted(sent[0]["status"] for sent, _ in waiting) == [200] * 8 + [429]
 
     asyncio.run(main())

@@ -166,7 +166,7 @@ def seen_by_axe(page):
 def test_in_a_browser(port, tmp_path):
     """By mouse, then by keyboard, then at 390 pixels: one session."""
     with open_page(f"http://127.0.0.1:{port}/", expected="status of 400") as page:
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(120_000)  # the first trust imports what measures need, which takes a while
         ready(page)
         caption = page.locator("figcaption")
         assert page.locator("img").count() == page.locator("#pictures button").count() == 13
