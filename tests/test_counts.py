@@ -16,6 +16,7 @@ from captum_extract_aggregate import metrics
 from captum_extract_aggregate._engine.operations import tensors_in
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.rules import EpsilonAlpha2Beta1, EpsilonGammaBox, EpsilonPlusFlat
+from tests.conftest import needs_indexing
 
 VIEWS = {
     "detach",
@@ -245,12 +246,17 @@ def test_no_method_waits_for_the_device(label):
 def test_the_meta_device_tells_who_waits():
     with pytest.raises((RuntimeError, NotImplementedError)):
         torch.empty(2, device="meta").sum().item()
-    x = torch.empty(2, device="meta")
-    arriving = (lambda: torch.tensor(1.0, device="meta"), lambda: torch.ones(2).to("meta"), lambda: x[torch.arange(2)])
-    for ask in arriving:
+    for ask in (lambda: torch.tensor(1.0, device="meta"), lambda: torch.ones(2).to("meta")):
         with Arrivals() as arrivals:
             ask()
         assert arrivals.found
+
+
+@needs_indexing
+def test_an_index_that_is_sent_there_is_seen():
+    with Arrivals() as arrivals:
+        torch.empty(2, device="meta")[torch.arange(2)]
+    assert arrivals.found
 
 
 WHOLE = {

@@ -235,6 +235,7 @@ def fetched(page):
 def test_in_a_browser(served):
     with open_page(served) as page:
         page.wait_for_selector("select[name=layer]")
+        page.select_option("select[name=layer]", "layer3")  # at the last, linear approximation is GradCAM
         first = fetched(page)
         assert len(first) == 8  # four images, and a map for each
         page.select_option("select[name=layer]", "layer2")
