@@ -13,19 +13,16 @@ measure; it is written when it is done. Minutes of a GPU, hours of one core.
 
 from __future__ import annotations
 
-import argparse
-import warnings
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients
 from class_competition_pictures import Decided, decided, deciding, network
-from parts import answer
+from parts import answer_all, options
 from torch import Tensor
 
 import captum_extract_aggregate as cea
@@ -294,14 +291,7 @@ def ask(question: str, name: str, images: int, device: str) -> Values:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--networks", nargs="*", default=list(LAYERS), choices=list(LAYERS))
-    parser.add_argument("--questions", nargs="*", default=list(QUESTIONS), choices=list(QUESTIONS))
+    parser = options(__doc__, LAYERS, QUESTIONS, BATCH)
     parser.add_argument("--images", type=int, default=IMAGES)
-    parser.add_argument("--device", default="cpu", choices=list(BATCH))
-    parser.add_argument("--jobs", type=int, default=1, help="how many parts at a time")
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore")
-    wanted = [(question, name) for question in arguments.questions for name in arguments.networks]
-    answer(arguments.folder, wanted, ask, arguments.jobs, arguments.images, arguments.device)
+    answer_all(arguments, ask, arguments.images)

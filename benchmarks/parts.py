@@ -3,13 +3,14 @@ processes."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,26 @@ from typing import Any
 import torch
 
 Part = tuple[str, ...]  # what is asked, of which network
+
+
+def options(
+    told: str | None, networks: Iterable[str], questions: Iterable[str], devices: Iterable[str]
+) -> argparse.ArgumentParser:
+    """Returns what the command line of every study takes."""
+    parser = argparse.ArgumentParser(description=told, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--networks", nargs="*", default=list(networks), choices=list(networks))
+    parser.add_argument("--questions", nargs="*", default=list(questions), choices=list(questions))
+    parser.add_argument("--device", default="cpu", choices=list(devices))
+    parser.add_argument("--jobs", type=int, default=1, help="how many parts at a time")
+    return parser
+
+
+def answer_all(given: argparse.Namespace, ask: Callable[..., Any], amount: float) -> None:
+    """Answers every question that was chosen of every network; `amount` says of how much."""
+    warnings.simplefilter("ignore")
+    wanted = [(question, name) for question in given.questions for name in given.networks]
+    answer(given.folder, wanted, ask, given.jobs, amount, given.device)
 
 
 def part_file(folder: Path, part: Part) -> Path:

@@ -26,6 +26,7 @@ WHOLE: dict[str, Callable[[nn.Module], cea.CaptureAttribution[None]]] = {
     "FullGrad": cea.FullGrad,
 }
 Sides = dict[str, Callable[[], object]]
+SidesOf = Callable[[str, nn.Module, Tensor], Sides]  # of a network by its name, itself, and images
 
 
 def _compared(
@@ -37,41 +38,44 @@ def _compared(
         yield from rows_in_turns(section, case, running, limit, **setting.how)
 
 
-def floors(setting: Setting, dtype: torch.dtype, layers: int) -> Iterator[Case]:
-    """Every family over the bare passes to the same layers."""
-    section = f"Maps over the bare passes, {layers} layer(s), {short(dtype)}"
+def _everywhere(
+    setting: Setting, section: str, dtype: torch.dtype, sides_of: SidesOf, limit: float | None = None
+) -> Iterator[Case]:
+    """Yields a case for every network and batch."""
     for batch in setting.batches:
         for name in setting.networks:
             case = f"{name}, batch {batch}"
 
             def run(name: str = name, batch: int = batch, case: str = case) -> Iterator[Row | Failure]:
-                model, x = setting.network(name, dtype), setting.images(batch, dtype)
-                places = stages(model, layers)
-                sides: Sides = {"bare passes": gradients(model, x, places)}
-                for label, make in METHODS.items():
-                    sides[label] = partial(make(model, places).attribute, x, target=3)
-                yield from _compared(setting, section, case, sides, 1.05)
+                sides = sides_of(name, setting.network(name, dtype), setting.images(batch, dtype))
+                yield from _compared(setting, section, case, sides, limit)
 
             yield Case(section, case, run)
+
+
+def floors(setting: Setting, dtype: torch.dtype, layers: int) -> Iterator[Case]:
+    """Every family over the bare passes to the same layers."""
+
+    def sides_of(name: str, model: nn.Module, x: Tensor) -> Sides:
+        places = stages(model, layers)
+        methods = {label: partial(make(model, places).attribute, x, target=3) for label, make in METHODS.items()}
+        return {"bare passes": gradients(model, x, places), **methods}
+
+    section = f"Maps over the bare passes, {layers} layer(s), {short(dtype)}"
+    return _everywhere(setting, section, dtype, sides_of, 1.05)
 
 
 def rules(setting: Setting, dtype: torch.dtype) -> Iterator[Case]:
     """FullGrad and propagation to the input, over a plain gradient there."""
-    section = f"Over a plain gradient at the input, {short(dtype)}"
-    for batch in setting.batches:
-        for name in setting.networks:
-            case = f"{name}, batch {batch}"
 
-            def run(name: str = name, batch: int = batch, case: str = case) -> Iterator[Row | Failure]:
-                model, x = setting.network(name, dtype), setting.images(batch, dtype)
-                sides: Sides = {"plain gradient": gradients(model, x, [None])}
-                for label, make in WHOLE.items():
-                    if name.startswith("vit") and label == "ExcitationBackprop":
-                        continue  # which has no rule for attention
-                    sides[label] = partial(make(model).attribute, x, target=3)
-                yield from _compared(setting, section, case, sides)
+    def sides_of(name: str, model: nn.Module, x: Tensor) -> Sides:
+        refused = ("ExcitationBackprop",) if name.startswith("vit") else ()  # which has no rule for attention
+        methods = {
+            label: partial(make(model).attribute, x, target=3) for label, make in WHOLE.items() if label not in refused
+        }
+        return {"plain gradient": gradients(model, x, [None]), **methods}
 
-            yield Case(section, case, run)
+    return _everywhere(setting, f"Over a plain gradient at the input, {short(dtype)}", dtype, sides_of)
 
 
 def targets(setting: Setting) -> Iterator[Case]:

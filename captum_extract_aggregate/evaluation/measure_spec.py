@@ -20,6 +20,15 @@ from captum_extract_aggregate.metrics.similarity import find_similarity
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+SHARE: dict[str, Any] = {  # what measures say of themselves that tell which share of a map lies in its place
+    "takes": "column",
+    "better": {"accuracy": "higher", "above_chance": "higher"},
+    "null": {"above_chance": 0.0},
+    "baseline": "chance",
+    "charts": ("layers", "boxes"),
+    "axis": "share",
+    "needs": ("objects",),
+}
 _DIRECTIONS = ("", "higher", "lower")
 _CHOICES = {
     "summary": ("mean", "accuracy", "stages"),

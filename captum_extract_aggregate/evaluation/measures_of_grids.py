@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,18 +13,10 @@ from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._engine.cells import from_cells
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, Value
 from captum_extract_aggregate.evaluation.explainer import Explainer
-from captum_extract_aggregate.evaluation.measure_spec import register_measure
+from captum_extract_aggregate.evaluation.measure_spec import SHARE, register_measure
 from captum_extract_aggregate.scores import DiFull, DiPart
 
-_OF_CELLS: dict[str, Any] = {
-    "takes": "columns",
-    "better": {"accuracy": "higher", "above_chance": "higher"},
-    "null": {"above_chance": 0.0},
-    "baseline": "chance",
-    "charts": ("layers", "boxes"),
-    "axis": "share",
-    "needs": ("objects",),
-}
+_OF_CELLS = {**SHARE, "takes": "columns"}
 
 
 @register_measure(

@@ -9,24 +9,14 @@ from torch import Tensor
 
 from captum_extract_aggregate import metrics
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, Value
-from captum_extract_aggregate.evaluation.measure_spec import register_measure
-
-_SHARE: dict[str, Any] = {
-    "takes": "column",
-    "better": {"accuracy": "higher", "above_chance": "higher"},
-    "null": {"above_chance": 0.0},
-    "baseline": "chance",
-    "charts": ("layers", "boxes"),
-    "axis": "share",
-    "needs": ("objects",),
-}
+from captum_extract_aggregate.evaluation.measure_spec import SHARE, register_measure
 
 
 @register_measure(
     "relevance_mass_accuracy",
     meaning="The share of the map's positive values that lies on the object, `accuracy`; and `above_chance`, what it "
     "has more than the object's share of the image.",
-    **_SHARE,
+    **SHARE,
 )
 def mass_accuracy(batch: ImageBatch, column: Column) -> Iterator[Value]:
     """Yields for each class in an image which share of its map lies on it."""
@@ -37,7 +27,7 @@ def mass_accuracy(batch: ImageBatch, column: Column) -> Iterator[Value]:
     "relevance_rank_accuracy",
     meaning="As many of the map's largest pixels as the object has: the share of them that lies on it, `accuracy`; and "
     "`above_chance`, what it has more than the object's share of the image.",
-    **_SHARE,
+    **SHARE,
 )
 def rank_accuracy(batch: ImageBatch, column: Column) -> Iterator[Value]:
     """Yields for each class in an image which share of the largest pixels lies on it."""
@@ -48,7 +38,7 @@ def rank_accuracy(batch: ImageBatch, column: Column) -> Iterator[Value]:
     "grid_pointing_game",
     meaning="Of data of grids of pictures (`GridImages`): the share of the map's positive values that lies in the cell "
     "of the class explained, `accuracy`; and `above_chance`, what it has more than the cell's share of the grid.",
-    **_SHARE,
+    **SHARE,
 )
 def grid_pointing(batch: ImageBatch, column: Column) -> Iterator[Value]:
     """Yields for each cell of a grid which share of its class's map lies in it."""

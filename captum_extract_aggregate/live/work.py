@@ -85,9 +85,9 @@ class Work:
         from captum_extract_aggregate.explanation.trust import trust
 
         found = trust(self._explained(self.gallery[asked.picture], asked.map), report=report)
-        answer = asdict(found.answers[0])
-        numbers = {name: None if isinstance(v, float) and math.isnan(v) else v for name, v in answer.items()}
-        return {"state": "made", **numbers, "null": found.null, "chance": found.chance, "sentence": found.sentence}
+        answer = {name: _told(value) for name, value in asdict(found.answers[0]).items()}
+        null, chance = [_told(value) for value in found.null], _told(found.chance)
+        return {"state": "made", **answer, "null": null, "chance": chance, "sentence": found.sentence}
 
     def _usual_of(self, network: Network, x: Tensor) -> dict[str, list[str]]:
         if network.name not in self._usual:
@@ -166,3 +166,8 @@ def line_of(error: BaseException) -> str:
     told = str(error) if isinstance(error, (ValueError, TypeError)) and str(error) else said(error)
     told = " ".join(told.split())
     return told if len(told) <= 400 else f"{told[:397]}..."
+
+
+def _told(value: Any) -> Any:
+    """Returns a value as JSON has it, which knows no NaN."""
+    return None if isinstance(value, float) and math.isnan(value) else value

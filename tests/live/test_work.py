@@ -1,12 +1,15 @@
 """What the page is answered: the maps are those of `explain`."""
 
 import base64
+import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
 import captum_extract_aggregate as cea
+from captum_extract_aggregate.explanation.trust import Question, Trust
 from captum_extract_aggregate.live.asked import Choice, Doubt, Look, Maps
 from captum_extract_aggregate.live.work import Work, line_of, picture_told
 from tests.live.given import EVIL, gallery, networks
@@ -87,6 +90,18 @@ def test_trust_is_that_of_explain_and_tells_its_steps(work):
     assert found["sentence"] == expected.sentence
     assert (found["classes"], found["kept"]) == pytest.approx((expected.answers[0].classes, expected.answers[0].kept))
     assert [step[:2] for step in steps] == [(i, 4) for i in range(4)]
+
+
+def test_what_is_undefined_in_an_answer_is_null(work, monkeypatch):
+    nan = math.nan
+    answers = (Question("gradcam", "2", nan, nan, nan),)
+    made = lambda found, report: Trust(answers, (nan, nan), nan)  # noqa: E731
+    monkeypatch.setattr("captum_extract_aggregate.explanation.trust.trust", made)
+    asked = Doubt(picture=work.gallery.all()[0].id, map=Choice(model=EVIL, method="gradcam", layer="2"))
+    found = work.trust(asked, lambda *step: None)
+    assert "NaN" not in json.dumps(found)
+    assert [found[name] for name in ("classes", "learned", "kept", "chance")] == [None] * 4
+    assert found["null"] == [None, None]
 
 
 def test_an_error_in_one_line():
