@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from captum_extract_aggregate.attr import ActivityAttribution, BiasAttribution
+from captum_extract_aggregate._engine.default_layers import default_layers
+from captum_extract_aggregate.attr import ActivityAttribution, BiasAttribution, LibraGrad
 from captum_extract_aggregate.evaluation import MethodPlan
 from captum_extract_aggregate.reproduction.bias_decay import LINEAR
 from captum_extract_aggregate.reproduction.charts import Tile, tiles
@@ -66,36 +67,55 @@ def _tile(title: str, picture: Tensor, map_: Tensor) -> Tile:
 
 
 def fig2(setting: Setting) -> Outcome:
-    """The complete decomposition of one picture's score: activities and biases at every layer, with their sums."""
-    every = setting.cuts
-    layers, biases = [cut.layer for cut in every], [cut.bias for cut in every if cut.bias]
+    """The complete decomposition of one picture's score: activities and biases at every layer, with their sums.
+
+    Where a network gates or normalises (a ViT), gradients alone do not decompose it: at its default layers, balanced.
+    """
     x = setting.first.x[None]
     target, picture = setting.best(x), setting.picture(x[0])
     with torch.no_grad():
         score = float(setting.network(x)[0, target])
-    method = ActivityAttribution(setting.network, layers)
+    gap: Any = ActivityAttribution(setting.network, None).compute_convergence_delta(x, target=target)
+    is_linear = abs(float(gap)) < LINEAR * abs(score)
+    layers, shown, biases = _cut_at(setting, is_linear)
+    method: Any = ActivityAttribution(setting.network, layers)
+    method = method if is_linear else LibraGrad(method)
     activities = method.attribute(x, target=target)
-    terms = BiasAttribution(setting.network, biases).attribute(x, target=target)
-    shown = {cut.layer for cut in setting.shown_cuts}
-    rows: dict[str, list[Tile]] = {"activities": [], "biases": []}
-    for cut, a in zip(every, activities):
-        if cut.layer in shown:
-            rows["activities"].append(Tile(f"{cut.layer}: {float(a.sum()):.2f}", picture, a[0]))
-            if cut.bias:
-                b = terms[biases.index(cut.bias)]
-                rows["biases"].append(Tile(f"{cut.bias}: {float(b.sum()):.2f}", picture, b[0]))
+    rows = {
+        "activities": [
+            Tile(f"{layer}: {float(a.sum()):.2f}", picture, a[0])
+            for layer, a in zip(layers, activities)
+            if layer in shown
+        ]
+    }
+    if biases:
+        terms = BiasAttribution(setting.network, biases).attribute(x, target=target)
+        rows["biases"] = [Tile(f"{name}: {float(b.sum()):.2f}", picture, b[0]) for name, b in zip(biases, terms)]
     path = setting.folder / f"g20-fig2-{setting.name}.png"
     tiles(path, rows, f"{setting.name}: score {score:.2f}, with the sum over every map")
     gaps = [float(v) for v in method.compute_convergence_delta(x, target=target)]
     cells = []
-    for cut, a, gap in zip(every, activities, gaps):
+    for layer, a, gap in zip(layers, activities, gaps):
         total = float(a.double().sum())
-        cells.append([cut.layer, f"{total:.3f}", f"{score + gap - total:.3f}", f"{score + gap:.3f}"])
+        cells.append([layer, f"{total:.3f}", f"{score + gap - total:.3f}", f"{score + gap:.3f}"])
     header = ["cut at", "activities", "all biases behind it", f"both (score {score:.3f})"]
     worst = max(abs(gap) for gap in gaps) / max(1e-12, abs(score))
-    statement = "at every layer the activities and the biases behind it add up to the score"
-    finding = Finding(statement, worst < LINEAR, len(gaps), f"largest relative gap {worst:.1e}")
+    of = "" if is_linear else ", with balanced gradients"
+    statement = f"at every layer the activities and the biases behind it add up to the score{of}"
+    effect = f"largest relative gap {worst:.1e}"
+    effect += "" if is_linear else f"; of plain gradients at the input {abs(float(gap) / score):.2f}"
+    finding = Finding(statement, worst < LINEAR, len(gaps), effect)
     return Outcome([markdown(header, cells)], [finding], [path])
+
+
+def _cut_at(setting: Setting, is_linear: bool) -> tuple[list[str], set[str], list[str]]:
+    """Returns where a network is cut, of which cuts maps are shown, and the layers of the biases' maps beside them."""
+    if not is_linear:
+        layers = list(default_layers(setting.network, setting.first.x[None]))
+        return layers, set(layers), []
+    shown = {cut.layer for cut in setting.shown_cuts}
+    biases = [cut.bias for cut in setting.cuts if cut.bias and cut.layer in shown]
+    return [cut.layer for cut in setting.cuts], shown, biases
 
 
 def fig7(setting: Setting) -> Outcome:

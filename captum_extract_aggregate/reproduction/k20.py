@@ -213,7 +213,7 @@ def table1(setting: Setting) -> Outcome:
 
 def table3(setting: Setting) -> Outcome:
     """Pointing games on images with several classes, original and restricted to the best class's map: propagation."""
-    results = results_of(setting, propagated())
+    results = results_of(setting, propagated(setting))
     table, hits = _restricted(setting, results, TABLE3)
     findings = _larger_difference(hits, "gradients", ["guided", "RectGrad", "LRP-gamma-inf"])
     findings += _larger_difference(hits, "RectGrad_Mod", ["RectGrad"])
@@ -266,7 +266,7 @@ def table2(setting: Setting) -> Outcome:
 
 def table4(setting: Setting) -> Outcome:
     """Class sensitivity, Spearman of HOG features of the maps of the best and the worst class: propagation."""
-    results = results_of(setting, propagated())
+    results = results_of(setting, propagated(setting))
     table, values = _sensitivity(setting, results, TABLE4)
     findings = _more_sensitive(values, "gradients", ["guided", "RectGrad", "LRP-gamma-inf"])
     findings += _more_sensitive(values, "RectGrad_Mod", ["RectGrad"])
@@ -276,7 +276,7 @@ def table4(setting: Setting) -> Outcome:
 
 def fig4(setting: Setting) -> Outcome:
     """Blocks randomised from the output to the input: HOG-Spearman with the original, by two readings of N(0, .01)."""
-    methods = [*at_the_end(setting), *propagated()]
+    methods = [*at_the_end(setting), *propagated(setting)]
     results = setting.evaluate(methods, randomization_measures(setting, "hog_spearman", tuple(READINGS)), "stages")
     pairs = [("GradCAM", "GradCAM_Pos"), ("gradients", "guided"), ("RectGrad_Mod", "RectGrad")]
     pairs += [("LRP-0", "LRP-gamma-inf"), ("GradCAM", "FullGrad"), ("GradCAM", "CumulativeGradCAM")]

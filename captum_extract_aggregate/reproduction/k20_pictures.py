@@ -38,7 +38,7 @@ def fig3(setting: Setting) -> Outcome:
 
 def fig6(setting: Setting) -> Outcome:
     """Pictures: maps of the best and of the worst class, by propagation."""
-    return Outcome(pictures=[picture_grid(setting, propagated(), "k20-fig6", worst=True)])
+    return Outcome(pictures=[picture_grid(setting, propagated(setting), "k20-fig6", worst=True)])
 
 
 def fig5(setting: Setting) -> Outcome:

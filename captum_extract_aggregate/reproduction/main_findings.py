@@ -76,7 +76,7 @@ def _pos(setting: Setting) -> float:
 
 
 def _guided(setting: Setting) -> float:
-    return _less_alike(setting, propagated(), "guided", "gradients")
+    return _less_alike(setting, propagated(setting), "guided", "gradients")
 
 
 def _less_alike(setting: Setting, methods: Sequence[MethodPlan], first: str, second: str) -> float:

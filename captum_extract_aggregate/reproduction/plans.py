@@ -58,14 +58,24 @@ def at_the_end(setting: Setting) -> list[MethodPlan]:
     return [plan for plan in positive(setting) if plan.label not in earlier]
 
 
-def propagated() -> list[MethodPlan]:
-    """Returns K20's methods that propagate to the input."""
+def propagated(setting: Setting) -> list[MethodPlan]:
+    """Returns K20's methods that propagate to the input; balanced gradients instead of rules for rectifiers where a
+    network has none."""
     at = ("input",)
-    return [
+    gradients = MethodPlan("gradient", "gradients", at)
+    rules = [
         MethodPlan("guided", "guided", at, channels="max_abs"),
-        MethodPlan("gradient", "gradients", at),
+        gradients,
         MethodPlan("rectgrad", "RectGrad", at),
         MethodPlan("rectgrad-mod", "RectGrad_Mod", at),
+    ]
+    balanced = [
+        gradients,
+        MethodPlan("libra-grad", "balanced gradients", at, {"method": "gradient"}),
+        MethodPlan("libra-grad", "balanced gradients x input", at),
+    ]
+    return [
+        *(rules if setting.rectifies else balanced),
         MethodPlan("lrp", "LRP-gamma-inf", at, {"gamma": float("inf")}),
         MethodPlan("lrp", "LRP-0", at),
     ]

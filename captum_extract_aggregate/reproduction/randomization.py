@@ -13,7 +13,7 @@ from captum_extract_aggregate.reproduction.setting import Setting
 # The two readings of K20's N(0, 0.01): 0.01 as the standard deviation, and, as the notation is mostly read, as the
 # variance. Each is a measure of its own.
 READINGS = {"normal": "standard deviation 0.01", "normal_variance": "variance 0.01"}
-NO_RULE = "no rule for some of this network's operations"
+NO_RULE = "no rule for some of this network's operations, or nothing for its rule to act on"
 
 
 def randomization_measures(setting: Setting, similarity: str, inits: Sequence[str]) -> list[MeasurePlan]:

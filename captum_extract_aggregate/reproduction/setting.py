@@ -40,6 +40,7 @@ Made = TypeVar("Made")
 SIZES = {"maps": 200, "stages": 40, "removal": 80}
 QUICK = {"maps": 60, "stages": 6, "removal": 24}
 DATA = ("scenes", "voc", "coco", "imagenet")
+_ROUNDING = 1e-3
 _MOST_CUTS = 12, 3  # of which a map each is measured; in a quick run
 
 
@@ -165,6 +166,17 @@ class Setting:
         """Blocks that are randomised one after the other: the parts of the network that hold parameters."""
         names = {module: name for name, module in self.network.named_modules()}
         return tuple(names[block] for block in network_blocks(self.network))
+
+    @functools.cached_property
+    def rectifies(self) -> bool:
+        """Whether rules for rectifiers have something to act on: guided backprop differs from the gradient.
+
+        Where it does not (GELU in a ViT), gradients can be balanced instead.
+        """
+        x, at = self.first.x[None], ("input",)
+        guided = self.method(MethodPlan("guided", layers=at))(x, self.best(x))
+        plain = self.method(MethodPlan("gradient", layers=at, arguments={"aggregate": "sum"}))(x, self.best(x))
+        return float((guided - plain).abs().max()) > _ROUNDING * float(plain.abs().max())
 
     def supports(self, method: MethodPlan) -> str:
         """Returns why a method does not run on this network; nothing if it does."""

@@ -1,7 +1,10 @@
 """G20's figures of one picture: their sums add up."""
 
+from dataclasses import replace
+
 import pytest
 
+from captum_extract_aggregate.evaluation import ModelPlan
 from captum_extract_aggregate.reproduction import g20_pictures
 
 
@@ -23,3 +26,11 @@ def test_every_cut_s_activities_and_biases_make_the_score(setting):
     (finding,) = outcome.findings
     assert finding.verdict == "holds"
     assert finding.n == len(setting.cuts)
+
+
+def test_a_transformer_s_activities_and_biases_make_the_score_by_balanced_gradients(setting, tmp_path):
+    vit = replace(setting, name="scene-vit", model=ModelPlan("scene-vit"), folder=tmp_path)
+    (finding,) = g20_pictures.fig2(vit).findings
+    assert finding.verdict == "holds"
+    assert "with balanced gradients" in finding.statement
+    assert finding.n > 1

@@ -19,16 +19,17 @@ from captum_extract_aggregate.reproduction.plans import (
 )
 from captum_extract_aggregate.reproduction.r20 import TABLE3 as R20_TABLE3
 
-FIVE = SimpleNamespace(layers=("b1", "b2", "b3", "b4", "b5"))  # as VGG-16's
+FIVE = SimpleNamespace(layers=("b1", "b2", "b3", "b4", "b5"), rectifies=True)  # as VGG-16's
+GATED = SimpleNamespace(rectifies=False)  # as a ViT
 
 
 def test_every_method_of_the_tables_is_there():
     assert set(R20) == set(R20_TABLE3)
     assert [plan.label for plan in positive(FIVE)] == list(TABLE1)
     assert [plan.label for plan in at_the_end(FIVE)] == [name for name in TABLE1 if " B" not in name]
-    assert [plan.label for plan in propagated()] == list(TABLE3)
+    assert [plan.label for plan in propagated(FIVE)] == list(TABLE3)
     assert all(name == plan.label for name, plan in R20.items())
-    for plan in [*R20.values(), *positive(FIVE), *propagated()]:
+    for plan in [*R20.values(), *positive(FIVE), *propagated(FIVE)]:
         assert find_method(plan.method)
 
 
@@ -38,7 +39,14 @@ def test_methods_of_k20_are_at_the_last_layer_or_the_input_or_join_all():
     blocks = {plan.label: plan.layers for plan in positive(FIVE) if " B" in plan.label}
     assert all(layers == (f"b{label[-1]}",) for label, layers in blocks.items())
     assert len(blocks) == 12
-    assert {plan.layers for plan in propagated()} == {("input",)}
+    assert {plan.layers for plan in propagated(FIVE)} == {("input",)}
+
+
+def test_where_nothing_is_rectified_gradients_are_balanced():
+    plans = propagated(GATED)
+    balanced = ["balanced gradients", "balanced gradients x input"]
+    assert [plan.label for plan in plans] == ["gradients", *balanced, "LRP-gamma-inf", "LRP-0"]
+    assert {plan.layers for plan in plans} == {("input",)}
 
 
 def test_layers_are_combined_by_every_scheme_and_mode():

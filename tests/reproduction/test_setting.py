@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, ModelPlan
@@ -33,6 +34,16 @@ def test_the_network_is_as_it_was(setting):
     before = {name: value.clone() for name, value in setting.network.state_dict().items()}
     carry_out("r20-fig8", setting)
     assert all(torch.equal(before[name], value) for name, value in setting.network.state_dict().items())
+
+
+def test_rules_for_rectifiers_have_something_to_act_on_where_something_is_rectified(setting):
+    assert setting.rectifies
+    gated = replace(setting, model=ModelPlan("scene-vit"))
+    for module in list(gated.network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.ReLU):
+                setattr(module, name, nn.GELU())
+    assert not gated.rectifies
 
 
 def test_images_are_evenly_spread_and_come_in_batches(setting):
