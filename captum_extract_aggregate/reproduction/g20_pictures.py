@@ -78,8 +78,8 @@ def fig2(setting: Setting) -> Outcome:
     gap: Any = ActivityAttribution(setting.network, None).compute_convergence_delta(x, target=target)
     is_linear = abs(float(gap)) < LINEAR * abs(score)
     layers, shown, biases = _cut_at(setting, is_linear)
-    method: Any = ActivityAttribution(setting.network, layers)
-    method = method if is_linear else LibraGrad(method)
+    plain = ActivityAttribution(setting.network, layers)
+    method: Any = plain if is_linear else LibraGrad(plain)
     activities = method.attribute(x, target=target)
     rows = {
         "activities": [
@@ -100,10 +100,12 @@ def fig2(setting: Setting) -> Outcome:
         cells.append([layer, f"{total:.3f}", f"{score + gap - total:.3f}", f"{score + gap:.3f}"])
     header = ["cut at", "activities", "all biases behind it", f"both (score {score:.3f})"]
     worst = max(abs(gap) for gap in gaps) / max(1e-12, abs(score))
+    effect = f"largest relative gap {worst:.1e}"
+    if not is_linear:
+        others = [abs(float(gap) / score) for gap in plain.compute_convergence_delta(x, target=target)]
+        effect += f"; of plain gradients {max(others):.2f}"
     of = "" if is_linear else ", with balanced gradients"
     statement = f"at every layer the activities and the biases behind it add up to the score{of}"
-    effect = f"largest relative gap {worst:.1e}"
-    effect += "" if is_linear else f"; of plain gradients at the input {abs(float(gap) / score):.2f}"
     finding = Finding(statement, worst < LINEAR, len(gaps), effect)
     return Outcome([markdown(header, cells)], [finding], [path])
 
