@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.coco_imagenet import restricted
+from benchmarks.independent_game import NAME, independent_game
 from benchmarks.reproduction_pages import write
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
 from captum_extract_aggregate.reproduction import EXPERIMENTS, Request, Setting, carry_out, settings_of
@@ -92,7 +93,7 @@ def _real(folder: Path) -> list[tuple[Setting, tuple[str, ...]]]:
         sizes = {"maps": 395, "stages": 24, "removal": 40}
         voc = Setting("voc-squeezenet", model, DataPlan("voc", str(DATA)), folder, SQUEEZENET,
                       loss="binary_cross_entropy", sizes=sizes)  # fmt: skip
-        made.append((voc, ("r20-fig3",)))
+        made.append((voc, (NAME,)))
     return made
 
 
@@ -163,7 +164,7 @@ def main() -> None:
         return
     known = settings(Path(folder), "--quick" in rest)
     asked = [name for name in rest if name in known] or list(known)
-    only = [name for name in rest if name in EXPERIMENTS]
+    only = [name for name in rest if name in EXPERIMENTS or name == NAME]
     for name in asked:
         setting, experiments = known[name]
         for experiment in experiments:
@@ -171,7 +172,7 @@ def main() -> None:
             if (only and experiment not in only) or kept_outcome(path) is not None:
                 continue
             start = time.perf_counter()
-            keep(carry_out(experiment, setting), path)
+            keep(independent_game(setting) if experiment == NAME else carry_out(experiment, setting), path)
             print(f"{experiment} on {name}: {time.perf_counter() - start:.0f} s", flush=True)
 
 

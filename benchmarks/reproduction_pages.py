@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.independent_game import HOW, NAME, TITLE
 from captum_extract_aggregate.reproduction import EXPERIMENTS
 from captum_extract_aggregate.reproduction.findings import (
     FAILS,
@@ -82,7 +83,7 @@ def results() -> Found:
 
 def _split(stem: str) -> tuple[str, str] | None:
     """Returns the experiment and the setting that a file is named after."""
-    names = [name for name in EXPERIMENTS if stem.startswith(f"{name}-")]
+    names = [name for name in (*EXPERIMENTS, NAME) if stem.startswith(f"{name}-")]
     name = max(names, key=len, default="")
     return (name, stem.removeprefix(f"{name}-")) if name else None
 
@@ -135,14 +136,18 @@ def page(paper: str, found: Found) -> str:
     names = [name for name in EXPERIMENTS if name.startswith(f"{prefix}-")]
     parts = [f"# {PAPERS[paper]}", TEXTS.joinpath(f"{prefix}.md").read_text(encoding="utf-8").rstrip()]
     parts += ["## Figures and tables", published_table(paper), "## Results"]
+    titles = {name: EXPERIMENTS[name].title for name in names}
+    if prefix == "r20":
+        titles[NAME] = TITLE
     numbers = {p.experiment: f"{p.paper} {p.number}" for p in PUBLISHED if p.experiment}
-    for name in names:
-        parts += _section(name, numbers.get(name, "further"), found.get(name, {}))
+    for name, title in titles.items():
+        parts += _section(name, f"{numbers.get(name, 'further')}: {title}", found.get(name, {}))
     return "\n\n".join(parts) + "\n"
 
 
-def _section(name: str, number: str, of: dict[str, Outcome]) -> Iterable[str]:
-    parts = [f"({name})=\n### {number}: {EXPERIMENTS[name].title.rstrip('.')}", f"`reproduce {name}`"]
+def _section(name: str, heading: str, of: dict[str, Outcome]) -> Iterable[str]:
+    how = f"`reproduce {name}`" if name in EXPERIMENTS else HOW
+    parts = [f"({name})=\n### {heading.rstrip('.')}", how]
     if not of:
         return [*parts, "Not run yet."]
     for setting in list(_settings({name: of})):
