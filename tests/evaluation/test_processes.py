@@ -68,6 +68,7 @@ def free_port():
         return s.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_give_what_one_gives(tmp_path):
     status, output = torchrun(2, plan(), tmp_path / "results")
     assert status == 0, output[-2000:]
