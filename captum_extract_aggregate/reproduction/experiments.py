@@ -58,6 +58,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "r20-combinations": Experiment(r20.combinations, True),
     "r20-grid": Experiment(r20_sensitivity.grid),
     "r20-localisation": Experiment(localisation.localisation, True),
+    "r20-grid-pointing": Experiment(localisation.grid_pointing),
     "k20-fig1": Experiment(k20_pictures.fig1),
     "k20-fig2": Experiment(k20_pictures.fig2),
     "k20-fig3": Experiment(k20_pictures.fig3),

@@ -1,8 +1,10 @@
-"""How much of R20's maps lies on the object, layer by layer: mass and rank accuracy, which need no tolerance."""
+"""How much of R20's maps lies on the object, or in its cell of a grid, layer by layer."""
 
 from __future__ import annotations
 
-from captum_extract_aggregate.evaluation import MeasurePlan
+from dataclasses import asdict, replace
+
+from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, Results
 from captum_extract_aggregate.reproduction.findings import Outcome, markdown, mean_sd, smaller, values_of
 from captum_extract_aggregate.reproduction.plans import R20
 from captum_extract_aggregate.reproduction.r20_results import methods_of
@@ -13,19 +15,40 @@ MEASURES = {"relevance_mass_accuracy": "share of the map's positive values on th
 _ABOVE = "above_chance"  # minus the object's share of the picture
 
 
+_SURE, _CELLS = 0.5, 2
+_HALF = 112  # pixels a side of a photograph in a grid, so that a grid costs what one does
+
+
 def localisation(setting: Setting) -> Outcome:
     """Shares of the maps that lie on the object, above its share of the picture, by method and layer."""
     results = setting.evaluate(list(R20.values()), [MeasurePlan(name) for name in MEASURES], "maps")
-    layers, tables, findings = setting.layers, [], []
-    middle = layers[-2]
-    for measure, what in MEASURES.items():
-        rows = []
-        for method in methods_of(results):
-            cells = [mean_sd(list(values_of(results, measure, method, at, _ABOVE).values())) for at in layers]
-            rows.append([method, *cells])
-        tables.append(markdown([f"{what}, above chance", *layers], rows))
-        for first, second in (("selective", "NormGrad"), ("linear approx.", "GradCAM"), ("cEB", "EB")):
-            a, b = (values_of(results, measure, method, middle, _ABOVE) for method in (first, second))
-            statement = f"{what}: {first} has more than {second} ({middle})"
-            findings.append(smaller(statement, a, b, magnitude=False, larger=True))
-    return Outcome(tables, findings)
+    outcomes = [
+        _by_layer(setting, results, measure, _ABOVE, f"{what}, above chance") for measure, what in MEASURES.items()
+    ]
+    return Outcome([t for o in outcomes for t in o.tables], [f for o in outcomes for f in o.findings])
+
+
+def grid_pointing(setting: Setting) -> Outcome:
+    """Shares of the maps that lie in the right cell of a grid of pictures of four classes, by method and layer."""
+    of = setting.data if setting.data.kind == "scenes" else replace(setting.data, resize="square", size=_HALF)
+    cells = {"of": asdict(of), "cells": _CELLS, "confidence": _SURE}
+    results = setting.evaluate(
+        list(R20.values()), [MeasurePlan("grid_pointing_game")], "removal", DataPlan("grid", arguments=cells)
+    )
+    what = f"share of the map's positive values in the right one of {_CELLS**2} cells"
+    return _by_layer(setting, results, "grid_pointing_game", "accuracy", what)
+
+
+def _by_layer(setting: Setting, results: Results, measure: str, detail: str, what: str) -> Outcome:
+    """Returns the means by method and layer; methods are compared at the last layer but one."""
+    layers = setting.layers
+    rows = []
+    for method in methods_of(results):
+        cells = [mean_sd(list(values_of(results, measure, method, at, detail).values())) for at in layers]
+        rows.append([method, *cells])
+    findings = []
+    for first, second in (("selective", "NormGrad"), ("linear approx.", "GradCAM"), ("cEB", "EB")):
+        a, b = (values_of(results, measure, method, layers[-2], detail) for method in (first, second))
+        statement = f"{what}: {first} has more than {second} ({layers[-2]})"
+        findings.append(smaller(statement, a, b, magnitude=False, larger=True))
+    return Outcome([markdown([what, *layers], rows)], findings)

@@ -13,6 +13,7 @@ FURTHER = {
     "r20-combinations",
     "r20-grid",
     "r20-localisation",
+    "r20-grid-pointing",
     "g20-decision-flips",
     "g20-bias-delta-plus",
     "g20-others",
@@ -24,7 +25,7 @@ def test_every_figure_and_table_is_there_or_said_not_to_be():
     listed = CliRunner().invoke(app, ["reproduce", "list"])
     assert listed.exit_code == 0
     lines = listed.output.splitlines()
-    assert lines[0] == "51 of the papers' 54 figures and tables, and 6 further experiments:"
+    assert lines[0] == "51 of the papers' 54 figures and tables, and 7 further experiments:"
     assert [line.split()[0] for line in lines[1 : 1 + len(EXPERIMENTS)]] == list(EXPERIMENTS)
     assert all("not reproduced" in line for line in lines[1 + len(EXPERIMENTS) :])
     assert len(lines) == 1 + len(EXPERIMENTS) + 3

@@ -1,7 +1,9 @@
 """Shares of the maps on the object: what is made of results by hand."""
 
+from dataclasses import replace
+
 from captum_extract_aggregate.evaluation import MeasurePlan
-from captum_extract_aggregate.reproduction.localisation import MEASURES, localisation
+from captum_extract_aggregate.reproduction.localisation import MEASURES, grid_pointing, localisation
 from tests.evaluation.hand_made import value_rows, write
 from tests.reproduction.outcomes import cells, with_results
 
@@ -25,3 +27,14 @@ def test_means_by_layer_and_methods_compared_before_the_last(tmp_path):
     ]
     assert outcome.findings[0].statement.endswith("selective has more than NormGrad (l1)")
     assert len(outcome.tables) == 2
+
+
+def test_grids_of_a_network_s_pictures(setting):
+    """Of four cells: GradCAM, whose weights are means over all of them, marks the right one less before the last layer."""
+    outcome = grid_pointing(replace(setting, wanted_layers=("layer3", "layer4"), sizes={"removal": 2}))
+    assert len(cells(outcome.tables[0])) == 2 + 9  # heading, methods
+    selective, linear, contrastive = outcome.findings
+    assert linear.statement.endswith("linear approx. has more than GradCAM (layer3)")
+    assert linear.n == 2 * 4  # grids, cells
+    assert linear.holds
+    assert contrastive.holds
