@@ -33,7 +33,7 @@ def test_grids_of_a_network_s_pictures(setting):
     """Of four cells: GradCAM, whose weights are means over all of them, marks the right one less before the last layer."""
     outcome = grid_pointing(replace(setting, wanted_layers=("layer3", "layer4"), sizes={"removal": 2}))
     assert len(cells(outcome.tables[0])) == 2 + 9  # heading, methods
-    selective, linear, contrastive = outcome.findings
+    _, linear, contrastive = outcome.findings
     assert linear.statement.endswith("linear approx. has more than GradCAM (layer3)")
     assert linear.n == 2 * 4  # grids, cells
     assert linear.holds
