@@ -29,6 +29,8 @@ PAGES, RESULTS = DOCS / "reproduction", DOCS / "reproduction" / "results"
 TEXTS = Path(__file__).parent / "reproduction_text"
 # Okabe and Ito's blue, vermilion and grey-yellow, which differ in lightness too, and a sign that needs no colour.
 SIGNS = {HOLDS: ("✓", "#0072B2", "white"), FAILS: ("✗", "#D55E00", "black"), UNTOLD: ("?", "#F0E442", "black")}
+SHOWN = {"lite0": "EfficientNet-Lite0", "mobilenet": "MobileNetV2", "squeezenet": "SqueezeNet", "vit-tiny": "ViT-Tiny",
+         "resnet20": "CIFAR ResNet-20", "scene-resnet": "scene ResNet", "scene-vgg": "scene VGG"}  # fmt: skip
 # Figures of maps over pictures: shown of scenes alone, as photographs are not this project's to show.
 MAPS = ("r20-fig2", "r20-fig4", "r20-fig5", "r20-fig12", "r20-fig13-maps", "r20-fig15", "k20-fig1", "k20-fig2",
         "k20-fig3", "k20-fig5", "k20-fig6", "g20-fig2", "g20-fig4", "g20-fig7")  # fmt: skip
@@ -88,6 +90,16 @@ def _split(stem: str) -> tuple[str, str] | None:
     return (name, stem.removeprefix(f"{name}-")) if name else None
 
 
+def _networks(found: Found) -> dict[str, list[str]]:
+    """Returns the settings of each network, which differ in their pictures."""
+    named: dict[str, list[str]] = {}
+    for setting in _settings(found):
+        kind, _, network = setting.partition("-")
+        if kind != "voc":
+            named.setdefault(setting if kind == "scene" else network, []).append(setting)
+    return {name: named[name] for name in SHOWN if name in named}
+
+
 def _settings(found: Found) -> list[str]:
     every = {setting for of in found.values() for setting in of}
     order = ("imagenet", "coco", "ecssd", "scene", "cifar", "voc")
@@ -97,10 +109,13 @@ def _settings(found: Found) -> list[str]:
 def summary(found: Found) -> str:
     """Returns the page that says what the papers are cited for, statement by network."""
     done, count = counted()
-    settings = [name for name in _settings(found) if not name.startswith("voc")]
+    networks = _networks(found)
     rows = []
     for text, experiment, begins in _summary_rows():
-        cells = [_cell(_chosen(found, experiment, name, begins), experiment) for name in settings]
+        cells = [
+            _cell([f for setting in settings for f in _chosen(found, experiment, setting, begins)], experiment)
+            for settings in networks.values()
+        ]
         if any(cells):
             rows.append([text, *cells])
     legend = ", ".join(f"{_badge(verdict, verdict)}" for verdict in SIGNS)
@@ -108,7 +123,7 @@ def summary(found: Found) -> str:
     text = text.replace("{done}", str(done)).replace("{count}", str(count)).replace("{legend}", legend)
     own = [f"reproduction/{paper.lower()}" for paper in PAPERS]
     tree = "\n".join(["```{toctree}", ":hidden:", *own, "```"])
-    return "\n\n".join([text, markdown(["statement", *settings], rows), tree]) + "\n"
+    return "\n\n".join([text, markdown(["statement", *(SHOWN[name] for name in networks)], rows), tree]) + "\n"
 
 
 def _chosen(found: Found, experiment: str, setting: str, begins: str) -> list[Finding]:

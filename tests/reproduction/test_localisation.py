@@ -30,7 +30,7 @@ def test_means_by_layer_and_methods_compared_before_the_last(tmp_path):
 
 
 def test_grids_of_a_network_s_pictures(setting):
-    """Of four cells: GradCAM, whose weights are means over all of them, marks the right one less before the last layer."""
+    """GradCAM, whose weights are means over all four cells, marks the right one less before the last layer."""
     outcome = grid_pointing(replace(setting, wanted_layers=("layer3", "layer4"), sizes={"removal": 2}))
     assert len(cells(outcome.tables[0])) == 2 + 9  # heading, methods
     _, linear, contrastive = outcome.findings
