@@ -97,7 +97,7 @@ def _networks(found: Found) -> dict[str, list[str]]:
         kind, _, network = setting.partition("-")
         if kind != "voc":
             named.setdefault(setting if kind == "scene" else network, []).append(setting)
-    return {name: named[name] for name in SHOWN if name in named}
+    return {name: named[name] for name in sorted(named, key=list(SHOWN).index)}
 
 
 def _settings(found: Found) -> list[str]:
