@@ -15,7 +15,8 @@ from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, where_positive
 from captum_extract_aggregate._engine.operations import Call, tensors_in
 from captum_extract_aggregate.attr.propagation.interception import Step, Tensors
-from captum_extract_aggregate.attr.propagation.lrp_rules import Linear, LinearRule, ratio, without_constants
+from captum_extract_aggregate.attr.propagation.linear_shares import Linear, ratio, without_constants
+from captum_extract_aggregate.attr.propagation.lrp_rules import LinearRule
 from captum_extract_aggregate.attr.propagation.padding import Varying
 
 Shares = Callable[[Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]
@@ -293,7 +294,27 @@ def weighted(call: Call) -> Linear:
     weight, channels = call.argument(1, "weight"), None
     if call.name == "linear" or (call.name in _CONVOLUTIONS and call.argument(6, "groups", 1) == 1):
         channels = (1 - weight.ndim if call.name != "linear" else -1, 1)
-    return Linear(run, weight, call.argument(2, "bias"), channels=channels)
+    return Linear(run, weight, call.argument(2, "bias"), channels=channels, adjoint=_adjoint(call, weight))
+
+
+def _adjoint(call: Call, weight: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """Returns what autograd would call, without its graph; None where it is not one operator."""
+    if call.name == "linear":
+        return lambda R, a, w: R.matmul(w)
+    dims = weight.ndim - 2
+    stride, padding, dilation = (
+        call.argument(position, name, default)
+        for position, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+    )
+    if call.name not in _CONVOLUTIONS or call.argument(0, "input").ndim != weight.ndim or isinstance(padding, str):
+        return None
+    how = [[n] * dims if isinstance(n, int) else n for n in (stride, padding, dilation)]
+    rest = (*how, False, [0] * dims, call.argument(6, "groups", 1), [True, False, False])
+
+    def run(R: Tensor, a: Tensor, w: Tensor) -> Tensor:
+        return torch.ops.aten.convolution_backward(R, a, w, None, *rest)[0]  # type: ignore[no-any-return]
+
+    return run
 
 
 def matrix_product(call: Call, variable: Tensor) -> Linear:

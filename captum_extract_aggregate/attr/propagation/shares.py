@@ -13,13 +13,11 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import where_positive
-from captum_extract_aggregate.attr.propagation.lrp_rules import (
+from captum_extract_aggregate.attr.propagation.linear_shares import (
     Constant,
     Linear,
-    LinearRule,
     Part,
     Term,
-    check_lost,
     is_zero,
     negative,
     positive,
@@ -28,6 +26,7 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
     share_out_all,
     without_constants,
 )
+from captum_extract_aggregate.attr.propagation.lrp_rules import LinearRule, check_lost
 
 Sums = Literal["signed", "positive"]
 
