@@ -36,7 +36,8 @@ class Place(NamedTuple):
     `differentiate=False` asks for the activation alone, `value=False` for the gradient alone (the activation then is
     good for its shape, and may be overwritten); `call` picks one of several calls of the layer in a forward; an
     `optional` place is left out where its layer never ran, has zero gradients where the score does not use it, and
-    holds the tensors of all calls where the layer ran several times.
+    holds the tensors of all calls where the layer ran several times. `reduce` makes of a gradient what is kept of it,
+    as soon as it arrives, where that can be (see `Recording`).
     """
 
     layer: nn.Module | None
@@ -45,6 +46,7 @@ class Place(NamedTuple):
     value: bool = True
     call: int | None = None
     optional: bool = False
+    reduce: Callable[[Tensor], Any] | None = None
 
 
 class Tapped(NamedTuple):

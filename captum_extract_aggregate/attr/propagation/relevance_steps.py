@@ -68,7 +68,7 @@ class LinearStep(Step):
     def _relevance(self, R: Tensor, kept: Tensors, linear: Linear) -> Tensor:
         a, varying = kept[0], kept[1] if len(kept) > 1 else None
         x = without_constants(at_least_float32(a), varying)
-        linear = replace(linear, varying=varying, never_negative=self.never_negative)
+        linear = linear if varying is None else replace(linear, varying=varying)
         return self._of_parts(at_least_float32(R), x, linear).to(a.dtype)
 
     def _of_parts(self, R: Tensor, x: Tensor, linear: Linear) -> Tensor:
@@ -93,18 +93,17 @@ class LinearStep(Step):
             raise InvalidValueError(
                 f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
             )
-        linear = self.linear
+        output, transposed = None, None
         if self.own is not None:
-            transposed = functools.partial(self.own.transposed, norm=self.norm)
-            linear = replace(linear, output=self.own.output(self.norm), transposed=transposed)
-            if linear.output is not None and not self.rule.needs_weights:
-                return linear
-        weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
-        if self.norm is not None:
-            scale, shift = (at_least_float32(t) for t in self.norm)
-            weight = self._scaled(weight, scale)
-            bias = shift if bias is None else bias * scale + shift
-        return replace(linear, weight=weight, bias=bias)
+            output, transposed = self.own.output(self.norm), functools.partial(self.own.transposed, norm=self.norm)
+        if output is None or self.rule.needs_weights:
+            weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
+            if self.norm is not None:
+                scale, shift = (at_least_float32(t) for t in self.norm)
+                weight = self._scaled(weight, scale)
+                bias = shift if bias is None else bias * scale + shift
+        known = {"output": output, "transposed": transposed, "never_negative": self.never_negative}
+        return replace(self.linear, weight=weight, bias=bias, **known)
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by
