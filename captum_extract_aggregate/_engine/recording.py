@@ -14,6 +14,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -135,8 +136,9 @@ class Recording:
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
-        of_models = (self.inputs, self.models, tame, *caches, self._look, self._facts)
-        return Evidence(*shown, *of_models, reduced=arriving.reduced())
+        evidence = Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
+        kept = arriving.reduced()
+        return replace(evidence, reduced=kept) if kept else evidence
 
     def _lay_out(self, scores: Tensor) -> None:
         """Sees to the layout of gradients in a plain pass; scores that are selected from one output share its graph."""
@@ -204,7 +206,7 @@ class Recording:
         return are_tame(found)
 
 
-def check_finite(found: Sequence[float], place: Place, models: Iterable[nn.Module]) -> None:
+def check_finite(found: Sequence[float], place: Place, models: Sequence[nn.Module]) -> None:
     """Raises our error for a place whose gradients are of these magnitudes, where one is not finite."""
     if not all(map(math.isfinite, found)):
         raise InvalidValueError(
@@ -248,6 +250,9 @@ def record(
     while True:  # every turn knows one more layer
         start = from_the_start or bool(careful)
         run = _forward(forward_func, tensors, places, extra, device_ids, within, start, careful)
+        if run.untold:
+            KNOWN_LAYERS.learn_untold(run.untold)
+            continue
         if not run.misjudged:
             break
         if run.misjudged <= careful:
@@ -263,13 +268,15 @@ def record(
 
 
 class _Run(NamedTuple):
-    """Holds what one forward gave, and the layers whose tensors were used or overwritten as it did not expect."""
+    """Holds what one forward gave, and the layers whose tensors were used or overwritten as it did not expect, or were
+    not found in its graph."""
 
     output: Any = None
     tapped: dict[Place, list[list[Tapped]]] = {}  # noqa: RUF012 (a NamedTuple's, never changed)
     models: tuple[nn.Module, ...] = ()
     context: Context = None
     misjudged: AbstractSet[nn.Module] = frozenset()
+    untold: AbstractSet[nn.Module] = frozenset()
 
 
 def _forward(
@@ -288,7 +295,7 @@ def _forward(
     with Undo() as modes, modes:
         set_modes(modes, grad=True)
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
-        taps = Taps(places, from_the_start, careful)
+        taps = Taps(places, from_the_start, careful, is_plain=within is None)
         layers = {place.layer for place in places} - {None}
         try:
             with _explained_failure(), Undo() as undo, undo:
@@ -304,6 +311,9 @@ def _forward(
         except _OverwrittenError:
             return _Run(misjudged=taps.layers)
         models = tuple(preparation.finished().models)
+        untold = taps.find(output)
+        if untold:
+            return _Run(untold=untold)
         misjudged = taps.misjudged()
         return _Run(output, {} if misjudged else taps.collect(leaves, models, device_ids), models, context, misjudged)
 

@@ -112,7 +112,7 @@ def share_out(
     if linear.adjoint is None:
         slopes = torch.autograd.grad(z, activities, sent)
     else:
-        slopes = tuple(linear.adjoint(sent, a, w) for a, w in terms)
+        slopes = tuple(_adjoint(linear, sent, a, w) for a, w in terms)
     received = [times(slope, a.detach(), linear) for a, slope in zip(activities, slopes)]
     if len(received) < count:
         received = list(received[0].chunk(count, linear.channels[0]))  # type: ignore[index]
@@ -173,7 +173,7 @@ def _of_both_signs(R: Tensor, a: Tensor, z: Tensor, linear: Linear, gamma: float
     to_up = sent.mul_(1 + gamma).sub_(more)
     received = []
     for (x, w_up), (_, w_down) in zip(up, down):
-        if channels is None:
+        if channels is None or w_up is None or w_down is None:
             slope = _adjoint(linear, to_up, x, w_up) + _adjoint(linear, to_down, x, w_down)
         else:
             slope = _adjoint(linear, torch.cat([to_up, to_down], channels[0]), x, torch.cat([w_up, w_down]))

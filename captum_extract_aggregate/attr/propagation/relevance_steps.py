@@ -102,8 +102,14 @@ class LinearStep(Step):
                 scale, shift = (at_least_float32(t) for t in self.norm)
                 weight = self._scaled(weight, scale)
                 bias = shift if bias is None else bias * scale + shift
-        known = {"output": output, "transposed": transposed, "never_negative": self.never_negative}
-        return replace(self.linear, weight=weight, bias=bias, **known)
+        return replace(
+            self.linear,
+            weight=weight,
+            bias=bias,
+            output=output,
+            transposed=transposed,
+            never_negative=self.never_negative,
+        )
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by
