@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,7 +14,7 @@ from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs, model_of
 from captum_extract_aggregate._engine.layout import Layout
 from captum_extract_aggregate._engine.operations import OPERATIONS
-from captum_extract_aggregate._engine.recording import record
+from captum_extract_aggregate._engine.recording import Recording, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Targets
 from captum_extract_aggregate.attr.described import described
@@ -29,7 +30,7 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
 from captum_extract_aggregate.attr.propagation.relu_interception import GatedInterception
 from captum_extract_aggregate.attr.propagation.relu_rules import Gate, RectifiedGate, deconvolution_gate, guided_gate
 
-_WATCHED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # models of which the graph alone does not tell enough
+_WATCHED: weakref.WeakSet[Any] = weakref.WeakSet()  # models, or functions, of which the graph does not tell enough
 
 
 @described(
@@ -85,16 +86,25 @@ class GuidedBackprop(PropagationAttribution[L]):
     ) -> Iterator[Evidence]:
         """Runs a plain pass, where its graph tells where the rectifiers are, and else one whose functions are
         watched."""
+        recording = self._plain_pass(inputs, places, additional_forward_args)
+        if recording is None:
+            return super().run_pass(inputs, places, additional_forward_args, targets)
+        return recording.evidence(targets)
+
+    def _plain_pass(self, inputs: Any, places: list[Place], additional_forward_args: Any) -> Recording | None:
+        """Returns a plain forward with gates in its graph; None where that does not tell enough."""
         model = model_of(self.forward_func)
-        if not OPERATIONS.is_changed() and model not in _WATCHED:
-            recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)
-            found = rectifiers_of(recording.output, recording.models, self._batch(inputs))
-            if found is not None:
-                put_gate(self._gate(), found)
-                return recording.evidence(targets)
-            if model is not None:
-                _WATCHED.add(model)
-        return super().run_pass(inputs, places, additional_forward_args, targets)
+        known: Any = self.forward_func if model is None else model
+        if OPERATIONS.is_changed() or known in _WATCHED:
+            return None
+        recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)
+        rectifiers = rectifiers_of(recording.output, recording.models, self._batch(inputs))
+        if rectifiers is None:
+            with contextlib.suppress(TypeError):  # of what cannot be remembered
+                _WATCHED.add(known)
+            return None
+        put_gate(self._gate(), rectifiers)
+        return recording
 
     def _batch(self, inputs: Any) -> int | None:
         return len(checked_inputs(inputs)[0]) if self._by_example else None
