@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.tensors import on_cpu, where_positive
 
+_LARGE = 64  # a gamma
 Constant = Tensor | None
 Part = Callable[[Tensor], Tensor]
 Term = tuple[Tensor, Constant]
@@ -137,50 +138,30 @@ def times(slope: Tensor, a: Tensor, linear: Linear) -> Tensor:
 
 
 def gamma_share_out(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
-    """R in proportion to `z_jk + gamma (z_jk)+`, below a negative output to `z_jk + gamma (z_jk)-`."""
-    w, b = weight_of(linear), linear.bias
-    z = linear.function(a, w, b) if linear.output is None else linear.output
-    if is_zero(where_positive(R, -z)):  # so it is wherever a rectifier follows
-        less = 1 / (1 + gamma)  # all contributions are smaller by this factor, and shares the same
-        terms = [(positive(a), F.leaky_relu(w, less))]
-        if linear.may_be_negative(a):
-            terms.append((negative(a).mul_(less), F.leaky_relu(w, 1 / less)))
-        else:
-            terms = [(a, terms[0][1])]
-        return share_out(R, linear, terms, None if b is None else F.leaky_relu(b, less), epsilon * less)[0]
-    return _of_both_signs(R, a, z, linear, gamma, epsilon)
+    """R in proportion to `z_jk + gamma (z_jk)+`, below a negative output to `z_jk + gamma (z_jk)-`.
 
-
-def _of_both_signs(R: Tensor, a: Tensor, z: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
-    """Returns what inputs receive where some outputs are negative.
-
-    One product more tells all denominators, `z + gamma z+` and `z + gamma (z - z+)`. With their quotients s and t, each
-    0 at outputs of the other sign, positive contributions receive `(1 + gamma) s + t`, and negative ones
-    `s + (1 + gamma) t`: one adjoint of both parts of the weights.
+    With the sum of magnitudes `m_k = sum_j |z_jk| + |b_k|`, and the sign of `z_k`, both are one formula, in which no
+    denominator cancels: that is `(1 + gamma / 2) z_k + gamma / 2 sign(z_k) m_k`, and with the quotients `q_k` inputs
+    receive `(1 + gamma / 2) a_j sum_k w_jk q_k + gamma / 2 |a_j| sum_k |w_jk| sign(z_k) q_k`.
     """
-    up, down = excitation(a, linear), inhibition(a, linear)
-    count, channels = len(up), linear.channels
-    if channels is not None and count > 1:
-        up, down = [_joined(up, channels)], [_joined(down, channels)]
-    bias = None if linear.bias is None else positive(linear.bias)
-    above = _product(linear, up, [x for x, _ in up], bias)
-    denominator = torch.sub(z, above, alpha=2)
-    turned = z.neg_()
-    _where_positive(denominator, turned).add_(above).mul_(gamma).sub_(turned)
-    sent = overwriting_ratio(R, denominator, epsilon)
-    more = where_positive(sent, turned).mul_(gamma)
-    to_down = sent + more
-    to_up = sent.mul_(1 + gamma).sub_(more)
-    received = []
-    for (x, w_up), (_, w_down) in zip(up, down):
-        if channels is None or w_up is None or w_down is None:
-            slope = _adjoint(linear, to_up, x, w_up) + _adjoint(linear, to_down, x, w_down)
-        else:
-            slope = _adjoint(linear, torch.cat([to_up, to_down], channels[0]), x, torch.cat([w_up, w_down]))
-        received.append(times(slope, x, linear))
-    if len(received) < count:
-        received = list(received[0].chunk(count, channels[0]))  # type: ignore[index]
-    return reduce(operator.add, received)
+    w, b = weight_of(linear), linear.bias
+    if gamma > _LARGE and R.dtype != torch.float64:  # of whose two parts the smaller contributions are a difference
+        exact = [None if t is None else t.double() for t in (w, b, linear.output)]
+        wide = replace(linear, weight=exact[0], bias=exact[1], output=exact[2])
+        return gamma_share_out(R.double(), a.double(), wide, gamma, epsilon).to(R.dtype)
+    z = linear.function(a, w, b) if linear.output is None else linear.output
+    if is_zero(where_positive(R, -z)) and not linear.may_be_negative(a):  # as between two rectifiers
+        less = 1 / (1 + gamma)  # all contributions are smaller by this factor, and shares the same
+        smaller = None if b is None else F.leaky_relu(b, less)
+        return share_out(R, linear, [(a, F.leaky_relu(w, less))], smaller, epsilon * less)[0]
+    size, magnitude = a.abs(), w.abs()
+    total = linear.function(size, magnitude, None if b is None else b.abs())
+    total = torch.copysign(total, z, out=total).mul_(gamma / 2).add_(z, alpha=1 + gamma / 2)
+    sent = overwriting_ratio(R, total, epsilon)
+    signed = torch.mul(sent, torch.copysign(z.new_ones(()), z), out=total)
+    received = times(_adjoint(linear, sent, a, w), a, linear)
+    more = times(_adjoint(linear, signed, size, magnitude), size, linear)
+    return received.mul_(1 + gamma / 2).add_(more, alpha=gamma / 2)
 
 
 def _adjoint(linear: Linear, R: Tensor, a: Tensor, w: Constant) -> Tensor:
