@@ -138,7 +138,7 @@ def test_gated_rules_are_one_forward_and_one_backward(make, resnet, x):
     ours, floor = operations(lambda: make(resnet).attribute(x, target=3)), operations(gradients(resnet, x, [None]))
     assert ours["convolution"] == floor["convolution"]
     assert ours["convolution_backward"] == floor["convolution_backward"]
-    assert sum(ours.values()) - sum(floor.values()) <= (5 if make is cea.RectGrad else 2) * floor["convolution"]
+    assert sum(ours.values()) - sum(floor.values()) <= (7 if make is cea.RectGrad else 2) * floor["convolution"]
 
 
 RULES = {
