@@ -138,13 +138,14 @@ def test_gated_rules_are_one_forward_and_one_backward(make, resnet, x):
     ours, floor = operations(lambda: make(resnet).attribute(x, target=3)), operations(gradients(resnet, x, [None]))
     assert ours["convolution"] == floor["convolution"]
     assert ours["convolution_backward"] == floor["convolution_backward"]
+    assert sum(ours.values()) - sum(floor.values()) <= (7 if make is cea.RectGrad else 2) * floor["convolution"]
 
 
 RULES = {
     "excitation": (cea.ExcitationBackprop, 2, 1, 10),
     "LRP, gamma infinite": (lambda m: cea.LRP(m, gamma=float("inf")), 2, 1, 10),
     "LRP-0": (cea.LRP, 1, 1, 19),
-    "LRP-gamma": (lambda m: cea.LRP(m, gamma=0.25), 3, 2, 54),  # less where R meets no negative output
+    "LRP-gamma": (lambda m: cea.LRP(m, gamma=0.25), 2, 2, 40),  # less where R meets no negative output
 }
 
 
@@ -166,7 +167,7 @@ def test_full_grad_reads_each_bias_s_part_once(resnet, x):
     places = len(method.plan(to_input=False))
     ours, floor = operations(lambda: method.attribute(x, target=3)), operations(gradients(resnet, x, [None]))
     print(f"FullGrad: {(sum(ours.values()) - sum(floor.values())) / places:.1f} operations more for each bias")
-    assert sum(ours.values()) - sum(floor.values()) <= 21 * places
+    assert sum(ours.values()) - sum(floor.values()) <= 18 * places
     assert ours["upsample_bilinear2d"] == 5  # resolutions
 
 

@@ -85,6 +85,10 @@ class Table(Generic[KeyT, T]):
         """Remembers everything registered so far as the package's own, which `unregister` brings back."""
         self._own = dict(self._things)
 
+    def is_changed(self) -> bool:
+        """Tells whether it is another table than when it was sealed."""
+        return self._things != self._own
+
     def names(self) -> list[KeyT]:
         """Returns all keys, in the order in which they were registered."""
         return list(self._things)

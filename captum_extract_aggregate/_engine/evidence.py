@@ -58,7 +58,8 @@ class Evidence:
     same, scaled) are what several methods make of it, `channels` what several targets make of the activations. `look`
     runs the forward once more, to see of what the dimensions at each place are made (the first time it is called),
     `facts` are of the models. `added` runs both passes once more and returns whatever the network adds, where the
-    gradients are such that it makes the score complete.
+    gradients are such that it makes the score complete. `reduced` is what was kept of gradients that are not among
+    `gradients`.
     """
 
     scores: Tensor
@@ -74,6 +75,7 @@ class Evidence:
     look: Callable[[], Look] | None = None
     facts: Facts | None = None
     added: Callable[[], list[Added]] | None = None
+    reduced: dict[Place, tuple[Any, ...]] = field(default_factory=dict)
 
     def uses(self, layer: nn.Module) -> bool:
         """Tells whether the forward used a parameter of the layer, be it without calling the layer."""

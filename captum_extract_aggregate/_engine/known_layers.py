@@ -21,6 +21,7 @@ class KnownLayers:
     def __init__(self) -> None:
         self._careful: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._plain: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._untold: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
     def careful(self, layers: Iterable[nn.Module]) -> set[nn.Module]:
         """Returns those layers that are known to need care."""
@@ -31,6 +32,14 @@ class KnownLayers:
         if layer in self._careful:
             return False
         return True if _is_single_operation(layer) or layer in self._plain else None
+
+    def is_told(self, layer: nn.Module) -> bool:
+        """Tells whether no pass has missed a layer in its graph."""
+        return layer not in self._untold
+
+    def learn_untold(self, layers: Iterable[nn.Module]) -> None:
+        """Remembers layers that a graph did not show."""
+        self._untold.update(layers)
 
     def learn_careful(self, layers: Iterable[nn.Module]) -> None:
         """Remembers layers that need care."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -24,6 +26,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._common.seeding import random_state
 from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu, plain
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.arriving import Arriving, can_be_met
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.batch_dimension import views_unfolded
 from captum_extract_aggregate._engine.evidence import Cache, Evidence, Look, Tensors
@@ -125,12 +128,17 @@ class Recording:
             self._check_scores(scores)
             if self.context is None and len(scores) == 1 and on_cpu(scores):
                 self._lay_out(scores)
+            arriving = Arriving(
+                undo, self._taps, [] if self.context is not None else can_be_met(self._taps, len(self.inputs[0]))
+            )
             with around(scores):
-                gradients = self._backward(scores, seed(scores.detach()), retain)
+                gradients = self._backward(scores, seed(scores.detach()), retain, arriving)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
-        return Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
+        evidence = Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
+        kept = arriving.reduced()
+        return replace(evidence, reduced=kept) if kept else evidence
 
     def _lay_out(self, scores: Tensor) -> None:
         """Sees to the layout of gradients in a plain pass; scores that are selected from one output share its graph."""
@@ -165,14 +173,16 @@ class Recording:
                 "actions that a mask rules out (-inf) take another target"
             )
 
-    def _backward(self, scores: Tensor, seed: Tensor, retain: bool) -> dict[Place, Tensors]:
+    def _backward(self, scores: Tensor, seed: Tensor, retain: bool, arriving: Arriving) -> dict[Place, Tensors]:
         wanted = [place for place in self._taps if place.differentiate]
-        edges = [part.edge for place in wanted for parts in self._taps[place] for part in parts]
+        edges = [p.edge for place in wanted if not arriving.meets(place) for parts in self._taps[place] for p in parts]
         found: Iterator[Tensor | None] = iter([None] * len(edges))
         if scores.requires_grad and edges:
             with _explained_failure():
                 found = iter(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))  # type: ignore[arg-type]
-        return {place: self._gradients(place, found) for place in wanted}
+        none: Iterator[Tensor | None] = itertools.repeat(None)
+        kept = arriving.reduced()
+        return {p: self._gradients(p, none if arriving.meets(p) else found) for p in wanted if p not in kept}
 
     def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
         """Returns the next gradients for a place's tensors; zeros for those that the score does not use, our error if
@@ -192,12 +202,17 @@ class Recording:
         if not on_cpu(g) or not g.numel():
             return False
         found = magnitudes(g).tolist()
-        if not all(map(math.isfinite, found)):
-            raise InvalidValueError(
-                f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
-                "expected a score that is differentiable there (no square root or logarithm of 0)"
-            )
+        check_finite(found, place, self.models)
         return are_tame(found)
+
+
+def check_finite(found: Sequence[float], place: Place, models: Sequence[nn.Module]) -> None:
+    """Raises our error for a place whose gradients are of these magnitudes, where one is not finite."""
+    if not all(map(math.isfinite, found)):
+        raise InvalidValueError(
+            f"the gradient at {describe(place.layer, models)} is NaN or infinite though the score is not; "
+            "expected a score that is differentiable there (no square root or logarithm of 0)"
+        )
 
 
 def record(
@@ -235,6 +250,9 @@ def record(
     while True:  # every turn knows one more layer
         start = from_the_start or bool(careful)
         run = _forward(forward_func, tensors, places, extra, device_ids, within, start, careful)
+        if run.untold:
+            KNOWN_LAYERS.learn_untold(run.untold)
+            continue
         if not run.misjudged:
             break
         if run.misjudged <= careful:
@@ -250,13 +268,15 @@ def record(
 
 
 class _Run(NamedTuple):
-    """Holds what one forward gave, and the layers whose tensors were used or overwritten as it did not expect."""
+    """Holds what one forward gave, and the layers whose tensors were used or overwritten as it did not expect, or were
+    not found in its graph."""
 
     output: Any = None
     tapped: dict[Place, list[list[Tapped]]] = {}  # noqa: RUF012 (a NamedTuple's, never changed)
     models: tuple[nn.Module, ...] = ()
     context: Context = None
     misjudged: AbstractSet[nn.Module] = frozenset()
+    untold: AbstractSet[nn.Module] = frozenset()
 
 
 def _forward(
@@ -275,7 +295,7 @@ def _forward(
     with Undo() as modes, modes:
         set_modes(modes, grad=True)
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
-        taps = Taps(places, from_the_start, careful)
+        taps = Taps(places, from_the_start, careful, is_plain=within is None)
         layers = {place.layer for place in places} - {None}
         try:
             with _explained_failure(), Undo() as undo, undo:
@@ -291,6 +311,9 @@ def _forward(
         except _OverwrittenError:
             return _Run(misjudged=taps.layers)
         models = tuple(preparation.finished().models)
+        untold = taps.find(output)
+        if untold:
+            return _Run(untold=untold)
         misjudged = taps.misjudged()
         return _Run(output, {} if misjudged else taps.collect(leaves, models, device_ids), models, context, misjudged)
 

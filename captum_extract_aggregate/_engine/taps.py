@@ -22,6 +22,7 @@ from captum_extract_aggregate._common.tensors import plain
 from captum_extract_aggregate._common.undo import Turn, Undo
 from captum_extract_aggregate._engine.attention_seen import AttentionSeen, no_attention
 from captum_extract_aggregate._engine.claims import Claim
+from captum_extract_aggregate._engine.graph_places import may_be_told, outputs_of
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import describe
 from captum_extract_aggregate._engine.operations import tensors_in
@@ -36,7 +37,8 @@ class Place(NamedTuple):
     `differentiate=False` asks for the activation alone, `value=False` for the gradient alone (the activation then is
     good for its shape, and may be overwritten); `call` picks one of several calls of the layer in a forward; an
     `optional` place is left out where its layer never ran, has zero gradients where the score does not use it, and
-    holds the tensors of all calls where the layer ran several times.
+    holds the tensors of all calls where the layer ran several times. `reduce` makes of a gradient what is kept of it,
+    as soon as it arrives, where that can be (see `Recording`).
     """
 
     layer: nn.Module | None
@@ -45,6 +47,7 @@ class Place(NamedTuple):
     value: bool = True
     call: int | None = None
     optional: bool = False
+    reduce: Callable[[Tensor], Any] | None = None
 
 
 class Tapped(NamedTuple):
@@ -95,10 +98,14 @@ class Taps:
 
     A tensor that is met where nothing is recorded yet becomes a leaf of the graph. That is right as long as nobody has
     used it before: for layers of several operations that is looked at once, when they are met for the first time.
-    `careful` are the layers that are known to need copies of what they hold (see `known_layers`).
+    `careful` are the layers that are known to need copies of what they hold (see `known_layers`). In a plain forward
+    (`is_plain`), the graph of which begins at the input, it may be the graph that shows places whose gradients are
+    reduced (see `graph_places`).
     """
 
-    def __init__(self, places: Sequence[Place], from_the_start: bool, careful: AbstractSet[nn.Module]) -> None:
+    def __init__(
+        self, places: Sequence[Place], from_the_start: bool, careful: AbstractSet[nn.Module], is_plain: bool = False
+    ) -> None:
         self._calls: dict[Place, dict[torch.device, list[list[Tapped]]]] = {place: {} for place in places}
         self._from_the_start, self._careful = from_the_start, careful
         self._met: list[tuple[Tensor, int]] = []
@@ -114,18 +121,21 @@ class Taps:
         self._uses = _Uses() if self._unknown else None
         is_opened = any(place.side == "attention" for place in places)
         self._attention = AttentionSeen(self._attended) if is_opened else None
+        in_graph = is_plain and from_the_start and any(place.layer is None for place in places)
+        self._in_graph = [place for place in places if in_graph and _may_be_told(place)]
 
     def begin(self, undo: Undo, claim: Claim) -> None:
         """Registers the hooks, until all is undone. `claim` knows which calls in other threads are not this pass's."""
         self._claim = claim
         undo.callback(self._unmark)
+        hidden = set(self._in_graph)
         for place in self._calls:
             if isinstance(place.layer, torch.jit.ScriptModule):
                 raise InvalidValueError(
                     f"layer is a {type(place.layer).__name__}, and hooks do not run in scripted or traced code; "
                     "expected a layer of the Python module it was made from"
                 )
-            if place.layer is None:
+            if place.layer is None or place in hidden:
                 continue
             if place.side == "output":
                 hook = functools.partial(self._after, place)
@@ -240,6 +250,17 @@ class Taps:
     def _value(self, t: Tensor) -> tuple[Tapped, Tensor]:
         return Tapped(plain(t.detach().clone()), None, self._count), t
 
+    def find(self, output: Any) -> set[nn.Module]:
+        """Finds in the graph that leads to the output what no hook has met, and returns the layers that it does not
+        show."""
+        layers = {place.layer for place in self._in_graph if place.layer is not None}
+        found = outputs_of(layers, output) if layers else {}
+        for place in self._in_graph:
+            assert place.layer is not None
+            for edge, like in found.get(place.layer, ()):
+                self._calls[place].setdefault(like.device, []).append([Tapped(like, edge)])
+        return layers - found.keys()
+
     def misjudged(self) -> set[nn.Module]:
         """Returns the layers that need care this pass did not take: its tensors there are not to be trusted."""
         overwritten = any(t._version != version for t, version in self._met)
@@ -268,6 +289,11 @@ class Taps:
                 parts = [chosen_call(place, by_device[device], models) for device in devices]
             found[place] = [list(column) for column in zip(*parts)]
         return found
+
+
+def _may_be_told(place: Place) -> bool:
+    layer = place.layer
+    return place.reduce is not None and layer is not None and may_be_told(layer) and KNOWN_LAYERS.is_told(layer)
 
 
 def _share_storage(a: Tensor, b: Tensor) -> bool:

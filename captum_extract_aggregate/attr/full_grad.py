@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
-from captum_extract_aggregate._common.tensors import at_least_float32, extremes, spread_between, upsample
+from captum_extract_aggregate._common.tensors import at_least_float32, extremes, on_cpu, spread_between, upsample
 from captum_extract_aggregate._engine.added import Added
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.input_positions import Positions, Size, check_size, find_positions
+from captum_extract_aggregate._engine.layer_channels import is_channels_first
 from captum_extract_aggregate._engine.layers import describe
 from captum_extract_aggregate._engine.layout import Layout, to_channels_first
+from captum_extract_aggregate._engine.recording import check_finite
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
 from captum_extract_aggregate.attr.biases import bias_layers, biased, check_bias, fused_norms
@@ -124,7 +127,10 @@ class FullGrad(WithDelta[nn.Module]):
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
         check_bias(layer, to_input)
-        return (Place(layer, value=False, optional=self._only_seen),)
+        assert layer is not None
+        at_once = self.layout == "auto" and is_channels_first(layer)  # whose positions are the layer's own
+        reduce = functools.partial(self._reduced, layer) if at_once else None
+        return (Place(layer, value=False, optional=self._only_seen, reduce=reduce),)
 
     def plan(self, to_input: bool) -> Plan:
         """Returns the input's place, if its term counts, and those of the layers."""
@@ -160,7 +166,10 @@ class FullGrad(WithDelta[nn.Module]):
         most have."""
         maps = []
         for place in biases:
-            maps += [(place.layer, self._magnitudes(term)) for term in self._terms(place, evidence, left_out)]
+            if place in evidence.reduced:
+                maps += [(place.layer, one) for one in _checked(place, evidence)]
+            else:
+                maps += [(place.layer, self._magnitudes(term)) for term in self._terms(place, evidence, left_out)]
         most = max((map_.channels.ndim for _, map_ in maps), default=0)
         if self._only_seen:
             left_out |= {layer: describe(layer, evidence.models) for layer, map_ in maps if map_.channels.ndim < most}
@@ -241,6 +250,10 @@ class FullGrad(WithDelta[nn.Module]):
                 left_out[place.layer] = around.name
         return terms
 
+    def _reduced(self, layer: nn.Module, g: Tensor) -> Magnitudes:
+        """Returns the magnitudes of what a layer's bias contributes, whose gradient is somebody else's, too."""
+        return self._magnitudes(at_least_float32(biased(layer, g)))
+
     def _magnitudes(self, contribution: Tensor) -> Magnitudes:
         """Returns what psi needs to know of a contribution, which is read but once."""
         if self.rescale == "layer_map":
@@ -280,8 +293,17 @@ def _scaled_by_channel(magnitude: Tensor) -> Magnitudes:
     """Returns magnitudes of which each channel is scaled by itself, so that nothing is left to scale."""
     low, high = (v.reshape(*v.shape, *(1,) * (magnitude.ndim - 2)) for v in magnitude.flatten(2).aminmax(dim=2))
     channels = magnitude.sub_(low).div_(high - low + _EPS).sum(1, keepdim=True)
-    nothing = channels.new_zeros(len(channels))
+    nothing = channels.flatten(1).amax(1) * 0  # but for what is no number, which is met there
     return Magnitudes(channels, nothing, nothing + (1 - _EPS), 1)
+
+
+def _checked(place: Place, evidence: Evidence) -> tuple[Magnitudes, ...]:
+    """Returns what was kept of a place's gradients; our error where they are not finite, as anywhere."""
+    found: tuple[Magnitudes, ...] = evidence.reduced[place]
+    for one in found:
+        if on_cpu(one.high):
+            check_finite(one.high.tolist(), place, evidence.models)
+    return found
 
 
 def _own(layer: nn.Module | None) -> set[int]:

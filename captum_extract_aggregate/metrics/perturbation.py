@@ -13,7 +13,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._engine.input_positions import Positions
 from captum_extract_aggregate._engine.model_state import without_gradients
 from captum_extract_aggregate._engine.one_output import check_logit, has_one_output
-from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
+from captum_extract_aggregate.attr.propagation.linear_shares import broadcasts
 from captum_extract_aggregate.metrics.explanations import batches_of, check_mode, class_scores, output_of, sliced
 
 

@@ -26,7 +26,7 @@ from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.layers import describe, running_modules
 from captum_extract_aggregate._engine.model_state import function_modes, leave_function_modes, run_within
 from captum_extract_aggregate._engine.operations import OPERATIONS, Call, Rule, of_torch, tensors_in
-from captum_extract_aggregate.attr.propagation.lrp_rules import broadcasts
+from captum_extract_aggregate.attr.propagation.linear_shares import broadcasts
 
 Tensors = tuple[Tensor, ...]
 # Views whose history an in-place operation on their base has rewritten, indexing by None, which the oldest PyTorch

@@ -31,158 +31,33 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-import operator
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
-from captum_extract_aggregate._common.tensors import moved, on_cpu, where_positive
+from captum_extract_aggregate._common.tensors import moved
+from captum_extract_aggregate.attr.propagation.linear_shares import (
+    Linear,
+    broadcasts,
+    equal_terms,
+    excitation,
+    gamma_share_out,
+    inhibition,
+    negative,
+    overwriting_ratio,
+    positive,
+    share_out,
+    share_out_all,
+    times,
+    weight_of,
+    without_constants,
+)
 
 Lost = Literal["drop", "spread"]
 LOST = get_args(Lost)
-Constant = Tensor | None
-Part = Callable[[Tensor], Tensor]
-Term = tuple[Tensor, Constant]
-
-
-@dataclass(frozen=True)
-class Linear:
-    """A linear operation `function(activity, weight, bias)` and its constants.
-
-    `varying` is False at the inputs that are constants themselves: padding. None: at none. `never_negative` says that
-    no activity is below 0. `channels` are the dimensions of activity and weight along which several operations of one
-    sum may be joined; None: along none. `output` is what the operation gave, with bias and BatchNorm, where it is kept,
-    and `transposed` then takes R at the output to the inputs, each times its weight. Both may be overwritten.
-    """
-
-    function: Callable[[Tensor, Constant, Constant], Tensor]
-    weight: Constant = None
-    bias: Constant = None
-    varying: Constant = None
-    never_negative: bool = False
-    channels: tuple[int, int] | None = None
-    output: Constant = None
-    transposed: Callable[[Tensor], Tensor] | None = None
-
-    def may_be_negative(self, a: Tensor) -> bool:
-        """Tells whether some activity is below 0. Where it is not known, it looks on the CPU alone, as the host would
-        have to wait for any other device, and there says that one may be."""
-        if self.never_negative or not a.numel():
-            return False
-        return not on_cpu(a) or bool(a.narrow(-1, 0, 1).amin() < 0) or bool(a.amin() < 0)  # a few tell nearly always
-
-    def counted(self, a: Tensor) -> Tensor:
-        """1 for each input, 0 for padding."""
-        return torch.ones_like(a) if self.varying is None else self.varying.to(a.dtype)
-
-
-def without_constants(t: Tensor, varying: Constant) -> Tensor:
-    """Returns `t` with 0 at constants."""
-    return t if varying is None else t.masked_fill(~varying, 0)
-
-
-def ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
-    """Returns `numerator / denominator`, the denominator moved away from zero by epsilon; 0 where it is 0."""
-    return ratios([numerator], denominator, epsilon)[0]
-
-
-def ratios(numerators: Sequence[Tensor], denominator: Tensor, epsilon: float) -> list[Tensor]:
-    """Returns the same of several numerators."""
-    away = torch.add(denominator, denominator.sign(), alpha=epsilon) if epsilon else denominator
-    magnitude = denominator.abs()
-    return [_where_positive(numerator / away, magnitude) for numerator in numerators]
-
-
-def _ratio(numerator: Tensor, denominator: Tensor, epsilon: float) -> Tensor:
-    """Returns the same, and leaves the magnitudes in the denominator's memory: fresh memory is what takes the time on a
-    CPU."""
-    if not epsilon:
-        quotient = numerator / denominator
-    elif numerator.shape == denominator.shape:
-        quotient = denominator.sign()
-        torch.add(denominator, quotient, alpha=epsilon, out=quotient)
-        torch.div(numerator, quotient, out=quotient)
-    else:
-        quotient = numerator / torch.add(denominator, denominator.sign(), alpha=epsilon)
-    return _where_positive(quotient, denominator.abs_())
-
-
-def _where_positive(t: Tensor, chooser: Tensor) -> Tensor:
-    """Writes 0 into `t` where `chooser` is not above 0."""
-    return torch.ops.aten.threshold_backward.grad_input(t, chooser, 0, grad_input=t)  # type: ignore[no-any-return]
-
-
-def share_out(
-    R: Tensor, linear: Linear, terms: Sequence[Term], bias: Constant = None, epsilon: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """R in proportion to contributions, each a sum over terms (activity, weight) of their products.
-
-    Returns what the inputs receive, and the magnitudes of the denominators; a unit whose denominator is 0 passes
-    nothing on.
-    """
-    count = len(terms)
-    if count > 1 and linear.channels is not None:
-        terms = [_joined(terms, linear.channels)]
-    with torch.enable_grad():
-        activities = [a.detach().requires_grad_() for a, _ in terms]
-        biases = [bias] + [None] * (len(terms) - 1)
-        z = reduce(operator.add, [linear.function(a, w, b) for a, (_, w), b in zip(activities, terms, biases)])
-    magnitude = z.detach() if linear.weight is not None else z.detach().clone()  # weights make what is nobody else's
-    slopes = torch.autograd.grad(z, activities, _ratio(R, magnitude, epsilon))
-    received = [_times(slope, a.detach(), linear) for a, slope in zip(activities, slopes)]
-    if len(received) < count:
-        received = list(received[0].chunk(count, linear.channels[0]))  # type: ignore[index]
-    return reduce(operator.add, received), magnitude
-
-
-def _joined(terms: Sequence[Term], channels: tuple[int, int]) -> Term:
-    """Returns terms as one: a sum of operations is one operation of all their channels."""
-    activities, weights = zip(*terms)
-    return torch.cat(activities, channels[0]), torch.cat(weights, channels[1])
-
-
-def _times(slope: Tensor, a: Tensor, linear: Linear) -> Tensor:
-    """Returns the product; in the memory of a slope that the operation's weights have made, which is nobody else's."""
-    return slope.mul_(a) if linear.weight is not None and slope.is_contiguous() else slope * a
-
-
-def share_out_all(R: Tensor, linear: Linear, alternatives: Sequence[Callable[[], list[Term]]]) -> Tensor:
-    """R by the first alternative; what nobody can receive by it, by the next."""
-    first, *others = alternatives
-    received, z = share_out(R, linear, first())
-    for terms in others:
-        R = where_positive(R, 1 - z.sign())
-        if is_zero(R):
-            break
-        more, z = share_out(R, linear, terms())
-        received = received + more
-    return received
-
-
-def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    """Tells whether one shape broadcasts to another."""
-    pairs = zip(reversed(shape), reversed(to))
-    return len(shape) <= len(to) and all(n in (1, m) for n, m in pairs)
-
-
-def positive(t: Tensor) -> Tensor:
-    """Returns the positive part: `max(t, 0)`."""
-    return t.clamp(min=0)
-
-
-def negative(t: Tensor) -> Tensor:
-    """Returns the negative part with its sign: `min(t, 0)`."""
-    return t.clamp(max=0)
-
-
-def is_zero(t: Tensor) -> bool:
-    """Tells whether nothing is left in a tensor; looks on the CPU alone, and elsewhere says that something may be."""
-    return t.numel() == 0 or (on_cpu(t) and not bool(t.abs().amax()))
 
 
 class LinearRule:
@@ -222,7 +97,7 @@ class Epsilon(LinearRule):
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         if linear.transposed is not None and linear.output is not None:
-            return _times(linear.transposed(_ratio(R, linear.output, self.epsilon)), a, linear)
+            return times(linear.transposed(overwriting_ratio(R, linear.output, self.epsilon)), a, linear)
         return share_out(R, linear, [(a, linear.weight)], linear.bias, self.epsilon)[0]
 
 
@@ -240,19 +115,7 @@ class Gamma(LinearRule):
         check_number("epsilon", self.epsilon)
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        z = linear.function(a, linear.weight, linear.bias) if linear.output is None else linear.output
-        below = where_positive(R, -z)
-        received = self._below(R - below, a, linear, positive, negative)
-        return received if is_zero(below) else received + self._below(below, a, linear, negative, positive)
-
-    def _below(self, R: Tensor, a: Tensor, linear: Linear, same: Part, other: Part) -> Tensor:
-        """Returns the share of outputs of one sign; `same` and `other` take the parts of weights of that sign and the
-        other."""
-        w, b = _weight(linear), linear.bias
-        terms = [(positive(a), w + self.gamma * same(w))]
-        if linear.may_be_negative(a):
-            terms.append((negative(a), w + self.gamma * other(w)))
-        return share_out(R, linear, terms, None if b is None else b + self.gamma * same(b), self.epsilon)[0]
+        return gamma_share_out(R, a, linear, self.gamma, self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -285,9 +148,9 @@ class AlphaBeta(LinearRule):
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
         b = linear.bias if self.bias else None
         above, below = (None, None) if b is None else (positive(b), negative(b))
-        received = self.alpha * share_out(R, linear, _excitation(a, linear), above, self.epsilon)[0]
+        received = self.alpha * share_out(R, linear, excitation(a, linear), above, self.epsilon)[0]
         if self.beta:
-            received = received - self.beta * share_out(R, linear, _inhibition(a, linear), below, self.epsilon)[0]
+            received = received - self.beta * share_out(R, linear, inhibition(a, linear), below, self.epsilon)[0]
         return received
 
 
@@ -308,7 +171,7 @@ class ZPlus(LinearRule):
         check_lost(self.lost)
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        kinds = (_excitation, _inhibition, _equal) if self.lost == "spread" else (_excitation,)
+        kinds = (excitation, inhibition, equal_terms) if self.lost == "spread" else (excitation,)
         return share_out_all(R, linear, [functools.partial(terms, a, linear) for terms in kinds])
 
 
@@ -317,7 +180,7 @@ class Flat(LinearRule):
     """In equal shares to all inputs that a unit sees."""
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        return share_out(R, linear, _equal(a, linear))[0]
+        return share_out(R, linear, equal_terms(a, linear))[0]
 
 
 @dataclass(frozen=True)
@@ -351,7 +214,7 @@ class WSquare(LinearRule):
     """In proportion to the squared weights, whatever the inputs are."""
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        return share_out(R, linear, [(linear.counted(a), _weight(linear).square())])[0]
+        return share_out(R, linear, [(linear.counted(a), weight_of(linear).square())])[0]
 
 
 @dataclass(frozen=True)
@@ -379,7 +242,7 @@ class ZBox(LinearRule):
             raise InvalidValueError("low is above high; expected the smallest and the largest value of the inputs")
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        w = _weight(linear)
+        w = weight_of(linear)
         low, high = (without_constants(self._bound(b, a), linear.varying) for b in (self.low, self.high))
         terms = [(a, w), (low, -positive(w)), (high, -negative(w))]
         return share_out(R, linear, terms, None, self.epsilon)[0]
@@ -392,31 +255,6 @@ class ZBox(LinearRule):
                 "that broadcasts to them: C x 1 x 1"
             )
         return values.expand_as(a)
-
-
-def _excitation(a: Tensor, linear: Linear) -> list[Term]:
-    """Returns terms whose sum is that of the positive contributions."""
-    w = _weight(linear)
-    if not linear.may_be_negative(a):
-        return [(a, positive(w))]
-    return [(positive(a), positive(w)), (negative(a), negative(w))]
-
-
-def _inhibition(a: Tensor, linear: Linear) -> list[Term]:
-    """Returns terms whose sum is that of the negative contributions."""
-    w = _weight(linear)
-    if not linear.may_be_negative(a):
-        return [(a, negative(w))]
-    return [(positive(a), negative(w)), (negative(a), positive(w))]
-
-
-def _equal(a: Tensor, linear: Linear) -> list[Term]:
-    return [(linear.counted(a), torch.ones_like(_weight(linear)))]
-
-
-def _weight(linear: Linear) -> Tensor:
-    assert linear.weight is not None
-    return linear.weight
 
 
 def check_number(name: str, value: Any, may_be_infinite: bool = False, hint: str = "") -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu
 from captum_extract_aggregate._engine.operations import Call
 from captum_extract_aggregate.attr.propagation.interception import Step, Tensors
-from captum_extract_aggregate.attr.propagation.lrp_rules import ratio
+from captum_extract_aggregate.attr.propagation.linear_shares import ratio
 
 
 class FactorsStep(Step):

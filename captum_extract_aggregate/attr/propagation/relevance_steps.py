@@ -15,7 +15,8 @@ from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, where_positive
 from captum_extract_aggregate._engine.operations import Call, tensors_in
 from captum_extract_aggregate.attr.propagation.interception import Step, Tensors
-from captum_extract_aggregate.attr.propagation.lrp_rules import Linear, LinearRule, ratio, without_constants
+from captum_extract_aggregate.attr.propagation.linear_shares import Linear, ratio, without_constants
+from captum_extract_aggregate.attr.propagation.lrp_rules import LinearRule
 from captum_extract_aggregate.attr.propagation.padding import Varying
 
 Shares = Callable[[Sequence[Tensor], Sequence[Tensor | None]], list[Tensor]]
@@ -67,7 +68,7 @@ class LinearStep(Step):
     def _relevance(self, R: Tensor, kept: Tensors, linear: Linear) -> Tensor:
         a, varying = kept[0], kept[1] if len(kept) > 1 else None
         x = without_constants(at_least_float32(a), varying)
-        linear = replace(linear, varying=varying, never_negative=self.never_negative)
+        linear = linear if varying is None else replace(linear, varying=varying)
         return self._of_parts(at_least_float32(R), x, linear).to(a.dtype)
 
     def _of_parts(self, R: Tensor, x: Tensor, linear: Linear) -> Tensor:
@@ -92,18 +93,23 @@ class LinearStep(Step):
             raise InvalidValueError(
                 f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
             )
-        linear = self.linear
+        output, transposed = None, None
         if self.own is not None:
-            transposed = functools.partial(self.own.transposed, norm=self.norm)
-            linear = replace(linear, output=self.own.output(self.norm), transposed=transposed)
-            if linear.output is not None and not self.rule.needs_weights:
-                return linear
-        weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
-        if self.norm is not None:
-            scale, shift = (at_least_float32(t) for t in self.norm)
-            weight = self._scaled(weight, scale)
-            bias = shift if bias is None else bias * scale + shift
-        return replace(linear, weight=weight, bias=bias)
+            output, transposed = self.own.output(self.norm), functools.partial(self.own.transposed, norm=self.norm)
+        if output is None or self.rule.needs_weights:
+            weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
+            if self.norm is not None:
+                scale, shift = (at_least_float32(t) for t in self.norm)
+                weight = self._scaled(weight, scale)
+                bias = shift if bias is None else bias * scale + shift
+        return replace(
+            self.linear,
+            weight=weight,
+            bias=bias,
+            output=output,
+            transposed=transposed,
+            never_negative=self.never_negative,
+        )
 
     def _scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns each output channel's weights scaled; those of a transposed convolution lie in dimension 1, by
@@ -293,7 +299,27 @@ def weighted(call: Call) -> Linear:
     weight, channels = call.argument(1, "weight"), None
     if call.name == "linear" or (call.name in _CONVOLUTIONS and call.argument(6, "groups", 1) == 1):
         channels = (1 - weight.ndim if call.name != "linear" else -1, 1)
-    return Linear(run, weight, call.argument(2, "bias"), channels=channels)
+    return Linear(run, weight, call.argument(2, "bias"), channels=channels, adjoint=_adjoint(call, weight))
+
+
+def _adjoint(call: Call, weight: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
+    """Returns what autograd would call, without its graph; None where it is not one operator."""
+    if call.name == "linear":
+        return lambda R, a, w: R.matmul(w)
+    dims = weight.ndim - 2
+    stride, padding, dilation = (
+        call.argument(position, name, default)
+        for position, name, default in ((3, "stride", 1), (4, "padding", 0), (5, "dilation", 1))
+    )
+    if call.name not in _CONVOLUTIONS or call.argument(0, "input").ndim != weight.ndim or isinstance(padding, str):
+        return None
+    how = [[n] * dims if isinstance(n, int) else n for n in (stride, padding, dilation)]
+    rest = (*how, False, [0] * dims, call.argument(6, "groups", 1), [True, False, False])
+
+    def run(R: Tensor, a: Tensor, w: Tensor) -> Tensor:
+        return torch.ops.aten.convolution_backward(R, a, w, None, *rest)[0]  # type: ignore[no-any-return]
+
+    return run
 
 
 def matrix_product(call: Call, variable: Tensor) -> Linear:

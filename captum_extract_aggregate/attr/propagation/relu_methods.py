@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._engine.evidence import Evidence
+from captum_extract_aggregate._engine.layers import checked_inputs, model_of
 from captum_extract_aggregate._engine.layout import Layout
+from captum_extract_aggregate._engine.operations import OPERATIONS
+from captum_extract_aggregate._engine.recording import Recording, record
+from captum_extract_aggregate._engine.taps import Place
+from captum_extract_aggregate._engine.targets import Targets
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
 from captum_extract_aggregate.attr.layer_types import L
 from captum_extract_aggregate.attr.propagation.base import PropagationAttribution
+from captum_extract_aggregate.attr.propagation.gated_graph import put_gate, rectifiers_of
 from captum_extract_aggregate.attr.propagation.interception import Interception
 from captum_extract_aggregate.attr.propagation.lrp_rules import (
     check_number,
 )
 from captum_extract_aggregate.attr.propagation.relu_interception import GatedInterception
 from captum_extract_aggregate.attr.propagation.relu_rules import Gate, RectifiedGate, deconvolution_gate, guided_gate
+
+_WATCHED: weakref.WeakSet[Any] = weakref.WeakSet()  # models, or functions, of which the graph does not tell enough
 
 
 @described(
@@ -65,10 +76,41 @@ class GuidedBackprop(PropagationAttribution[L]):
     def is_blind(self, layer: nn.Module | None) -> bool:
         return self._extract == "bias"
 
-    _gate: Gate = staticmethod(guided_gate)
+    _by_example = False  # whether the gate treats each example by itself
+
+    def _gate(self) -> Gate:
+        return guided_gate
+
+    def run_pass(
+        self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Targets
+    ) -> Iterator[Evidence]:
+        """Runs a plain pass, where its graph tells where the rectifiers are, and else one whose functions are
+        watched."""
+        recording = self._plain_pass(inputs, places, additional_forward_args)
+        if recording is None:
+            return super().run_pass(inputs, places, additional_forward_args, targets)
+        return recording.evidence(targets)
+
+    def _plain_pass(self, inputs: Any, places: list[Place], additional_forward_args: Any) -> Recording | None:
+        """Returns a plain forward with gates in its graph; None where that does not tell enough."""
+        model = model_of(self.forward_func)
+        known: Any = self.forward_func if model is None else model
+        if OPERATIONS.is_changed() or known in _WATCHED:
+            return None
+        recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)
+        rectifiers = rectifiers_of(recording.output, recording.models, self._batch(inputs))
+        if rectifiers is None:
+            with contextlib.suppress(TypeError):  # of what cannot be remembered
+                _WATCHED.add(known)
+            return None
+        put_gate(self._gate(), rectifiers)
+        return recording
+
+    def _batch(self, inputs: Any) -> int | None:
+        return len(checked_inputs(inputs)[0]) if self._by_example else None
 
     def _interception(self, batch: int) -> Interception:
-        return GatedInterception(type(self).__name__, self._gate)
+        return GatedInterception(type(self).__name__, self._gate(), batch if self._by_example else None)
 
     @classmethod
     def get_name(cls) -> str:
@@ -100,7 +142,8 @@ class Deconvolution(GuidedBackprop[L]):
     Source: Zeiler and Fergus, Visualizing and Understanding Convolutional Networks (ECCV 2014).
     """
 
-    _gate: Gate = staticmethod(deconvolution_gate)
+    def _gate(self) -> Gate:
+        return deconvolution_gate
 
     @classmethod
     def get_name(cls) -> str:
@@ -135,6 +178,7 @@ class RectGrad(GuidedBackprop[L]):
     """
 
     _extract, _aggregate = "scaling", "sum"
+    _by_example = True
     _magnitude = False
 
     @named_arguments
@@ -159,8 +203,8 @@ class RectGrad(GuidedBackprop[L]):
     def multiplies_by_inputs(self) -> bool:
         return True
 
-    def _interception(self, batch: int) -> Interception:
-        return GatedInterception(type(self).__name__, RectifiedGate(self.percentile, self._magnitude), batch)
+    def _gate(self) -> Gate:
+        return RectifiedGate(self.percentile, self._magnitude)
 
     @classmethod
     def get_name(cls) -> str:

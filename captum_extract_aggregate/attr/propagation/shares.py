@@ -13,13 +13,11 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate._common.tensors import where_positive
-from captum_extract_aggregate.attr.propagation.lrp_rules import (
+from captum_extract_aggregate.attr.propagation.linear_shares import (
     Constant,
     Linear,
-    LinearRule,
     Part,
     Term,
-    check_lost,
     is_zero,
     negative,
     positive,
@@ -28,6 +26,7 @@ from captum_extract_aggregate.attr.propagation.lrp_rules import (
     share_out_all,
     without_constants,
 )
+from captum_extract_aggregate.attr.propagation.lrp_rules import LinearRule, check_lost
 
 Sums = Literal["signed", "positive"]
 
@@ -77,11 +76,12 @@ def gamma_shares(addends: Sequence[Tensor], gamma: float, epsilon: float) -> lis
     if not gamma:
         return ratios(addends, total, epsilon)
 
-    def of_that_sign(t: Tensor) -> Tensor:
-        above = positive(t)
-        return above - where_positive(above, -total) + where_positive(negative(t), -total)
+    sign = total.sign().add_(0.5)  # a sum of 0 counts as positive
 
-    parts = [t + gamma * of_that_sign(t) for t in addends]
+    def with_its_sign(t: Tensor) -> Tensor:
+        return torch.add(t, where_positive(t, t * sign), alpha=gamma)
+
+    parts = [with_its_sign(t) for t in addends]
     return ratios(parts, reduce(operator.add, parts), epsilon)
 
 

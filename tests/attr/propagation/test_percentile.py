@@ -23,12 +23,12 @@ def test_short_rows(n, q, seed):
 )
 def test_long_rows(q, zeros, arranged):
     """With ties, and with values arranged so that the sample misleads."""
-    n = module._SMALL * 3 + 7
+    n = module.SMALL * 3 + 7
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(2, n, generator=generator, dtype=torch.float64)
     values *= torch.rand(2, n, generator=generator) >= zeros
     if arranged:
-        values[:, :: module._step(n)] = 100
+        values[:, :: module.step(n)] = 100
     torch.testing.assert_close(percentile(values, q), torch.from_numpy(np.percentile(values.numpy(), q, axis=1)))
 
 
