@@ -22,7 +22,7 @@ from torch.autograd.graph import Node
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.seeding import random_state
-from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu, plain
+from captum_extract_aggregate._common.tensors import are_tame, on_cpu, plain, read_magnitudes
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.batch_dimension import views_unfolded
@@ -82,12 +82,13 @@ class Recording:
         look: Callable[[], Look],
         context: Context,
         is_shared: bool,
+        facts: Facts,
     ) -> None:
         self.output, self.context = output, context
         self.inputs = inputs
         self.models = models
         self._look = functools.cache(look)
-        self._facts = Facts(models)
+        self._facts = facts
         self._taps = taps  # per place, per tensor it holds, the parts from each device
         self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
         self._activations = {
@@ -191,7 +192,7 @@ class Recording:
         """Raises our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
         if not on_cpu(g) or not g.numel():
             return False
-        found = magnitudes(g).tolist()
+        found = read_magnitudes(g)
         if not all(map(math.isfinite, found)):
             raise InvalidValueError(
                 f"the gradient at {describe(place.layer, self.models)} is NaN or infinite though the score is not; "
@@ -246,7 +247,8 @@ def record(
         KNOWN_LAYERS.learn_careful(run.misjudged)
     look = functools.partial(one_more_forward, forward_func, tensors, places, extra)
     shared = len(places) < len(asked)
-    return Recording(run.output, run.tapped, tuple(map(plain, tensors)), run.models, look, run.context, shared)
+    seen = tuple(map(plain, tensors)), run.models, look
+    return Recording(run.output, run.tapped, *seen, run.context, shared, run.facts or Facts(run.models))
 
 
 class _Run(NamedTuple):
@@ -257,6 +259,7 @@ class _Run(NamedTuple):
     models: tuple[nn.Module, ...] = ()
     context: Context = None
     misjudged: AbstractSet[nn.Module] = frozenset()
+    facts: Facts | None = None
 
 
 def _forward(
@@ -292,7 +295,8 @@ def _forward(
             return _Run(misjudged=taps.layers)
         models = tuple(preparation.finished().models)
         misjudged = taps.misjudged()
-        return _Run(output, {} if misjudged else taps.collect(leaves, models, device_ids), models, context, misjudged)
+        tapped = {} if misjudged else taps.collect(leaves, models, device_ids)
+        return _Run(output, tapped, models, context, misjudged, preparation.facts())
 
 
 class _OverwrittenError(Exception):

@@ -126,10 +126,10 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
 
     @staticmethod
     def _find(layer: Any, forward_func: Callable[..., Any]) -> Any:
-        if isinstance(layer, Mapping):
-            layer = list(layer.values())
         if isinstance(layer, (list, tuple)):
             return [find_layer(single, forward_func) for single in layer]
+        if isinstance(layer, Mapping):
+            return [find_layer(single, forward_func) for single in layer.values()]
         return find_layer(layer, forward_func)
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
