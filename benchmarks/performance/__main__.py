@@ -1,6 +1,7 @@
 """`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md and its JSON.
 
-A section that is named is measured anew, the others are kept. `pip install grad-cam torchcam quantus` for the peers.
+A section that is named is measured anew, the others are kept. The peers want
+`pip install grad-cam torchcam zennit lxt quantus`.
 
 The tables of a GPU are made by `python -m benchmarks.performance.gpu`.
 """
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.performance import maps, measures
+from benchmarks.performance import maps, measures, peers
 from benchmarks.performance.gpu_page import gpu_page
 from benchmarks.performance.timing import Row, cell, machine
 
@@ -25,7 +26,7 @@ SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "floors": maps.floors,
     "whole_network": maps.whole_network,
     "captum": maps.captum,
-    "peers": maps.peers,
+    "peers": peers.peers,
     "memory": maps.memory,
     "grid": maps.grid,
     "targets": maps.targets,
