@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.seeding import random_state
@@ -28,6 +28,7 @@ from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.batch_dimension import views_unfolded
 from captum_extract_aggregate._engine.evidence import Cache, Evidence, Look, Tensors
 from captum_extract_aggregate._engine.gradient_layout import lay_out_graph
+from captum_extract_aggregate._engine.joint_backward import joint_gradients, targets_at_once
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
 from captum_extract_aggregate._engine.look import one_more_forward
@@ -46,6 +47,7 @@ Context = Any  # what a forward runs within
 Seed = Callable[[Tensor], Tensor]
 Within = Callable[[Undo, Sequence[Tensor]], Context]  # told the tensors that the forward is given
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
+Found = list[Tensor | None]  # the gradient at each place's tensors, None where there is none
 
 
 def _of_final_states(place: Place) -> str:
@@ -104,20 +106,42 @@ class Recording:
         return Evidence(none, self._activations, {}, self._order, *seen, look=self._look, facts=self._facts)
 
     def evidence(
-        self, targets: Targets, seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
+        self,
+        targets: Targets,
+        seed: Seed = torch.ones_like,
+        around: Around = contextlib.nullcontext,
+        jointly: bool = False,
     ) -> Iterator[Evidence]:
         """Runs one backward for each target, and yields what it showed; the graph is freed with the last.
 
         Targets that follow from the scores (the most probable classes) are chosen by a function of the output.
 
         What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
-        may run backward passes of its own.
+        may run backward passes of its own. `jointly`: of a plain pass; targets may share a backward where that is
+        faster.
         """
         wanted = targets(self.output) if callable(targets) else targets
-        for i, target in enumerate(wanted):  # nothing of a target is held here while the next one's backward runs
-            yield self._for_target(target, seed, around, retain=i + 1 < len(wanted))
+        many = targets_at_once(self.inputs) if jointly else 1
+        for start in range(0, len(wanted), many):
+            some = wanted[start : start + many]
+            found = self._gradients_of_all(some) if len(some) > 1 else None
+            for i, target in enumerate(some):  # nothing of a target is held here while the next one's backward runs
+                gradients = None if found is None else found.pop(0)
+                yield self._for_target(target, seed, around, start + i + 1 < len(wanted), gradients)
+                del gradients
 
-    def _for_target(self, target: Target, seed: Seed, around: Around, retain: bool) -> Evidence:
+    def _gradients_of_all(self, targets: Sequence[Target]) -> list[Found] | None:
+        """Returns what one backward finds for each of several targets, if one will do."""
+        with Undo() as undo, undo:
+            set_modes(undo, grad=True)
+            without_autocast(undo)
+            random_state(undo, self.inputs)
+            return joint_gradients([select_scores(self.output, target) for target in targets], self._edges())
+
+    def _for_target(
+        self, target: Target, seed: Seed, around: Around, retain: bool, found: Found | None = None
+    ) -> Evidence:
+        """Returns what a backward shows, which runs unless it is known what it finds."""
         with Undo() as undo, undo:
             set_modes(undo, grad=True)
             without_autocast(undo)
@@ -127,7 +151,9 @@ class Recording:
             if self.context is None and len(scores) == 1 and on_cpu(scores):
                 self._lay_out(scores)
             with around(scores):
-                gradients = self._backward(scores, seed(scores.detach()), retain)
+                found = self._backward(scores, seed(scores.detach()), retain) if found is None else found
+            each = iter(found)
+            gradients = {place: self._gradients(place, each) for place in self._taps if place.differentiate}
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
@@ -166,14 +192,17 @@ class Recording:
                 "actions that a mask rules out (-inf) take another target"
             )
 
-    def _backward(self, scores: Tensor, seed: Tensor, retain: bool) -> dict[Place, Tensors]:
-        wanted = [place for place in self._taps if place.differentiate]
-        edges = [part.edge for place in wanted for parts in self._taps[place] for part in parts]
-        found: Iterator[Tensor | None] = iter([None] * len(edges))
-        if scores.requires_grad and edges:
-            with _explained_failure():
-                found = iter(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))  # type: ignore[arg-type]
-        return {place: self._gradients(place, found) for place in wanted}
+    def _edges(self) -> list[GradientEdge]:
+        """Returns where gradients are asked for."""
+        edges = (part.edge for place in self._taps for parts in self._taps[place] for part in parts)
+        return [edge for edge in edges if edge is not None]
+
+    def _backward(self, scores: Tensor, seed: Tensor, retain: bool) -> Found:
+        edges = self._edges()
+        if not scores.requires_grad or not edges:
+            return [None] * len(edges)
+        with _explained_failure():
+            return list(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))
 
     def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
         """Returns the next gradients for a place's tensors; zeros for those that the score does not use, our error if

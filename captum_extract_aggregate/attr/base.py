@@ -145,7 +145,7 @@ class CaptureAttribution(Rebuilt, LayerAttribution, GradientAttribution, Generic
     ) -> Iterator[Evidence]:
         """Runs one pass, and yields what it shows of the places for each target."""
         recording = record(self.forward_func, inputs, places, additional_forward_args, self.device_ids)
-        return recording.evidence(targets)
+        return recording.evidence(targets, jointly=self.has_plain_pass)
 
     def pass_key(self) -> int:
         """Methods on one forward function whose keys agree can share a pass."""
