@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
@@ -50,6 +51,25 @@ def floors(names: tuple[str, ...] = NETWORKS, batches: tuple[int, ...] = (1, 8))
                     method = make(model, layers)
                     found = ratios(lambda: method.attribute(x, target=3), floor)  # noqa: B023
                     yield row("floor", f"{label}, {name}, batch {batch}, {count} layer(s)", found, limit=1.05)
+
+
+def sessions() -> Iterator[Row]:
+    """One image after the other within `cea.prepared(model)`, four layers, against the floor; processor time of one
+    thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, limit in (("mobilenet_v2", 1.03), ("resnet18", 1.03), ("efficientnet_b0", 1.03), ("resnet50", 1.02)):
+        model, x = network(name), images(1)
+        layers = stages(model, 4)
+        floor = gradients(copy.deepcopy(model), x, layers)
+        for label, make in (("NormGrad", cea.NormGrad), ("LayerCAM", cea.LayerCAM)):
+            method = make(model, layers)
+            alone = ratios(lambda: method.attribute(x, target=3), floor, 8, time.process_time)  # noqa: B023
+            with cea.prepared(model):
+                found = ratios(lambda: method.attribute(x, target=3), floor, 8, time.process_time)  # noqa: B023
+            yield row("sessions", f"{label}, {name}, in a session", found, limit=limit)
+            yield row("sessions", f"{label}, {name}, without", alone)
+    torch.set_num_threads(threads)
 
 
 def whole_network(names: tuple[str, ...] = NETWORKS[:3]) -> Iterator[Row]:
