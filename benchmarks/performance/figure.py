@@ -20,7 +20,7 @@ def draw(stored: Mapping[str, Any], path: Path = OUT) -> None:
     if not {"sessions", "peers"} <= stored.keys():
         return
     sessions, peers = stored["sessions"]["rows"], stored["peers"]["rows"]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", width_ratios=[2, 3])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained", width_ratios=[2, 3])
     _sessions(left, [row for row in sessions if row["case"].startswith("NormGrad")])
     _peers(right, peers)
     figure.savefig(path, dpi=90)
@@ -38,7 +38,7 @@ def _sessions(ax: Any, rows: Rows) -> None:
     ax.axvline(1, color="black", linewidth=1)
     ax.set_xlabel("time over the bare passes")
     ax.set_title("NormGrad at four layers, one image", fontsize=10)
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, frameon=False)
     ax.grid(axis="x", alpha=0.3)
 
 

@@ -64,9 +64,9 @@ def sessions() -> Iterator[Row]:
         floor = gradients(copy.deepcopy(model), x, layers)
         for label, make in (("NormGrad", cea.NormGrad), ("LayerCAM", cea.LayerCAM)):
             method = make(model, layers)
-            alone = ratios(lambda: method.attribute(x, target=3), floor, 8, time.process_time)  # noqa: B023
+            alone = ratios(lambda: method.attribute(x, target=3), floor, 21, time.process_time)  # noqa: B023
             with cea.prepared(model):
-                found = ratios(lambda: method.attribute(x, target=3), floor, 8, time.process_time)  # noqa: B023
+                found = ratios(lambda: method.attribute(x, target=3), floor, 21, time.process_time)  # noqa: B023
             yield row("sessions", f"{label}, {name}, in a session", found, limit=limit)
             yield row("sessions", f"{label}, {name}, without", alone)
     torch.set_num_threads(threads)

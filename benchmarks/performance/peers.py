@@ -28,19 +28,22 @@ Pair = tuple[Run, Run, str]  # ours, theirs, and what both make
 Peer = Callable[[nn.Module, nn.Module, Tensor, ExitStack], Pair]  # of a model, its copy, images
 
 
-def saved_bytes(run: Run) -> int:
-    """What autograd keeps for the backward pass, each storage once."""
-    kept: dict[int, int] = {}
+def saved_bytes(run: Run, model: nn.Module | None = None) -> int:
+    """What autograd keeps for the backward pass, each storage once; of several passes of a model the most."""
+    passes: list[dict[int, int]] = [{}]
     alive: list[Tensor] = []
 
     def pack(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        passes[-1][t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
         alive.append(t.detach())
         return t
 
+    handle = model and model.register_forward_pre_hook(lambda *_: passes.append({}))
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         run()
-    return sum(kept.values())
+    if handle is not None:
+        handle.remove()
+    return max(sum(kept.values()) for kept in passes)
 
 
 def forwards_of(model: nn.Module, run: Run) -> int:
@@ -223,9 +226,7 @@ def _row(library: str, name: str, model: nn.Module, other: nn.Module, pair: Pair
     found = ratios(theirs, ours, 8, time.process_time)
     torch.set_num_threads(threads)
     counts = forwards_of(other, theirs), forwards_of(model, ours)
-    kept = [saved_bytes(run) / 1e6 for run in (theirs, ours)]
-    if kept[0]:  # of several passes one after the other each lets go of its own
-        kept[0] /= counts[0] / counts[1]
+    kept = saved_bytes(theirs, other) / 1e6, saved_bytes(ours, model) / 1e6
     case = ", ".join(filter(None, (f"{library} {version(library)}", what, name)))
     note = f"forwards {counts[0]} to {counts[1]}; kept {kept[0]:.0f} to {kept[1]:.0f} MB"
     return row("peers", case, found, note=note)

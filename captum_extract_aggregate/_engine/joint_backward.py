@@ -1,13 +1,13 @@
 """One backward for several targets: PyTorch's vmap runs each of its operations once for all of them.
 
 That is faster where a backward costs its launches rather than its arithmetic: for one example on a GPU, where 20
-targets take 0.28 (ViT-B/16) to 0.71 (MobileNetV2) of one backward each. A CPU multiplies as long either way, and more
-examples fill a GPU by themselves.
+targets take 0.28 (ViT-B/16) to 0.71 (MobileNetV2) of one backward each. A CPU multiplies as long either way, and asks
+for more memory (there 20 targets of a ViT-B/16 take 1.15), and several examples fill a GPU by themselves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,12 +17,16 @@ from captum_extract_aggregate._common.tensors import on_cpu
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.model_state import leave_transforms
 
-_AT_ONCE = 32  # whose gradients, at every layer on the way, are in memory together
+_AT_ONCE = 32
+_MOST_BYTES = 2**30  # of the gradients that are asked for; those on the way are let go of one after the other
 
 
-def targets_at_once(inputs: Sequence[Tensor]) -> int:
-    """Returns how many targets had best share a backward."""
-    return _AT_ONCE if inputs[0].shape[0] == 1 and not on_cpu(inputs[0]) else 1
+def targets_at_once(inputs: Sequence[Tensor], like: Iterable[Tensor]) -> int:
+    """Returns how many targets had best share a backward; `like` are tensors of the gradients' sizes."""
+    if inputs[0].shape[0] > 1 or on_cpu(inputs[0]):
+        return 1
+    held = sum(t.numel() * t.element_size() for t in like)
+    return max(1, min(_AT_ONCE, _MOST_BYTES // max(1, held)))
 
 
 def joint_gradients(scores: Sequence[Tensor], edges: Sequence[GradientEdge]) -> list[list[Tensor | None]] | None:

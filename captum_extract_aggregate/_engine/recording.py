@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -121,7 +122,8 @@ class Recording:
         faster.
         """
         wanted = targets(self.output) if callable(targets) else targets
-        many = targets_at_once(self.inputs) if jointly else 1
+        activations = itertools.chain.from_iterable(self._activations.values())
+        many = targets_at_once(self.inputs, activations) if jointly else 1
         for start in range(0, len(wanted), many):
             some = wanted[start : start + many]
             found = self._gradients_of_all(some) if len(some) > 1 else None

@@ -117,11 +117,13 @@ def test_several_examples_and_single_targets_go_one_by_one(x, passes, monkeypatc
 def test_many_targets_share_several_backwards(x, passes, monkeypatch):
     method, wanted = cea.NormGrad(made(Convolutions), "body"), [0, 1, 2, 3, 4]
     expected = method.attribute_per_target(x, wanted)
-    passes.clear()
     monkeypatch.setattr(joint_backward, "on_cpu", lambda t: False)
-    monkeypatch.setattr(joint_backward, "_AT_ONCE", 2)
-    torch.testing.assert_close(method.attribute_per_target(x, wanted), expected, rtol=1e-10, atol=1e-14)
-    assert passes == [2, 2, 1]
+    for name, most in (("_AT_ONCE", 2), ("_MOST_BYTES", 2 * expected[:, 0].numel() * 6 * 8)):  # of 6 channels
+        passes.clear()
+        with monkeypatch.context() as limited:
+            limited.setattr(joint_backward, name, most)
+            torch.testing.assert_close(method.attribute_per_target(x, wanted), expected, rtol=1e-10, atol=1e-14)
+        assert passes == [2, 2, 1]
 
 
 def test_what_vmap_cannot_run_goes_one_by_one(x, passes, monkeypatch):
