@@ -1,6 +1,7 @@
-"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md and its JSON.
+"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md, its figure and its JSON.
 
-A section that is named is measured anew, the others are kept. `pip install grad-cam torchcam quantus` for the peers.
+A section that is named is measured anew, the others are kept. The peers want
+`pip install grad-cam torchcam zennit lxt quantus`.
 
 The tables of a GPU are made by `python -m benchmarks.performance.gpu`.
 """
@@ -13,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.performance import maps, measures
+from benchmarks.performance import maps, measures, peers
+from benchmarks.performance.figure import draw
 from benchmarks.performance.gpu_page import gpu_page
 from benchmarks.performance.timing import Row, cell, machine
 
@@ -23,9 +25,10 @@ PAGE = HERE.parents[1] / "docs" / "performance.md"
 SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "forwards": maps.forwards,
     "floors": maps.floors,
+    "sessions": maps.sessions,
     "whole_network": maps.whole_network,
     "captum": maps.captum,
-    "peers": maps.peers,
+    "peers": peers.peers,
     "memory": maps.memory,
     "grid": maps.grid,
     "targets": maps.targets,
@@ -56,6 +59,11 @@ def page(stored: dict[str, dict[str, object]]) -> str:
     return "\n".join([*lines, gpu_page()])
 
 
+def write_page(stored: dict[str, dict[str, object]]) -> None:
+    PAGE.write_text(page(stored), encoding="utf-8")
+    draw(stored)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sections", nargs="*", help="left out: all")
@@ -63,7 +71,7 @@ def main() -> None:
     options = parser.parse_args()
     stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
     if options.page:
-        PAGE.write_text(page(stored), encoding="utf-8")
+        write_page(stored)
         return
     for name in options.sections or SECTIONS:
         rows = []
@@ -74,7 +82,7 @@ def main() -> None:
         stored[name] = {"machine": machine(), "rows": rows}
         stored = {key: stored[key] for key in SECTIONS if key in stored}
         STORED.write_text(json.dumps(stored, indent=1), encoding="utf-8")
-        PAGE.write_text(page(stored), encoding="utf-8")
+        write_page(stored)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,16 @@ from functools import partial
 from importlib.metadata import version
 
 import torch
-from captum.attr import GuidedBackprop, LayerGradCam
+from captum.attr import LayerGradCam
 from torch import Tensor, nn
 
 import captum_extract_aggregate as cea
 from benchmarks.performance.floor import gradients, stages
 from benchmarks.performance.gpu_setting import Case, Failure, Setting, short, working
-from benchmarks.performance.maps import METHODS, saved_bytes
+from benchmarks.performance.maps import METHODS
+from benchmarks.performance.peers import PEERS, Peer, saved_bytes
 from benchmarks.performance.timing import Row, rows_in_turns
 from benchmarks.propagation import METHODS as RULES
-from captum_extract_aggregate._common.tensors import min_max
 
 WHOLE: dict[str, Callable[[nn.Module], cea.CaptureAttribution[None]]] = {
     **{name: RULES[name] for name in ("GuidedBackprop", "RectGrad", "ExcitationBackprop", "LRP-0")},
@@ -102,11 +102,10 @@ def targets(setting: Setting) -> Iterator[Case]:
 def peers(setting: Setting) -> Iterator[Case]:
     """Other libraries over ours at equal output, on a copy of the model each: their hooks may stay there."""
     section = "Other libraries over ours, float32"
+    networks = {"zennit": setting.networks[-1:], "lxt": setting.networks[2:3]}  # the former merges no BatchNorm
     for library, make in PEERS.items():
         for batch in setting.batches if library in ("captum", "torchcam") else (1,):
-            for name in (
-                setting.networks[-1:] if library == "zennit" else setting.networks[:2]
-            ):  # it merges no BatchNorm
+            for name in networks.get(library, setting.networks[:2]):
                 case = f"{library}, {name}, batch {batch}"
 
                 def run(
@@ -115,80 +114,11 @@ def peers(setting: Setting) -> Iterator[Case]:
                     model, x = setting.network(name), setting.images(batch)
                     with ExitStack() as held:
                         ours, theirs, what = make(model, copy.deepcopy(model), x, held)
-                        library = case.partition(",")[0].removesuffix("'s guided")
+                        library = case.partition(",")[0]
                         sides: Sides = {"ours": ours, f"{library} {version(library)}": theirs}
                         yield from _compared(setting, section, f"{what}, {name}, batch {batch}", sides)
 
                 yield Case(section, case, run)
-
-
-Pair = tuple[Callable[[], object], Callable[[], object], str]  # ours, theirs, and what both make
-Peer = Callable[[nn.Module, nn.Module, Tensor, ExitStack], Pair]
-
-
-def _captum(model: nn.Module, other: nn.Module, x: Tensor, held: ExitStack) -> Pair:
-    places = stages(model, 4)
-    ours = cea.GradCAM(model, places)
-    theirs = [LayerGradCam(other, other.get_submodule(place)) for place in places]
-
-    def run() -> list[Tensor]:
-        return [method.attribute(x, target=3, relu_attributions=True) for method in theirs]
-
-    for a, b in zip(ours.attribute(x, target=3), run()):
-        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-5)
-    return partial(ours.attribute, x, target=3), run, "GradCAM, 4 layers"
-
-
-def _guided(model: nn.Module, other: nn.Module, x: Tensor, held: ExitStack) -> Pair:
-    ours, theirs = cea.GuidedBackprop(model), GuidedBackprop(other)
-    return partial(ours.attribute, x, target=3), partial(theirs.attribute, x, target=3), "GuidedBackprop"
-
-
-def _torchcam(model: nn.Module, other: nn.Module, x: Tensor, held: ExitStack) -> Pair:
-    from torchcam.methods import LayerCAM
-
-    places = stages(model, 4)
-    ours, extractor = cea.LayerCAM(model, places), held.enter_context(LayerCAM(other, places))
-
-    def run() -> list[Tensor]:
-        return extractor(3, other(x))  # type: ignore[no-any-return]
-
-    for a, b in zip(ours.attribute(x, target=3), run()):
-        torch.testing.assert_close(min_max(b[:, None]), min_max(a), rtol=1e-2, atol=1e-2)  # theirs by max + eps
-    return partial(ours.attribute, x, target=3), run, "LayerCAM, 4 layers"
-
-
-def _grad_cam(model: nn.Module, other: nn.Module, x: Tensor, held: ExitStack) -> Pair:
-    from pytorch_grad_cam import GradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    places = stages(model, 4)
-    ours, theirs = cea.GradCAM(model, places), GradCAM(other, [other.get_submodule(place) for place in places])
-    held.callback(theirs.activations_and_grads.release)
-    wanted = [ClassifierOutputTarget(3)] * len(x)
-    return partial(ours.attribute, x, target=3), lambda: theirs(x, wanted), "GradCAM, 4 layers"
-
-
-def _zennit(model: nn.Module, other: nn.Module, x: Tensor, held: ExitStack) -> Pair:
-    from zennit import composites
-    from zennit.attribution import Gradient
-    from zennit.torchvision import VGGCanonizer
-
-    ours = cea.ExcitationBackprop(model)
-    composite = composites.ExcitationBackprop(stabilizer=1e-30, zero_params=["bias"], canonizers=[VGGCanonizer()])
-    attributor = held.enter_context(Gradient(other, composite))
-    seed = torch.zeros_like(model(x))
-    seed[:, 3] = 1
-    return partial(ours.attribute, x, target=3), lambda: attributor(x, seed), "excitation backprop"
-
-
-PEERS: dict[str, Peer] = {
-    "torchcam": _torchcam,
-    "captum": _captum,
-    "captum's guided": _guided,
-    "grad-cam": _grad_cam,
-    "zennit": _zennit,
-}
 
 
 def peak(run: Callable[[], object]) -> int:

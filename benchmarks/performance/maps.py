@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
@@ -12,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import captum_extract_aggregate as cea
 from benchmarks.performance.floor import NETWORKS, forward, gradients, images, network, stages
+from benchmarks.performance.peers import saved_bytes
 from benchmarks.performance.timing import Row, ratios, row
 from captum_extract_aggregate._common.tensors import min_max
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
@@ -50,6 +53,25 @@ def floors(names: tuple[str, ...] = NETWORKS, batches: tuple[int, ...] = (1, 8))
                     yield row("floor", f"{label}, {name}, batch {batch}, {count} layer(s)", found, limit=1.05)
 
 
+def sessions() -> Iterator[Row]:
+    """One image after the other within `cea.prepared(model)`, four layers, against the floor; processor time of one
+    thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, limit in (("mobilenet_v2", 1.03), ("resnet18", 1.03), ("efficientnet_b0", 1.03), ("resnet50", 1.02)):
+        model, x = network(name), images(1)
+        layers = stages(model, 4)
+        floor = gradients(copy.deepcopy(model), x, layers)
+        for label, make in (("NormGrad", cea.NormGrad), ("LayerCAM", cea.LayerCAM)):
+            method = make(model, layers)
+            alone = ratios(lambda: method.attribute(x, target=3), floor, 21, time.process_time)  # noqa: B023
+            with cea.prepared(model):
+                found = ratios(lambda: method.attribute(x, target=3), floor, 21, time.process_time)  # noqa: B023
+            yield row("sessions", f"{label}, {name}, in a session", found, limit=limit)
+            yield row("sessions", f"{label}, {name}, without", alone)
+    torch.set_num_threads(threads)
+
+
 def whole_network(names: tuple[str, ...] = NETWORKS[:3]) -> Iterator[Row]:
     """Maps of the input's size from many layers, against the backward to the earliest of them (FullGrad: the input)."""
     for name in names:
@@ -79,21 +101,6 @@ def captum() -> Iterator[Row]:
 
         found = ratios(run, lambda: ours.attribute(x, target=3))  # noqa: B023
         yield row("Captum over ours", f"GradCAM, {name}, 4 layers", found, limit=2.5, at_least=True)
-
-
-def saved_bytes(run: Callable[[], object]) -> int:
-    """What autograd keeps for the backward pass, each storage once."""
-    kept: dict[int, int] = {}
-    alive: list[Tensor] = []
-
-    def pack(t: Tensor) -> Tensor:
-        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        alive.append(t.detach())
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        run()
-    return sum(kept.values())
 
 
 def memory() -> Iterator[Row]:
@@ -146,39 +153,6 @@ def batched_backward() -> Iterator[Row]:
             yield row("targets", f"5 targets at once over one by one, {name}, batch {batch}", found)
 
 
-def peers() -> Iterator[Row]:
-    """GradCAM at the last stage of a ResNet-50: grad-cam and torchcam over ours, at equal output.
-
-    Both also scale to [0, 1], and grad-cam to the image's size, which is small beside the passes.
-    """
-    from pytorch_grad_cam import GradCAM as PeerGradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-    from torchcam.methods import GradCAM as TorchCAM
-
-    model, x = network("resnet50"), images(1)
-    ours = cea.GradCAM(model, "layer4")
-    scaled = min_max(ours.attribute(x, target=3))
-    resizing = PeerGradCAM(model, [model.layer4])
-
-    def grad_cam() -> object:
-        return resizing(x, [ClassifierOutputTarget(3)])
-
-    whole = torch.nn.functional.interpolate(scaled, x.shape[2:], mode="bilinear")
-    torch.testing.assert_close(torch.as_tensor(grad_cam())[None], whole, rtol=0, atol=2e-2)
-    found = ratios(grad_cam, lambda: ours.attribute(x, target=3))
-    resizing.activations_and_grads.release()
-    yield row("peers", f"grad-cam {version('grad-cam')}", found)
-
-    with TorchCAM(model, "layer4") as extractor:
-
-        def torchcam() -> list[Tensor]:
-            return extractor(3, model(x))  # type: ignore[no-any-return]
-
-        torch.testing.assert_close(torchcam()[0][None], scaled, rtol=1e-3, atol=1e-3)
-        found = ratios(torchcam, lambda: ours.attribute(x, target=3))
-    yield row("peers", f"torchcam {version('torchcam')}", found)
-
-
 def competition() -> Iterator[Row]:
     """Five classes that compete at four layers of a ResNet-50, against one forward and five backwards.
 
@@ -192,6 +166,7 @@ def competition() -> Iterator[Row]:
     from torchcam.methods import LayerCAM as TorchLayerCAM
 
     model, x = network("resnet50"), images(1)
+    hooked = copy.deepcopy(model)  # by the other libraries
     layers, classes = stages(model, 4), [3, 4, 5, 6, 7]
     for plain in (cea.NormGrad(model, layers), cea.LinearApproximation(model, layers)):
         competing = cea.ClassCompetition(plain, classes=classes)
@@ -199,16 +174,16 @@ def competition() -> Iterator[Row]:
         yield row("competition", f"{plain.get_name()}, resnet50, 5 classes, 4 layers", found, limit=1.1)
 
     ours = cea.LayerCAM(model, layers)
-    modules = [model.get_submodule(layer) for layer in layers]
+    modules = [hooked.get_submodule(layer) for layer in layers]
     size = x.shape[2:]
     of_each = [[min_max(m[:, t]) for m in ours.attribute_per_target(x, classes)] for t in range(len(classes))]
 
-    resizing = PeerLayerCAM(model, modules)
+    resizing = PeerLayerCAM(hooked, modules)
 
     def grad_cam(c: int) -> list[object]:
         targets = [ClassifierOutputTarget(c)]
         resizing.outputs = outputs = resizing.activations_and_grads(x)
-        model.zero_grad()
+        hooked.zero_grad()
         sum(t(o) for t, o in zip(targets, outputs)).backward()  # type: ignore[union-attr]
         return list(resizing.compute_cam_per_layer(x, targets, False))
 
@@ -222,12 +197,12 @@ def competition() -> Iterator[Row]:
         limit = 2.5 if count > 1 else None
         yield row("competition", f"grad-cam {version('grad-cam')} over ours, {case}", found, limit=limit, at_least=True)
     resizing.activations_and_grads.release()
-    model.zero_grad(set_to_none=True)
+    hooked.zero_grad(set_to_none=True)
 
-    with TorchLayerCAM(model, layers) as extractor:
+    with TorchLayerCAM(hooked, layers) as extractor:
 
         def torchcam(c: int) -> list[Tensor]:
-            return extractor(c, model(x))  # type: ignore[no-any-return]
+            return extractor(c, hooked(x))  # type: ignore[no-any-return]
 
         for got, m in zip(torchcam(3), of_each[0]):
             torch.testing.assert_close(got[None], m, rtol=1e-3, atol=1e-3)

@@ -28,4 +28,4 @@ def over_channels(share: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
 
     All tensors are `N x K x *S`, of one shape.
     """
-    return functools.reduce(Tensor.add_, (share(*some) for some in zip(*(channel_chunks(t, 1) for t in tensors))))
+    return functools.reduce(Tensor.add_, [share(*some) for some in zip(*[channel_chunks(t, 1) for t in tensors])])

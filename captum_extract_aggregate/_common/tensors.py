@@ -77,6 +77,14 @@ def magnitudes(t: Tensor) -> Tensor:
     return torch.maximum(-low, high)
 
 
+def read_magnitudes(t: Tensor) -> list[float]:
+    """Returns each example's largest magnitude as a number (of NaNs NaN), for which the host waits."""
+    if t.shape[0] > 1:
+        return magnitudes(t).tolist()  # type: ignore[no-any-return]
+    low, high = map(Tensor.item, torch.aminmax(t))
+    return [max(-low, high)]
+
+
 def on_cpu(t: Tensor) -> bool:
     """Tells whether looking at a tensor's numbers costs little: the host would have to wait for any other device.
 

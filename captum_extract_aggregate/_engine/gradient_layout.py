@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from operator import methodcaller
 from typing import Any
 
 from torch import Tensor, nn
@@ -54,14 +55,15 @@ def _lay_out(module: nn.Module, args: Any, output: Any) -> None:
 def lay_out_graph(top: Node | None) -> None:
     """Lays out the gradients at the outputs of the BatchNorms of a graph, if there is an operation that may turn
     them."""
-    nodes = list(nodes_below([top]))
-    if not all(node.name() in _KEEP_STRIDES for node in nodes):
+    nodes = nodes_below([top])
+    if not _KEEP_STRIDES.issuperset(map(_name, nodes)):
         for node in nodes:
             if node.name() == _BATCH_NORM:
                 node.register_prehook(_laid_out)
 
 
 _BATCH_NORM = "NativeBatchNormBackward0"  # on the CPU
+_name = methodcaller("name")
 
 
 def _laid_out(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:

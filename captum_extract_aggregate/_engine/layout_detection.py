@@ -30,9 +30,13 @@ from captum_extract_aggregate._engine.token_grid import grid_of_tokens
 
 def detected_layout(activation: Tensor, around: Surroundings) -> LayoutFunction:
     """Decides by what is at hand where it leaves no doubt, else by what made the tensor, else by what it looks like."""
+    known, key = around.known, (around.module, activation.shape, around.batch, around.image)
+    if key in known.layouts:
+        return known.layouts[key]
     if is_plain_batch(activation, around):
         quick = _quick(activation, around)
         if quick is not None:
+            known.layouts[key] = quick
             return quick
     seen = _seen(activation, around)
     if seen is not None:

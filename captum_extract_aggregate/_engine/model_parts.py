@@ -7,7 +7,7 @@ generators and `__getattr__`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from operator import attrgetter, methodcaller
 from typing import Any
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError
 
-_values, _compiled = methodcaller("values"), attrgetter("_compiled_call_impl")
+_values, _children, _held = methodcaller("values"), attrgetter("_modules"), attrgetter("_parameters")
+_training, _compiled, _hooks = attrgetter("training"), attrgetter("_compiled_call_impl"), attrgetter("_forward_hooks")
+_pre_hooks = attrgetter("_forward_pre_hooks")
 
 
 def unseen(model: nn.Module, seen: set[nn.Module]) -> list[nn.Module]:
@@ -40,11 +42,16 @@ class ModelParts:
 
     @cached_property
     def training(self) -> list[nn.Module]:
-        return list(filter(_is_training, self.modules))
+        return list(filter(_training, self._flagged))
 
     @cached_property
-    def kinds(self) -> set[type[nn.Module]]:
-        return set(map(type, self.modules))
+    def has_transformers(self) -> bool:
+        kinds = set(map(type, self.modules))
+        return any(issubclass(kind, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) for kind in kinds)
+
+    @cached_property
+    def attention(self) -> list[nn.Module]:
+        return [m for m in self.modules if isinstance(m, nn.MultiheadAttention)]
 
     @cached_property
     def batch_norms(self) -> list[nn.Module]:
@@ -57,7 +64,11 @@ class ModelParts:
     @cached_property
     def parameters(self) -> list[nn.Parameter]:
         """Returns all parameters, those that are shared as often as they are."""
-        return self._parameters()
+        return [p for p in self._each(_held) if p is not None]
+
+    @cached_property
+    def _flagged(self) -> list[nn.Module]:
+        return [m for m in self.modules if hasattr(m, "training")]  # traced ones have no such flag
 
     def having(self, requires_grad: bool) -> list[nn.Parameter]:
         """Returns the parameters whose flag has this value now, and can have the other."""
@@ -67,27 +78,22 @@ class ModelParts:
             self._having[requires_grad] = which, _changeable(held, requires_grad)
         return self._having[requires_grad][1]
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for module in self.modules for p in module._parameters.values() if p is not None]
+    def _each(self, held: Callable[[nn.Module], Any]) -> Iterable[Any]:
+        """Returns what all modules hold in one of their dictionaries."""
+        return itertools.chain.from_iterable(map(_values, filter(None, map(held, self.modules))))
 
     def state(self) -> list[Any]:
         """Returns what differs where a module or a parameter is another, or a module's flags have changed."""
-        modules = self.modules
-        children: Iterable[Any] = itertools.chain.from_iterable(map(_values, [m._modules for m in modules]))
         return [
-            *map(id, children),
-            *map(id, self._parameters()),
-            *map(_is_training, modules),
-            *map(_compiled, modules),
+            *map(id, self._each(_children)),
+            *map(id, self._each(_held)),
+            *map(_training, self._flagged),
+            *map(_compiled, self.modules),
         ]
 
     def is_hooked(self) -> bool:
         """Tells whether somebody's hooks run with the modules, which may do anything."""
-        return any(m._forward_hooks or m._forward_pre_hooks for m in self.modules)
-
-
-def _is_training(module: nn.Module) -> bool:
-    return getattr(module, "training", False)  # traced ones have no such flag
+        return any(map(_hooks, self.modules)) or any(map(_pre_hooks, self.modules))
 
 
 def _changeable(held: list[nn.Parameter], requires_grad: bool) -> list[nn.Parameter]:

@@ -21,6 +21,7 @@ from captum_extract_aggregate._engine.gradient_layout import lay_out
 from captum_extract_aggregate._engine.layers import as_written, describe, model_of
 from captum_extract_aggregate._engine.model_parts import ModelParts, unseen
 from captum_extract_aggregate._engine.session import Session, session_of
+from captum_extract_aggregate._engine.surroundings import Facts
 
 P = ParamSpec("P")
 Found = TypeVar("Found")
@@ -106,6 +107,11 @@ class Preparation:
         if self.session is not None:
             self.session.learn(self.met_others)
         return self.claim
+
+    def facts(self) -> Facts:
+        """Returns what the models tell of layouts, which a session keeps."""
+        models = tuple(self.claim.models)
+        return Facts(models) if self.session is None or models != (self.session.model,) else self.session.facts
 
     def is_called(self, module: nn.Module) -> bool:
         """Tells whether a module that runs in another thread was called by this one's forward."""
@@ -205,12 +211,7 @@ def _must_run_in_parts(parts: ModelParts, hooked: Collection[nn.Module | None]) 
     PyTorch's transformer layers do the latter: zeros at padded positions, other sums for a mask of floats, their own
     arithmetic in place of a subclass's. Attention by itself does not.
     """
-    kinds = parts.kinds
-    if any(issubclass(kind, (nn.TransformerEncoderLayer, nn.TransformerEncoder)) for kind in kinds):
-        return True
-    if not any(issubclass(kind, nn.MultiheadAttention) for kind in kinds):
-        return False
-    return any(part in hooked for m in parts.modules if isinstance(m, nn.MultiheadAttention) for part in m.children())
+    return parts.has_transformers or any(part in hooked for m in parts.attention for part in m.children())
 
 
 def without_fused_attention(undo: Undo) -> None:

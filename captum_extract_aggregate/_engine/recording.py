@@ -20,17 +20,18 @@ from typing import Any, NamedTuple
 import torch
 from captum._utils.common import _format_additional_forward_args
 from torch import Tensor, nn
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.seeding import random_state
-from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu, plain
+from captum_extract_aggregate._common.tensors import are_tame, on_cpu, plain, read_magnitudes
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.arriving import Arriving, can_be_met
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.batch_dimension import views_unfolded
 from captum_extract_aggregate._engine.evidence import Cache, Evidence, Look, Tensors
 from captum_extract_aggregate._engine.gradient_layout import lay_out_graph
+from captum_extract_aggregate._engine.joint_backward import joint_gradients, targets_at_once
 from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
 from captum_extract_aggregate._engine.look import one_more_forward
@@ -49,6 +50,7 @@ Context = Any  # what a forward runs within
 Seed = Callable[[Tensor], Tensor]
 Within = Callable[[Undo, Sequence[Tensor]], Context]  # told the tensors that the forward is given
 Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
+Found = list[Tensor | None]  # the gradient at each place's tensors, None where there is none
 
 
 def _of_final_states(place: Place) -> str:
@@ -85,12 +87,13 @@ class Recording:
         look: Callable[[], Look],
         context: Context,
         is_shared: bool,
+        facts: Facts,
     ) -> None:
         self.output, self.context = output, context
         self.inputs = inputs
         self.models = models
         self._look = functools.cache(look)
-        self._facts = Facts(models)
+        self._facts = facts
         self._taps = taps  # per place, per tensor it holds, the parts from each device
         self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
         self._activations = {
@@ -106,20 +109,43 @@ class Recording:
         return Evidence(none, self._activations, {}, self._order, *seen, look=self._look, facts=self._facts)
 
     def evidence(
-        self, targets: Targets, seed: Seed = torch.ones_like, around: Around = contextlib.nullcontext
+        self,
+        targets: Targets,
+        seed: Seed = torch.ones_like,
+        around: Around = contextlib.nullcontext,
+        jointly: bool = False,
     ) -> Iterator[Evidence]:
         """Runs one backward for each target, and yields what it showed; the graph is freed with the last.
 
         Targets that follow from the scores (the most probable classes) are chosen by a function of the output.
 
         What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
-        may run backward passes of its own.
+        may run backward passes of its own. `jointly`: of a plain pass; targets may share a backward where that is
+        faster.
         """
         wanted = targets(self.output) if callable(targets) else targets
-        for i, target in enumerate(wanted):  # nothing of a target is held here while the next one's backward runs
-            yield self._for_target(target, seed, around, retain=i + 1 < len(wanted))
+        activations = itertools.chain.from_iterable(self._activations.values())
+        many = targets_at_once(self.inputs, activations) if jointly else 1
+        for start in range(0, len(wanted), many):
+            some = wanted[start : start + many]
+            found = self._gradients_of_all(some) if len(some) > 1 else None
+            for i, target in enumerate(some):  # nothing of a target is held here while the next one's backward runs
+                gradients = None if found is None else found.pop(0)
+                yield self._for_target(target, seed, around, start + i + 1 < len(wanted), gradients)
+                del gradients
 
-    def _for_target(self, target: Target, seed: Seed, around: Around, retain: bool) -> Evidence:
+    def _gradients_of_all(self, targets: Sequence[Target]) -> list[Found] | None:
+        """Returns what one backward finds for each of several targets, if one will do."""
+        with Undo() as undo, undo:
+            set_modes(undo, grad=True)
+            without_autocast(undo)
+            random_state(undo, self.inputs)
+            return joint_gradients([select_scores(self.output, target) for target in targets], self._edges())
+
+    def _for_target(
+        self, target: Target, seed: Seed, around: Around, retain: bool, found: Found | None = None
+    ) -> Evidence:
+        """Returns what a backward shows, which runs unless it is known what it finds."""
         with Undo() as undo, undo:
             set_modes(undo, grad=True)
             without_autocast(undo)
@@ -128,16 +154,23 @@ class Recording:
             self._check_scores(scores)
             if self.context is None and len(scores) == 1 and on_cpu(scores):
                 self._lay_out(scores)
-            arriving = Arriving(
-                undo, self._taps, [] if self.context is not None else can_be_met(self._taps, len(self.inputs[0]))
-            )
+            is_plain = self.context is None and found is None
+            arriving = Arriving(undo, self._taps, can_be_met(self._taps, len(self.inputs[0])) if is_plain else [])
             with around(scores):
-                gradients = self._backward(scores, seed(scores.detach()), retain, arriving)
+                if found is None:
+                    found = self._backward(scores, seed(scores.detach()), retain, arriving)
+            kept = arriving.reduced()
+            each: Iterator[Tensor | None] = iter(found)
+            none: Iterator[Tensor | None] = itertools.repeat(None)
+            gradients = {
+                place: self._gradients(place, none if arriving.meets(place) else each)
+                for place in self._taps
+                if place.differentiate and place not in kept
+            }
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
         evidence = Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
-        kept = arriving.reduced()
         return replace(evidence, reduced=kept) if kept else evidence
 
     def _lay_out(self, scores: Tensor) -> None:
@@ -173,16 +206,18 @@ class Recording:
                 "actions that a mask rules out (-inf) take another target"
             )
 
-    def _backward(self, scores: Tensor, seed: Tensor, retain: bool, arriving: Arriving) -> dict[Place, Tensors]:
-        wanted = [place for place in self._taps if place.differentiate]
-        edges = [p.edge for place in wanted if not arriving.meets(place) for parts in self._taps[place] for p in parts]
-        found: Iterator[Tensor | None] = iter([None] * len(edges))
-        if scores.requires_grad and edges:
-            with _explained_failure():
-                found = iter(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))  # type: ignore[arg-type]
-        none: Iterator[Tensor | None] = itertools.repeat(None)
-        kept = arriving.reduced()
-        return {p: self._gradients(p, none if arriving.meets(p) else found) for p in wanted if p not in kept}
+    def _edges(self, arriving: Arriving | None = None) -> list[GradientEdge]:
+        """Returns where gradients are asked for: not at places where they are met."""
+        places = [place for place in self._taps if arriving is None or not arriving.meets(place)]
+        edges = (part.edge for place in places for parts in self._taps[place] for part in parts)
+        return [edge for edge in edges if edge is not None]
+
+    def _backward(self, scores: Tensor, seed: Tensor, retain: bool, arriving: Arriving) -> Found:
+        edges = self._edges(arriving)
+        if not scores.requires_grad or not edges:
+            return [None] * len(edges)
+        with _explained_failure():
+            return list(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))
 
     def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
         """Returns the next gradients for a place's tensors; zeros for those that the score does not use, our error if
@@ -201,7 +236,7 @@ class Recording:
         """Raises our error for a gradient that is not finite; looked for on the CPU alone, as in `_check_scores`."""
         if not on_cpu(g) or not g.numel():
             return False
-        found = magnitudes(g).tolist()
+        found = read_magnitudes(g)
         check_finite(found, place, self.models)
         return are_tame(found)
 
@@ -264,7 +299,8 @@ def record(
         KNOWN_LAYERS.learn_careful(run.misjudged)
     look = functools.partial(one_more_forward, forward_func, tensors, places, extra)
     shared = len(places) < len(asked)
-    return Recording(run.output, run.tapped, tuple(map(plain, tensors)), run.models, look, run.context, shared)
+    seen = tuple(map(plain, tensors)), run.models, look
+    return Recording(run.output, run.tapped, *seen, run.context, shared, run.facts or Facts(run.models))
 
 
 class _Run(NamedTuple):
@@ -277,6 +313,7 @@ class _Run(NamedTuple):
     context: Context = None
     misjudged: AbstractSet[nn.Module] = frozenset()
     untold: AbstractSet[nn.Module] = frozenset()
+    facts: Facts | None = None
 
 
 def _forward(
@@ -315,7 +352,8 @@ def _forward(
         if untold:
             return _Run(untold=untold)
         misjudged = taps.misjudged()
-        return _Run(output, {} if misjudged else taps.collect(leaves, models, device_ids), models, context, misjudged)
+        tapped = {} if misjudged else taps.collect(leaves, models, device_ids)
+        return _Run(output, tapped, models, context, misjudged, facts=preparation.facts())
 
 
 class _OverwrittenError(Exception):

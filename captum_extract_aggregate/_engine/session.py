@@ -24,6 +24,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import model_of
 from captum_extract_aggregate._engine.model_parts import ModelParts, unseen
+from captum_extract_aggregate._engine.surroundings import Facts
 
 _OPEN: list[Session] = []
 
@@ -34,6 +35,7 @@ class Session:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.thread = model, threading.get_ident()
         self.looks = 0  # how often the model was looked at
+        self.facts = Facts((model,))  # of its layouts
         self._parts: ModelParts | None = None
         self._state: list[Any] = []
         self._runs_alone = False
@@ -44,6 +46,7 @@ class Session:
         if self._parts is None or state != self._state:
             self._parts = ModelParts(unseen(self.model, set()))
             self._state = self._parts.state()
+            self.facts = Facts((self.model,))
             self._runs_alone = False
             self.looks += 1
         return self._parts

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from captum_extract_aggregate._engine.arrangements import LayoutFunction
 from captum_extract_aggregate._engine.layer_channels import widths_of
 from captum_extract_aggregate._engine.layers import describe
 from captum_extract_aggregate._engine.parts import Dims, size_of
@@ -23,6 +24,8 @@ class Facts:
 
     def __init__(self, models: tuple[nn.Module, ...]) -> None:
         self._models = models
+        # Of places (layer, shape, batch, image) where nothing but these facts decides, and none of their tensors.
+        self.layouts: dict[Hashable, LayoutFunction] = {}
 
     @cached_property
     def modules(self) -> list[nn.Module]:

@@ -7,6 +7,7 @@ nobody has used it before; the taps find out, and what they have found out about
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import plain
-from captum_extract_aggregate._common.undo import Turn, Undo
+from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.attention_seen import AttentionSeen, no_attention
 from captum_extract_aggregate._engine.claims import Claim
 from captum_extract_aggregate._engine.graph_places import may_be_told, outputs_of
@@ -110,8 +111,7 @@ class Taps:
         self._from_the_start, self._careful = from_the_start, careful
         self._met: list[tuple[Tensor, int]] = []
         self._marked: list[Tensor] = []
-        self._count = 0
-        self._turn = Turn()  # replicas run in threads of their own
+        self._orders = itertools.count()
         self._used_before: set[nn.Module] = set()
         # Those at which gradients are asked for.
         self.layers = {place.layer for place in places if place.layer is not None and place.differentiate}
@@ -190,17 +190,17 @@ class Taps:
                 f"the {place.side} of layer {type(place.layer).__name__} is {_kinds(values)}; expected a floating "
                 "point tensor or a tuple of them: choose a layer inside it, or a neighbour"
             )
-        handed = list(values)
-        with Undo() as held, held:
-            self._turn.take(held)
-            tapped = []
-            for i in chosen:
-                if place.differentiate:
-                    self._notice_earlier_use(place, module, values[i], given or [])
-                one, handed[i] = self._mark(values[i], place, given) if place.differentiate else self._value(values[i])
-                tapped.append(one)
-            self._count += 1
-            self._calls[place].setdefault(tapped[0].value.device, []).append(tapped)
+        handed, order = list(values), next(self._orders)
+        tapped = []
+        for i in chosen:
+            if place.differentiate:
+                self._notice_earlier_use(place, module, values[i], given or [])
+                one, handed[i] = self._mark(values[i], place, given, order)
+            else:
+                one = Tapped(plain(values[i].detach().clone()), None, order)
+            tapped.append(one)
+        # Replicas run in threads of their own: each of these steps is one that Python does not interrupt.
+        self._calls[place].setdefault(tapped[0].value.device, []).append(tapped)
         return handed
 
     def _notice_earlier_use(self, place: Place, module: nn.Module, t: Tensor, given: list[Tensor]) -> None:
@@ -213,7 +213,7 @@ class Taps:
         if not t.requires_grad:
             self._used_before.add(place.layer)
 
-    def _mark(self, t: Tensor, place: Place, given: list[Tensor] | None) -> tuple[Tapped, Tensor]:
+    def _mark(self, t: Tensor, place: Place, given: list[Tensor] | None, order: int) -> tuple[Tapped, Tensor]:
         """Makes the very tensor, not an alias, part of the graph: whatever else uses it belongs to its derivative.
 
         What follows may get a clone, so that work in place does no harm to the value, or to the graph below. At outputs
@@ -235,7 +235,7 @@ class Taps:
                 is_cloned = False
             else:
                 is_cloned = (_has_no_parts(place) or (careful and is_view)) and (place.value or t.is_leaf or is_view)
-            tapped = Tapped(plain(t.detach().clone() if is_copied else t.detach()), edge, self._count)
+            tapped = Tapped(plain(t.detach().clone() if is_copied else t.detach()), edge, order)
         if is_cloned:
             with torch.enable_grad():  # the model may not record here, but does so later on
                 handed = t.clone()
@@ -246,9 +246,6 @@ class Taps:
         if is_view or (place.value and not is_copied):
             self._met.append((t, t._version))
         return tapped, t
-
-    def _value(self, t: Tensor) -> tuple[Tapped, Tensor]:
-        return Tapped(plain(t.detach().clone()), None, self._count), t
 
     def find(self, output: Any) -> set[nn.Module]:
         """Finds in the graph that leads to the output what no hook has met, and returns the layers that it does not
@@ -306,8 +303,11 @@ def _has_no_parts(place: Place) -> bool:
 
 def gradient_edge(t: Tensor) -> GradientEdge:
     """Returns where in the graph a tensor's gradient arrives; that of a subclass would be a view's."""
-    with torch.enable_grad(), torch._C.DisableTorchFunctionSubclass():  # the former for torch before 2.4
-        return get_gradient_edge(t)
+    with torch._C.DisableTorchFunctionSubclass():
+        if torch.is_grad_enabled():
+            return get_gradient_edge(t)
+        with torch.enable_grad():  # for torch before 2.4
+            return get_gradient_edge(t)
 
 
 def tappable(place: Place, values: Sequence[Any]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,10 +42,10 @@ def select_scores(output: Any, target: Target) -> Tensor:
     if isinstance(target, Tensor) and target.numel() > 1:
         target = moved(target, output.device)
     scores = _select_targets(output, target)  # type: ignore[arg-type]
-    if scores[0].numel() != 1:
+    if (numbers := math.prod(scores.shape[1:])) != 1:
         cure = "pass target=" if target is None else f"pass a target of {output.ndim - 1} indices"
         raise InvalidValueError(
-            f"target {target!r} selects {scores[0].numel()} numbers per example from an output of shape "
+            f"target {target!r} selects {numbers} numbers per example from an output of shape "
             f"{tuple(output.shape)}; expected one: {cure}"
         )
     return scores.reshape(len(scores))

@@ -115,7 +115,7 @@ class Factor:
         """Returns sum of `f(entry)` over each block's entries, `N x B x *S`; `f(0)` must be 0. To be read only."""
 
         def sums() -> Tensor:
-            return functools.reduce(Tensor.add_, (f(piece).sum(2) for piece in channel_chunks(self.values, 2)))
+            return functools.reduce(Tensor.add_, [f(piece).sum(2) for piece in channel_chunks(self.values, 2)])
 
         summed = f(self._bordered) if self.is_single else self._border(self._once(f, sums))
         return summed if self.window is None else self.window.reduce(summed, torch.add)
@@ -198,7 +198,7 @@ class Summand:
     def total(self, f: Elementwise) -> Tensor:
         """Returns sum of `f(p) f(q)` over all entries, `N x *S`; `f(0)` must be 0, and `f(1)` 1. To be read only."""
         if f not in self._found:
-            self._found[f] = functools.reduce(Tensor.add_, (part._total(f) for part in self.parts))
+            self._found[f] = functools.reduce(Tensor.add_, [part._total(f) for part in self.parts])
         return self._found[f]
 
     def _total(self, f: Elementwise) -> Tensor:

@@ -15,6 +15,7 @@ Source: Rebuffi et al., There and Back Again (CVPR 2020), sections 3.1.1 and 3.1
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.registry import Table
-from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu
+from captum_extract_aggregate._common.tensors import are_tame, magnitudes, on_cpu, read_magnitudes
 from captum_extract_aggregate.attr.extract_aggregate.contribution import Factor, Summand, Window, one
 
 LayerExtract = Callable[[Any, Tensor, Tensor], Summand]
@@ -147,6 +148,11 @@ def virtual_extract(name: str) -> VirtualExtract:
     """Returns the function `Pair -> Summand` of a virtual identity layer, by name (`"bias"`, `"conv3x3"`, ...)."""
     if isinstance(name, str) and name in VIRTUAL_EXTRACTS:
         return VIRTUAL_EXTRACTS[name]
+    return _windowed_extract(name)
+
+
+@functools.cache
+def _windowed_extract(name: str) -> VirtualExtract:
     match = _WINDOWED.fullmatch(name) if isinstance(name, str) else None
     if match is None:
         known = [*VIRTUAL_EXTRACTS, "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", *REAL_LAYER_EXTRACTS]
@@ -392,8 +398,13 @@ def unit_scale(g: Tensor) -> tuple[Tensor, Tensor | None]:
 
     Squares of a saturated probability's gradient would underflow.
     """
-    scale = magnitudes(g).reshape(-1, *(1,) * (g.ndim - 1))
-    if on_cpu(g) and are_tame(scale.flatten().tolist()):  # elsewhere looking would wait for the device
+    found = read_magnitudes(g) if on_cpu(g) else []  # elsewhere looking would wait for the device
+    if found and are_tame(found):
         return g, None
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    if found and not g.requires_grad:
+        scale = torch.tensor([size if size > 0 else 1 for size in found], dtype=g.dtype)
+    else:
+        scale = magnitudes(g)
+        scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scale = scale.reshape(-1, *(1,) * (g.ndim - 1))
     return g / scale, scale
