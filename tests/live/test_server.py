@@ -213,7 +213,12 @@ def test_in_a_browser(port, tmp_path):
         ready(page)
         assert [shown(page), shown(page, 1)] == pictures
         assert chosen(page, 1, "Layer").input_value() == "0"
-        assert page.locator(".doubt").count() == 2
+        # trust, on request: of a network whose decision no removal changes
+        page.locator(".doubt").first.click()
+        page.locator(".trust table").wait_for()
+        assert page.locator(".trust tbody tr").count() == 3
+        assert page.locator(".trust tbody tr").last.inner_text().split("\t")[1:] == ["the decision did not change"] * 2
+        assert "One picture proves no map right" in page.locator(".trust").first.inner_text()
         assert seen_by_axe(page) == []
         page.locator(".remove").first.click()
         ready(page)

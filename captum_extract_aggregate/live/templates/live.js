@@ -27,16 +27,17 @@ async function answer(path, content, signal) {
   return response;
 }
 
-// Calls `hear` for each line of JSON of an answer, as it comes.
-async function listen(path, content, hear, signal) {
+// Calls `hear` for each line of JSON of an answer, as it comes; the state of its last line is known.
+async function listen(path, content, last, hear, signal) {
   const response = await answer(path, content, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let rest = ""; ;) {
+  for (let rest = "", ended = false; ;) {
     const { value, done } = await reader.read();
-    if (done) return;
+    if (done && ended) return;
+    if (done) throw new Error("The answer was cut off; is the server still there?");
     const lines = (rest + value).split("\n");
     rest = lines.pop();
-    lines.map(line => JSON.parse(line)).forEach(hear);
+    for (const event of lines.map(line => JSON.parse(line))) { ended = event.state === last; hear(event); }
   }
 }
 
@@ -294,7 +295,7 @@ async function refresh() {
     drawAll();
     const missing = view.maps.filter(map => !made.has(keyOf(map)));
     const of = missing.length, keys = missing.map(keyOf);
-    if (of) await listen("api/maps", { picture: view.picture, maps: missing.map(asked) }, event => {
+    if (of) await listen("api/maps", { picture: view.picture, maps: missing.map(asked) }, "ended", event => {
       if (event.state === "refused") throw new Error(event.error);
       if (event.state === "begun") progress(event.done, of, `Map ${event.done + 1} of ${of}: ${missing[event.map].method}`);
       if (event.state === "made" || event.state === "failed") {
@@ -320,22 +321,22 @@ function showTrust(map, ...content) {
   card.trust.replaceChildren(...content);
 }
 
-const two = value => value === null ? "one is flat" : value.toFixed(2).replace(/^-(0\.00)$/, "$1");
+const two = (value, undefined_ = "one is flat") => value === null ? undefined_ : value.toFixed(2).replace(/^-(0\.00)$/, "$1");
 
 async function doubt(map) {
   const name = keyOf(map), bar = element("progress", { max: 4, value: 0 }), told = element("span", { textContent: " asking" });
   bar.setAttribute("aria-label", "Questions that are answered");
   showTrust(map, bar, told);
   try {
-    await listen("api/trust", { picture: view.picture, map: asked(map) }, event => {
+    await listen("api/trust", { picture: view.picture, map: asked(map) }, "made", event => {
       if (keyOf(map) !== name) return;
       if (event.state === "refused") throw new Error(event.error);
       if (event.state === "begun") { bar.max = event.of; bar.value = event.done; told.textContent = ` ${event.what}`; return; }
-      const null_ = `${two(event.null[0])} ± ${two(event.null[1])}`, sign = event.kept > 0 ? "+" : "";
+      const null_ = `${two(event.null[0])} ± ${two(event.null[1])}`, sign = event.kept > 0 ? "+" : "", same = "the decision did not change";
       const rows = [
         ["Alike for another class", two(event.classes), null_],
         ["Alike on a random network", two(event.learned), null_],
-        ["Removal, better than chance", sign + two(event.kept), `0.00 ± ${two(event.chance)}`],
+        ["Removal, better than chance", sign + two(event.kept, same), event.chance === null ? same : `0.00 ± ${two(event.chance)}`],
       ];
       const row = cells => element("tr", {}, ...cells.map((text, i) => Object.assign(element(i ? "td" : "th", { textContent: text }), i ? {} : { scope: "row" })));
       const head = element("tr", {}, ...["question", "this map", "maps of chance"].map(text => element("th", { textContent: text, scope: "col" })));
