@@ -232,6 +232,17 @@ def test_in_a_browser(port, tmp_path):
         page.get_by_text("Highest score:").wait_for()
         ready(page)
         assert chosen(page, 0, "Model").input_value() == "scene-vgg"
+        # those on which the model is wrong, and the chosen one
+        page.get_by_label("Show", exact=True).select_option("wrong")
+        ready(page)
+        wrong = page.locator("#pictures button").count()
+        page.get_by_label("Show", exact=True).select_option("right")
+        ready(page)
+        assert page.locator("#pictures button").count() + wrong == 12 + 1  # without the two photographs
+        page.get_by_label("Show", exact=True).select_option("")
+        ready(page)
+        assert page.locator("#pictures button").count() == 14
+        page.locator("#pictures [aria-checked=true]").focus()
         page.keyboard.press("Tab")
         before = shown(page)
         page.keyboard.press("Home")

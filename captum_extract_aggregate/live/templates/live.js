@@ -2,7 +2,7 @@
 // What is shown is `view`: a picture, and for each map its model, method, layer, class and arguments. The address holds it.
 const by = id => document.getElementById(id);
 const view = { picture: "", maps: [] };
-const seen = new Map(), made = new Map(), cards = new Map();
+const seen = new Map(), made = new Map(), cards = new Map(), judged = new Map();
 const MOST_KEPT = 200;  // maps
 let offer, pictures = [], asking = null, colours = {}, next = 0;
 
@@ -64,8 +64,25 @@ function recall() {
 
 // --- Pictures ---------------------------------------------------------------------------------------------------------
 
+// The pictures on which the first map's model decides rightly or wrongly, if only these are to be seen; and the chosen one.
+function listed() {
+  const wanted = by("judged").value, verdicts = view.maps.length && judged.get(view.maps[0].model);
+  if (by("filter").hidden || !wanted || !verdicts) return pictures;
+  return pictures.filter(p => p.id === view.picture || (p.id in verdicts && verdicts[p.id] === (wanted === "right")));
+}
+
+async function judge(signal) {
+  const { model } = view.maps[0];
+  by("filter").hidden = !offer.models.find(m => m.name === model).scenes;
+  if (by("filter").hidden || !by("judged").value) return;
+  if (!judged.has(model)) judged.set(model, await (await answer("api/right", { model }, signal)).json());
+}
+
+by("judged").addEventListener("change", () => refresh());
+
 function showPictures() {
-  by("pictures").replaceChildren(...pictures.map(photo => {
+  const held = by("pictures").contains(document.activeElement);
+  by("pictures").replaceChildren(...listed().map(photo => {
     const chosen = photo.id === view.picture;
     const button = element("button", { type: "button", title: photo.name, tabIndex: chosen ? 0 : -1 },
       element("img", { src: `api/pictures/${encodeURIComponent(photo.id)}`, alt: "" }));
@@ -75,6 +92,7 @@ function showPictures() {
     button.addEventListener("click", () => choosePicture(photo.id));
     return button;
   }));
+  if (held) by("pictures").querySelector("[aria-checked=true]").focus();
 }
 
 function choosePicture(id, focus) {
@@ -93,8 +111,8 @@ by("pictures").addEventListener("keydown", event => {
   const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
   if (!step) return;
   event.preventDefault();
-  const at = pictures.findIndex(p => p.id === view.picture);
-  choosePicture(pictures[(at + step + pictures.length) % pictures.length].id, true);
+  const those = listed(), at = those.findIndex(p => p.id === view.picture);
+  choosePicture(those[(at + step + those.length) % those.length].id, true);
 });
 
 async function add(files) {
@@ -291,6 +309,8 @@ async function refresh() {
   try {
     progress(0, 1, "Looking at the picture");
     for (const map of view.maps) { await look(map, signal); showChoices(map); }
+    await judge(signal);
+    showPictures();
     verdict();
     drawAll();
     const missing = view.maps.filter(map => !made.has(keyOf(map)));
