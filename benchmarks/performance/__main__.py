@@ -1,4 +1,4 @@
-"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md and its JSON.
+"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md, performance_gpu.md and the JSON.
 
 A section that is named is measured anew, the others are kept. `pip install grad-cam torchcam quantus` for the peers.
 
@@ -20,6 +20,7 @@ from benchmarks.performance.timing import Row, cell, machine
 HERE = Path(__file__).parent
 STORED = HERE / "results.json"
 PAGE = HERE.parents[1] / "docs" / "performance.md"
+GPU_PAGE = PAGE.with_name("performance_gpu.md")
 SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "forwards": maps.forwards,
     "floors": maps.floors,
@@ -53,7 +54,12 @@ def page(stored: dict[str, dict[str, object]]) -> str:
             note = f"; {row['note']}" if row["note"] else ""
             lines.append(f"| {row['case']}{note} | {cell(row)} | {limit} | {met} |")
         lines.append("")
-    return "\n".join([*lines, gpu_page()])
+    return "\n".join([*lines, "The same on a GPU: [](performance_gpu.md).", ""])
+
+
+def write(stored: dict[str, dict[str, object]]) -> None:
+    PAGE.write_text(page(stored), encoding="utf-8")
+    GPU_PAGE.write_text(gpu_page(), encoding="utf-8")
 
 
 def main() -> None:
@@ -63,7 +69,7 @@ def main() -> None:
     options = parser.parse_args()
     stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
     if options.page:
-        PAGE.write_text(page(stored), encoding="utf-8")
+        write(stored)
         return
     for name in options.sections or SECTIONS:
         rows = []
@@ -74,7 +80,7 @@ def main() -> None:
         stored[name] = {"machine": machine(), "rows": rows}
         stored = {key: stored[key] for key in SECTIONS if key in stored}
         STORED.write_text(json.dumps(stored, indent=1), encoding="utf-8")
-        PAGE.write_text(page(stored), encoding="utf-8")
+        write(stored)
 
 
 if __name__ == "__main__":
