@@ -1,4 +1,4 @@
-"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md, performance_gpu.md and the JSON.
+"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance*.md and the JSON.
 
 A section that is named is measured anew, the others are kept. `pip install grad-cam torchcam quantus` for the peers.
 
