@@ -28,8 +28,21 @@ def open_page(url, expected=r"(?!)"):
     assert said == [], said
 
 
-def barriers(page):
-    """What axe finds on a page that keeps someone from reading or using it: a line for each element."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
-    found = axe.Axe().run(page).response["violations"]
-    return [f"{each['id']} ({each['help']}): {node['html'][:200]}" for each in found for node in each["nodes"]]
+def barriers(page, contrast=True):
+    """What axe finds on a page that keeps someone from reading or using it, contrast in light and in dark among it: a
+    line for each element."""
+    module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+
+    def found(scheme, **options):
+        page.emulate_media(color_scheme=scheme)
+        violations = module.Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
+        return [
+            f"{scheme}: {each['id']} ({each['help']}): {node['html'][:200]}"
+            for each in violations
+            for node in each["nodes"]
+        ]
+
+    if not contrast:
+        return found("light", rules={"color-contrast": {"enabled": False}})
+    dark = found("dark", runOnly=["color-contrast"])
+    return [*found("light"), *dark]

@@ -1,6 +1,7 @@
 """What the README shows runs."""
 
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,9 @@ def test_python_snippets(tmp_path, monkeypatch):
     code = code.replace("resnet50", "resnet18")  # whose layers have the same names and sizes
     code = code.replace('"dog.jpg", weights="DEFAULT"', '"dog.jpg", weights="random"')
     names = {"x": torch.randn(1, 3, 224, 224)}
-    exec(code.replace('weights="DEFAULT"', "weights=None"), names)
+    with warnings.catch_warnings():  # it shows no use that is warned of
+        warnings.filterwarnings("error", message=".*does not depend on the class")
+        exec(code.replace('weights="DEFAULT"', "weights=None"), names)
     assert names["new"].shape == names["old"].shape == (1, 1, 14, 14)
     assert names["both"].shape == (1, 2, 1, 14, 14)
     assert [tuple(m.shape) for m in names["four"]] == [(1, 1, side, side) for side in (56, 28, 14, 7)]

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance.md, its figure and its JSON.
+"""`python -m benchmarks.performance [SECTION ...]`: measures, and writes docs/performance*.md, a figure and the JSON.
 
 A section that is named is measured anew, the others are kept. The peers want
 `pip install grad-cam torchcam zennit lxt quantus`.
@@ -22,6 +22,7 @@ from benchmarks.performance.timing import Row, cell, machine
 HERE = Path(__file__).parent
 STORED = HERE / "results.json"
 PAGE = HERE.parents[1] / "docs" / "performance.md"
+GPU_PAGE = PAGE.with_name("performance_gpu.md")
 SECTIONS: dict[str, Callable[[], Iterable[Row]]] = {
     "forwards": maps.forwards,
     "floors": maps.floors,
@@ -56,11 +57,12 @@ def page(stored: dict[str, dict[str, object]]) -> str:
             note = f"; {row['note']}" if row["note"] else ""
             lines.append(f"| {row['case']}{note} | {cell(row)} | {limit} | {met} |")
         lines.append("")
-    return "\n".join([*lines, gpu_page()])
+    return "\n".join([*lines, "The same on a GPU: [](performance_gpu.md).", ""])
 
 
-def write_page(stored: dict[str, dict[str, object]]) -> None:
+def write(stored: dict[str, dict[str, object]]) -> None:
     PAGE.write_text(page(stored), encoding="utf-8")
+    GPU_PAGE.write_text(gpu_page(), encoding="utf-8")
     draw(stored)
 
 
@@ -71,7 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     stored = json.loads(STORED.read_text(encoding="utf-8")) if STORED.exists() else {}
     if options.page:
-        write_page(stored)
+        write(stored)
         return
     for name in options.sections or SECTIONS:
         rows = []
@@ -82,7 +84,7 @@ def main() -> None:
         stored[name] = {"machine": machine(), "rows": rows}
         stored = {key: stored[key] for key in SECTIONS if key in stored}
         STORED.write_text(json.dumps(stored, indent=1), encoding="utf-8")
-        write_page(stored)
+        write(stored)
 
 
 if __name__ == "__main__":

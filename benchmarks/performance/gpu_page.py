@@ -1,4 +1,4 @@
-"""The part of docs/performance.md that is about a GPU: what `gpu.py` measured, a row for each network and batch."""
+"""docs/performance_gpu.md: what `gpu.py` measured, a row for each network and batch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from benchmarks.performance.timing import cell
 
 STORED = Path(__file__).with_name("gpu.json")
+_INTRODUCTION = "What is compared, and how, stands on the [page of the CPU](performance.md). Measured"
 _PIVOTED = ("Maps over", "Over a plain")
 
 
@@ -17,11 +18,11 @@ def gpu_page(stored: Path = STORED) -> str:
     if not stored.exists():
         return ""
     found = json.loads(stored.read_text(encoding="utf-8"))
-    lines = ["## On a GPU", "", f"{found['machine']}.", ""]
+    lines = ["# Speed and memory on a GPU", "", f"{_INTRODUCTION} {found['machine']}.", ""]
     for section in dict.fromkeys(row["section"] for row in found["rows"]):
         rows = [row for row in found["rows"] if row["section"] == section]
         table = _pivoted(rows) if section.startswith(_PIVOTED) else _listed(rows)
-        lines += [f"### {section}", "", *table, ""]
+        lines += [f"## {section}", "", *table, ""]
     return "\n".join(lines)
 
 

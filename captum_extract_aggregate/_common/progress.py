@@ -1,15 +1,21 @@
-"""How far a long work is: a bar in a terminal or notebook; elsewhere, as in a cluster's logs, a line now and then."""
+"""How far a long work is: a bar in a terminal or notebook; elsewhere, as in a cluster's logs, a line now and then.
+
+Where nothing is to be shown there is no bar of tqdm's at all: one that is off takes tqdm's lock, too, and a Ctrl-C
+within any bar may leave that taken by its thread. Every other thread, such as a server's, then waits for it for ever.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
 _EVERY = 30.0  # seconds between two lines
+_T = TypeVar("_T")
 
 
 def progress(total: int, unit: str, what: str, show: bool = True) -> Any:
@@ -20,9 +26,35 @@ def progress(total: int, unit: str, what: str, show: bool = True) -> Any:
         >>> with progress(3, "image", "Evaluation", show=False) as bar:
         ...     bar.update(2)
     """
-    if show and not sys.stderr.isatty() and "ipykernel" not in sys.modules:
+    if not show:
+        return Silent()
+    if not sys.stderr.isatty() and "ipykernel" not in sys.modules:
         return Lines(total, unit, what)
-    return tqdm(total=total, unit=unit, desc=what, disable=None if show else True)
+    return tqdm(total=total, unit=unit, desc=what, disable=None)
+
+
+def each(items: Iterable[_T], what: str, show: bool, **options: Any) -> Iterable[_T]:
+    """Returns the items, with a bar if it is asked for. `options`: of the bar.
+
+    Example:
+        >>> from captum_extract_aggregate._common.progress import each
+        >>> list(each("ab", "Letters", show=False))
+        ['a', 'b']
+    """
+    return tqdm(items, desc=what, **options) if show else items
+
+
+class Silent:
+    """Tells nothing."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        pass
+
+    def update(self, n: int = 1) -> None:
+        """Counts nothing."""
 
 
 class Lines:

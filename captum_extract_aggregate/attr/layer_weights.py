@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.layers import Layer, describe, find_layer
 from captum_extract_aggregate._engine.layout import to_channels_first
@@ -244,7 +244,7 @@ def _streamed(
     """Yields batch by batch the spatial means at each layer, `N x K`, and what came with the inputs."""
     places = [Place(layer, differentiate=False) for layer in layers]
     device = next((p.device for p in model.parameters()), None)
-    for batch in tqdm(dataloader, desc=what, disable=not show):
+    for batch in each(dataloader, what, show):
         inputs, rest = (batch[0], batch[1:]) if isinstance(batch, (tuple, list)) and batch else (batch, ())
         if not isinstance(inputs, Tensor):
             raise InvalidTypeError(

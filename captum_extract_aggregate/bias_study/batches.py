@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._common.tensors import moved
 from captum_extract_aggregate._engine.outputs import find_scores
 
@@ -21,7 +21,7 @@ def batches_of(dataloader: Iterable[Any], model: nn.Module, show_progress: bool,
     """Yields the inputs and labels of each batch, on the model's device; our error where there is none."""
     check_loader(dataloader)
     seen = False
-    for batch in tqdm(dataloader, desc=what, unit="batch", disable=None if show_progress else True):
+    for batch in each(dataloader, what, show_progress, unit="batch", disable=None):
         seen = True
         yield as_batch(batch, model)
     if not seen:

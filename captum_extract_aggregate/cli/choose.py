@@ -14,7 +14,7 @@ _METHODS = "gradcam,normgrad,selective-normgrad,linear-approximation"
 
 
 def choose(
-    images: Annotated[Path, typer.Argument(help="A folder with pictures; no annotations are needed.")],
+    images: Annotated[Path, typer.Argument(help="A folder with pictures in or below it; no annotations are needed.")],
     model: Model,
     weights: Weights = "",
     methods: Methods = _METHODS,

@@ -15,7 +15,7 @@ from captum_extract_aggregate.cli.output import clear_errors, say
 def explain(
     images: Annotated[
         list[Path] | None,
-        typer.Argument(help="Pictures, or folders of them; left out: an embedded scene of handwritten digits."),
+        typer.Argument(help="Pictures, or folders with some in or below them; none: an embedded scene of digits."),
     ] = None,
     model: Model = "",
     weights: Weights = "",

@@ -6,11 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from PIL import Image
-
 from captum_extract_aggregate._common.errors import InvalidValueError, make_folder
 from captum_extract_aggregate.cli.options import DEFAULT_METHODS, OUTPUT, SCENE_MODEL
-from captum_extract_aggregate.data.image_files import load_image, refuse_virtual
+from captum_extract_aggregate.data.image_files import load_image, pictures_below, refuse_virtual
 from captum_extract_aggregate.data.models_by_name import NamedModel
 from captum_extract_aggregate.data.weights_here import weights_here
 from captum_extract_aggregate.explanation.explain import explain, explained
@@ -73,8 +71,8 @@ def run_all(request: MapsRequest, images: Sequence[Path]) -> Iterator[str]:
     if not images or (len(images) == 1 and not images[0].is_dir()):
         yield run(replace(request, image=images[0] if images else None))
         return
-    pictures = pictures_in(images)
     folder = _FOLDER if request.output == OUTPUT else request.output
+    pictures = pictures_in(images, folder)
     for what, given in (("output", folder), ("html", request.html)):
         if given is not None and given.suffix and not given.is_dir():
             raise InvalidValueError(f"{what} is {str(given)!r}, but there are several pictures; expected a folder")
@@ -99,22 +97,15 @@ def run_all(request: MapsRequest, images: Sequence[Path]) -> Iterator[str]:
         yield f"{failed} of {len(pictures)} pictures left out"
 
 
-def pictures_in(images: Sequence[Path]) -> list[Path]:
-    """Returns the files that are named, and the pictures in folders that are, in their order."""
-    known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+def pictures_in(images: Sequence[Path], but: Path) -> list[Path]:
+    """Returns the files that are named, and the pictures below folders that are, but for the maps that are written."""
     found: list[Path] = []
     for path in images:
         refuse_virtual(path)
         if not path.is_dir():
             found.append(path)
             continue
-        own = sorted(file for file in path.iterdir() if file.suffix.lower() in known and file.is_file())
-        if not own:
-            raise InvalidValueError(
-                f"{str(path)!r} cannot be read: it is a folder or a device without pictures; expected files such as "
-                ".jpg and .png in it"
-            )
-        found += own
+        found += pictures_below(path, but)
     return found
 
 

@@ -11,6 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_virtual
 
+_NO_PICTURES = {"BUFR", "GRIB", "HDF5", "MPEG"}  # which Pillow knows, and does not decode
 _SENT = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")  # the formats that others may send
 
 
@@ -30,6 +31,29 @@ def load_image(path: str | Path) -> Image.Image:
         return _read(path, str(path), 2 * (Image.MAX_IMAGE_PIXELS or 0))
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidValueError(f"there is no file {str(path)!r}") from None
+
+
+def pictures_below(folder: Path, but: Path | None = None) -> list[Path]:
+    """Returns the pictures in a folder and the folders in it, in order: files whose names end as those that Pillow
+    reads do. Hidden files and folders are left out, and what lies in `but`, where results go.
+
+    Raises ValueError where there is none.
+    """
+    known = {s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in _NO_PICTURES}
+    found = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in known
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and (but is None or not file.resolve().is_relative_to(but.resolve()))
+        and file.is_file()
+    ]
+    if not found:
+        raise InvalidValueError(
+            f"{str(folder)!r} cannot be read: it is a folder or a device, which holds no pictures; expected files such "
+            "as .jpg and .png in it"
+        )
+    return found
 
 
 def image_in(content: bytes, name: str, most_pixels: int) -> Image.Image:

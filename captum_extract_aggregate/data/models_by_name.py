@@ -7,18 +7,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import InvalidValueError, is_file, said, unknown_name
+from captum_extract_aggregate._common.errors import InvalidValueError, is_file, unknown_name
 from captum_extract_aggregate._common.imported import build_from
 from captum_extract_aggregate._common.registry import Registry
-from captum_extract_aggregate.data.checkpoints import classes_in, parameters_in
 from captum_extract_aggregate.data.hugging_face import Processor, is_model_folder, load_model
+from captum_extract_aggregate.data.network_weights import (
+    check_usual,
+    downloaded,
+    known_weights,
+    load_weights,
+    outputs_of,
+    with_weights,
+)
 from captum_extract_aggregate.data.scene_models import load_scene_model
 from captum_extract_aggregate.data.scenes import SCENE_MEAN, SCENE_SIZE, SCENE_STD
-from captum_extract_aggregate.data.state_dicts import difference, unread
 
 _MOST_CLASSES = 1_000_000
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -170,7 +175,7 @@ def load_subject(name: str, weights: str = "", num_classes: int = 0) -> NamedMod
             raise InvalidValueError(f"weights is {weights!r}, but {name} brings its own; expected none")
         subject = MODELS[name].subject(name)
         if weights:
-            _load_weights(subject.model, weights)
+            load_weights(subject.model, weights)
     elif name.startswith("timm:"):
         subject = _timm_subject(name.removeprefix("timm:"), weights, num_classes)
     elif is_model_folder(name):
@@ -179,7 +184,7 @@ def load_subject(name: str, weights: str = "", num_classes: int = 0) -> NamedMod
         model = build_from("model", name)
         _check_module(name, model)
         if weights:
-            _load_weights(model, weights)
+            load_weights(model, weights)
         subject = NamedModel(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
     else:
         subject = _torchvision_subject(name, weights, num_classes)
@@ -200,7 +205,7 @@ def known_of(model: nn.Module) -> NamedModel:
         subject = NamedModel(model, 224, 256, _IMAGENET_MEAN, _IMAGENET_STD)
     if isinstance(names, dict) and not all(name == f"LABEL_{i}" for i, name in names.items()):
         subject.classes = [str(names[i]) for i in sorted(names)]
-    elif type(model).__module__.startswith(("torchvision.models", "timm.")) and _outputs_of(model) == 1000:
+    elif type(model).__module__.startswith(("torchvision.models", "timm.")) and outputs_of(model) == 1000:
         subject.classes = imagenet_names()
     return subject
 
@@ -217,12 +222,6 @@ def _as_configured(model: nn.Module, config: Mapping[str, Any]) -> NamedModel:
     size = config["input_size"][-1]
     resize = round(size / (config.get("crop_pct") or 1))
     return NamedModel(model, size, resize, tuple(config["mean"]), tuple(config["std"]))
-
-
-def _outputs_of(model: nn.Module) -> int:
-    """Returns how many outputs the last weighted layer has."""
-    weights = [p for name, p in model.named_parameters() if name.endswith("weight") and p.ndim in (2, 4)]
-    return len(weights[-1]) if weights else 0
 
 
 def _check_module(name: str, model: object) -> None:
@@ -254,16 +253,16 @@ def _torchvision_subject(name: str, weights: str, num_classes: int) -> NamedMode
     preset: Any = enum.DEFAULT.transforms()
     classes = list(enum.DEFAULT.meta["categories"])
     options: dict[str, Any] = {}
-    known_weights = _known_weights(weights, ("DEFAULT", *enum.__members__))
-    if name in ("googlenet", "inception_v3") and not known_weights:
+    ready = known_weights(weights, ("DEFAULT", *enum.__members__))
+    if name in ("googlenet", "inception_v3") and not ready:
         options["init_weights"] = weights == "random"
-    if known_weights:
-        _check_usual(name, weights, num_classes, len(classes))
-        model = _download(lambda: models.get_model(name, weights=known_weights))
+    if ready:
+        check_usual(name, weights, num_classes, len(classes))
+        model = downloaded(lambda: models.get_model(name, weights=ready))
     else:
         make = functools.partial(models.get_model, name, weights=None, **options)
-        model = _with_weights(name, weights, num_classes, make)
-    if _outputs_of(model) not in (0, len(classes)):
+        model = with_weights(name, weights, num_classes, make)
+    if outputs_of(model) not in (0, len(classes)):
         classes = []  # which are the usual weights'
     return NamedModel(model, preset.crop_size[0], preset.resize_size[0], preset.mean, preset.std, classes)
 
@@ -282,11 +281,11 @@ def _timm_subject(name: str, weights: str, num_classes: int) -> NamedModel:
             f"model 'timm:{name}' has no weights; expected DEFAULT (timm downloads them), a state dict file, or "
             "'random'"
         )
-    if _known_weights(weights, ("DEFAULT",)):
-        model = _download(lambda: timm.create_model(name, pretrained=True))
-        _check_usual(f"timm:{name}", weights, num_classes, int(model.num_classes))  # type: ignore[arg-type]
+    if known_weights(weights, ("DEFAULT",)):
+        model = downloaded(lambda: timm.create_model(name, pretrained=True))
+        check_usual(f"timm:{name}", weights, num_classes, int(model.num_classes))  # type: ignore[arg-type]
     else:
-        model = _with_weights(name, weights, num_classes, functools.partial(timm.create_model, name, pretrained=False))
+        model = with_weights(name, weights, num_classes, functools.partial(timm.create_model, name, pretrained=False))
     return _as_configured(model, model.default_cfg)  # type: ignore[arg-type]
 
 
@@ -295,7 +294,7 @@ def _folder_subject(folder: str, weights: str, num_classes: int) -> NamedModel:
     random = weights == "random" and not is_file(weights)
     model, classes = load_model(folder, random or is_file(weights))
     if is_file(weights):
-        _load_weights(model, weights)
+        load_weights(model, weights)
     elif not random and weights.upper() not in ("", "DEFAULT"):
         raise InvalidValueError(f"weights is {weights!r}; expected none (the folder's), a state dict file, or 'random'")
     usual = int(model.config.num_labels)  # type: ignore[union-attr, arg-type]
@@ -310,135 +309,3 @@ def _as_processed(model: nn.Module, processor: Processor, classes: list[str]) ->
     """Returns a model with the input that its folder's processor makes."""
     size, resize, mean, std = processor.size, processor.resize, processor.mean, processor.std
     return NamedModel(model, size, resize, mean, std, classes, processor.is_square, processor)
-
-
-def _known_weights(weights: str, names: Sequence[str]) -> str:
-    """Returns the name of weights to download: spelled exactly so, else, where no file is called so, in any case; else
-    ""."""
-    if weights in names or is_file(weights):
-        return weights if weights in names else ""
-    return weights.upper() if weights.upper() in names else ""
-
-
-def _check_usual(name: str, weights: str, num_classes: int, usual: int) -> None:
-    if num_classes not in (0, usual):
-        raise InvalidValueError(
-            f"num_classes is {num_classes}, but weights {weights!r} of {name!r} are for {usual} classes; expected "
-            "weights for as many (a file, with --class-names or model.num_classes), or a head"
-        )
-
-
-def _with_weights(name: str, weights: str, num_classes: int, make: Callable[..., nn.Module]) -> nn.Module:
-    """Returns a model with random weights, or those of a file, for as many classes as are asked for, else as the file
-    holds."""
-    model = _build(name, num_classes, lambda: make(**({"num_classes": num_classes} if num_classes else {})))
-    if weights == "random":
-        return model
-    state = _read_weights(model, weights)
-    classes = classes_in(state, model)
-    if classes and not num_classes and classes != _outputs_of(model):
-        model = _build(name, classes, lambda: make(num_classes=classes))
-    _load(model, state, weights)
-    return model
-
-
-def _build(name: str, num_classes: int, build: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        return build()
-    except Exception as error:  # whatever a constructor refuses, and memory that is not there
-        raise InvalidValueError(
-            f"model {name!r} with num_classes {num_classes} cannot be built: {said(error)}"
-        ) from error
-
-
-def _download(build: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        return build()
-    except OSError as error:
-        raise InvalidValueError(
-            f"the weights could not be downloaded ({error}); expected a connection, or a file"
-        ) from None
-
-
-def _load_weights(model: nn.Module, path: str) -> None:
-    _load(model, _read_weights(model, path), path)
-
-
-def _read_weights(model: nn.Module, path: str) -> dict[str, Any]:
-    state = parameters_in(_read_state_dict("weights", path), model, path)
-    _check_state_dict("weights", path, state)
-    return state
-
-
-def _load(model: nn.Module, state: dict[str, Any], path: str) -> None:
-    try:
-        model.load_state_dict(state)
-    except Exception as error:  # a RuntimeError for shapes and names, anything for what is no tensor
-        told = difference(state, model) or said(error)
-        raise InvalidValueError(f"weights {path!r} do not fit {type(model).__name__}: {told}") from None
-
-
-def _read_state_dict(what: str, path: str) -> dict[str, Any]:
-    if not is_file(path):
-        known = "DEFAULT, 'random', or a file" if what == "weights" else "a file"
-        raise InvalidValueError(f"{what} is {path!r}; expected {known}, and there is no such file")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            return dict(load_file(path))
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise InvalidValueError(f"{what} {path!r} are no state dict that can be read safely: {unread(error)}") from None
-    _check_state_dict(what, path, state)
-    return state  # type: ignore[no-any-return]
-
-
-def _check_state_dict(what: str, path: str, state: Any) -> None:
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        cure = ", or --model FILE.py:FUNCTION with a function that loads it" * isinstance(state, nn.Module)
-        raise InvalidValueError(
-            f"{what} {path!r} hold a {type(state).__name__}; expected a state dict with names{cure}"
-        )
-
-
-def replace_head(model: nn.Module, path: str) -> None:
-    """Puts a linear head from a file (`weight`, classes x K, and `bias`) in place of the model's classifier.
-
-    It takes the place of the last linear layer where that has K inputs; otherwise, in a model with `features` of K
-    channels and a `classifier` (SqueezeNet), of the classifier, on the spatial mean of the features.
-    """
-    state = _read_state_dict("head", path)
-    weight, bias = state.get("weight"), state.get("bias")
-    if (
-        not isinstance(weight, Tensor)
-        or not isinstance(bias, Tensor)
-        or weight.ndim != 2
-        or bias.shape != weight.shape[:1]
-    ):
-        told = {
-            key: tuple(v.shape) if isinstance(v, Tensor) else type(v).__name__ for key, v in list(state.items())[:5]
-        }
-        raise InvalidValueError(
-            f"head {path!r} holds {told}; expected a weight, classes x channels, and a bias, classes"
-        )
-    if not weight.is_floating_point() or not bool(weight.isfinite().all() and bias.isfinite().all()) or not len(weight):
-        raise InvalidValueError(
-            f"head {path!r} holds a weight of {weight.dtype} {tuple(weight.shape)}; expected finite numbers"
-        )
-    classes, channels = weight.shape
-    head = nn.Linear(channels, classes)
-    head.load_state_dict({"weight": weight.float(), "bias": bias.float()})
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if linears and model.get_submodule(linears[-1]).in_features == channels:
-        parent, _, name = linears[-1].rpartition(".")
-        setattr(model.get_submodule(parent), name, head)
-    elif not linears and isinstance(getattr(model, "classifier", None), nn.Module) and hasattr(model, "features"):
-        model.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
-    else:
-        raise InvalidValueError(
-            f"head {path!r} takes {channels} features, and the last linear layer of {type(model).__name__} takes "
-            f"{model.get_submodule(linears[-1]).in_features if linears else 'none'}; expected a head that fits, or a "
-            "model of your own (FILE.py:FUNCTION)"
-        )
-    model.eval()

@@ -20,6 +20,7 @@ from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate.attr.by_name import evenly_spread
 from captum_extract_aggregate.data.grid_images import GridImages
+from captum_extract_aggregate.data.image_files import pictures_below
 from captum_extract_aggregate.data.models_by_name import NamedModel, load_subject, register_model, unregister_model
 from captum_extract_aggregate.evaluation.checks import check_runs
 from captum_extract_aggregate.evaluation.choosing import Choice, decide
@@ -39,7 +40,6 @@ _STEPS = 10  # in which all pixels are removed
 _SURE = 0.5  # the probability from which a picture is one of a grid's
 _CELLS = 2  # a side
 _GIVEN_MODEL, _GIVEN_DATA, _GRIDS = "the model given", "the pictures given", "grids of the pictures"
-_PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 
 
 def choose(
@@ -161,9 +161,7 @@ def _of_folder(root: Path, n: int, folder: Path) -> DataPlan:
     """Returns the pictures of a folder as a list, which lies beside the results."""
     if not root.is_dir():
         raise InvalidValueError(f"images is {str(root)!r}, and there is no such folder")
-    found = sorted(p for p in root.rglob("*") if p.suffix.lower() in _PICTURES and p.is_file())
-    if not found:
-        raise InvalidValueError(f"images is {str(root)!r}, which holds no pictures; expected {', '.join(_PICTURES)}")
+    found = pictures_below(root, folder)
     make_folder("results", folder)
     listed = folder / "pictures.txt"
     listed.write_text("".join(f"{p.relative_to(root)}\n" for p in _spread(found, n)), encoding="utf-8")

@@ -10,7 +10,8 @@ from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import check_logit, give_both_signs, has_one_output
 from captum_extract_aggregate.attr.by_name import find_method
-from captum_extract_aggregate.data.models_by_name import load_subject, replace_head
+from captum_extract_aggregate.data.models_by_name import load_subject
+from captum_extract_aggregate.data.network_weights import replace_head
 from captum_extract_aggregate.evaluation.checks import check_explains, check_needs, check_runs
 from captum_extract_aggregate.evaluation.datasets import open_images
 from captum_extract_aggregate.evaluation.guard import Keeper, undisturbed

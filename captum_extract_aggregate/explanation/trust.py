@@ -18,6 +18,7 @@ from torch import Tensor
 from captum_extract_aggregate._common.tensors import upsample
 from captum_extract_aggregate.explanation.maps import maps_of
 from captum_extract_aggregate.metrics import null_baseline, pixel_removal, spearman
+from captum_extract_aggregate.metrics.pixel_removal import Removal
 from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _STEPS = 16  # in which all pixels are removed
 _RANDOM_MAPS = 8
 _HELD = 0.5  # a similarity from which a map is called the same
+_UNCHANGED = "The decision did not change, whatever was removed: removal says nothing here."
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Question:
         learned: rank correlation with the map of the network whose layers are all initialised anew; near 1 it does not
             depend on what was learned.
         kept: share of the signal that can be removed, least salient pixels first, before the decision flips, minus the
-            same for random maps of this resolution; above 0 is better than chance.
+            same for random maps of this resolution; above 0 is better than chance. NaN where the decision never flips,
+            in whatever order pixels go: then removal tells nothing.
     """
 
     method: str
@@ -56,7 +59,7 @@ class Trust:
     Attributes:
         answers: one for each map.
         null: rank correlation of unrelated maps of the coarsest resolution: mean and standard deviation.
-        chance: standard deviation of `kept` over random maps.
+        chance: standard deviation of `kept` over random maps; NaN where the decision flips with none of them.
     """
 
     answers: tuple[Question, ...]
@@ -73,6 +76,7 @@ class Trust:
             f"Hardly depend on what was learned: {', '.join(unlearned)}."
             if unlearned
             else "None looks the same on a random network.",
+            *([_UNCHANGED] if all(math.isnan(a.kept) for a in self.answers) else []),
             "One picture proves no map right: ask over many (captum-extract-aggregate evaluate).",
         ]
         return " ".join(lines)
@@ -81,11 +85,13 @@ class Trust:
         width = max(len(_called(a)) for a in self.answers)
         lines = [f"{'':{width}}  other class  random network  removal over chance"]
         lines += [
-            f"{_called(a):{width}}  {_number(a.classes):>11}  {_number(a.learned):>14}  {a.kept:+19.2f}"
+            f"{_called(a):{width}}  {_number(a.classes):>11}  {_number(a.learned):>14}"
+            f"  {_change(a.kept, '{:+.2f}'):>19}"
             for a in self.answers
         ]
         null = f"{self.null[0]:.2f} ± {self.null[1]:.2f}"
-        lines.append(f"{'maps of chance':{width}}  {null:>11}  {null:>14}  {f'0.00 ± {self.chance:.2f}':>19}")
+        chance = _change(self.chance, "0.00 ± {:.2f}")
+        lines.append(f"{'maps of chance':{width}}  {null:>11}  {null:>14}  {chance:>19}")
         return "\n".join([*lines, self.sentence])
 
 
@@ -102,14 +108,18 @@ def trust(found: Explanation, seed: int = 0, report: Callable[[int, int, str], N
     coarsest = min((m.shape[1:] for own in found.maps.values() for m in own.values()), key=math.prod)
     null = null_baseline("spearman", tuple(coarsest), size, seed=seed)
     tell(2, 4, "removal by maps of chance")
-    chance = _kept(found, _random_maps(tuple(coarsest), size, seed))
+    chance = _removed(found, _random_maps(tuple(coarsest), size, seed))
     tell(3, 4, "removal by the maps")
-    kept = _kept(found, torch.stack(list(maps.values())))
-    answers = [
-        Question(*key, _alike(m, other[key]), _alike(m, anew[key]), float(own - chance.mean()))
-        for (key, m), own in zip(maps.items(), kept)
+    removed = _removed(found, torch.stack(list(maps.values())))
+    by_chance = bool(chance.flipped.any())
+    kept = [
+        float(e - chance.e.mean()) if by_chance or flipped else math.nan
+        for e, flipped in zip(removed.e, removed.flipped)
     ]
-    return Trust(tuple(answers), (null.mean, null.std), float(chance.std()))
+    answers = [
+        Question(*key, _alike(m, other[key]), _alike(m, anew[key]), own) for (key, m), own in zip(maps.items(), kept)
+    ]
+    return Trust(tuple(answers), (null.mean, null.std), float(chance.e.std()) if by_chance else math.nan)
 
 
 def _called(answer: Question) -> str:
@@ -119,6 +129,11 @@ def _called(answer: Question) -> str:
 def _number(value: float) -> str:
     """Returns a similarity in two decimals, or that there is none: one of the maps is the same everywhere."""
     return "one is flat" if math.isnan(value) else f"{value:.2f}"
+
+
+def _change(value: float, shown: str) -> str:
+    """Returns what removal says in two decimals, or that the decision did not change."""
+    return "no change" if math.isnan(value) else shown.format(value)
 
 
 def _flat(maps: dict[str, dict[str, Tensor]], size: tuple[int, int]) -> dict[tuple[str, str], Tensor]:
@@ -148,8 +163,8 @@ def _random_maps(shape: tuple[int, ...], size: tuple[int, int], seed: int) -> Te
     return upsample(torch.rand(_RANDOM_MAPS, 1, *shape, generator=generator), size)
 
 
-def _kept(found: Explanation, maps: Tensor) -> Tensor:
+def _removed(found: Explanation, maps: Tensor) -> Removal:
     """Returns for each map, `M x 1 x H x W`, what can be removed before the decision flips."""
     x = found.x.expand(len(maps), -1, -1, -1)
     step = max(1, math.ceil(maps[0].numel() / _STEPS))
-    return pixel_removal(found.model, x, maps, order="least", step=step).e
+    return pixel_removal(found.model, x, maps, order="least", step=step)

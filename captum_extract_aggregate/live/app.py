@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate.live.asked import Doubt, Look, Maps, read
+from captum_extract_aggregate.live.asked import Doubt, Judge, Look, Maps, read
 from captum_extract_aggregate.live.gallery import LARGEST_FILE
 from captum_extract_aggregate.live.work import Told, Work, line_of, picture_told
 from captum_extract_aggregate.visualization.page_templates import render
@@ -68,6 +68,10 @@ def application(work: Work) -> Starlette:
         asked = await _json(request, Look)
         return JSONResponse(await queue.run(lambda: work.look(asked)))
 
+    async def right(request: Request) -> Response:
+        asked = await _json(request, Judge)
+        return JSONResponse(await queue.run(lambda: work.right(asked)))
+
     async def maps(request: Request) -> Response:
         asked = await _json(request, Maps)
         return _Lines(lambda tell: queue.each(lambda: work.maps(asked), tell))
@@ -84,6 +88,7 @@ def application(work: Work) -> Starlette:
         Route("/api/pictures", add, methods=["POST"]),
         Route("/api/pictures/{id}", thumbnail),
         Route("/api/look", look, methods=["POST"]),
+        Route("/api/right", right, methods=["POST"]),
         Route("/api/maps", maps, methods=["POST"]),
         Route("/api/trust", trust, methods=["POST"]),
     ]

@@ -26,6 +26,12 @@ class Look(_Asked):
     model: _Text
 
 
+class Judge(_Asked):
+    """Asks which pictures a model gets right."""
+
+    model: _Text
+
+
 class Choice(_Asked):
     """Asks for one map. `layer` "" is the usual one, `target` None the class with the highest score."""
 

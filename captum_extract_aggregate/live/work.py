@@ -15,7 +15,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError, said
 from captum_extract_aggregate.explanation.explain import method_on
 from captum_extract_aggregate.explanation.explanation import Explanation, at_most
 from captum_extract_aggregate.insights.offered import INPUT, is_captums, method, names, offered
-from captum_extract_aggregate.live.asked import MOST_MAPS, Choice, Doubt, Look, Maps
+from captum_extract_aggregate.live.asked import MOST_MAPS, Choice, Doubt, Judge, Look, Maps
 from captum_extract_aggregate.live.gallery import LARGEST_FILE, Gallery, Photo
 from captum_extract_aggregate.live.networks import ALL_LAYERS, Network, Networks
 from captum_extract_aggregate.visualization.page_data import colour_data, map_data, picture_data
@@ -68,6 +68,12 @@ class Work:
             "others": network.others,
             "usual": self._usual_of(network, seen.x),
         }
+
+    def right(self, asked: Judge) -> dict[str, bool]:
+        """Returns by picture whether the highest score is of a class that is in it, where that is known."""
+        network = self.networks[asked.model]
+        known = [photo for photo in self.gallery.all() if photo.labels and network.of_scenes]
+        return {photo.id: int(network.scores(network.see(photo).x).argmax()) in photo.labels for photo in known}
 
     def maps(self, asked: Maps) -> Iterator[Told]:
         """Yields what happens, map by map: that one is begun, and the map or why there is none."""

@@ -14,6 +14,7 @@ from captum.attr import Attribution
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidValueError
+from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.layers import checked_inputs
@@ -28,7 +29,6 @@ from captum_extract_aggregate.metrics.explanations import (
     explainer_of,
     output_of,
     per_target_of,
-    progress,
     sliced,
 )
 from captum_extract_aggregate.metrics.similarity import NullBaseline, Similarity, find_similarity, null_baseline
@@ -101,7 +101,7 @@ def class_sensitivity(
     values: list[Tensor] = []
     sizes: tuple[Size, Size] | None = None
     parts = batches_of(examples, max_examples_per_batch)
-    for part in progress(parts, "Class sensitivity", len(parts), show_progress):
+    for part in each(parts, "Class sensitivity", show_progress):
         some, some_extra = sliced(tensors, part, examples), sliced(extra, part, examples)
         given = {name: sliced(value, part, examples) for name, value in kwargs.items()}
         given |= {"additional_forward_args": some_extra} if some_extra else {}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from captum.attr import Attribution, LayerAttribution
 from torch import Tensor
-from tqdm import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, is_constant, upsample
@@ -180,11 +179,6 @@ def check_mode(forward_func: Callable[..., Any]) -> None:
     if model is not None:
         for module in model.modules():
             check_batch_norm(module, [model], batch=1)
-
-
-def progress(items: Iterable[_T], what: str, total: int, show: bool) -> Iterable[_T]:
-    """Returns the items, with a progress bar if it is asked for."""
-    return tqdm(items, desc=what, total=total) if show else items
 
 
 @without_gradients

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.model_state import without_gradients
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate._engine.targets import plain_target, select_scores
-from captum_extract_aggregate.metrics.explanations import MapReader, class_scores, progress, sliced
+from captum_extract_aggregate.metrics.explanations import MapReader, class_scores, sliced
 from captum_extract_aggregate.metrics.imputers import FILLS, IMPUTERS, Imputer, check_imputer, imputed
 from captum_extract_aggregate.metrics.perturbation import (
     Perturbation,
@@ -252,7 +253,7 @@ class _Curves:
         targets = self.inputs.decisions() if targets is None else plain_target(targets)
         targets = targets.to(self.maps.device) if isinstance(targets, Tensor) else targets
         scores: list[Tensor] = []
-        for part in progress(self.inputs.parts, "Perturbation curve", len(self.inputs.parts), show_progress):
+        for part in each(self.inputs.parts, "Perturbation curve", show_progress):
             ranked = pixel_order(self.maps[part], order == "most_first")
             states = self._states(part, ranked, counts, mode == "deletion", imputer, fill[part])
             own = sliced(targets, part, len(self.maps))

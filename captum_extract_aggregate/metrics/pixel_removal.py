@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.model_state import without_gradients
 from captum_extract_aggregate.metrics.explanations import MapReader, class_scores
@@ -206,16 +206,14 @@ class _Engine:
             (len(jobs),), size, device=self.of.inputs.device
         )  # pixels gone at the flip; none: all of them
         flipped = torch.zeros(len(jobs), dtype=torch.bool, device=self.of.inputs.device)
-        with tqdm(total=len(jobs), desc=what, disable=not show_progress) as bar:
-            for job, gone in self._flips(jobs):
+        for job, gone, flips in each(self._followed(jobs), what, show_progress, total=len(jobs)):
+            if flips:
                 left[job], flipped[job] = gone, True
-                bar.update()
-            bar.update(len(jobs) - bar.n)
         e = torch.stack([self._e(job, int(gone)) for job, gone in zip(jobs, left.tolist())])
         return Removal(e, left, flipped)
 
-    def _flips(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, int]]:
-        """Yields each job that flips, and how many pixels were gone then."""
+    def _followed(self, jobs: Sequence[_Job]) -> Iterator[tuple[int, int, bool]]:
+        """Yields each job at its end, how many pixels were gone then, and whether it flipped."""
         waiting = iter(range(len(jobs)))
         slots = min(self.of.most or len(jobs), len(jobs))
         running = [next(waiting) for _ in range(slots)]
@@ -238,8 +236,7 @@ class _Engine:
                 if not over[slot]:
                     kept.append(slot)
                     continue
-                if flips[slot]:
-                    yield running[slot], int(gone[slot])
+                yield running[slot], int(gone[slot]), bool(flips[slot])
                 following = next(waiting, None)
                 if following is not None:
                     running[slot], gone[slot] = following, 0

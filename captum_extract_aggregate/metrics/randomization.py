@@ -17,6 +17,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
+from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._common.seeding import keep_generators, random_state, seed_torch
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
@@ -28,7 +29,7 @@ from captum_extract_aggregate._engine.model_state import (
     set_grad_mode,
     unchanged,
 )
-from captum_extract_aggregate.metrics.explanations import Explanation, MapReader, check_mode, explainer_of, progress
+from captum_extract_aggregate.metrics.explanations import Explanation, MapReader, check_mode, explainer_of
 from captum_extract_aggregate.metrics.similarity import Similarity, find_similarity
 
 Initializer = Callable[[nn.Module], None]
@@ -182,7 +183,7 @@ def parameter_randomization(
         keep_modes(undo)
         drawn = randomized(model, stages, states, init, seed)
         undo.callback(drawn.close)
-        for now in progress(drawn, "Parameter randomization", len(states), show_progress):
+        for now in each(drawn, "Parameter randomization", show_progress, total=len(states)):
             maps = reader.maps(explain(inputs, **kwargs), tensors)
             values[now.stage, now.repeat] = compare(original, maps).double().cpu()
     name = similarity if isinstance(similarity, str) else getattr(similarity, "__name__", "similarity")

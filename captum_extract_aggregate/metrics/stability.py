@@ -20,6 +20,7 @@ from captum.attr import Attribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.layers import find_layer
@@ -29,7 +30,6 @@ from captum_extract_aggregate.metrics.explanations import (
     MapReader,
     check_mode,
     explainer_of,
-    progress,
     scores_of,
 )
 from captum_extract_aggregate.metrics.perturbation import check_inputs
@@ -209,7 +209,7 @@ def stability(
     found: list[Tensor] = []
     with Undo() as undo, undo:
         open_session(undo, model)
-        for noise in progress(noises, "Stability", n_samples, show_progress):
+        for noise in each(noises, "Stability", show_progress, total=n_samples):
             near = inputs + noise
             seen = seen_by(model, near, layer, extra)
             found.append(stability_of(own, seen, maps, reader.maps(explain(near, **kwargs), (near,)), eps))

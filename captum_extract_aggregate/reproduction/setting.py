@@ -17,7 +17,8 @@ from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate.attr import MetaSaliency
 from captum_extract_aggregate.attr.by_name import make_method
 from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
-from captum_extract_aggregate.data.models_by_name import NamedModel, load_subject, replace_head
+from captum_extract_aggregate.data.models_by_name import NamedModel, load_subject
+from captum_extract_aggregate.data.network_weights import replace_head
 from captum_extract_aggregate.evaluation import (
     DataPlan,
     MeasurePlan,

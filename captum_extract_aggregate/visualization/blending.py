@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 SIGNS = ("all", "positive", "negative", "absolute_value")
 OPACITY = 0.9  # at the largest magnitude
-# Told apart with any colour vision, and from most photographs: purple against the class, orange for it.
-_AGAINST_FOR = [(0.30, 0.0, 0.65), (0.55, 0.2, 1.0), (0.93, 0.90, 0.97), (1.0, 0.62, 0.1), (0.95, 0.40, 0.0)]
+# Told apart with any colour vision, and from most photographs: purple against the class, orange for it. What is most
+# against it is the darkest and what is most for it the brightest, so that both are seen in grey, too.
+_AGAINST_FOR = [(0.15, 0.0, 0.65), (0.45, 0.15, 0.95), (0.85, 0.82, 0.90), (0.98, 0.58, 0.05), (1.0, 0.86, 0.12)]
 
 
 @functools.cache

@@ -1,8 +1,10 @@
 """How far a work is: a line now and then where there is no terminal, and a bar where there is one."""
 
 import sys
+import threading
 
 import pytest
+from tqdm.auto import tqdm
 
 from captum_extract_aggregate._common import progress
 from captum_extract_aggregate._common.progress import Lines
@@ -46,6 +48,27 @@ def test_what_is_short_says_nothing(clock, capsys):
         clock.now += 99
         bar.update(10)
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_not_shown_takes_no_lock():
+    """Where an interrupt has left tqdm's lock with a thread, another one waits for it for ever."""
+    done = []
+
+    def work():
+        with progress.progress(2, "image", "Evaluation", show=False) as bar:
+            done.extend(progress.each("ab", "Letters", show=False))
+            bar.update(2)
+
+    with tqdm.get_lock():
+        other = threading.Thread(target=work, daemon=True)
+        other.start()
+        other.join(20)
+    assert done == ["a", "b"]
+
+
+def test_each_item_has_its_step(capsys):
+    assert list(progress.each("ab", "Letters", show=True)) == ["a", "b"]
+    assert "Letters: 100%" in capsys.readouterr().err
 
 
 def test_a_bar_in_a_terminal(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from captum_extract_aggregate.data.image_files import load_image
+from captum_extract_aggregate.data.image_files import load_image, pictures_below
 
 GRADIENT = np.linspace(0, 1, 20 * 30).reshape(20, 30)
 
@@ -72,6 +72,19 @@ def test_what_is_no_picture(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"broken\.png"):
         load_image(path)
+
+
+def test_the_pictures_below_a_folder(tmp_path):
+    kept = ["a.jpg", "b.PNG", "deep/er/c.tiff"]
+    for name in (*kept, ".hidden.png", ".cache/d.png", "notes.txt", "clip.mpg", "numbers.h5", "out/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    found = pictures_below(tmp_path, but=tmp_path / "out")
+    assert [str(path.relative_to(tmp_path)) for path in found] == kept
+    assert tmp_path / "out" / "e.png" in pictures_below(tmp_path)
+    with pytest.raises(ValueError, match=r"folder\.png' cannot be read: .* holds no pictures; expected files such as"):
+        pictures_below(tmp_path / "folder.png")
 
 
 def test_truncated_missing_and_too_large(tmp_path, monkeypatch):

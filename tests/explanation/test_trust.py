@@ -1,9 +1,11 @@
 """Three questions to the maps of one picture, and what chance would answer."""
 
 import math
+import threading
 
 import pytest
 import torch
+from tqdm import tqdm
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate._common.tensors import upsample
@@ -50,6 +52,32 @@ def test_the_sentence_by_hand():
         "All maps depend on the class here. Hardly depend on what was learned: b at l."
     )
     assert "None looks the same on a random network." in Trust((flat,), (0.0, 0.1), 0.1).sentence
+
+
+def test_a_decision_that_never_changes_is_told():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1))
+    net = torch.nn.Sequential(*net, torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        net[-1].bias.copy_(torch.tensor([100.0, 0.0]))  # far from the other class, whatever the picture
+    trust = cea.explain(net, torch.rand(1, 3, 8, 8), methods="gradcam", layers="0").trust()
+    assert math.isnan(trust.answers[0].kept)
+    assert math.isnan(trust.chance)
+    assert [line.split()[-2:] for line in str(trust).splitlines()[1:3]] == [["no", "change"]] * 2
+    assert "The decision did not change, whatever was removed: removal says nothing here." in trust.sentence
+    one = Trust((Question("a", "l", 0.0, 0.0, -0.3),), (0.0, 0.1), math.nan)  # chance alone changes nothing
+    assert [line.split()[-1] for line in str(one).splitlines()[1:3]] == ["-0.30", "change"]
+    assert "did not change" not in one.sentence
+
+
+def test_it_waits_for_no_bar_that_another_thread_left(asked):
+    """An interrupt within a bar of tqdm's may leave its lock with the thread that it hit."""
+    answers = []
+    with tqdm.get_lock():
+        other = threading.Thread(target=lambda: answers.append(asked[0].trust()), daemon=True)
+        other.start()
+        other.join(60)
+    assert [str(answer) for answer in answers] == [str(asked[1])]
 
 
 def test_equal_seeds_give_equal_answers(asked):

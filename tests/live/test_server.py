@@ -213,7 +213,12 @@ def test_in_a_browser(port, tmp_path):
         ready(page)
         assert [shown(page), shown(page, 1)] == pictures
         assert chosen(page, 1, "Layer").input_value() == "0"
-        assert page.locator(".doubt").count() == 2
+        # trust, on request: of a network whose decision no removal changes
+        page.locator(".doubt").first.click()
+        page.locator(".trust table").wait_for()
+        assert page.locator(".trust tbody tr").count() == 3
+        assert page.locator(".trust tbody tr").last.inner_text().split("\t")[1:] == ["the decision did not change"] * 2
+        assert "One picture proves no map right" in page.locator(".trust").first.inner_text()
         assert seen_by_axe(page) == []
         page.locator(".remove").first.click()
         ready(page)
@@ -227,6 +232,17 @@ def test_in_a_browser(port, tmp_path):
         page.get_by_text("Highest score:").wait_for()
         ready(page)
         assert chosen(page, 0, "Model").input_value() == "scene-vgg"
+        # those on which the model is wrong, and the chosen one
+        page.get_by_label("Show", exact=True).select_option("wrong")
+        ready(page)
+        wrong = page.locator("#pictures button").count()
+        page.get_by_label("Show", exact=True).select_option("right")
+        ready(page)
+        assert page.locator("#pictures button").count() + wrong == 12 + 1  # without the two photographs
+        page.get_by_label("Show", exact=True).select_option("")
+        ready(page)
+        assert page.locator("#pictures button").count() == 14
+        page.locator("#pictures [aria-checked=true]").focus()
         page.keyboard.press("Tab")
         before = shown(page)
         page.keyboard.press("Home")

@@ -10,7 +10,7 @@ import torch
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.explanation.trust import Question, Trust
-from captum_extract_aggregate.live.asked import Choice, Doubt, Look, Maps
+from captum_extract_aggregate.live.asked import Choice, Doubt, Judge, Look, Maps
 from captum_extract_aggregate.live.work import Work, line_of, picture_told
 from tests.live.given import EVIL, gallery, networks
 
@@ -50,6 +50,9 @@ def test_what_a_model_sees(work):
     assert found["usual"]["fullgrad"] == ["all layers"]
     assert found["right"] is (found["scores"][0][0] in work.gallery["scene-0"].labels)
     assert work.look(Look(picture="scene-0", model=EVIL))["right"] is None
+    judged = {id: work.look(Look(picture=id, model="scene-resnet"))["right"] for id in ("scene-0", "scene-1")}
+    assert work.right(Judge(model="scene-resnet")) == judged
+    assert work.right(Judge(model=EVIL)) == {}
 
 
 def test_maps_are_those_of_explain_and_failures_are_told_in_their_place(work):
@@ -88,7 +91,10 @@ def test_trust_is_that_of_explain_and_tells_its_steps(work):
     network = work.networks[EVIL]
     expected = cea.explain(network.model, network.see(photo).x, methods="gradcam", layers="2").trust()
     assert found["sentence"] == expected.sentence
-    assert (found["classes"], found["kept"]) == pytest.approx((expected.answers[0].classes, expected.answers[0].kept))
+    (answer,) = expected.answers
+    assert (found["classes"], found["learned"]) == pytest.approx((answer.classes, answer.learned))
+    assert math.isnan(answer.kept)  # the tiny network's decision never changes
+    assert found["kept"] is found["chance"] is None
     assert [step[:2] for step in steps] == [(i, 4) for i in range(4)]
 
 

@@ -35,3 +35,11 @@ def test_for_and_against_are_told_apart_without_red_green_vision():
     assert against[2] - for_it[2] > 0.5
     lightness = np.array([0.2126, 0.7152, 0.0722])
     assert (for_it - against) @ lightness > 0.3
+
+
+def test_both_ends_are_seen_in_grey():
+    """What is most for the class is brighter than a photograph's middle grey, what is most against it darker."""
+    luma = colours_of("all")([0.0, 0.25, 0.75, 1.0])[:, :3] @ np.array([0.299, 0.587, 0.114])
+    assert list(luma) == sorted(luma)
+    assert luma[0] < 0.2
+    assert luma[3] > 0.8

@@ -2,7 +2,7 @@
 // What is shown is `view`: a picture, and for each map its model, method, layer, class and arguments. The address holds it.
 const by = id => document.getElementById(id);
 const view = { picture: "", maps: [] };
-const seen = new Map(), made = new Map(), cards = new Map();
+const seen = new Map(), made = new Map(), cards = new Map(), judged = new Map();
 const MOST_KEPT = 200;  // maps
 let offer, pictures = [], asking = null, colours = {}, next = 0;
 
@@ -27,16 +27,17 @@ async function answer(path, content, signal) {
   return response;
 }
 
-// Calls `hear` for each line of JSON of an answer, as it comes.
-async function listen(path, content, hear, signal) {
+// Calls `hear` for each line of JSON of an answer, as it comes; the state of its last line is known.
+async function listen(path, content, last, hear, signal) {
   const response = await answer(path, content, signal);
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  for (let rest = ""; ;) {
+  for (let rest = "", ended = false; ;) {
     const { value, done } = await reader.read();
-    if (done) return;
+    if (done && ended) return;
+    if (done) throw new Error("The answer was cut off; is the server still there?");
     const lines = (rest + value).split("\n");
     rest = lines.pop();
-    lines.map(line => JSON.parse(line)).forEach(hear);
+    for (const event of lines.map(line => JSON.parse(line))) { ended = event.state === last; hear(event); }
   }
 }
 
@@ -63,8 +64,25 @@ function recall() {
 
 // --- Pictures ---------------------------------------------------------------------------------------------------------
 
+// The pictures on which the first map's model decides rightly or wrongly, if only these are to be seen; and the chosen one.
+function listed() {
+  const wanted = by("judged").value, verdicts = view.maps.length && judged.get(view.maps[0].model);
+  if (by("filter").hidden || !wanted || !verdicts) return pictures;
+  return pictures.filter(p => p.id === view.picture || (p.id in verdicts && verdicts[p.id] === (wanted === "right")));
+}
+
+async function judge(signal) {
+  const { model } = view.maps[0];
+  by("filter").hidden = !offer.models.find(m => m.name === model).scenes;
+  if (by("filter").hidden || !by("judged").value) return;
+  if (!judged.has(model)) judged.set(model, await (await answer("api/right", { model }, signal)).json());
+}
+
+by("judged").addEventListener("change", () => refresh());
+
 function showPictures() {
-  by("pictures").replaceChildren(...pictures.map(photo => {
+  const held = by("pictures").contains(document.activeElement);
+  by("pictures").replaceChildren(...listed().map(photo => {
     const chosen = photo.id === view.picture;
     const button = element("button", { type: "button", title: photo.name, tabIndex: chosen ? 0 : -1 },
       element("img", { src: `api/pictures/${encodeURIComponent(photo.id)}`, alt: "" }));
@@ -74,6 +92,7 @@ function showPictures() {
     button.addEventListener("click", () => choosePicture(photo.id));
     return button;
   }));
+  if (held) by("pictures").querySelector("[aria-checked=true]").focus();
 }
 
 function choosePicture(id, focus) {
@@ -92,8 +111,8 @@ by("pictures").addEventListener("keydown", event => {
   const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
   if (!step) return;
   event.preventDefault();
-  const at = pictures.findIndex(p => p.id === view.picture);
-  choosePicture(pictures[(at + step + pictures.length) % pictures.length].id, true);
+  const those = listed(), at = those.findIndex(p => p.id === view.picture);
+  choosePicture(those[(at + step + those.length) % those.length].id, true);
 });
 
 async function add(files) {
@@ -290,11 +309,13 @@ async function refresh() {
   try {
     progress(0, 1, "Looking at the picture");
     for (const map of view.maps) { await look(map, signal); showChoices(map); }
+    await judge(signal);
+    showPictures();
     verdict();
     drawAll();
     const missing = view.maps.filter(map => !made.has(keyOf(map)));
     const of = missing.length, keys = missing.map(keyOf);
-    if (of) await listen("api/maps", { picture: view.picture, maps: missing.map(asked) }, event => {
+    if (of) await listen("api/maps", { picture: view.picture, maps: missing.map(asked) }, "ended", event => {
       if (event.state === "refused") throw new Error(event.error);
       if (event.state === "begun") progress(event.done, of, `Map ${event.done + 1} of ${of}: ${missing[event.map].method}`);
       if (event.state === "made" || event.state === "failed") {
@@ -320,22 +341,22 @@ function showTrust(map, ...content) {
   card.trust.replaceChildren(...content);
 }
 
-const two = value => value === null ? "one is flat" : value.toFixed(2).replace(/^-(0\.00)$/, "$1");
+const two = (value, undefined_ = "one is flat") => value === null ? undefined_ : value.toFixed(2).replace(/^-(0\.00)$/, "$1");
 
 async function doubt(map) {
   const name = keyOf(map), bar = element("progress", { max: 4, value: 0 }), told = element("span", { textContent: " asking" });
   bar.setAttribute("aria-label", "Questions that are answered");
   showTrust(map, bar, told);
   try {
-    await listen("api/trust", { picture: view.picture, map: asked(map) }, event => {
+    await listen("api/trust", { picture: view.picture, map: asked(map) }, "made", event => {
       if (keyOf(map) !== name) return;
       if (event.state === "refused") throw new Error(event.error);
       if (event.state === "begun") { bar.max = event.of; bar.value = event.done; told.textContent = ` ${event.what}`; return; }
-      const null_ = `${two(event.null[0])} ± ${two(event.null[1])}`, sign = event.kept > 0 ? "+" : "";
+      const null_ = `${two(event.null[0])} ± ${two(event.null[1])}`, sign = event.kept > 0 ? "+" : "", same = "the decision did not change";
       const rows = [
         ["Alike for another class", two(event.classes), null_],
         ["Alike on a random network", two(event.learned), null_],
-        ["Removal, better than chance", sign + two(event.kept), `0.00 ± ${two(event.chance)}`],
+        ["Removal, better than chance", sign + two(event.kept, same), event.chance === null ? same : `0.00 ± ${two(event.chance)}`],
       ];
       const row = cells => element("tr", {}, ...cells.map((text, i) => Object.assign(element(i ? "td" : "th", { textContent: text }), i ? {} : { scope: "row" })));
       const head = element("tr", {}, ...["question", "this map", "maps of chance"].map(text => element("th", { textContent: text, scope: "col" })));
