@@ -22,7 +22,7 @@ from captum_extract_aggregate.metrics import (
 )
 from captum_extract_aggregate.metrics.pixel_removal import Removal
 from captum_extract_aggregate.metrics.randomization import State
-from captum_extract_aggregate.metrics.similarity import find_similarity
+from captum_extract_aggregate.metrics.similarity import compared_with, find_similarity
 
 _POINTING: dict[str, Any] = {
     "takes": "column",
@@ -213,14 +213,13 @@ def similarities(
     similarity: str,
 ) -> Iterator[tuple[Column, Value]]:
     """Yields how alike maps at each stage are to the original ones, averaged over the seeds."""
-    compare, before = find_similarity(similarity), {column.place: column for column in originals}
+    compare = {c.place: compared_with(c.at_image_size(0, batch), similarity) for c in originals}
     found: dict[tuple[int, str], dict[MethodAtLayer, list[Tensor]]] = {}
     for state, name, explained in stages:
         now = {column.place: column for column in explained}
         own = found.setdefault((state.stage, name), {column.place: [] for column in columns})
         for place, values in own.items():
-            maps = before[place].at_image_size(0, batch), now[place].at_image_size(0, batch)
-            values.append(compare(*maps).double().cpu())
+            values.append(compare[place](now[place].at_image_size(0, batch)).double().cpu())
     for (stage, name), own in found.items():
         for column in columns:
             for value in batch.values(f"{stage:03d} {name}", torch.stack(own[column.place]).nanmean(0)):

@@ -91,7 +91,7 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
                 open_session(undo, prepared.model)
                 _work(prepared, keys, missing[workers.rank :: workers.world], workers, writer, show_progress)
             workers.wait()
-    found = Results(folder)
+    found = Results(folder, read=workers.leads)  # of all processes, few ask for anything
     if show_progress and workers.leads and not missing:
         tqdm.write(f"nothing to do: {found.count()} results of {found.date}")
     return found

@@ -17,11 +17,12 @@ from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu
 _MOST_ITERATIONS = 10_000
 _PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
 _COARSEST, _COARSEST_STEPS = 8, 4  # cells along a side, and steps of Jacobi's method
-_DAMPING = {1: 2 / 3, 2: 0.9, 3: 0.9}  # of Jacobi's method, below what would amplify anything
-_TOGETHER = 2**19  # numbers: of more, a CPU spends its time on memory, and of fewer on calls
+_TOGETHER = 2**21  # numbers at most, by which memory is bounded on a CPU
+_FULL = 8  # examples that fill a CPU's vectors
 _STEPS_UNSEEN = 8  # of conjugate gradients on a device between two questions whether all are done
-_CONVOLUTION = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_CONVOLUTION = {2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def linear_imputation(x: Tensor, gone: Tensor, noise: float = 0.0, seed: int = 0) -> Tensor:
@@ -53,151 +54,204 @@ def linear_imputation(x: Tensor, gone: Tensor, noise: float = 0.0, seed: int = 0
     """
     x, gone = _checked(x, gone)
     parts = min(len(x), math.ceil(x.numel() / _TOGETHER)) if on_cpu(x) else 1
-    found = [_solve(at_least_float32(a), g) for a, g in zip(x.chunk(parts), gone.chunk(parts))]
-    out = torch.where(gone, torch.cat(found).to(x.dtype), x)
+    found = [_interpolated(at_least_float32(a), g) for a, g in zip(x.chunk(parts), gone.chunk(parts))]
+    out = torch.cat(found).to(x.dtype)
     if not noise:
         return out
     generator = torch.Generator().manual_seed(seed)
     field = noise * torch.randn(x.shape[1:], generator=generator, dtype=torch.float64)
-    return torch.where(gone, out + field.to(x), out)
+    return out.addcmul_(field.to(x), gone.to(x.dtype))
+
+
+def _interpolated(x: Tensor, gone: Tensor) -> Tensor:
+    """Returns pixels that are there and the solution where they are gone; a dimension of one pixel is none."""
+    size = [n for n in x.shape[2:] if n > 1] or [1]
+    known = x.masked_fill(gone, 0)
+    solve = _on_a_line if len(size) == 1 else _solve
+    found = solve(known.reshape(*x.shape[:2], *size), gone.reshape(len(x), 1, *size))
+    return known.add_(found.reshape(x.shape))
+
+
+def _on_a_line(known: Tensor, gone: Tensor) -> Tensor:
+    """Returns, where pixels are gone, what lies on the line between the nearest ones that are there, 0 elsewhere."""
+    n = gone.shape[2]
+    at = torch.arange(n, device=gone.device)
+    before = torch.where(gone, -1, at).cummax(2).values
+    behind = torch.where(gone, n, at).flip(2).cummin(2).values.flip(2)
+    left, right = torch.where(before < 0, behind, before), torch.where(behind == n, before, behind)
+    ends = [known.gather(2, place.clamp(0, n - 1).expand_as(known)) for place in (left, right)]
+    share = (at - left).to(known.dtype) / (right - left).clamp(min=1)
+    return torch.lerp(ends[0], ends[1], share).masked_fill(~gone | (left == n), 0)
 
 
 # --- The systems of some examples: conjugate gradients ---------------------------------------------------------------
 
 
-def _solve(x: Tensor, gone: Tensor) -> Tensor:
+def _solve(known: Tensor, gone: Tensor) -> Tensor:
     """Returns the solution where pixels are gone, 0 elsewhere, by conjugate gradients for each example and channel.
 
     Whoever is done is left as it is, so that no example's solution depends on its batch-mates. A device is asked for it
-    after some steps at a time, for which it need not wait.
+    after some steps at a time, for which it need not wait. Memory is written again where it can be: on a CPU, new pages
+    cost more than the arithmetic.
     """
-    size, own = x.shape[2:], _folded(gone.to(x.dtype).expand_as(x))
-    grids = _grids(own)
-    inside, known = (_padded(t, grids[0].size) for t in (own, _folded(x.masked_fill(gone, 0))))
-    rest = inside * grids[0].kernels.neighbours(known)
-    along = _cycle(grids, rest)
-    u, slope = torch.zeros_like(rest), _dot(rest, along)
-    first, steps = slope, 1 if on_cpu(x) else _STEPS_UNSEEN
+    fold = _Fold(known)
+    grids = _grids(gone.to(known.dtype), fold)
+    finest = grids[0]
+    rest = finest.neighbours(fold.folded(_padded(known, finest.size))).mul_(finest.open)
+    spare = torch.empty_like(rest)
+    along = _cycle(grids, rest, spare)
+    u, slope = torch.zeros_like(rest), _dot(rest, along, spare)
+    first, steps = slope, 1 if on_cpu(known) else _STEPS_UNSEEN
     for i in range(_MOST_ITERATIONS):
-        going = slope > _PRECISION[x.dtype] ** 2 * first
+        going = slope > _PRECISION[known.dtype] ** 2 * first
         if i % steps == 0 and not going.any():
             break
-        image = grids[0].applied(along)
-        step = torch.where(going, slope / _dot(along, image), 0)
-        u, rest = u.addcmul_(step, along), rest.addcmul_(-step, image)
-        improved = _cycle(grids, rest)
-        before, slope = slope, _dot(rest, improved)
-        along = improved.addcmul_(torch.where(going, slope / before, 0), along)
-    return _cut(u, size).reshape(x.shape)
+        image = finest.applied(along, spare)
+        step = _spread(torch.where(going, slope / _dot(along, image, spare), 0), rest)
+        u, rest = u.addcmul_(step, along), rest.addcmul_(step, image, value=-1)
+        improved = _cycle(grids, rest, spare)
+        before, slope = slope, _dot(rest, improved, spare)
+        along = improved.addcmul_(_spread(torch.where(going, slope / before, 0), rest), along)
+    return fold.unfolded(_cut(u, known.shape[2:]))
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return (a * b).sum(tuple(range(2, a.ndim)), keepdim=True)
+def _dot(a: Tensor, b: Tensor, spare: Tensor) -> Tensor:
+    return torch.mul(a, b, out=spare).sum(tuple(range(2, a.ndim)), keepdim=True)
 
 
-def _folded(t: Tensor) -> Tensor:
-    """Returns all examples' channels as those of one, side by side in memory: on a CPU a convolution of each by itself
-    takes them in one stroke."""
-    one = t.reshape(1, -1, *t.shape[2:])
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return one.contiguous(memory_format=formats[t.ndim]) if on_cpu(t) and t.ndim in formats else one.contiguous()
+def _spread(factors: Tensor, like: Tensor) -> Tensor:
+    """Returns factors repeated along a row, for which a CPU's loops over channels that are last need not stop."""
+    if not on_cpu(like):
+        return factors
+    row = factors.expand(*factors.shape[:-1], like.shape[-1])
+    return row.contiguous(memory_format=_LAST[like.ndim])
+
+
+class _Fold:
+    """Lays examples side by side in memory, where a CPU takes them in one stroke: as channels, so that an example's own
+    channels share its system. Of few examples the channels lie side by side too."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.batch, self.shares = x.shape[:2], len(x) >= _FULL
+        self.groups = len(x) if self.shares else len(x) * x.shape[1]
+        self._format = _LAST[x.ndim] if on_cpu(x) else torch.contiguous_format
+
+    def folded(self, t: Tensor) -> Tensor:
+        aside = t.transpose(0, 1) if self.shares else t.expand(*self.batch, *t.shape[2:]).flatten(0, 1)[None]
+        return aside.contiguous(memory_format=self._format)
+
+    def unfolded(self, t: Tensor) -> Tensor:
+        return t.transpose(0, 1) if self.shares else t.reshape(*self.batch, *t.shape[2:])
 
 
 # --- One system at all resolutions: multigrid ------------------------------------------------------------------------
 
 
 class _Grid(NamedTuple):
-    """Holds the system at one resolution: its size, its kernels, how open each cell is (how much of it is gone), the
-    diagonal, its damped inverse, and where it has one (1, else 0).
+    """Holds the system at one resolution: how open each cell is (how much of it is gone), the diagonal, its inverse
+    where it has one, else 0, and that times how open the cell is.
 
     Cells are joined by the weights of their offsets times how open both are, and held by what neighbours are there.
     """
 
-    size: tuple[int, ...]
     kernels: _Kernels
     open: Tensor
     diagonal: Tensor
     inverse: Tensor
-    inside: Tensor
+    open_inverse: Tensor
 
-    def applied(self, u: Tensor) -> Tensor:
-        """Returns the system's left side."""
-        return torch.addcmul(self.diagonal * u, self.open, self.kernels.neighbours(self.open * u), value=-1)
+    @property
+    def size(self) -> torch.Size:
+        return self.open.shape[2:]
+
+    def neighbours(self, u: Tensor) -> Tensor:
+        return self.kernels.neighbours(u)
+
+    def applied(self, u: Tensor, spare: Tensor) -> Tensor:
+        """Returns the finest system's left side."""
+        image = self.neighbours(u)
+        return torch.addcmul(torch.mul(self.diagonal, u, out=spare), self.open, image, value=-1, out=image)
 
 
-def _grids(gone: Tensor) -> list[_Grid]:
-    """Returns the system at all resolutions, the finest first; sides are filled up with what is there."""
+def _grids(gone: Tensor, fold: _Fold) -> list[_Grid]:
+    """Returns the system at all resolutions, the finest first; every second pixel is the middle of a coarse cell, and
+    sides are filled up with what is there."""
     own, dims = tuple(gone.shape[2:]), gone.ndim - 2
-    levels = math.ceil(math.log2(max(1, max(own) / _COARSEST)))
+    levels = math.ceil(math.log2(max(1, (max(own) - 1) / (_COARSEST - 1))))
     while levels and math.prod(_filled(own, levels)) > 2 * math.prod(own):  # of long and narrow ones fewer
         levels -= 1
-    size, kernels = _filled(own, levels), _Kernels(gone)
-    open_ = _padded(gone, size)
-    held = open_ * kernels.neighbours(_padded(1 - gone, size))
-    grids = []
+    size, kernels = _filled(own, levels), _Kernels(gone, fold.groups)
+    open_, held = (fold.folded(_padded(t, size)) for t in (gone, 1 - gone))
+    held = kernels.neighbours(held).mul_(open_)
+    grids: list[_Grid] = []
     for level in range(levels + 1):
         if level:  # where a linear function costs as much
-            open_, held = kernels.pooled(open_) * 2 ** ((dims - 2) / 2 - dims), kernels.pooled(held)
-            size = tuple(n // 2 for n in size)
-        diagonal = open_ * kernels.neighbours(open_) + held
-        inverse = torch.where(diagonal > 0, _DAMPING[dims] / diagonal, 0)
-        grids.append(_Grid(size, kernels, open_, diagonal, inverse, (diagonal > 0).to(gone.dtype)))
+            whole = kernels.coarse(torch.ones_like(open_))
+            open_, held = 2 ** (dims / 2 - 1) * kernels.coarse(open_) / whole, kernels.coarse(held)
+        diagonal = kernels.neighbours(open_).mul_(open_).add_(held)
+        inverse = (diagonal > 0) / (diagonal + (diagonal <= 0))
+        grids.append(_Grid(kernels, open_, diagonal, inverse, inverse * open_))
     return grids
 
 
 def _filled(size: Sequence[int], levels: int) -> tuple[int, ...]:
-    """Returns sides that can be halved so often."""
-    return tuple(-(-n // 2**levels) * 2**levels for n in size)
+    """Returns sides that, but for their first pixel, can be halved so often."""
+    return tuple(-(-(n - 1) // 2**levels) * 2**levels + 1 for n in size)
 
 
-def _cycle(grids: Sequence[_Grid], right: Tensor) -> Tensor:
-    """Returns an approximate solution, linear and symmetric in the right side: one V-cycle.
+def _cycle(grids: Sequence[_Grid], right: Tensor, spare: Tensor) -> Tensor:
+    """Returns an approximate solution of the finest system, linear and symmetric in the right side: one V-cycle.
 
-    A damped step of Jacobi's method leaves little of what is rough; what is smooth is solved on the coarser grid.
+    A step of Jacobi's method leaves a third at most of what is rough; what is smooth is solved on the coarser grid.
     """
     grid = grids[0]
-    u = grid.inverse * right
+    start = torch.mul(grid.inverse, right, out=spare)  # cells that are not open have none
+    u = start
     if len(grids) > 1:
-        coarse = _cycle(grids[1:], grid.kernels.coarse(right - grid.applied(u)))
-        u.addcmul_(grid.kernels.fine(coarse), grid.inside)
-    for _ in range(1 if len(grids) > 1 else _COARSEST_STEPS):
-        u = u.addcmul(grid.inverse, right - grid.applied(u))
+        rest = grid.neighbours(start).mul_(grid.open)
+        u = grid.kernels.fine(_coarse_cycle(grids[1:], grid.kernels.coarse(rest)))
+        u = torch.addcmul(start, u, grid.open, out=u)
+    u = grid.neighbours(u)
+    return torch.addcmul(start, u, grid.open_inverse, out=u)
+
+
+def _coarse_cycle(grids: Sequence[_Grid], right: Tensor) -> Tensor:
+    grid = grids[0]
+    start = grid.inverse * right
+    u, steps = start, _COARSEST_STEPS
+    if len(grids) > 1:
+        rest = grid.neighbours(start * grid.open).mul_(grid.open)
+        u, steps = grid.kernels.fine(_coarse_cycle(grids[1:], grid.kernels.coarse(rest))).add_(start), 1
+    for _ in range(steps):
+        u = torch.addcmul(start, grid.neighbours(u * grid.open), grid.open_inverse)
     return u
 
 
 class _Kernels:
     """Convolves every channel by itself, by kernels that are products of weights along each dimension."""
 
-    def __init__(self, like: Tensor) -> None:
-        dims, self.channels = like.ndim - 2, like.shape[1]
+    def __init__(self, like: Tensor, groups: int) -> None:
+        dims, self._groups = like.ndim - 2, groups
         self._convolved, self._transposed = _CONVOLUTION[dims], _TRANSPOSED[dims]
-        self._around = self._kernel(like, (0.5, 1.0, 0.5), hollow=True)
-        self._linear, self._two = self._kernel(like, (0.25, 0.75, 0.75, 0.25)), self._kernel(like, (1.0, 1.0))
-
-    def _kernel(self, like: Tensor, weights: Sequence[float], hollow: bool = False) -> Tensor:
-        along = like.new_tensor(weights)
+        along = like.new_tensor((0.5, 1.0, 0.5))
         kernel = along
-        for _ in range(like.ndim - 3):
+        for _ in range(dims - 1):
             kernel = kernel[..., None] * along
-        if hollow:
-            kernel[(1,) * kernel.ndim] = 0
-        return kernel.repeat(self.channels, 1, *(1,) * kernel.ndim)
+        around = kernel.clone()
+        around[(1,) * dims] = 0
+        self._linear, self._around = (k.repeat(groups, 1, *(1,) * dims) for k in (kernel, around))
 
     def neighbours(self, t: Tensor) -> Tensor:
         """Returns the weighted sum of each pixel's neighbours."""
-        return self._convolved(t, self._around, None, 1, 1, 1, self.channels)
+        return self._convolved(t, self._around, None, 1, 1, 1, self._groups)
 
     def coarse(self, t: Tensor) -> Tensor:
         """Returns each value shared out among the coarse cells around it, by their distance."""
-        return self._convolved(t, self._linear, None, 2, 1, 1, self.channels)
+        return self._convolved(t, self._linear, None, 2, 1, 1, self._groups)
 
     def fine(self, t: Tensor) -> Tensor:
-        """Returns the transpose of that: each cell interpolated linearly from the coarse ones around it."""
-        return self._transposed(t, self._linear, None, 2, 1, 0, self.channels)
-
-    def pooled(self, t: Tensor) -> Tensor:
-        """Returns the sums over cells of two along each dimension."""
-        return self._convolved(t, self._two, None, 2, 0, 1, self.channels)
+        """Returns the transpose of that: each pixel interpolated linearly from the coarse cells around it."""
+        return self._transposed(t, self._linear, None, 2, 1, 0, self._groups)
 
 
 def _cut(t: Tensor, size: Sequence[int]) -> Tensor:

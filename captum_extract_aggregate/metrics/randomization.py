@@ -6,6 +6,7 @@ Khakzar et al. (2020), section 2.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ from captum_extract_aggregate._engine.model_state import (
     set_grad_mode,
     unchanged,
 )
-from captum_extract_aggregate.metrics.explanations import Explanation, MapReader, check_mode, explainer_of
-from captum_extract_aggregate.metrics.similarity import Similarity, find_similarity
+from captum_extract_aggregate.metrics.explanations import Explanation, MapReader, check_mode, explainer_of, sliced
+from captum_extract_aggregate.metrics.similarity import Similarity, compared_with, find_similarity
 
 Initializer = Callable[[nn.Module], None]
 Stage = tuple[str, nn.Module]
@@ -167,7 +168,7 @@ def parameter_randomization(
     if not isinstance(model, nn.Module):
         raise InvalidTypeError(f"model is a {type(model).__name__}; expected the torch.nn.Module that is explained")
     check_mode(model)
-    compare = find_similarity(similarity)
+    find_similarity(similarity)
     tensors = checked_inputs(inputs)
     kwargs |= {} if target is None else {"target": target}
     kwargs |= {} if additional_forward_args is None else {"additional_forward_args": additional_forward_args}
@@ -178,6 +179,7 @@ def parameter_randomization(
     names, states = stage_names(stages, order), randomization_states(order, n_seeds, len(stages))
     reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
     original = reader.maps(explain(inputs, **kwargs), tensors)
+    compare = compared_with(original, similarity)
     values = torch.full((len(names), n_seeds, len(original)), torch.nan, dtype=torch.float64)
     with Undo() as undo, undo:
         keep_modes(undo)
@@ -185,7 +187,7 @@ def parameter_randomization(
         undo.callback(drawn.close)
         for now in each(drawn, "Parameter randomization", show_progress, total=len(states)):
             maps = reader.maps(explain(inputs, **kwargs), tensors)
-            values[now.stage, now.repeat] = compare(original, maps).double().cpu()
+            values[now.stage, now.repeat] = compare(maps).double().cpu()
     name = similarity if isinstance(similarity, str) else getattr(similarity, "__name__", "similarity")
     return Randomization(names, values.nanmean(1), values, order, name)
 
@@ -343,7 +345,21 @@ def _owner(module: nn.Module, names: dict[nn.Module, str], first: dict[nn.Module
 
 
 def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
-    """Returns when each module first runs in a forward."""
+    """Returns when each module first runs in a forward.
+
+    One example tells it, unless the network takes no single one, or leaves a layer out for it.
+    """
+    names, examples = {m: name for name, m in model.named_modules()}, len(inputs[0])
+    if examples > 1:
+        with contextlib.suppress(Exception):  # which a whole batch raises again if it is not of the single example
+            one = slice(0, 1)
+            first = _runs(model, sliced(inputs, one, examples), sliced(extra, one, examples))
+            if all(_owner(m, names, first) is not None for m in _holders(model)):
+                return first
+    return _runs(model, inputs, extra)
+
+
+def _runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
     first: dict[nn.Module, int] = {}
 
     def note(module: nn.Module, args: Any) -> None:
@@ -362,6 +378,7 @@ def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, 
 
 def _randomize(stage: nn.Module, initialize: Initializer, undo: Undo) -> None:
     """Initialises copies of a stage's parameters and buffers; the originals come back when the stack closes."""
+    stand_in = torch.empty_like if initialize in (_normal, _normal_variance) else torch.clone  # these read nothing
     for module in _holders(stage):
         for name, buffer in module._buffers.items():
             if buffer is not None:
@@ -373,7 +390,7 @@ def _randomize(stage: nn.Module, initialize: Initializer, undo: Undo) -> None:
             stand_ins.callback(module._parameters.update, own)
             for name, p in own.items():
                 if p is not None:
-                    module._parameters[name] = nn.Parameter(p.detach().clone(), p.requires_grad)
+                    module._parameters[name] = nn.Parameter(stand_in(p.detach()), p.requires_grad)
             initialize(module)
             drawn = dict(module._parameters)
         for name, p in own.items():

@@ -9,6 +9,7 @@ Rebuffi et al. (CVPR 2020), section 4.3; Pearson beside Spearman: Grabska-Barwin
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from collections.abc import Callable, Sequence
@@ -143,6 +144,19 @@ def find_similarity(similarity: str | Similarity) -> Similarity:
         hint = ", or a function of two maps"
         raise InvalidValueError(unknown_name("similarity", similarity, SIMILARITIES, hint))
     return SIMILARITIES[similarity]
+
+
+def compared_with(attributions: Tensor, similarity: str | Similarity) -> Callable[[Tensor], Tensor]:
+    """Returns what gives the similarity of these maps with others; they are ranked once for all comparisons."""
+    compare = find_similarity(similarity)
+    if compare not in (spearman, abs_spearman):
+        return functools.partial(compare, attributions)
+
+    def ranked(maps: Tensor) -> Tensor:
+        return centred_ranks((maps.abs() if compare is abs_spearman else maps).flatten(1))
+
+    a, ranks = attributions, ranked(_checked(attributions, attributions)[0])
+    return lambda others: _correlation(ranks, ranked(_checked(a, others)[1]))
 
 
 class NullBaseline(NamedTuple):

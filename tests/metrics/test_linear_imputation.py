@@ -55,6 +55,41 @@ def test_company_changes_nothing(elsewhere):
     torch.testing.assert_close(linear_imputation(x, gone), found, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("size", [(17, 14), (9, 4, 6)])
+def test_many_examples_share_the_systems_of_their_channels(size, elsewhere):
+    x, gone = drawn(9, size, channels=3)
+    gone[2] = True
+    found = linear_imputation(x, gone)
+    for i in range(9):
+        alone = linear_imputation(x[i : i + 1], gone[i : i + 1])
+        torch.testing.assert_close(found[i : i + 1], alone, rtol=1e-10, atol=1e-11)
+    elsewhere()
+    torch.testing.assert_close(linear_imputation(x, gone), found, rtol=1e-10, atol=1e-11)
+
+
+def test_few_steps_of_conjugate_gradients(monkeypatch):
+    """What costs the time, whatever the machine: a large hole, scattered pixels, and one that is left of all."""
+    module, cycles = sys.modules[linear_imputation.__module__], []
+    cycle = module._cycle
+    monkeypatch.setattr(module, "_cycle", lambda *given: cycles.append(1) or cycle(*given))
+    x = torch.randn(1, 1, 113, 97, generator=torch.Generator().manual_seed(0))
+    hole, one = torch.zeros(1, 1, 113, 97, dtype=torch.bool), torch.ones(1, 1, 113, 97, dtype=torch.bool)
+    hole[..., 20:90, 10:80], one[..., 5, 7] = True, False
+    for gone, most in ((hole, 8), (drawn(1, (113, 97), 0.9)[1], 8), (one, 12)):
+        cycles.clear()
+        linear_imputation(x, gone)
+        assert len(cycles) <= most
+
+
+def test_what_is_gone_is_not_looked_at():
+    x, gone = drawn(8, (6, 7))
+    expected = linear_imputation(x, gone)
+    for value in (torch.nan, torch.inf):
+        assert torch.equal(linear_imputation(x.masked_fill(gone, value), gone), expected)
+        line, missing = x.masked_fill(gone, value).flatten(2), gone.flatten(2)
+        assert torch.equal(linear_imputation(line, missing), linear_imputation(x.flatten(2), missing))
+
+
 def test_noise_is_on_what_is_gone_and_the_same_for_all():
     x, gone = drawn(3, (30, 40), dtype=torch.float32)
     plain, noisy = linear_imputation(x, gone), linear_imputation(x, gone, noise=0.01)

@@ -240,3 +240,32 @@ def test_weights_that_are_computed_anew_cannot_be_reset(change, small_net, image
         parameter_randomization(method, small_net, images, target=1, init="reset", layers=["conv1"])
     result = parameter_randomization(method, small_net, images, target=1, layers=["conv1"])
     assert float(result.values.max()) < 0.99
+
+
+def test_one_example_tells_the_order_of_the_layers(small_net, images):
+    """Unless the network takes no single one, or leaves a layer out for it."""
+
+    class Whole(torch.nn.Module):
+        def __init__(self, refuses):
+            super().__init__()
+            self.net, self.odd, self.refuses, self.sizes = small_net, torch.nn.Linear(3, 3), refuses, []
+
+        def forward(self, x):
+            self.sizes.append(len(x))
+            if self.refuses and len(x) == 1:
+                raise RuntimeError("a batch, please")
+            scores = self.net(x)
+            return self.odd(scores[:, :3]) if len(x) > 1 else scores[:, :3]
+
+    def explain(x, target):
+        return torch.rand(len(x), 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    for refuses in (True, False):
+        model = Whole(refuses)
+        assert parameter_randomization(explain, model, images, target=1).stages[0] == "odd"
+        assert model.sizes == [1, len(images)]
+    sizes = []
+    handle = small_net.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    parameter_randomization(explain, small_net, images, target=1)
+    handle.remove()
+    assert sizes == [1]

@@ -170,3 +170,20 @@ def test_ranks_of_every_kind_of_number(dtype):
     rows = torch.tensor([numbers, numbers], dtype=dtype)[:, torch.randperm(12)]
     expected = rankdata(rows.numpy(), axis=1) - 6.5
     assert torch.equal(similarity.centred_ranks(rows), torch.from_numpy(expected))
+
+
+@pytest.mark.parametrize("name", SIMILARITIES)
+def test_maps_that_are_compared_often_are_ranked_once(name, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    first, *others = torch.randn(4, 2, 1, 48, 50, generator=generator).round(decimals=1)
+    first[1, 0, 0, 0] = torch.nan
+    expected = [SIMILARITIES[name](first, other) for other in others]
+    ranked, calls = similarity.centred_ranks, []
+    monkeypatch.setattr(similarity, "centred_ranks", lambda rows: calls.append(1) or ranked(rows))
+    compared = similarity.compared_with(first, name)
+    for other, want in zip(others, expected):
+        torch.testing.assert_close(compared(other), want, rtol=0, atol=0, equal_nan=True)
+    if name in ("spearman", "abs_spearman"):
+        assert len(calls) == 4
+    with pytest.raises(ValueError, match="expected one shape"):
+        compared(others[0][..., :48])

@@ -8,7 +8,7 @@ import math
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captum_extract_aggregate.evaluation.measure_spec import Interpretation, find_interpretation
 from captum_extract_aggregate.evaluation.plan import MeasurePlan
@@ -43,6 +43,9 @@ class Results:
         plan: the plan. folder: where it lies. expected: how many images the plan has.
         environments: versions, device and seed of every run that wrote to it. date: when the last that added began.
 
+    Args:
+        folder: where they lie. read: at once, which takes a while of many images; False: when something is first asked.
+
     Example:
         >>> from captum_extract_aggregate.evaluation import MeasurePlan, MethodPlan, Plan, run
         >>> import tempfile
@@ -55,8 +58,21 @@ class Results:
         2
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, read: bool = True) -> None:
         self.folder = Path(folder)
+        if read:
+            self._read()
+
+    if not TYPE_CHECKING:  # which knows the attributes from where they are set
+
+        def __getattr__(self, name: str) -> Any:
+            """Reads the files when something is first asked."""
+            if name.startswith("__") or "_db" in vars(self):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            self._read()
+            return getattr(self, name)
+
+    def _read(self) -> None:
         self.environments: list[dict[str, Any]] = []
         self._told: dict[str, dict[str, Any]] = {}
         self._db = sqlite3.connect(":memory:", isolation_level=None)
@@ -178,4 +194,4 @@ class Results:
         query = f"""SELECT image, target, method, layer, measure, detail, value FROM rows WHERE {where}
             ORDER BY image, target, method, layer, detail"""
         for row in self._db.execute(query, tuple(given.values())):
-            yield Row(*row)._replace(value=math.nan if row[6] is None else row[6])
+            yield Row._make((*row[:6], math.nan if row[6] is None else row[6]))

@@ -81,3 +81,20 @@ def test_reading_while_it_is_written(whole, tmp_path):
         writing.join()
     assert seen == sorted(seen)
     assert seen[-1] > seen[0]
+
+
+def test_results_are_read_when_asked(whole, tmp_path, monkeypatch):
+    """As the other processes of a run do, of which none needs what all of them found."""
+    read, opened = store.results.reading, []
+    monkeypatch.setattr(store.results, "reading", lambda path: opened.append(path) or read(path))
+    later = Results(whole, read=False)
+    assert later.folder == whole
+    assert not opened
+    assert later.expected == 9
+    assert later.complete
+    assert later.rows("pointing_game") == Results(whole).rows("pointing_game")
+    assert len(opened) == 2  # once each
+    with pytest.raises(AttributeError, match="'Results' object has no attribute 'wors'"):
+        later.wors  # noqa: B018
+    with pytest.raises(ResultsError, match="holds no results"):
+        Results(tmp_path, read=False).images()
