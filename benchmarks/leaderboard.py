@@ -75,7 +75,7 @@ def measure(name: str, folder: Path, n: int, pieces: Sequence[str]) -> None:
                        every=4, mean=mean, std=std)  # fmt: skip
     methods = [*method_plans(), *([INTEGRATED] if n > QUICK else [])]
     board = leaderboard(model.name, photos, methods=methods, layers=layers, n=n, objects=objects, shown=photographs(),
-                        pieces=pieces, title=name, results=folder / name, weights=model.weights, threads=1,
+                        pieces=pieces, title=name, results=folder / name, weights=model.weights, threads=1, batch_size=4,
                         show_progress=sys.stderr.isatty())  # fmt: skip
     print(name, n, board.measures, board.sentence, flush=True)
 

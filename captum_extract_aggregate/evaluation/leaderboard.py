@@ -36,7 +36,7 @@ from captum_extract_aggregate.evaluation.per_picture import values_per_picture
 from captum_extract_aggregate.evaluation.plan import DataPlan, MeasurePlan, MethodPlan, ModelPlan, Plan, RunPlan
 from captum_extract_aggregate.evaluation.runner import run
 from captum_extract_aggregate.evaluation.standing import best_layer
-from captum_extract_aggregate.evaluation.sure_cells import grids_of
+from captum_extract_aggregate.evaluation.sure_cells import CELLS, grids_of
 
 PIECES = ("grids", "pictures", "objects", "networks", "removal")
 _POOL = 160  # pictures, of which every fourth helps to choose layers
@@ -72,8 +72,8 @@ def leaderboard(
     A method's layer is that with the largest mean share in the right cell of twelve grids (`grid_pointing_game`), made
     of pictures that are not measured. Then n others are: `grid_pointing_game` (of n grids), `class_sensitivity`,
     `symmetric_relevance_gain` and `removal_contrast` (in ten steps), `sparseness`, `parameter_randomization` (of three
-    quarters of them; all layers, `init="matched"`), and where the objects are known `relevance_mass_accuracy`; and the time of a
-    map. Beside them stand maps that know nothing: random, the centre, edges. `Board` says what follows.
+    quarters of them; all layers, `init="matched"`), and `relevance_mass_accuracy` where the objects are known; and the
+    time of a map. Beside them stand maps that know nothing: random, the centre, edges. `Board` says what follows.
 
     Killed and started again it goes on where it stopped; with a larger n it adds pictures.
 
@@ -86,8 +86,8 @@ def leaderboard(
         n: how many pictures are measured.
         objects: a plan's data with objects, for `relevance_mass_accuracy`.
         shown: pictures whose maps are shown, by what to call them; None: the first three that are measured.
-        pieces: which of `"grids"`, `"pictures"` (class sensitivity, sparseness), `"objects"`, `"networks"` (randomised) and
-            `"removal"` are measured, in this order.
+        pieces: what is measured, in this order: `"grids"`, `"pictures"` (class sensitivity, sparseness), `"objects"`,
+            `"networks"` (randomised), `"removal"`.
         title: what the network is called; empty: its name.
         results: a folder for the numbers and the page; None: nothing is kept but what `Board` holds.
         weights: of a model that is named, as in plans.
@@ -259,8 +259,12 @@ class _Asked:
         return DataPlan(name)
 
     def _run(self, piece: str, plans: Sequence[MethodPlan], measures: Sequence[MeasurePlan], data: DataPlan) -> Any:
-        plan = Plan(tuple(plans), tuple(measures), data, self.model, self.how, self.layers)
-        return run(plan, self.folder / piece, self.show)
+        how = self.how
+        if piece in ("layers", "grids"):  # of which every class is explained
+            how = replace(how, batch_size=max(1, how.batch_size // CELLS**2))
+        return run(
+            Plan(tuple(plans), tuple(measures), data, self.model, how, self.layers), self.folder / piece, self.show
+        )
 
     # --- Time and maps ------------------------------------------------------------------------------------------------
 
