@@ -33,19 +33,19 @@ NETWORKS = {  # the network, its weights, normalisation, and the layers to choos
         "lite0",
         "tf_efficientnet_lite0-imagenet",
         HALF,
-        ("blocks.2", "blocks.4", "blocks.6", "bn2"),
+        ("input", "blocks.2", "blocks.4", "blocks.6", "bn2"),
     ),
     "SqueezeNet": (
         "squeezenet",
         "squeezenet1_1-imagenet",
         USUAL,
-        ("features.4", "features.7", "features.10", "features.12"),
+        ("input", "features.4", "features.7", "features.10", "features.12"),
     ),
     "ViT-Tiny": (
         "vit_tiny",
         "vit_tiny_patch16_224-imagenet",
         HALF,
-        tuple(f"encoder.layers.encoder_layer_{i}" for i in (3, 7, 10)),
+        ("input", *(f"encoder.layers.encoder_layer_{i}" for i in (3, 7, 10))),
     ),
 }
 CHEAP, DEAR = ("grids", "pictures", "objects", "networks"), ("removal",)
@@ -75,8 +75,8 @@ def measure(name: str, folder: Path, n: int, pieces: Sequence[str]) -> None:
                        every=4, mean=mean, std=std)  # fmt: skip
     methods = [*method_plans(), *([INTEGRATED] if n > QUICK else [])]
     board = leaderboard(model.name, photos, methods=methods, layers=layers, n=n, objects=objects, shown=photographs(),
-                        pieces=pieces, title=name, results=folder / name, weights=model.weights, threads=1, batch_size=4,
-                        show_progress=sys.stderr.isatty())  # fmt: skip
+                        pieces=pieces, title=name, results=folder / name, weights=model.weights, batch_size=4,
+                        threads=1, show_progress=sys.stderr.isatty())  # fmt: skip
     print(name, n, board.measures, board.sentence, flush=True)
 
 

@@ -65,11 +65,11 @@ class Admitted:
 
 
 def admitted(plans: Sequence[MethodPlan], model: nn.Module, x: Tensor, layers: Sequence[str]) -> Admitted:
-    """Returns the methods that explain one input; each is tried at the layers, and at the input.
+    """Returns the methods that explain one input; each is tried at the layers.
 
     Args:
-        plans: those that name no layers go with `layers` and the input, or with layers of their kind.
-        model: in eval mode. x: one input, `1 x C x H x W`. layers: names.
+        plans: those that name no layers go with `layers`, or with layers of their kind.
+        model: in eval mode. x: one input, `1 x C x H x W`. layers: names, `"input"` perhaps among them.
     """
     with torch.no_grad():
         scores = model(x)
@@ -93,7 +93,9 @@ def _tried(
     about = find_method(plan.method)
     suited = about.suited_layers(model, x, _MOST_LAYERS)
     joins = about.joins_layers
-    names = plan.layers or (tuple(suited) if suited is not None else (*layers,) if joins else (INPUT, *layers))
+    names = plan.layers or tuple(layers if suited is None else suited)
+    if joins:
+        names = tuple(name for name in names if name != INPUT)
     if not names:
         raise InvalidValueError(f"{type(model).__name__} has no layers of its kind")
     whole = replace(plan, layers=tuple(names))

@@ -82,7 +82,7 @@ def leaderboard(
         images: a folder with pictures, also in folders inside; pictures (Pillow's) or tensors `C x H x W` as the
             network wants them; or a plan's data. Grids take up to 160 of them.
         methods: names, or a plan's methods; empty: all that the network admits.
-        layers: to choose from; empty: three of the default layers (and the input, for methods that have a map of it).
+        layers: to choose from; empty: the input, for methods that have a map of it, and three of the default layers.
         n: how many pictures are measured.
         objects: a plan's data with objects, for `relevance_mass_accuracy`.
         shown: pictures whose maps are shown, by what to call them; None: the first three that are measured.
@@ -169,7 +169,7 @@ class _Asked:
         self.choosing, self.measured = pool[::4], [i for k, i in enumerate(pool) if k % 4]
         self.x = self._readable(self.measured, 1)[0][None]
         check_runs(self.network, self.x.to(how.device))
-        self.layers = layers or tuple(evenly_spread(default_layers(self.network, self.x), _MOST_LAYERS))
+        self.layers = layers or (INPUT, *evenly_spread(default_layers(self.network, self.x), _MOST_LAYERS))
         self.plans: dict[str, MethodPlan] = {}
 
     def _readable(self, which: Sequence[int], most: int) -> list[Tensor]:
@@ -277,7 +277,7 @@ class _Asked:
             inputs = {f"picture {k}": one for k, one in enumerate(found, 1)}
         x = torch.stack(list(inputs.values()))
         pictures = [to_pil_image(self.images.picture(one)) for one in x]
-        methods = [make_ready(self.plans[line.method], self.layers, self.network) for line in board.lines]
+        methods = [make_ready(self.plans[line.method], (), self.network) for line in board.lines]
         strips = map_strips(methods, self.network, x.to(self.how.device), pictures)
         times = milliseconds(methods, self.network, self.x.to(self.how.device))
         lines = tuple(replace(line, maps=strip) for line, strip in zip(board.lines, strips))

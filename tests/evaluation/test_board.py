@@ -45,8 +45,11 @@ def test_the_table_has_the_nulls_last_and_says_what_is_undefined():
     made = board(grid_pointing_game=grids, class_sensitivity=ALIKE)
     rows = made.table().rows
     assert [row[0] for row in rows] == ["good", "poor", "blind", "edges"]
-    assert rows[0][2].endswith("] * yes") and rows[2][2] == "undefined" and rows[2][3].endswith("NO")
-    assert "hirescam gives the maps of good." in str(made) and "legrad is left out: no attention" in str(made)
+    assert rows[0][2].endswith("] * yes")
+    assert rows[2][2] == "undefined"
+    assert rows[2][3].endswith("NO")
+    assert "hirescam gives the maps of good." in str(made)
+    assert "legrad is left out: no attention" in str(made)
 
 
 def test_measured_values_come_under_their_methods():
@@ -60,7 +63,9 @@ def test_files_hold_all_of_it(tmp_path):
     paths = made.write(tmp_path / "out")
     assert [path.name for path in paths] == ["leaderboard.json", "leaderboard.txt", "leaderboard.html"]
     (again,) = boards_in(paths[:1])
-    assert again.lines == made.lines and again.shown == made.shown and again.same == made.same
+    assert again.lines == made.lines
+    assert again.shown == made.shown
+    assert again.same == made.same
     np.testing.assert_allclose(again.values["grid_pointing_game"]["good"], GRIDS["good"], rtol=1e-4)
     assert json.loads(paths[0].read_text())["values"]["grid_pointing_game"]["poor"][:2] == [0.12346, None]
     assert paths[1].read_text() == f"{made}\n"

@@ -16,13 +16,16 @@ def test_what_is_named_for_a_call_is_forgotten_after_it(tmp_path):
         data = data_plan([torch.rand(3, 8, 8)] * 5, 2, tmp_path, undo)
         register_data("mine", [1], undo)
         folder = results_folder(None, undo)
-        assert folder.is_dir() and "mine" in DATA_KINDS
+        assert folder.is_dir()
+        assert "mine" in DATA_KINDS
         made = MODELS[named.name].build()
-        assert made is not model and torch.equal(made.weight, model.weight)
+        assert made is not model
+        assert torch.equal(made.weight, model.weight)
         assert len(DATA_KINDS[data.kind].make()) == 2
     assert not folder.exists()
     assert named.name not in MODELS
-    assert "mine" not in DATA_KINDS and data.kind not in DATA_KINDS
+    assert "mine" not in DATA_KINDS
+    assert data.kind not in DATA_KINDS
 
 
 def test_what_a_plan_knows_stays_as_it_is(tmp_path):

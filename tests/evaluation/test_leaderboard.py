@@ -22,10 +22,12 @@ def test_a_board_is_measured_kept_and_gone_on_with(scenes, tmp_path):
     model = cea.load_scene_model("resnet").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     board = leaderboard(model, scenes, n=4, results=tmp_path, **GIVEN)
-    assert model.training and all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert set(board.measures) == {"grid_pointing_game", "relevance_mass_accuracy", "symmetric_relevance_gain",
         "removal_contrast", "class_sensitivity", "parameter_randomization", "sparseness", "milliseconds"}  # fmt: skip
-    assert board.nulls == ["random map", "centre", "edges"] and board.choosing == 12
+    assert board.nulls == ["random map", "centre", "edges"]
+    assert board.choosing == 12
     assert list(board.left_out) == ["legrad"]
     for line in board.lines:
         if line.shares:
@@ -34,12 +36,14 @@ def test_a_board_is_measured_kept_and_gone_on_with(scenes, tmp_path):
     if board.lines[0].layer == "layer4":  # in front of global pooling both are one
         assert board.same == {"hirescam": "gradcam"}
     counts = {measure: len(board.values[measure]["gradcam"]) for measure in board.measures}
-    assert counts["parameter_randomization"] == 3 and counts["class_sensitivity"] == 4
+    assert counts["parameter_randomization"] == 3
+    assert counts["class_sensitivity"] == 4
     assert np.allclose(board.values["class_sensitivity"]["centre"], 1)
 
     more = leaderboard(model, scenes, n=8, results=tmp_path, **GIVEN | {"pieces": ["pictures"]})
     own = more.values["class_sensitivity"]["gradcam"]
-    assert own[:4].tolist() == board.values["class_sensitivity"]["gradcam"].tolist() and len(own) == 8
+    assert own[:4].tolist() == board.values["class_sensitivity"]["gradcam"].tolist()
+    assert len(own) == 8
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0)).tolist()
     measured = scenes[[i for k, i in enumerate(order) if k % 4][:8]]
     alone = class_sensitivity(cea.GradCAM(model.eval(), more.lines[0].layer), measured, model).abs()

@@ -20,14 +20,16 @@ def test_a_random_map_is_another_each_time_and_the_same_from_the_same_seed():
     again = null.attribute(x)
     assert first.shape == (3, 1, 28, 20)
     assert torch.equal(first, again)
-    assert not torch.equal(first, second) and not torch.equal(first, other)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1])
 
 
 def test_the_centre_is_largest_in_the_middle_and_0_in_a_corner():
     m = CentreMap(MODEL).attribute(torch.zeros(2, 3, 9, 9))
     assert m.shape == (2, 1, 9, 9)
-    assert int(m[1, 0].argmax()) == 40 and float(m.min()) == 0
+    assert int(m[1, 0].argmax()) == 40
+    assert float(m.min()) == 0
 
 
 def test_edges_are_where_the_input_changes():
