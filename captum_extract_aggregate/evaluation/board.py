@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,9 @@ class Board:
         """The maps that know nothing."""
         return [line.method for line in self.lines if line.is_null]
 
+    @cached_property
     def standings(self) -> dict[str, dict[str, Standing]]:
-        """Returns by measure where each method stands."""
+        """By measure, where each method stands."""
         return {measure: standings(measure, self.values[measure], self.nulls) for measure in self.measures}
 
     def with_values(self, found: Mapping[str, Mapping[MethodAtLayer, Array]]) -> Board:
@@ -81,7 +83,7 @@ class Board:
     def first(self) -> list[str]:
         """Returns the methods that pass the most questions, of those that fail none, the best mean rank first; empty
         where none passes any."""
-        found = self.standings()
+        found = self.standings
         asked = [m for m in self.measures if COLUMNS[m].asks]
         methods = [line.method for line in self.lines if not line.is_null]
         verdicts = {name: [found[m][name].verdict for m in asked if name in found[m]] for name in methods}
@@ -93,7 +95,7 @@ class Board:
         """Returns each method's mean rank over the questions, 1 for the best; undefined ones rank last."""
         from scipy.stats import rankdata
 
-        found = self.standings()
+        found = self.standings
         methods = [line.method for line in self.lines if not line.is_null]
         ranks = []
         for measure in (m for m in self.measures if COLUMNS[m].asks):
@@ -126,7 +128,7 @@ class Board:
 
     def table(self) -> Table:
         """Returns a line for each method, the best mean rank first, then the maps that know nothing."""
-        found, ranks = self.standings(), self.mean_ranks()
+        found, ranks = self.standings, self.mean_ranks()
         header = ["method", "layer", *(COLUMNS[m].name for m in self.measures), "mean rank"]
         ordered = sorted(self.lines, key=lambda line: (line.is_null, ranks.get(line.method, math.inf)))
         rows = []

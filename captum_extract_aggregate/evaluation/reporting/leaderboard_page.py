@@ -42,7 +42,7 @@ def write_leaderboard(path: Path, boards: Sequence[Board], title: str = "Leaderb
 
 def _board(board: Board) -> dict[str, Any]:
     """Returns what the template shows of a network."""
-    found, ranks = board.standings(), board.mean_ranks()
+    found, ranks = board.standings, board.mean_ranks()
     ordered = sorted(board.lines, key=lambda line: (line.is_null, ranks.get(line.method, np.inf)))
     rows = []
     for line in ordered:
