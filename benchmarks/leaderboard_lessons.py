@@ -23,7 +23,7 @@ def _of(board: Board, measure: str) -> Standings:
 
 
 def _each(boards: Sequence[Board], told: Callable[[Board], str]) -> str:
-    return "; ".join(f"{board.title}: {told(board)}" for board in boards)
+    return "; ".join(f"on {board.title}, {told(board)}" for board in boards)
 
 
 def _means(board: Board, measure: str) -> list[float]:
@@ -168,6 +168,18 @@ def across_networks(boards: Sequence[Board]) -> str:
     return f"**Across networks** the rank correlation of the methods' mean ranks is {told}." if told else ""
 
 
+def plain_gradients(boards: Sequence[Board]) -> str:
+    """Where Captum's methods of ReLU are the gradient."""
+    own = [board for board in boards if board.same.get("captum:GuidedBackprop") == "captum:Saliency"]
+    if not own:
+        return ""
+    named = " and ".join(board.title for board in own)
+    return (
+        f"**Captum's GuidedBackprop is Captum's Saliency on {named}**: it changes `torch.nn.ReLU` alone, and these "
+        "networks have other activations (ReLU6, GELU); nothing warns of it."
+    )
+
+
 def costs(boards: Sequence[Board]) -> str:
     """What maps cost."""
 
@@ -192,6 +204,7 @@ LESSONS: tuple[tuple[tuple[str, ...], Callable[[Sequence[Board]], str]], ...] = 
     (("sparseness",), simple),
     ((), depth),
     ((), across_networks),
+    ((), plain_gradients),
     (("milliseconds",), costs),
 )
 

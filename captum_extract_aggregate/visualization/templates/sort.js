@@ -10,6 +10,7 @@ function compare(a, b, sign) {
 }
 for (const table of document.querySelectorAll("table.sortable"))
   for (const [column, head] of [...table.tHead.rows[0].cells].entries()) {
+    if ("unsorted" in head.dataset) continue;
     const button = document.createElement("button");
     button.type = "button";
     button.append(...head.childNodes);

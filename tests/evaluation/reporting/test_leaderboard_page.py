@@ -24,7 +24,7 @@ def test_every_number_stands_with_its_interval_and_marks(tmp_path):
     rows = re.findall(r"<tr.*?</tr>", text.split("<h2")[1], re.DOTALL)
     assert len(rows) == 4
     head, good, poor, edges = rows
-    assert "grid pointing ↑ <small>n = 17</small>" in head
+    assert "grid pointing ↑<br><small>n = 17</small>" in head
     assert "good &lt;b&gt;" in good
     assert 'title="early 0.250, late undefined"' in good
     assert 'class="best"' in good
