@@ -92,7 +92,8 @@ class Board:
         return sorted((n for n, k in left.items() if k == max(left.values())), key=lambda name: ranks[name])
 
     def mean_ranks(self) -> dict[str, float]:
-        """Returns each method's mean rank over the questions, 1 for the best; undefined ones rank last."""
+        """Returns each method's mean rank over the questions, 1 for the best; last is what is undefined on more than
+        half of the pictures."""
         from scipy.stats import rankdata
 
         found = self.standings
@@ -100,8 +101,8 @@ class Board:
         ranks = []
         for measure in (m for m in self.measures if COLUMNS[m].asks):
             sign = -1 if COLUMNS[measure].better == "higher" else 1
-            means = [found[measure][name].mean if name in found[measure] else math.nan for name in methods]
-            ranks.append(rankdata([math.inf if math.isnan(v) else sign * v for v in means]))
+            own = [found[measure].get(name) for name in methods]
+            ranks.append(rankdata([sign * s.mean if s and s.n and s.n >= s.undefined else math.inf for s in own]))
         mean = np.mean(ranks, axis=0) if ranks else np.full(len(methods), math.nan)
         return dict(zip(methods, mean.tolist()))
 
@@ -121,10 +122,14 @@ class Board:
         first = self.first()
         if not first:
             return "Take none of these maps first: none passes a question without failing another."
-        best, *others = first
-        at = next(line.layer for line in self.lines if line.method == best)
-        told = f"; as many are passed by {', '.join(others)}" if others else ""
-        return f"Take {best} at {at} first: it passes the most questions and fails none{told}."
+        asked = [measure for measure in self.measures if COLUMNS[measure].asks]
+        passed = sum(self.standings[m][first[0]].verdict == "passes" for m in asked if first[0] in self.standings[m])
+        layers = {line.method: line.layer for line in self.lines}
+        named = [f"{name} at {layers[name]}" for name in first]
+        what = f"{passed} of {len(asked)} questions, the most, and certainly fail"
+        if len(first) == 1:
+            return f"Take {named[0]} first: it passes {what}s none."
+        return f"Take one of {', '.join(named)}: each passes {what}s none (in the order of their mean ranks)."
 
     def table(self) -> Table:
         """Returns a line for each method, the best mean rank first, then the maps that know nothing."""
