@@ -31,8 +31,8 @@ def test_what_to_take_first_passes_the_most_and_fails_nothing():
     assert both.sentence == told
     assert board(grid_pointing_game=GRIDS).first() == ["blind", "good"]  # the best mean rank first
     assert board(grid_pointing_game=GRIDS).sentence == (
-        "Take one of blind at early, good at late: each passes 1 of 1 questions, the most, and certainly fails none (in "
-        "the order of their mean ranks)."
+        "Take one of blind at early, good at late: each passes 1 of 1 questions, the most, and certainly fails none "
+        "(in the order of their mean ranks)."
     )
     assert board(sparseness=GRIDS).first() == []
     assert "Take none" in board().sentence
