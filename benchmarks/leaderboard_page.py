@@ -58,7 +58,7 @@ def table(board: Board) -> str:
         rows.append(f"| {f'*{name}*' if line.is_null else name} | {line.layer} | {' | '.join(cells)} | {rank} |")
     missing = [column.name for measure, column in COLUMNS.items() if measure not in board.values]
     told = [f"Not run yet: {', '.join(missing)}."] if missing else []
-    out = "; ".join(f"{name} ({why})" for name, why in board.left_out.items())
+    out = "; ".join(f"{name} ({why.split('; expected')[0]})" for name, why in board.left_out.items())
     return "\n\n".join([*told, "\n".join(rows), *([f"Left out: {out}."] if out else [])])
 
 
