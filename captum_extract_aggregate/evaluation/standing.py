@@ -51,7 +51,11 @@ COLUMNS: dict[str, Column] = {
         "other pictures' maps.",
     ),
     "class_sensitivity": Column(
-        "other class", "lower", "Rank correlation (magnitude) with the map of the lowest scoring class.", 0.5
+        "other class",
+        "lower",
+        "Magnitude of the rank correlation with the map of the lowest scoring class; one that only turns its sign "
+        "counts as the same.",
+        0.5,
     ),
     "parameter_randomization": Column(
         "random network", "lower", "The same with the map after all parameters were drawn anew.", 0.5
