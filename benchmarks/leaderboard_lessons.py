@@ -85,9 +85,9 @@ def class_blind(boards: Sequence[Board]) -> str:
         return f"{len(high)} of {len(_methods(board))}{worst}"
 
     return (
-        "**Another class.** The maps of the highest and the lowest class are certainly more alike than 0.5 (magnitude "
-        f"of the rank correlation) for, {_each(boards, told)}. Where such a map is large hardly depends on the class; a "
-        "signed one may still turn its sign."
+        "**Another class.** The maps of the highest and the lowest class are certainly more alike than 0.5 "
+        f"(magnitude of the rank correlation) for, {_each(boards, told)}. Where such a map is large hardly depends on "
+        "the class; a signed one may still turn its sign."
     )
 
 
