@@ -27,7 +27,7 @@ from torch import Tensor
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
-from captum_extract_aggregate.metrics.pointing_game import centre_map
+from captum_extract_aggregate.evaluation.nulls import CentreMap, EdgeMap
 from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
 from captum_extract_aggregate.metrics.stability import Seen, largest_stability, noise_fields, stability_of
 
@@ -83,6 +83,7 @@ class Explainers:
         self.layers = LAYERS[name]
         self.of_layers = {kind: cls(self.model, self.layers) for kind, cls in kinds.items()}
         self.of_input = {k: make(self.model) for k, make in OF_INPUT.items() if k not in REFUSED.get(name, ())}
+        self.centre, self.edges = CentreMap(self.model), EdgeMap(self.model)
         self.drawing = torch.Generator().manual_seed(0)
 
     def __call__(self, x: Tensor, targets: Tensor) -> Maps:
@@ -100,7 +101,11 @@ class Explainers:
         for method, explain in self.of_input.items():
             given = {"internal_batch_size": 64, "n_steps": 16} if method == "IntegratedGradients" else {}
             found[f"{method}|input"] = explain.attribute(x, target=targets, **given)
-        found |= {"random map|": self._random(x), "centre|": centred(x), "edges|": edges(x)}
+        found |= {
+            "random map|": self._random(x),
+            "centre|": self.centre.attribute(x),
+            "edges|": self.edges.attribute(x),
+        }
         return {key: at_size(m, x) for key, m in found.items()}
 
     def _random(self, x: Tensor) -> Tensor:
@@ -115,19 +120,6 @@ def at_size(m: Tensor, x: Tensor) -> Tensor:
     """Returns maps summed over channels, at the size of the pictures."""
     summed = m.detach().sum(1, keepdim=True).float()
     return F.interpolate(summed, tuple(x.shape[2:]), mode="bilinear", align_corners=False)
-
-
-def centred(x: Tensor) -> Tensor:
-    """Returns what falls off from the middle, 0 in the corner farthest from it."""
-    falling = centre_map(tuple(x.shape[2:]))
-    return (falling - falling.amin()).expand(len(x), 1, -1, -1).to(x)
-
-
-def edges(x: Tensor) -> Tensor:
-    """Returns the magnitude of Sobel's filters on the mean of the channels."""
-    across = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=x.device)
-    grey = F.pad(x.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(grey, torch.stack([across, across.T])[:, None]).norm(dim=1, keepdim=True)
 
 
 # --- Measures ---------------------------------------------------------------------------------------------------------

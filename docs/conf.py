@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 from captum_extract_aggregate import __version__
+from captum_extract_aggregate.evaluation.board import boards_in
+from captum_extract_aggregate.evaluation.reporting.leaderboard_page import write_leaderboard
 
 sys.path.insert(0, str(Path(__file__).parent))
 from accessible import describe_figures, make_accessible
@@ -49,12 +51,16 @@ shutil.copytree(
     TUTORIALS.parent.parent / "tutorials", TUTORIALS, ignore=shutil.ignore_patterns("*.py", ".*"), dirs_exist_ok=True
 )
 
+LEADERBOARD = sorted((Path(__file__).parent / "leaderboard").glob("*.json"))  # what its sortable page is made of
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def finish(app, exception):
     """What building writes beside the pages would be taken for sources the next time."""
+    if exception is None and app.builder.format == "html":
+        write_leaderboard(Path(app.outdir) / "leaderboard_table.html", boards_in(LEADERBOARD))
     make_accessible(Path(app.outdir))
     shutil.rmtree(TUTORIALS, ignore_errors=True)
     shutil.rmtree(Path(app.outdir).parent / "jupyter_execute", ignore_errors=True)

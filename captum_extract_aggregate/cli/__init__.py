@@ -15,6 +15,7 @@ from captum_extract_aggregate.cli.choose import choose
 from captum_extract_aggregate.cli.evaluate import evaluate
 from captum_extract_aggregate.cli.explain import explain
 from captum_extract_aggregate.cli.insights import insights
+from captum_extract_aggregate.cli.leaderboard import leaderboard
 from captum_extract_aggregate.cli.report import report
 from captum_extract_aggregate.cli.reproduce import reproduce
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Saliency maps for image models: NormGrad, selective NormGrad, linear approximation and their relatives.",
 )
-for command in (explain, choose, evaluate, report, reproduce, bias_report, insights):
+for command in (explain, choose, leaderboard, evaluate, report, reproduce, bias_report, insights):
     app.command()(command)
 
 

@@ -5,10 +5,12 @@ import captum_extract_aggregate.evaluation.measures_of_curves
 import captum_extract_aggregate.evaluation.measures_of_grids
 import captum_extract_aggregate.evaluation.measures_of_maps
 import captum_extract_aggregate.evaluation.measures_of_robustness  # noqa: F401  # which registers them, too
+from captum_extract_aggregate.evaluation.board import Board, Line
 from captum_extract_aggregate.evaluation.choose import choose
 from captum_extract_aggregate.evaluation.choosing import Answer, Candidate, Choice
 from captum_extract_aggregate.evaluation.comparing import ComparisonTable, comparisons
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
+from captum_extract_aggregate.evaluation.leaderboard import leaderboard
 from captum_extract_aggregate.evaluation.measure_spec import (
     MEASURES,
     Interpretation,
@@ -33,11 +35,13 @@ from captum_extract_aggregate.evaluation.plan import (
 )
 from captum_extract_aggregate.evaluation.reporting.report import report
 from captum_extract_aggregate.evaluation.runner import run
+from captum_extract_aggregate.evaluation.standing import Standing
 from captum_extract_aggregate.evaluation.statistics import Summary, summarize
 from captum_extract_aggregate.evaluation.store import Results
 
 __all__ = [
     "Answer",
+    "Board",
     "Candidate",
     "Choice",
     "Column",
@@ -46,6 +50,7 @@ __all__ = [
     "DataPlan",
     "ImageBatch",
     "Interpretation",
+    "Line",
     "MeasurePlan",
     "MeasureSpec",
     "MetaPlan",
@@ -54,10 +59,12 @@ __all__ = [
     "Plan",
     "Results",
     "RunPlan",
+    "Standing",
     "Summary",
     "choose",
     "comparisons",
     "describe_measure",
+    "leaderboard",
     "list_measures",
     "load_plan",
     "plan_from",
