@@ -277,10 +277,10 @@ def main(folder: Path) -> None:
     known = [m for m in MEASURES if m.key in numbers]
     for measure in known:
         lines += [*summary(numbers, measure), ""]
-    lines += ["## Methods and layers", ""]
+    lines += ["## Methods and layers", "", "<details><summary>Every method at every layer</summary>", ""]
     for measure in known:
         lines += [f"{measure.title}; plain → competing (`normalize=True`):", "", *details(numbers, measure), ""]
-    lines += ["Made by `python benchmarks/class_competition.py` and `class_competition_page.py`."]
+    lines += ["</details>", "", "Made by `python benchmarks/class_competition.py` and `class_competition_page.py`."]
     (DOCS / "class_competition_study.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     draw(DOCS / "class_competition_study.png")
 
