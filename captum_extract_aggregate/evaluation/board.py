@@ -119,10 +119,12 @@ class Board:
     @property
     def sentence(self) -> str:
         """What to take first, in one line."""
+        asked = [measure for measure in self.measures if COLUMNS[measure].asks]
+        if not asked:
+            return "No question was asked of these maps."
         first = self.first()
         if not first:
             return "Take none of these maps first: none passes a question without failing another."
-        asked = [measure for measure in self.measures if COLUMNS[measure].asks]
         passed = sum(self.standings[m][first[0]].verdict == "passes" for m in asked if first[0] in self.standings[m])
         layers = {line.method: line.layer for line in self.lines}
         named = [f"{name} at {layers[name]}" for name in first]

@@ -35,7 +35,8 @@ def test_what_to_take_first_passes_the_most_and_fails_nothing():
         "(in the order of their mean ranks)."
     )
     assert board(sparseness=GRIDS).first() == []
-    assert "Take none" in board().sentence
+    assert board(sparseness=GRIDS).sentence == "No question was asked of these maps."
+    assert "Take none" in board(grid_pointing_game=dict.fromkeys(GRIDS, GRIDS["edges"])).sentence
 
 
 def test_ranks_are_over_what_asks_and_undefined_is_last():
