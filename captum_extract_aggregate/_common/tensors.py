@@ -79,7 +79,7 @@ def magnitudes(t: Tensor) -> Tensor:
 
 def read_magnitudes(t: Tensor) -> list[float]:
     """Returns each example's largest magnitude as a number (of NaNs NaN), for which the host waits."""
-    if t.shape[0] > 1:
+    if t.ndim and t.shape[0] > 1:
         return magnitudes(t).tolist()  # type: ignore[no-any-return]
     low, high = map(Tensor.item, torch.aminmax(t))
     return [max(-low, high)]

@@ -59,6 +59,8 @@ def can_be_met(taps: Taps, batch: int) -> list[Place]:
     They arrive where the backward pass goes by. On its way to the input that is wherever the input leads to: at all
     that is tapped, unless some of it has begun a graph of its own.
     """
+    if all(place.reduce is None for place in taps):
+        return []
     if Place(None, "input") not in taps or any(_is_leaf(t) for place, t in _all(taps) if place.layer is not None):
         return []
     fits = {place: True for place in taps if place.reduce is not None}

@@ -100,6 +100,7 @@ class Recording:
             place: tuple(joined([part.value for part in parts]) for parts in tensors) for place, tensors in taps.items()
         }
         self._is_shared, self._channels = is_shared, Cache(keeps=True)
+        self._reduced = can_be_met(taps, len(inputs[0])) if context is None else []
         self._laid_out: Node | None = None
 
     def activity(self) -> Evidence:
@@ -154,8 +155,7 @@ class Recording:
             self._check_scores(scores)
             if self.context is None and len(scores) == 1 and on_cpu(scores):
                 self._lay_out(scores)
-            is_plain = self.context is None and found is None
-            arriving = Arriving(undo, self._taps, can_be_met(self._taps, len(self.inputs[0])) if is_plain else [])
+            arriving = Arriving(undo, self._taps, self._reduced if found is None else [])
             with around(scores):
                 if found is None:
                     found = self._backward(scores, seed(scores.detach()), retain, arriving)

@@ -146,19 +146,23 @@ _WINDOWED_EXTRACTS: dict[str, Callable[[Pair, int], Summand]] = {"conv": _conv, 
 
 def virtual_extract(name: str) -> VirtualExtract:
     """Returns the function `Pair -> Summand` of a virtual identity layer, by name (`"bias"`, `"conv3x3"`, ...)."""
-    if isinstance(name, str) and name in VIRTUAL_EXTRACTS:
-        return VIRTUAL_EXTRACTS[name]
-    return _windowed_extract(name)
+    if not isinstance(name, str):
+        raise _unknown_extract(name)
+    return VIRTUAL_EXTRACTS[name] if name in VIRTUAL_EXTRACTS else _windowed_extract(name)
+
+
+def _unknown_extract(name: Any) -> InvalidValueError:
+    known = [*VIRTUAL_EXTRACTS, "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", *REAL_LAYER_EXTRACTS]
+    return InvalidValueError(
+        unknown_name("extract", name, known, " (convNxN and depthwiseNxN take any odd N up to 99)")
+    )
 
 
 @functools.cache
 def _windowed_extract(name: str) -> VirtualExtract:
-    match = _WINDOWED.fullmatch(name) if isinstance(name, str) else None
+    match = _WINDOWED.fullmatch(name)
     if match is None:
-        known = [*VIRTUAL_EXTRACTS, "conv1x1", "conv3x3", "conv5x5", "depthwise3x3", *REAL_LAYER_EXTRACTS]
-        raise InvalidValueError(
-            unknown_name("extract", name, known, " (convNxN and depthwiseNxN take any odd N up to 99)")
-        )
+        raise _unknown_extract(name)
     kind, size, other = match.group(1), int(match.group(2)), int(match.group(3))
     if size != other or size % 2 == 0:
         raise InvalidValueError(
