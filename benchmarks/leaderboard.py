@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.leaderboard_page import write
 from captum_extract_aggregate.evaluation import DataPlan, MethodPlan, ModelPlan, leaderboard
-from captum_extract_aggregate.evaluation.every_method import method_plans
+from captum_extract_aggregate.evaluation.choice.every_method import method_plans
 
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("CEA_DATA", HERE.parent.parent / "shared" / "data"))

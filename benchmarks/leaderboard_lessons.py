@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from captum_extract_aggregate.evaluation import Board, Standing
-from captum_extract_aggregate.evaluation.standing import COLUMNS
+from captum_extract_aggregate.evaluation.choice.standing import COLUMNS
 
 Standings = dict[str, Standing]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from benchmarks.leaderboard_lessons import first, lessons
 from captum_extract_aggregate.evaluation import Board, Standing
-from captum_extract_aggregate.evaluation.board import boards_in
+from captum_extract_aggregate.evaluation.choice.board import boards_in
+from captum_extract_aggregate.evaluation.choice.standing import COLUMNS
 from captum_extract_aggregate.evaluation.reporting.leaderboard_page import PLACES, VERDICTS
-from captum_extract_aggregate.evaluation.standing import COLUMNS
 
 DOCS = Path(__file__).parent.parent / "docs"
 RESULTS = DOCS / "leaderboard"

@@ -27,7 +27,7 @@ from torch import Tensor
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
-from captum_extract_aggregate.evaluation.nulls import CentreMap, EdgeMap
+from captum_extract_aggregate.evaluation.choice.nulls import CentreMap, EdgeMap
 from captum_extract_aggregate.metrics.randomization import randomization_stages, randomization_states, randomized
 from captum_extract_aggregate.metrics.stability import Seen, largest_stability, noise_fields, stability_of
 

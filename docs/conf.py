@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from captum_extract_aggregate import __version__
-from captum_extract_aggregate.evaluation.board import boards_in
+from captum_extract_aggregate.evaluation.choice.board import boards_in
 from captum_extract_aggregate.evaluation.reporting.leaderboard_page import write_leaderboard
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -2,7 +2,7 @@
 
 from benchmarks.leaderboard import NETWORKS, photographs
 from benchmarks.leaderboard_page import DOCS, RESULTS, page
-from captum_extract_aggregate.evaluation.board import boards_in
+from captum_extract_aggregate.evaluation.choice.board import boards_in
 
 
 def test_the_page_is_what_the_results_say():

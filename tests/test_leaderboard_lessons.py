@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.leaderboard_lessons import LESSONS, first, lessons
 from captum_extract_aggregate.evaluation import Board, Line
-from captum_extract_aggregate.evaluation.standing import COLUMNS
+from captum_extract_aggregate.evaluation.choice.standing import COLUMNS
 
 RISING = np.linspace(0, 0.1, 16)
 METHODS = {"good": 0.7, "blind": 0.6, "poor": 0.1}

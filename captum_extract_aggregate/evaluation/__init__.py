@@ -5,12 +5,13 @@ import captum_extract_aggregate.evaluation.measures_of_curves
 import captum_extract_aggregate.evaluation.measures_of_grids
 import captum_extract_aggregate.evaluation.measures_of_maps
 import captum_extract_aggregate.evaluation.measures_of_robustness  # noqa: F401  # which registers them, too
-from captum_extract_aggregate.evaluation.board import Board, Line
-from captum_extract_aggregate.evaluation.choose import choose
-from captum_extract_aggregate.evaluation.choosing import Answer, Candidate, Choice
+from captum_extract_aggregate.evaluation.choice.board import Board, Line
+from captum_extract_aggregate.evaluation.choice.choose import choose
+from captum_extract_aggregate.evaluation.choice.choosing import Answer, Candidate, Choice
+from captum_extract_aggregate.evaluation.choice.leaderboard import leaderboard
+from captum_extract_aggregate.evaluation.choice.standing import Standing
 from captum_extract_aggregate.evaluation.comparing import ComparisonTable, comparisons
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch
-from captum_extract_aggregate.evaluation.leaderboard import leaderboard
 from captum_extract_aggregate.evaluation.measure_spec import (
     MEASURES,
     Interpretation,
@@ -35,7 +36,6 @@ from captum_extract_aggregate.evaluation.plan import (
 )
 from captum_extract_aggregate.evaluation.reporting.report import report
 from captum_extract_aggregate.evaluation.runner import run
-from captum_extract_aggregate.evaluation.standing import Standing
 from captum_extract_aggregate.evaluation.statistics import Summary, summarize
 from captum_extract_aggregate.evaluation.store import Results
 

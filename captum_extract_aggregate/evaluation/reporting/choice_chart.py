@@ -10,7 +10,7 @@ from captum_extract_aggregate._common.notebook_figure import NotebookFigure
 from captum_extract_aggregate.evaluation.reporting.charts import plain, style
 
 if TYPE_CHECKING:
-    from captum_extract_aggregate.evaluation.choosing import Candidate, Choice
+    from captum_extract_aggregate.evaluation.choice.choosing import Candidate, Choice
 
 _ACROSS = ("class_sensitivity", "parameter_randomization")
 _UP = {

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from captum_extract_aggregate.evaluation.board import Board
-from captum_extract_aggregate.evaluation.choosing import LEVEL
-from captum_extract_aggregate.evaluation.standing import COLUMNS, Standing
+from captum_extract_aggregate.evaluation.choice.board import Board
+from captum_extract_aggregate.evaluation.choice.choosing import LEVEL
+from captum_extract_aggregate.evaluation.choice.standing import COLUMNS, Standing
 from captum_extract_aggregate.visualization.page_templates import render
 
 # What a cell is marked by, in words that need no colour.

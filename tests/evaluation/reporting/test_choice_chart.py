@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from captum_extract_aggregate.evaluation.choosing import Answer, Candidate, Choice
+from captum_extract_aggregate.evaluation.choice.choosing import Answer, Candidate, Choice
 from captum_extract_aggregate.evaluation.reporting.choice_chart import choice_figure
 
 

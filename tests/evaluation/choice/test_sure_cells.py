@@ -2,8 +2,8 @@
 
 import torch
 
+from captum_extract_aggregate.evaluation.choice.sure_cells import grids_of
 from captum_extract_aggregate.evaluation.images import Images, Sample
-from captum_extract_aggregate.evaluation.sure_cells import grids_of
 
 
 class Brightest(torch.nn.Module):

@@ -6,7 +6,7 @@ import torch
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.evaluation import DataPlan, leaderboard
-from captum_extract_aggregate.evaluation.leaderboard import PIECES
+from captum_extract_aggregate.evaluation.choice.leaderboard import PIECES
 from captum_extract_aggregate.metrics import class_sensitivity
 
 GIVEN = {"methods": ["gradcam", "hirescam", "legrad"], "layers": ["layer3", "layer4"], "threads": 1}

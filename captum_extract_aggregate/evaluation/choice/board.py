@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from captum_extract_aggregate._common.errors import InvalidValueError, make_folder
+from captum_extract_aggregate.evaluation.choice.standing import COLUMNS, Standing, standings
 from captum_extract_aggregate.evaluation.explained import MethodAtLayer
 from captum_extract_aggregate.evaluation.grouping import Array
 from captum_extract_aggregate.evaluation.reporting.tables import Table
-from captum_extract_aggregate.evaluation.standing import COLUMNS, Standing, standings
 
 _DIGITS = 5  # of numbers in files
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from captum_extract_aggregate.evaluation.choosing import decide
+from captum_extract_aggregate.evaluation.choice.choosing import decide
 from captum_extract_aggregate.evaluation.explained import MethodAtLayer
 from captum_extract_aggregate.metrics import compare, holm
 

@@ -3,7 +3,7 @@
 import torch
 
 from captum_extract_aggregate.attr.by_name import find_method
-from captum_extract_aggregate.evaluation.nulls import CentreMap, EdgeMap, RandomMap, null_plans
+from captum_extract_aggregate.evaluation.choice.nulls import CentreMap, EdgeMap, RandomMap, null_plans
 
 MODEL = torch.nn.Linear(1, 1)
 

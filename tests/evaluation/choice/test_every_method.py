@@ -4,7 +4,7 @@ import torch
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.evaluation import MethodPlan
-from captum_extract_aggregate.evaluation.every_method import admitted, method_plans
+from captum_extract_aggregate.evaluation.choice.every_method import admitted, method_plans
 
 
 def test_all_of_them_are_named_once():

@@ -20,23 +20,23 @@ from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate.attr.by_name import evenly_spread
 from captum_extract_aggregate.data.grid_images import GridImages
 from captum_extract_aggregate.data.models_by_name import NamedModel, load_subject
-from captum_extract_aggregate.evaluation.asked import of_other_networks, removal_in_steps, step_of
-from captum_extract_aggregate.evaluation.board import Board, Line
 from captum_extract_aggregate.evaluation.checks import check_runs
+from captum_extract_aggregate.evaluation.choice.asked import of_other_networks, removal_in_steps, step_of
+from captum_extract_aggregate.evaluation.choice.board import Board, Line
+from captum_extract_aggregate.evaluation.choice.every_method import admitted, method_plans
+from captum_extract_aggregate.evaluation.choice.given import data_plan, model_plan, register_data, results_folder
+from captum_extract_aggregate.evaluation.choice.map_strips import map_strips, milliseconds
+from captum_extract_aggregate.evaluation.choice.nulls import null_plans
+from captum_extract_aggregate.evaluation.choice.per_picture import values_per_picture
+from captum_extract_aggregate.evaluation.choice.standing import best_layer
+from captum_extract_aggregate.evaluation.choice.sure_cells import CELLS, grids_of
 from captum_extract_aggregate.evaluation.data_openers import Preprocess
 from captum_extract_aggregate.evaluation.datasets import open_images
-from captum_extract_aggregate.evaluation.every_method import admitted, method_plans
 from captum_extract_aggregate.evaluation.explained import MethodAtLayer
-from captum_extract_aggregate.evaluation.given import data_plan, model_plan, register_data, results_folder
 from captum_extract_aggregate.evaluation.images import Images, UnreadableError
-from captum_extract_aggregate.evaluation.map_strips import map_strips, milliseconds
 from captum_extract_aggregate.evaluation.methods import INPUT, make_ready
-from captum_extract_aggregate.evaluation.nulls import null_plans
-from captum_extract_aggregate.evaluation.per_picture import values_per_picture
 from captum_extract_aggregate.evaluation.plan import DataPlan, MeasurePlan, MethodPlan, ModelPlan, Plan, RunPlan
 from captum_extract_aggregate.evaluation.runner import run
-from captum_extract_aggregate.evaluation.standing import best_layer
-from captum_extract_aggregate.evaluation.sure_cells import CELLS, grids_of
 
 PIECES = ("grids", "pictures", "objects", "networks", "removal")
 _POOL = 160  # pictures, of which every fourth helps to choose layers

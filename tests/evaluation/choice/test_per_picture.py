@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, Plan, run
-from captum_extract_aggregate.evaluation.per_picture import values_per_picture
+from captum_extract_aggregate.evaluation.choice.per_picture import values_per_picture
 
 
 def test_classes_are_averaged_stages_the_last_and_similarities_magnitudes(tmp_path):

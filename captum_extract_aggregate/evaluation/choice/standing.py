@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from captum_extract_aggregate.evaluation.choosing import LEVEL
+from captum_extract_aggregate.evaluation.choice.choosing import LEVEL
 from captum_extract_aggregate.evaluation.grouping import Array
 from captum_extract_aggregate.metrics.significance import compare, holm
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from captum_extract_aggregate.evaluation.standing import COLUMNS, best_layer, standings
+from captum_extract_aggregate.evaluation.choice.standing import COLUMNS, best_layer, standings
 from captum_extract_aggregate.metrics import compare
 from captum_extract_aggregate.metrics.significance import holm
 

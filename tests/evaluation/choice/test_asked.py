@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from captum_extract_aggregate.evaluation.asked import of_other_networks, removal_in_steps, step_of
+from captum_extract_aggregate.evaluation.choice.asked import of_other_networks, removal_in_steps, step_of
 
 
 def test_all_parameters_are_drawn_anew_part_by_part():

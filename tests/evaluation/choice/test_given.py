@@ -5,8 +5,14 @@ import torch
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate.data.models_by_name import MODELS
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
+from captum_extract_aggregate.evaluation.choice.given import (
+    data_plan,
+    model_plan,
+    register_data,
+    results_folder,
+    spread,
+)
 from captum_extract_aggregate.evaluation.data_kinds import DATA_KINDS
-from captum_extract_aggregate.evaluation.given import data_plan, model_plan, register_data, results_folder, spread
 
 
 def test_what_is_named_for_a_call_is_forgotten_after_it(tmp_path):

@@ -15,17 +15,17 @@ from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate.attr.by_name import evenly_spread
 from captum_extract_aggregate.data.grid_images import GridImages
 from captum_extract_aggregate.data.models_by_name import NamedModel, load_subject
-from captum_extract_aggregate.evaluation.asked import of_other_networks, removal_in_steps
 from captum_extract_aggregate.evaluation.checks import check_runs
-from captum_extract_aggregate.evaluation.choosing import Choice, decide
+from captum_extract_aggregate.evaluation.choice.asked import of_other_networks, removal_in_steps
+from captum_extract_aggregate.evaluation.choice.choosing import Choice, decide
+from captum_extract_aggregate.evaluation.choice.given import data_plan, model_plan, register_data, results_folder
+from captum_extract_aggregate.evaluation.choice.per_picture import values_per_picture
+from captum_extract_aggregate.evaluation.choice.sure_cells import grids_of
 from captum_extract_aggregate.evaluation.datasets import open_images
-from captum_extract_aggregate.evaluation.given import data_plan, model_plan, register_data, results_folder
 from captum_extract_aggregate.evaluation.images import Images
-from captum_extract_aggregate.evaluation.per_picture import values_per_picture
 from captum_extract_aggregate.evaluation.plan import DataPlan, MeasurePlan, MethodPlan, ModelPlan, Plan, RunPlan
 from captum_extract_aggregate.evaluation.prepare import first_readable
 from captum_extract_aggregate.evaluation.runner import run
-from captum_extract_aggregate.evaluation.sure_cells import grids_of
 
 METHODS = ("gradcam", "normgrad", "selective-normgrad", "linear-approximation")
 _MOST_LAYERS = 3

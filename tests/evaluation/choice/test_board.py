@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from captum_extract_aggregate.evaluation import Board, Line
-from captum_extract_aggregate.evaluation.board import boards_in
+from captum_extract_aggregate.evaluation.choice.board import boards_in
 from captum_extract_aggregate.evaluation.explained import MethodAtLayer
 
 RISING = np.linspace(0, 0.1, 16)

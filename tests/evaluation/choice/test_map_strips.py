@@ -9,7 +9,7 @@ from PIL import Image
 
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.evaluation import MethodPlan
-from captum_extract_aggregate.evaluation.map_strips import map_strips, milliseconds
+from captum_extract_aggregate.evaluation.choice.map_strips import map_strips, milliseconds
 from captum_extract_aggregate.evaluation.methods import make_ready
 
 MODEL = cea.load_scene_model("resnet").eval()
