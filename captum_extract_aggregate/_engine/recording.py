@@ -159,18 +159,12 @@ class Recording:
             with around(scores):
                 if found is None:
                     found = self._backward(scores, seed(scores.detach()), retain, arriving)
-            kept = arriving.reduced()
-            each: Iterator[Tensor | None] = iter(found)
-            none: Iterator[Tensor | None] = itertools.repeat(None)
-            gradients = {
-                place: self._gradients(place, none if arriving.meets(place) else each)
-                for place in self._taps
-                if place.differentiate and place not in kept
-            }
+            gradients = self._by_place(found, arriving)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
         evidence = Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
+        kept = arriving.reduced()
         return replace(evidence, reduced=kept) if kept else evidence
 
     def _lay_out(self, scores: Tensor) -> None:
@@ -218,6 +212,17 @@ class Recording:
             return [None] * len(edges)
         with _explained_failure():
             return list(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))
+
+    def _by_place(self, found: Found, arriving: Arriving) -> dict[Place, Tensors]:
+        """Returns the gradients of each place of which not all that is wanted was kept when they arrived."""
+        kept = arriving.reduced()
+        each: Iterator[Tensor | None] = iter(found)
+        none: Iterator[Tensor | None] = itertools.repeat(None)
+        return {
+            place: self._gradients(place, none if arriving.meets(place) else each)
+            for place in self._taps
+            if place.differentiate and place not in kept
+        }
 
     def _gradients(self, place: Place, found: Iterator[Tensor | None]) -> Tensors:
         """Returns the next gradients for a place's tensors; zeros for those that the score does not use, our error if
