@@ -141,7 +141,7 @@ def _cell(findings: list[Finding], experiment: str) -> str:
 
 def _badge(verdict: str, text: str) -> str:
     sign, colour, ink = SIGNS[verdict]
-    style = f"background:{colour};color:{ink};padding:0 .4em;border-radius:.3em"
+    style = f"background:{colour};color:{ink};padding:0 .4em;border-radius:.3em;white-space:nowrap"
     return f'<span style="{style}" title="{html.escape(verdict)}">{sign}{text and " "}{text}</span>'
 
 
