@@ -12,7 +12,7 @@ import contextlib
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -159,12 +159,12 @@ class Recording:
             with around(scores):
                 if found is None:
                     found = self._backward(scores, seed(scores.detach()), retain, arriving)
-            gradients = self._by_place(found, arriving)
+            kept = arriving.reduced()
+            gradients = self._by_place(found, arriving, kept)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
         evidence = Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
-        kept = arriving.reduced()
         return replace(evidence, reduced=kept) if kept else evidence
 
     def _lay_out(self, scores: Tensor) -> None:
@@ -213,9 +213,8 @@ class Recording:
         with _explained_failure():
             return list(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))
 
-    def _by_place(self, found: Found, arriving: Arriving) -> dict[Place, Tensors]:
+    def _by_place(self, found: Found, arriving: Arriving, kept: Container[Place]) -> dict[Place, Tensors]:
         """Returns the gradients of each place of which not all that is wanted was kept when they arrived."""
-        kept = arriving.reduced()
         each: Iterator[Tensor | None] = iter(found)
         none: Iterator[Tensor | None] = itertools.repeat(None)
         return {

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captum_extract_aggregate.cli.options import Methods, Model, Weights, names_in
+from captum_extract_aggregate.cli.options import BatchSize, Device, Methods, Model, Seed, Weights, names_in
 from captum_extract_aggregate.cli.output import clear_errors, say, say_written
 
 _METHODS = "gradcam,normgrad,selective-normgrad,linear-approximation"
@@ -21,9 +21,9 @@ def choose(
     layers: Annotated[str, typer.Option(help="Layer names, separated by commas; left out: three default layers.")] = "",
     n: Annotated[int, typer.Option(help="How many pictures, evenly spread over the folder.")] = 32,
     results: Annotated[Path, typer.Option(help="Folder for numbers, table and picture.")] = Path("choice"),
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of whatever is drawn.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
     """Choose the method and layer whose maps can be trusted, for a model and a folder of pictures; run again to go on
     where it was stopped."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captum_extract_aggregate.cli.options import Methods, Model, Weights, names_in
+from captum_extract_aggregate.cli.options import BatchSize, Device, Methods, Model, Seed, Weights, names_in
 from captum_extract_aggregate.cli.output import clear_errors, say, say_written
 
 
@@ -21,9 +21,9 @@ def leaderboard(
     ] = "",
     n: Annotated[int, typer.Option(help="How many pictures are measured; grids take up to 160.")] = 16,
     results: Annotated[Path, typer.Option(help="Folder for numbers and page.")] = Path("leaderboard"),
-    batch_size: Annotated[int, typer.Option(help="Pictures at a time.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of whatever is drawn.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    batch_size: BatchSize = 8,
+    seed: Seed = 0,
+    device: Device = "cpu",
 ) -> None:
     """Measure every method that a model admits, each at its best layer, on a folder of pictures, beside maps that know
     nothing; run again to go on where it was stopped, or with a larger n to add pictures."""

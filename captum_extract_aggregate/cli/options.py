@@ -44,6 +44,9 @@ Weights = Annotated[
         ".safetensors), or 'random'."
     ),
 ]
+BatchSize = Annotated[int, typer.Option(help="Pictures at a time.")]
+Seed = Annotated[int, typer.Option(help="Of whatever is drawn.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, ...")]
 ClassNames = Annotated[
     Path | None,
     typer.Option(help="A file with one class name per line, in the order of the outputs; or imagenet."),

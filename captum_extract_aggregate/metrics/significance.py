@@ -13,6 +13,7 @@ import torch
 from scipy.stats import rankdata, wilcoxon
 from torch import Tensor
 
+from captum_extract_aggregate._common.aligned import aligned
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 
 Values = Tensor | Sequence[float] | np.ndarray  # type: ignore[type-arg]
@@ -73,10 +74,7 @@ class Comparisons(Sequence[Comparison]):
 
     def __str__(self) -> str:
         header = ("first", "second", "n", "undefined", "ties", "median", "interval", "effect", "p", "p (Holm)")
-        rows = [header, *(_row(c) for c in self.comparisons)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+        return "\n".join(aligned(header, map(_row, self.comparisons)))
 
 
 def _row(c: Comparison) -> tuple[str, ...]:

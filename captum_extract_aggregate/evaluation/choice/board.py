@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from captum_extract_aggregate._common.aligned import aligned
 from captum_extract_aggregate._common.errors import InvalidValueError, make_folder
 from captum_extract_aggregate.evaluation.choice.standing import COLUMNS, Standing, standings
 from captum_extract_aggregate.evaluation.explained import MethodAtLayer
@@ -108,10 +109,7 @@ class Board:
 
     def __str__(self) -> str:
         table = self.table()
-        rows = [[str(cell) for cell in row] for row in [table.header, *table.rows]]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = aligned(table.header, table.rows)
         left_out = [f"{name} is left out: {why}" for name, why in self.left_out.items()]
         same = [f"{name} gives the maps of {other}." for name, other in self.same.items()]
         return "\n".join([*lines, "", self.sentence, *same, *left_out])

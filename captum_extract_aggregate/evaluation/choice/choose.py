@@ -18,7 +18,13 @@ from captum_extract_aggregate.data.models_by_name import NamedModel, load_subjec
 from captum_extract_aggregate.evaluation.checks import check_runs
 from captum_extract_aggregate.evaluation.choice.asked import of_other_networks, removal_in_steps
 from captum_extract_aggregate.evaluation.choice.choosing import Choice, decide
-from captum_extract_aggregate.evaluation.choice.given import data_plan, model_plan, register_data, results_folder
+from captum_extract_aggregate.evaluation.choice.given import (
+    check_count,
+    data_plan,
+    model_plan,
+    register_data,
+    results_folder,
+)
 from captum_extract_aggregate.evaluation.choice.per_picture import values_per_picture
 from captum_extract_aggregate.evaluation.choice.sure_cells import grids_of
 from captum_extract_aggregate.evaluation.datasets import open_images
@@ -83,8 +89,7 @@ def choose(
         >>> len(choice.candidates), choice.images
         (2, 4)
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
-        raise InvalidValueError(f"n is {n!r}; expected an integer of at least 2: how many pictures")
+    check_count(n)
     if isinstance(methods, str) or not methods:
         raise InvalidTypeError(f"methods is {methods!r}; expected a list of names, such as ['gradcam', 'normgrad']")
     with Undo() as undo, undo:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
+from captum_extract_aggregate._common.aligned import aligned
 from captum_extract_aggregate._common.errors import make_folder
 from captum_extract_aggregate.evaluation.explained import MethodAtLayer
 from captum_extract_aggregate.evaluation.grouping import Array
@@ -148,10 +149,7 @@ class Choice:
 
     def __str__(self) -> str:
         table = self.table()
-        rows = [[str(cell) for cell in row] for row in [table.header, *table.rows]]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(table.header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        lines = aligned(table.header, table.rows)
         return "\n".join([*lines, "", self.legend(), "", self.sentence, *self.reasons, *self.left_out])
 
     def legend(self) -> str:

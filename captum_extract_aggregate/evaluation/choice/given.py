@@ -22,6 +22,12 @@ _MODEL, _DATA = "the model given", "the pictures given"
 ThingT = TypeVar("ThingT")
 
 
+def check_count(n: Any) -> None:
+    """Raises our error for what is no number of pictures that can be compared."""
+    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
+        raise InvalidValueError(f"n is {n!r}; expected an integer of at least 2: how many pictures")
+
+
 def results_folder(results: str | Path | None, undo: Undo) -> Path:
     """Returns the folder of results, or one that is there until `undo`."""
     if results is None:

@@ -24,7 +24,13 @@ from captum_extract_aggregate.evaluation.checks import check_runs
 from captum_extract_aggregate.evaluation.choice.asked import of_other_networks, removal_in_steps, step_of
 from captum_extract_aggregate.evaluation.choice.board import Board, Line
 from captum_extract_aggregate.evaluation.choice.every_method import admitted, method_plans
-from captum_extract_aggregate.evaluation.choice.given import data_plan, model_plan, register_data, results_folder
+from captum_extract_aggregate.evaluation.choice.given import (
+    check_count,
+    data_plan,
+    model_plan,
+    register_data,
+    results_folder,
+)
 from captum_extract_aggregate.evaluation.choice.map_strips import map_strips, milliseconds
 from captum_extract_aggregate.evaluation.choice.nulls import null_plans
 from captum_extract_aggregate.evaluation.choice.per_picture import values_per_picture
@@ -133,8 +139,7 @@ def leaderboard(
 
 
 def _check(methods: Any, n: Any, pieces: Any) -> None:
-    if isinstance(n, bool) or not isinstance(n, int) or n < 2:
-        raise InvalidValueError(f"n is {n!r}; expected an integer of at least 2: how many pictures")
+    check_count(n)
     if isinstance(methods, str) or not all(isinstance(m, (str, MethodPlan)) for m in methods):
         raise InvalidTypeError(f"methods is {methods!r}; expected a list of names, such as ['gradcam', 'normgrad']")
     for piece in pieces:
