@@ -39,10 +39,22 @@ NEEDS_TRAINING = ("r20-fig10", "r20-fig11", "r20-fig14", "g20-fig4", "g20-fig-s6
                   "g20-fig-s9", "g20-fig-s10", "g20-fig-s11")  # fmt: skip
 DECISIONS = ("g20-fig3", "g20-fig-s1", "g20-fig-s2", "g20-fig-s3", "g20-fig-s4", "g20-fig-s5")
 ORDERED = (*FIRST, *(name for name in EXPERIMENTS if name not in FIRST))
+# Figures that are maps over pictures and nothing else: photographs are not this project's to show.
+MAPS_ALONE = (
+    "r20-fig2",
+    "r20-fig12",
+    "r20-fig15",
+    "k20-fig1",
+    "k20-fig2",
+    "k20-fig3",
+    "k20-fig5",
+    "k20-fig6",
+    "g20-fig7",
+)
 CLASSES_ALONE = tuple(
     name
     for name in ORDERED
-    if not EXPERIMENTS[name].needs_objects and name not in NEEDS_TRAINING and name != "g20-fig1"
+    if not EXPERIMENTS[name].needs_objects and name not in (*NEEDS_TRAINING, *MAPS_ALONE, "g20-fig1")
 )
 # A transformer takes pictures of one size alone, and of the decomposition's figures it has the one that balanced
 # gradients complete.
