@@ -41,6 +41,7 @@ class Perturbation:
         self.extra = _format_additional_forward_args(additional_forward_args) or ()
         self.elements = positions.elements(inputs)  # channels x pixels: where each pixel's values lie
         self.arrange = positions.arranged
+        self._is_arranged = positions.arranged(self.inputs).is_set_to(self.inputs)
 
     @property
     def pixels(self) -> int:
@@ -82,6 +83,8 @@ class Perturbation:
 
     def back(self, arranged: Tensor) -> Tensor:
         """Returns `N x C x *S` in the layout of the inputs."""
+        if self._is_arranged:
+            return arranged
         images = torch.empty(len(arranged), *self.inputs.shape[1:], dtype=arranged.dtype, device=arranged.device)
         images.view(len(images), -1)[:, self.elements.flatten()] = arranged.flatten(1)
         return images

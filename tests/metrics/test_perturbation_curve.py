@@ -1,6 +1,7 @@
 """Perturbation curves: the literal definition, closed forms, forwards counted, company, ends."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.metrics import linear_imputation, perturbation_curve, symmetric_relevance_gain
+from captum_extract_aggregate.metrics import imputers, linear_imputation, perturbation_curve, symmetric_relevance_gain
 from tests.conftest import SmallNet
 from tests.networks import Strided
 from tests.reference import perturbation as reference
@@ -219,6 +220,25 @@ def test_a_function_imputes(net):
     found = perturbation_curve(net, x, maps, 1, step=12, imputer=impute)
     assert seen == [[count] * 3 for count in (0, 12, 24, 36)]
     assert torch.equal(found.scores, perturbation_curve(net, x, maps, 1, step=12, imputer="linear").scores)
+
+
+def test_steps_are_imputed_together(net, monkeypatch):
+    """Of few pictures, whose systems leave a CPU's vectors half empty: as many as memory takes, and no more."""
+    x, maps = examples()
+    expected = perturbation_curve(net, x, maps, 1, step=1, imputer="linear").scores
+    solved = []
+
+    def impute(x, gone):
+        solved.append(len(x))
+        return linear_imputation(x, gone)
+
+    monkeypatch.setitem(imputers.IMPUTERS, "linear", impute)
+    for numbers, most in ((0, 1), (7 * x.numel(), 7), (10**9, 32 // 3)):
+        solved.clear()
+        monkeypatch.setattr(sys.modules[perturbation_curve.__module__], "_NUMBERS", numbers)
+        found = perturbation_curve(net, x, maps, 1, step=1, imputer="linear").scores
+        assert max(solved) == 3 * most and sum(solved) == 3 * 37
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_a_good_map_beats_its_opposite_on_scenes():

@@ -269,3 +269,23 @@ def test_one_example_tells_the_order_of_the_layers(small_net, images):
     parameter_randomization(explain, small_net, images, target=1)
     handle.remove()
     assert sizes == [1]
+
+
+def test_the_explanation_tells_the_order_of_the_layers(small_net, images):
+    """Where it runs the whole model, which need then run no more often than it is explained."""
+    saliency, normgrad = captum.attr.Saliency(small_net), cea.NormGrad(small_net, "conv2")
+    sizes, found = [], {}
+    handle = small_net.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    for method in (saliency, normgrad):
+        sizes.clear()
+        found[method] = parameter_randomization(method, small_net, images, target=1)
+        assert sizes == [len(images)] * (1 + len(found[method].stages))
+    handle.remove()
+
+    def head_first(x, target):  # what runs before the model does tells nothing
+        small_net.fc(torch.zeros(1, 8))
+        return saliency.attribute(x, target=target)
+
+    again = parameter_randomization(head_first, small_net, images, target=1)
+    assert again.stages == found[saliency].stages == ("fc", "conv3", "bn", "conv2", "conv1")
+    assert torch.equal(again.values, found[saliency].values)
