@@ -324,8 +324,9 @@ def randomization_stages(
     names = {m: name for name, m in model.named_modules()}
     if first is None or not all(_owners(names, first).values()):
         first = _first_runs(model, inputs, extra)
+    found: list[nn.Module | None]
     if wanted is None:  # those that never run change nothing
-        found = list(dict.fromkeys(m for m in _owners(names, first).values() if m is not None))
+        found = [m for m in dict.fromkeys(_owners(names, first).values()) if m is not None]
     else:
         found = [find_layer(layer, model) for layer in wanted]
     chosen = [m for m in dict.fromkeys(found) if m is not None and m in names]
