@@ -36,6 +36,14 @@ def test_a_map_loads_no_measures_evaluation_command_line_or_plots():
     assert not heavy & {name.split(".")[0] for name in loaded}
 
 
+def test_measures_and_evaluations_load_statistics_when_they_are_needed():
+    """Each takes a quarter of a second to a second, which every start of the command would pay."""
+    script = "import sys, captum_extract_aggregate.evaluation; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    late = {"torchmetrics", "scipy.stats", "scipy.ndimage", "skimage.feature._hog", "pandas", "statsmodels", "sklearn"}
+    assert not late & set(result.stdout.split())
+
+
 def test_what_is_public_is_shown_and_there():
     shown = [name for name in dir(cea) if not name.startswith("__")]
     assert shown == sorted(cea.__all__)

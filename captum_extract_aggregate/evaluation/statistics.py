@@ -11,8 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.sparse import csr_array
 
 from captum_extract_aggregate._common.errors import InvalidValueError, said
 from captum_extract_aggregate._common.tensors import upsample
@@ -233,7 +233,9 @@ def accuracy(hits: Array, pairs: Array) -> tuple[float, float]:
     if len(images) < 2:
         return mean, math.nan
     shape = (len(classes), len(images))
-    hit, seen = (csr_array((v.astype(np.float32), (class_, image)), shape=shape) for v in (hits, np.ones_like(hits)))
+    hit, seen = (
+        scipy.sparse.csr_array((v.astype(np.float32), (class_, image)), shape=shape) for v in (hits, np.ones_like(hits))
+    )
     return mean, float(_class_mean(hit, seen, _drawn(len(images))).std(ddof=1))
 
 

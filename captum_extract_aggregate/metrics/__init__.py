@@ -1,5 +1,8 @@
 """Measures of whether a map can be trusted, in the style of `captum.metrics`: one value per example."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from captum_extract_aggregate.metrics.adapter import InputAttribution, as_input_attribution
 from captum_extract_aggregate.metrics.aggregated_attributions import AggregatedAttributions, aggregated_attributions
 from captum_extract_aggregate.metrics.class_sensitivity import class_sensitivity
@@ -25,12 +28,7 @@ from captum_extract_aggregate.metrics.perturbation_curve import (
     symmetric_relevance_gain,
 )
 from captum_extract_aggregate.metrics.pixel_removal import Removal, RemovalContrast, pixel_removal, removal_contrast
-from captum_extract_aggregate.metrics.pointing_game import (
-    PointingGame,
-    RestrictedPointingGame,
-    centre_map,
-    pointing_game,
-)
+from captum_extract_aggregate.metrics.pointing_game import centre_map, pointing_game
 from captum_extract_aggregate.metrics.quantus_adapter import from_quantus, quantus_explainer
 from captum_extract_aggregate.metrics.randomization import Randomization, parameter_randomization
 from captum_extract_aggregate.metrics.randomization_variants import emprt, smprt
@@ -54,7 +52,9 @@ from captum_extract_aggregate.metrics.stability import (
     relative_representation_stability,
     stability,
 )
-from captum_extract_aggregate.metrics.summary import ValueSummary
+
+if TYPE_CHECKING:
+    from captum_extract_aggregate.metrics.over_data_sets import PointingGame, RestrictedPointingGame, ValueSummary
 
 __all__ = [
     "SIMILARITIES",
@@ -113,3 +113,10 @@ __all__ = [
     "symmetric_relevance_gain",
     "top_k_intersection",
 ]
+_OVER_DATA_SETS = ("PointingGame", "RestrictedPointingGame", "ValueSummary")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OVER_DATA_SETS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module("captum_extract_aggregate.metrics.over_data_sets"), name)

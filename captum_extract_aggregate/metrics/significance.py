@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
-from scipy.stats import rankdata, wilcoxon
 from torch import Tensor
 
 from captum_extract_aggregate._common.aligned import aligned
@@ -131,7 +131,7 @@ def compare(
     nonzero = defined[defined != 0]
     statistic, p = math.nan, math.nan
     if len(nonzero):
-        found = wilcoxon(nonzero, zero_method="wilcox")
+        found = scipy.stats.wilcoxon(nonzero, zero_method="wilcox")
         statistic, p = float(found.statistic), float(found.pvalue)
     low, high = _bootstrap(defined, confidence, n_bootstrap, seed)
     return Comparison(
@@ -201,7 +201,7 @@ def _rank_biserial(nonzero: np.ndarray) -> float:  # type: ignore[type-arg]
     """Returns the share of the rank sum that speaks for the first, minus that for the second."""
     if not len(nonzero):
         return 0.0
-    ranks = rankdata(np.abs(nonzero))
+    ranks = scipy.stats.rankdata(np.abs(nonzero))
     return float((ranks * np.sign(nonzero)).sum() / ranks.sum())
 
 

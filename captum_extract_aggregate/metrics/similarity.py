@@ -16,9 +16,9 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import skimage.feature
+import skimage.metrics
 import torch
-from skimage.feature import hog
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
@@ -82,7 +82,9 @@ def hog_spearman(attributions: Tensor, others: Tensor) -> Tensor:
     Two unrelated smooth maps score above 0 (see `null_baseline`). Maps of at least 48 x 48 pixels.
     """
     pairs = _scaled_pairs(*_checked(attributions, others), _SMALLEST_HOG)
-    described = [None if p is None else [torch.from_numpy(hog(m, **_HOG))[None] for m in p] for p in pairs]
+    described = [
+        None if p is None else [torch.from_numpy(skimage.feature.hog(m, **_HOG))[None] for m in p] for p in pairs
+    ]
     values = [torch.nan if d is None else float(spearman(d[0], d[1])) for d in described]
     return torch.tensor(values, device=attributions.device, dtype=torch.float64)
 
@@ -93,7 +95,7 @@ def ssim(attributions: Tensor, others: Tensor) -> Tensor:
     values = [
         torch.nan
         if pair is None
-        else structural_similarity(
+        else skimage.metrics.structural_similarity(
             pair[0], pair[1], data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
         )
         for pair in _scaled_pairs(*_checked(attributions, others), _SMALLEST_SSIM)

@@ -237,7 +237,7 @@ def test_steps_are_imputed_together(net, monkeypatch):
         solved.clear()
         monkeypatch.setattr(sys.modules[perturbation_curve.__module__], "_NUMBERS", numbers)
         found = perturbation_curve(net, x, maps, 1, step=1, imputer="linear").scores
-        assert max(solved) == 3 * most and sum(solved) == 3 * 37
+        assert (max(solved), sum(solved)) == (3 * most, 3 * 37)
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
+import scipy
 
 from captum_extract_aggregate._common.aligned import aligned
 from captum_extract_aggregate._common.errors import make_folder
@@ -273,7 +273,7 @@ def _chosen(candidates: Sequence[Candidate], losses: Array) -> int | None:
     left = [i for i in left if passes[i] == max(passes.values()) and passes[i]]
     if not left:
         return None
-    ranks = np.array([rankdata(column) for column in losses[left].T]).mean(0)
+    ranks = np.array([scipy.stats.rankdata(column) for column in losses[left].T]).mean(0)
     return left[int(np.argmin(ranks))]
 
 
