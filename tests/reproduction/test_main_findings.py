@@ -18,6 +18,7 @@ from captum_extract_aggregate.reproduction import (
     settings_of,
 )
 from captum_extract_aggregate.reproduction.main_findings import Check
+from captum_extract_aggregate.reproduction.setting import QUICK
 from tests.evaluation.hand_made import pointing_rows, value_rows, write
 from tests.reproduction.outcomes import check_outcome, with_results
 
@@ -46,8 +47,9 @@ def test_every_main_finding_is_looked_at():
 @pytest.mark.parametrize("paper", PAPERS)
 @pytest.mark.parametrize("network", main_findings.THRESHOLDS)
 def test_they_stand_on_fresh_scenes(network, paper, monkeypatch, tmp_path):
-    """`reproduce all --quick`, one network and paper at a time."""
-    outcomes = {}
+    """`reproduce all --quick`, one network and paper at a time: the main findings as a quick run has them, everything
+    else of fewer images."""
+    outcomes, checks = {}, main_findings.checks
 
     def kept(name, setting):
         outcomes[name] = carry_out(name, setting)
@@ -56,8 +58,10 @@ def test_they_stand_on_fresh_scenes(network, paper, monkeypatch, tmp_path):
     limits = {what: limit for what, limit in main_findings.THRESHOLDS[network].items() if what in PAPERS[paper]}
     monkeypatch.setitem(main_findings.THRESHOLDS, network, limits)
     monkeypatch.setattr(reproduction, "carry_out", kept)
-    few = {} if limits else {"sizes": {"maps": 12, "stages": 3, "removal": 6}}  # nothing is held to a threshold
-    settings = lambda asked: [replace(s, **few) for s in settings_of(asked) if s.name == network]  # noqa: E731
+    quick = lambda s: replace(s, sizes=QUICK, folder=tmp_path / "findings")  # noqa: E731
+    monkeypatch.setattr(main_findings, "checks", lambda setting: checks(quick(setting)))
+    few = {"maps": 12, "stages": 3, "removal": 6}
+    settings = lambda asked: [replace(s, sizes=few) for s in settings_of(asked) if s.name == network]  # noqa: E731
     monkeypatch.setattr(reproduction, "settings_of", settings)
     names = [name for name in EXPERIMENTS if name.startswith(f"{paper}-")]
     result = CliRunner().invoke(app, ["reproduce", *names, "--quick", "--output", str(tmp_path)])
