@@ -1,6 +1,9 @@
 """Saliency maps for Captum's users: Extract & Aggregate from one forward and one backward."""
 
-from captum_extract_aggregate import bias_study, rules
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from captum_extract_aggregate import rules
 from captum_extract_aggregate._common.errors import CaptumExtractAggregateError, InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.default_layers import default_layers
@@ -51,8 +54,11 @@ from captum_extract_aggregate.attr.bias_terms import BiasTerm
 from captum_extract_aggregate.attr.biases import bias_layers
 from captum_extract_aggregate.attr.extract_aggregate.agreement import virtual_identity_agreement
 from captum_extract_aggregate.attr.layer_weights import LayerWeights, accuracy_weights, feature_spread_weights
-from captum_extract_aggregate.data import DigitScenes, load_scene_model
-from captum_extract_aggregate.explanation import Explanation, explain
+
+if TYPE_CHECKING:
+    from captum_extract_aggregate import bias_study
+    from captum_extract_aggregate.data import DigitScenes, load_scene_model
+    from captum_extract_aggregate.explanation import Explanation, explain
 
 __version__ = "0.2.0"
 
@@ -117,6 +123,24 @@ __all__ = [
     "unregister_operation",
     "virtual_identity_agreement",
 ]
+
+
+# What a map does without is imported when it is asked for.
+_LATE = {
+    "DigitScenes": "data",
+    "Explanation": "explanation",
+    "bias_study": "",
+    "explain": "explanation",
+    "load_scene_model": "data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = importlib.import_module(f"{__name__}.{_LATE[name] or name}")
+    found = globals()[name] = getattr(room, name) if _LATE[name] else room
+    return found
 
 
 def __dir__() -> list[str]:
