@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks.leaderboard_lessons import first, lessons
 from captum_extract_aggregate.evaluation import Board, Standing
@@ -19,14 +20,21 @@ TEXT = Path(__file__).parent / "leaderboard_text.md"
 
 
 def write(folder: Path, names: Sequence[str]) -> None:
-    """Copies the results of a folder of runs beside the page, and writes it."""
+    """Copies the results of a folder of runs beside the page, and writes it.
+
+    What began again with more pictures waits until it has every measure that is there.
+    """
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name in names:
-        file = folder / name / "leaderboard.json"
-        if file.exists():
-            content = json.loads(file.read_text(encoding="utf-8"))
-            (RESULTS / f"{name}.json").write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
+        new, kept = _content(folder / name / "leaderboard.json"), RESULTS / f"{name}.json"
+        if new and set(new["values"]) >= set(_content(kept).get("values", ())):
+            kept.write_text(json.dumps(new, separators=(",", ":")) + "\n", encoding="utf-8")
     (DOCS / "leaderboard.md").write_text(page(boards_in(sorted(RESULTS.glob("*.json"))), names), encoding="utf-8")
+
+
+def _content(file: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return found
 
 
 def page(boards: Sequence[Board], names: Sequence[str]) -> str:
