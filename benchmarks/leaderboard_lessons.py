@@ -232,8 +232,37 @@ def first(boards: Sequence[Board]) -> str:
     elif common:
         answer = f"Yes, with the limits below: {', '.join(common)}, on each of the {len(boards)} networks."
     else:
-        answer = f"No: there is none that is to be taken first on each of the {len(boards)} networks."
+        answer = (
+            f"No: there is none that is to be taken first on each of the {len(boards)} networks. {_over_all(boards)}"
+        )
     return "\n".join([answer, "", *lines])
+
+
+def _over_all(boards: Sequence[Board]) -> str:
+    """Says which methods pass the most questions of all networks together, of those that fail none of any."""
+    ranks = [board.mean_ranks() for board in boards]
+    passed: dict[str, int] = {}
+    for name in sorted({name for board in boards for name in _methods(board)}):
+        verdicts = _verdicts(name, boards)
+        if verdicts and "fails" not in verdicts:
+            passed[name] = verdicts.count("passes")
+    most = max(passed.values(), default=0)
+    best = [name for name, count in passed.items() if count == most]
+    best.sort(key=lambda n: sum(of[board.same.get(n, n)] for of, board in zip(ranks, boards)))
+    asked = sum(column.asks for column in COLUMNS.values()) * len(boards)
+    return (
+        f"Of the methods that certainly fail no question on any network, the most questions ({most} of {asked}) are passed "
+        f"by {', '.join(best)}, each at its best layer there (in the order of their mean ranks)."
+    )
+
+
+def _verdicts(name: str, boards: Sequence[Board]) -> list[str]:
+    """Returns what the questions of all networks say of a method; none if it is not on each."""
+    if any(board.same.get(name, name) not in _methods(board) for board in boards):
+        return []
+    asked = [m for m, column in COLUMNS.items() if column.asks]
+    found = [board.standings[m].get(board.same.get(name, name)) for board in boards for m in asked]
+    return [own.verdict for own in found if own is not None]
 
 
 def _without(missing: Sequence[str]) -> str:
