@@ -251,8 +251,8 @@ def _over_all(boards: Sequence[Board]) -> str:
     best.sort(key=lambda n: sum(of[board.same.get(n, n)] for of, board in zip(ranks, boards)))
     asked = sum(column.asks for column in COLUMNS.values()) * len(boards)
     return (
-        f"Of the methods that certainly fail no question on any network, the most questions ({most} of {asked}) are passed "
-        f"by {', '.join(best)}, each at its best layer there (in the order of their mean ranks)."
+        f"Of the methods that certainly fail no question on any network, the most questions ({most} of {asked}) are "
+        f"passed by {', '.join(best)}, each at its best layer there (in the order of their mean ranks)."
     )
 
 
