@@ -125,22 +125,21 @@ __all__ = [
 ]
 
 
-# What a map does without is imported when it is asked for.
+# What a map does without is imported when it is asked for: these rooms, and what of them is shown here.
 _LATE = {
-    "DigitScenes": "data",
-    "Explanation": "explanation",
-    "bias_study": "",
-    "explain": "explanation",
-    "load_scene_model": "data",
+    "bias_study": (),
+    "data": ("DigitScenes", "load_scene_model"),
+    "explanation": ("Explanation", "explain"),
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = importlib.import_module(f"{__name__}.{_LATE[name] or name}")
-    found = globals()[name] = getattr(room, name) if _LATE[name] else room
-    return found
+    for room, shown in _LATE.items():
+        if name == room or name in shown:
+            module = importlib.import_module(f"{__name__}.{room}")
+            found = globals()[name] = module if name == room else getattr(module, name)
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

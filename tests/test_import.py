@@ -44,6 +44,12 @@ def test_measures_and_evaluations_load_statistics_when_they_are_needed():
     assert not late & set(result.stdout.split())
 
 
+def test_rooms_that_are_imported_late_are_there():
+    script = "import captum_extract_aggregate as cea; print(cea.data.__name__, cea.explanation.explain is cea.explain)"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["captum_extract_aggregate.data", "True"]
+
+
 def test_what_is_public_is_shown_and_there():
     shown = [name for name in dir(cea) if not name.startswith("__")]
     assert shown == sorted(cea.__all__)

@@ -140,38 +140,16 @@ class Prepared:
 
     def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
         """Returns images of one size with their scores and the classes to explain."""
-        x = stacked(samples, device)
+        x = torch.stack([sample.x for sample in samples]).to(device)
         with torch.no_grad():
-            return self._batch(samples, x, self.model(x))
-
-    def explained(self, samples: Sequence[Sample], device: torch.device) -> tuple[ImageBatch, list[Column]]:
-        """Returns images of one size, and the maps of all methods at all layers; the classes are chosen by the scores
-        of a pass that explains."""
-        if not self.methods:
-            return self.batch(samples, device), []
-        x, chosen = stacked(samples, device), []
-
-        def choose(output: Any) -> Tensor:
-            chosen.append(self._batch(samples, x, output))
-            return chosen[0].targets
-
-        columns = explain_together(self.methods, self.model, x, choose, self.of_signs)
-        return chosen[0], columns
-
-    def _batch(self, samples: Sequence[Sample], x: Tensor, output: Tensor) -> ImageBatch:
-        scores = output.detach().float()
+            scores = self.model(x).float()
         if not torch.isfinite(scores).all():
             raise InvalidValueError(
                 f"the model's scores of {samples[0].name!r} and its neighbours are NaN or infinite; expected finite"
             )
         seed = self.plan.run.seed
-        targets = targets_of(samples, scores.cpu()).to(x.device)
+        targets = targets_of(samples, scores.cpu()).to(device)
         return ImageBatch(self.model, x, samples, scores, targets, seed + samples[0].image, seed)
-
-
-def stacked(samples: Sequence[Sample], device: torch.device) -> Tensor:
-    """Returns images of one size as one tensor."""
-    return torch.stack([sample.x for sample in samples]).to(device)
 
 
 def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:

@@ -120,3 +120,7 @@ def __getattr__(name: str) -> Any:
     if name not in _OVER_DATA_SETS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module("captum_extract_aggregate.metrics.over_data_sets"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

@@ -3,7 +3,6 @@ once."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,9 +15,8 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu
 
 _MOST_ITERATIONS = 10_000
-# By the numbers' type, and whether there is noise, which hides more.
-_PRECISION = {(torch.float32, False): 1e-5, (torch.float32, True): 1e-4, (torch.float64, False): 1e-12,
-              (torch.float64, True): 1e-12}  # fmt: skip
+_PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
+_HIDDEN, _LEAST = 0.01, 1e-3  # of the noise, what need not be exact, and of the solution, what has to be
 _COARSEST, _COARSEST_STEPS = 8, 4  # cells along a side, and steps of Jacobi's method
 _TOGETHER = 2**21  # numbers at most, by which memory is bounded on a CPU
 _FULL = 8  # examples that fill a CPU's vectors
@@ -36,7 +34,7 @@ def linear_imputation(x: Tensor, gone: Tensor, noise: float = 0.0, seed: int = 0
     and 1/12 for the four at its corners, of a sum of 1. Where nothing is left to interpolate from, pixels are 0.
 
     The systems of all examples and channels are solved together, on the inputs' device, by conjugate gradients with
-    multigrid, to an error of 1e-5 of the solution (with noise 1e-4; in float64 1e-12).
+    multigrid, to an error of 1e-5 of the solution (in float64 1e-12), or of a hundredth of the noise.
 
     Args:
         x: `N x C x *S`, of one to three position dimensions.
@@ -59,12 +57,11 @@ def linear_imputation(x: Tensor, gone: Tensor, noise: float = 0.0, seed: int = 0
     parts = min(len(x), math.ceil(x.numel() / _TOGETHER)) if on_cpu(x) else 1
     found = [_interpolated(at_least_float32(a), g, noise) for a, g in zip(x.chunk(parts), gone.chunk(parts))]
     out = (torch.cat(found) if parts > 1 else found[0]).to(x.dtype)
-    return out.addcmul_((noise * _field(x.shape[1:], seed)).to(x), gone.to(x.dtype)) if noise else out
-
-
-@functools.lru_cache(maxsize=1)  # of a curve's steps each asks for it
-def _field(size: torch.Size, seed: int) -> Tensor:
-    return torch.randn(size, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    if not noise:
+        return out
+    generator = torch.Generator().manual_seed(seed)
+    field = noise * torch.randn(x.shape[1:], generator=generator, dtype=torch.float64)
+    return out.addcmul_(field.to(x), gone.to(x.dtype))
 
 
 def _interpolated(x: Tensor, gone: Tensor, noise: float) -> Tensor:
@@ -72,8 +69,19 @@ def _interpolated(x: Tensor, gone: Tensor, noise: float) -> Tensor:
     size = [n for n in x.shape[2:] if n > 1] or [1]
     known = x.masked_fill(gone, 0)
     rows, holes = known.reshape(*x.shape[:2], *size), gone.reshape(len(x), 1, *size)
-    found = _on_a_line(rows, holes) if len(size) == 1 else _solve(rows, holes, _PRECISION[x.dtype, bool(noise)])
+    found = _on_a_line(rows, holes) if len(size) == 1 else _solve(rows, holes, _precision(rows, holes, noise))
     return known.add_(found.reshape(x.shape))
+
+
+def _precision(known: Tensor, gone: Tensor, noise: float) -> Tensor:
+    """Returns the error, as a share of the solution, to which each example and channel is solved, `N x C x 1..`: with
+    noise, in float32, a hundredth of it is hidden."""
+    dims, own = tuple(range(2, known.ndim)), _PRECISION[known.dtype]
+    if not noise or known.dtype == torch.float64:
+        return known.new_full((*known.shape[:2], *(1 for _ in dims)), own)
+    there = (~gone).sum(dims, keepdim=True).clamp(min=1)
+    scale = (known.square().sum(dims, keepdim=True) / there).sqrt()
+    return (_HIDDEN * abs(noise) / scale).clamp(own, _LEAST)
 
 
 def _on_a_line(known: Tensor, gone: Tensor) -> Tensor:
@@ -91,7 +99,7 @@ def _on_a_line(known: Tensor, gone: Tensor) -> Tensor:
 # --- The systems of some examples: conjugate gradients ---------------------------------------------------------------
 
 
-def _solve(known: Tensor, gone: Tensor, precision: float) -> Tensor:
+def _solve(known: Tensor, gone: Tensor, precision: Tensor) -> Tensor:
     """Returns the solution where pixels are gone, 0 elsewhere, by conjugate gradients for each example and channel.
 
     Whoever is done is left as it is, so that no example's solution depends on its batch-mates. A device is asked for it
@@ -105,7 +113,7 @@ def _solve(known: Tensor, gone: Tensor, precision: float) -> Tensor:
     spare = torch.empty_like(rest)
     along = _cycle(grids, rest, spare)
     u, slope = torch.zeros_like(rest), _dot(rest, along, spare)
-    limit, steps = precision**2 * slope, 1 if on_cpu(known) else _STEPS_UNSEEN
+    limit, steps = slope * fold.folded(precision).square(), 1 if on_cpu(known) else _STEPS_UNSEEN
     for i in range(_MOST_ITERATIONS):
         going = slope > limit
         if i % steps == 0 and not going.any():

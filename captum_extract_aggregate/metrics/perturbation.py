@@ -84,7 +84,7 @@ class Perturbation:
     def back(self, arranged: Tensor) -> Tensor:
         """Returns `N x C x *S` in the layout of the inputs."""
         if self._is_arranged:
-            return arranged
+            return arranged.contiguous()
         images = torch.empty(len(arranged), *self.inputs.shape[1:], dtype=arranged.dtype, device=arranged.device)
         images.view(len(images), -1)[:, self.elements.flatten()] = arranged.flatten(1)
         return images

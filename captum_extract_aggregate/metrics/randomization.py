@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._common.seeding import keep_generators, random_state, seed_torch
-from captum_extract_aggregate._common.undo import Undo, hook_everywhere
+from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.layers import checked_inputs, find_layer
@@ -174,13 +173,12 @@ def parameter_randomization(
     kwargs |= {} if target is None else {"target": target}
     kwargs |= {} if additional_forward_args is None else {"additional_forward_args": additional_forward_args}
     explain = explainer_of(explanation_func)
-    reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
-    with Undo() as undo, undo:
-        first = _noted_runs(undo, model)
-        original = reader.maps(explain(inputs, **kwargs), tensors)
-    extra = _format_additional_forward_args(additional_forward_args) or ()
-    stages = randomization_stages(model, layers, tensors, extra, first)
+    stages = randomization_stages(
+        model, layers, tensors, _format_additional_forward_args(additional_forward_args) or ()
+    )
     names, states = stage_names(stages, order), randomization_states(order, n_seeds, len(stages))
+    reader = MapReader(explanation_func, (model,), check_size(size), check_input_layout(layout))
+    original = reader.maps(explain(inputs, **kwargs), tensors)
     compare = compared_with(original, similarity)
     values = torch.full((len(names), n_seeds, len(original)), torch.nan, dtype=torch.float64)
     with Undo() as undo, undo:
@@ -308,25 +306,14 @@ def _holders(module: nn.Module) -> list[nn.Module]:
 
 
 def randomization_stages(
-    model: nn.Module,
-    wanted: Sequence[Any] | None,
-    inputs: tuple[Tensor, ...],
-    extra: tuple[Any, ...],
-    first: Mapping[nn.Module, int] | None = None,
+    model: nn.Module, wanted: Sequence[Any] | None, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]
 ) -> list[Stage]:
-    """Returns the stages by name, from the output to the input, in the order in which their layers run.
-
-    Args:
-        model: the network. wanted: its layers, or their names; None: all that hold parameters of their own.
-        inputs, extra: of a forward that tells the order.
-        first: when each module first ran in one that was seen, which need not run again.
-    """
+    """Returns the stages by name, from the output to the input, in the order in which their layers run."""
     names = {m: name for name, m in model.named_modules()}
-    if first is None or not all(_owners(names, first).values()):
-        first = _first_runs(model, inputs, extra)
+    first = _first_runs(model, inputs, extra)
     found: list[nn.Module | None]
     if wanted is None:  # those that never run change nothing
-        found = [m for m in dict.fromkeys(_owners(names, first).values()) if m is not None]
+        found = [m for m in dict.fromkeys(_owners(names, first)) if m is not None]
     else:
         found = [find_layer(layer, model) for layer in wanted]
     chosen = [m for m in dict.fromkeys(found) if m is not None and m in names]
@@ -345,9 +332,9 @@ def randomization_stages(
     return [(names[m] or "the whole model", m) for m in reversed(chosen)]
 
 
-def _owners(names: Mapping[nn.Module, str], first: Mapping[nn.Module, int]) -> dict[nn.Module, nn.Module | None]:
+def _owners(names: Mapping[nn.Module, str], first: Mapping[nn.Module, int]) -> list[nn.Module | None]:
     """Returns the layer that each holder of parameters belongs to: attention uses its projection without calling it,
-    and parametrised layers keep their weights in a part of their own. None if it never runs."""
+    and parametrised layers keep their weights in a part of their own. None where it never runs."""
     modules = {name: m for m, name in names.items()}
 
     def owner(holder: nn.Module) -> nn.Module | None:
@@ -359,7 +346,7 @@ def _owners(names: Mapping[nn.Module, str], first: Mapping[nn.Module, int]) -> d
         parent = modules[name.rpartition(".")[0]]
         return parent if isinstance(parent, nn.MultiheadAttention) and parent in first else None
 
-    return {holder: owner(holder) for holder in names if any(True for _ in holder.parameters(recurse=False))}
+    return [owner(m) for m in names if any(True for _ in m.parameters(recurse=False))]
 
 
 def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
@@ -372,35 +359,25 @@ def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, 
         with contextlib.suppress(Exception):  # which a whole batch raises again if it is not of the single example
             one = slice(0, 1)
             first = _runs(model, sliced(inputs, one, examples), sliced(extra, one, examples))
-            if all(_owners(names, first).values()):
+            if all(m is not None for m in _owners(names, first)):
                 return first
     return _runs(model, inputs, extra)
 
 
 def _runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
+    first: dict[nn.Module, int] = {}
+
+    def note(module: nn.Module, args: Any) -> None:
+        first.setdefault(module, len(first))
+
     with Undo() as undo, undo:
         set_grad_mode(undo, False)
         claim(undo, model)
         random_state(undo, inputs)
         unchanged(undo, model)
-        first = _noted_runs(undo, model)
+        for module in model.modules():
+            undo.hook(module, "register_forward_pre_hook", note)
         model(*inputs, *extra)
-    return first
-
-
-def _noted_runs(undo: Undo, model: nn.Module) -> dict[nn.Module, int]:
-    """Returns when each module first runs from now on: it fills while this thread runs the model for the first time."""
-    first: dict[nn.Module, int] = {}
-    parts, thread, runs = set(model.modules()), threading.get_ident(), 0
-
-    def note(module: nn.Module, args: Any) -> None:
-        nonlocal runs
-        if module in parts and threading.get_ident() == thread:
-            runs += module is model
-            if runs == 1:
-                first.setdefault(module, len(first))
-
-    hook_everywhere(undo, note)
     return first
 
 

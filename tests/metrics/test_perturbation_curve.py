@@ -241,6 +241,15 @@ def test_steps_are_imputed_together(net, monkeypatch):
         torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
 
+def test_a_model_gets_images_in_a_row_of_memory(net):
+    """Whatever an imputer gives, such as pictures that have been height x width x channels."""
+    x, maps = examples()
+    flat = lambda t: net(t.view(len(t), -1).view(t.shape))  # noqa: E731
+    channels_last = lambda x, gone: x.masked_fill(gone, 0).movedim(1, -1).contiguous().movedim(-1, 1)  # noqa: E731
+    found = perturbation_curve(flat, x, maps, 1, step=12, imputer=channels_last)
+    assert torch.equal(found.scores, perturbation_curve(net, x, maps, 1, step=12, baseline=0).scores)
+
+
 def test_a_good_map_beats_its_opposite_on_scenes():
     model = cea.load_scene_model("vgg")
     images = torch.stack([image for image, _ in cea.DigitScenes(n=4)])

@@ -271,21 +271,23 @@ def test_one_example_tells_the_order_of_the_layers(small_net, images):
     assert sizes == [1]
 
 
-def test_the_explanation_tells_the_order_of_the_layers(small_net, images):
-    """Where it runs the whole model, which need then run no more often than it is explained."""
-    saliency, normgrad = captum.attr.Saliency(small_net), cea.NormGrad(small_net, "conv2")
-    sizes, found = [], {}
-    handle = small_net.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    for method in (saliency, normgrad):
-        sizes.clear()
-        found[method] = parameter_randomization(method, small_net, images, target=1)
-        assert sizes == [len(images)] * (1 + len(found[method].stages))
-    handle.remove()
+def test_a_fused_encoder_hides_no_layers():
+    """PyTorch runs whole encoder layers as one where no gradients are asked for."""
 
-    def head_first(x, target):  # what runs before the model does tells nothing
-        small_net.fc(torch.zeros(1, 8))
-        return saliency.attribute(x, target=target)
+    class Sequences(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.embed, self.encoder = nn.Linear(4, 8), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.head = nn.Linear(8, 3)
 
-    again = parameter_randomization(head_first, small_net, images, target=1)
-    assert again.stages == found[saliency].stages == ("fc", "conv3", "bn", "conv2", "conv1")
-    assert torch.equal(again.values, found[saliency].values)
+        def forward(self, x):
+            return self.head(self.encoder(self.embed(x)).mean(1))
+
+    torch.manual_seed(0)
+    model = Sequences().eval()
+    method = captum.attr.FeatureAblation(model)  # which asks for none
+    stages = parameter_randomization(method, model, torch.randn(2, 5, 4), target=1, layout="channels_last").stages
+    assert stages[0] == "head"
+    assert stages[-1] == "embed"
+    assert {name for name, m in model.named_modules() if isinstance(m, nn.LayerNorm)} < set(stages)
