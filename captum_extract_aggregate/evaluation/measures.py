@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate._common.tensors import are_finite
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, MethodAtLayer, Value
 from captum_extract_aggregate.evaluation.explainer import Explainer
 from captum_extract_aggregate.evaluation.measure_spec import defaults_of, register_measure
@@ -97,7 +98,7 @@ def class_sensitivity(batch: ImageBatch, column: Column, similarity: str) -> Ite
 def removal(batch: ImageBatch, column: Column, baselines: float, step: int) -> Iterator[Value]:
     """Counts the pixels removed in the order of the best class's map until the decision flips."""
     maps = column.at_image_size(0, batch)
-    defined = torch.isfinite(maps).flatten(1).all(1)
+    defined = are_finite(maps)
     minus, plus = (
         pixel_removal(batch.model, batch.x, maps.nan_to_num(0, 0, 0), order, baselines, step)
         for order in ("least", "most")
@@ -121,7 +122,7 @@ def removal(batch: ImageBatch, column: Column, baselines: float, step: int) -> I
 def contrast(batch: ImageBatch, column: Column, baselines: float, step: int, n_shuffles: int) -> Iterator[Value]:
     """Yields the same against the maps of other images of the batch."""
     maps = column.at_image_size(0, batch)
-    kept = torch.nonzero(torch.isfinite(maps).flatten(1).all(1)).flatten()
+    kept = torch.nonzero(are_finite(maps)).flatten()
     n = len(batch.samples)
     nothing = Removal(*(torch.full((n,), torch.nan, dtype=torch.float64) for _ in range(3)))
     deltas = dict.fromkeys(("delta_minus", "delta_plus", "delta"), nothing.e)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from captum_extract_aggregate._common.tensors import are_finite
 from captum_extract_aggregate.evaluation.explained import Column, ImageBatch, Value
 from captum_extract_aggregate.evaluation.measure_spec import defaults_of, register_measure
 from captum_extract_aggregate.metrics import perturbation_curve, symmetric_relevance_gain
@@ -80,4 +81,4 @@ def gain(
 def _maps(batch: ImageBatch, column: Column) -> tuple[Tensor, Tensor]:
     """Returns the best class's maps, and which of them put pixels in an order."""
     maps = column.at_image_size(0, batch)
-    return maps.nan_to_num(0, 0, 0), torch.isfinite(maps).flatten(1).all(1)
+    return maps.nan_to_num(0, 0, 0), are_finite(maps)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
-from captum_extract_aggregate._common.tensors import at_least_float32, is_constant, on_cpu, upsample
+from captum_extract_aggregate._common.tensors import are_finite, at_least_float32, is_constant, on_cpu, upsample
 
 Maps = Tensor | Sequence[Tensor]
 _DIMS = {2: 1, 3: 2, 4: 2, 5: 3}  # how many dimensions positions have, by those of the maps
@@ -43,9 +43,9 @@ def map_positions(maps: Any, dims: int | None = None) -> Tensor:
         )
     maps = at_least_float32(maps.detach()) if maps.is_floating_point() else maps.detach().double()
     own = maps.sum(1) if maps.ndim == dims + 2 else maps
-    finite = torch.isfinite(own.flatten(1)).all(1)
-    own = own.masked_fill(_like(~finite, own), torch.nan)
-    return torch.where(_like(is_constant(own), own), _first(own), own)
+    finite = are_finite(own)
+    single = torch.where(_like(finite, own), _first(own), torch.nan)
+    return torch.where(_like(is_constant(own) | ~finite, own), single, own)
 
 
 def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
