@@ -29,6 +29,7 @@ from captum_extract_aggregate._engine.model_state import (
     keep_modes,
     set_grad_mode,
     unchanged,
+    without_fused_attention,
 )
 from captum_extract_aggregate.metrics.explanations import Explanation, MapReader, check_mode, explainer_of, sliced
 from captum_extract_aggregate.metrics.similarity import Similarity, compared_with, find_similarity
@@ -375,6 +376,7 @@ def _runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) 
         claim(undo, model)
         random_state(undo, inputs)
         unchanged(undo, model)
+        without_fused_attention(undo)  # it runs an encoder's layers without calling them
         for module in model.modules():
             undo.hook(module, "register_forward_pre_hook", note)
         model(*inputs, *extra)
