@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from benchmarks.coco_imagenet import restricted
 from benchmarks.independent_game import NAME, independent_game
-from benchmarks.reproduction_pages import write
+from benchmarks.reproduction_pages import MAPS_ALONE, write
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
 from captum_extract_aggregate.reproduction import EXPERIMENTS, Request, Setting, carry_out, settings_of
 from captum_extract_aggregate.reproduction.kept import keep, kept_outcome
@@ -39,18 +39,6 @@ NEEDS_TRAINING = ("r20-fig10", "r20-fig11", "r20-fig14", "g20-fig4", "g20-fig-s6
                   "g20-fig-s9", "g20-fig-s10", "g20-fig-s11")  # fmt: skip
 DECISIONS = ("g20-fig3", "g20-fig-s1", "g20-fig-s2", "g20-fig-s3", "g20-fig-s4", "g20-fig-s5")
 ORDERED = (*FIRST, *(name for name in EXPERIMENTS if name not in FIRST))
-# Figures that are maps over pictures and nothing else: photographs are not this project's to show.
-MAPS_ALONE = (
-    "r20-fig2",
-    "r20-fig12",
-    "r20-fig15",
-    "k20-fig1",
-    "k20-fig2",
-    "k20-fig3",
-    "k20-fig5",
-    "k20-fig6",
-    "g20-fig7",
-)
 CLASSES_ALONE = tuple(
     name
     for name in ORDERED
@@ -92,8 +80,8 @@ def _real(folder: Path) -> list[tuple[Setting, tuple[str, ...]]]:
     def classes(name: str, model: ModelPlan, data: DataPlan, n: int, **more: object) -> Setting:
         # A sixteenth of the pixels at a time: with 1024, 42 maps of 64 pictures take a core half an hour and more.
         sizes = {"maps": n, "stages": min(n, 32), "removal": min(n, 64)}
-        found = Setting(f"imagenet-{name}", model, data, folder, has_objects=False, step=3136, sizes=sizes)
-        return replace(found, **more)  # type: ignore[arg-type]
+        given = {"has_objects": False, "step": 3136, "sizes": sizes, **more}
+        return Setting(f"imagenet-{name}", model, data, folder, **given)  # type: ignore[arg-type]
 
     made = [
         (classes("lite0", lite0, photos, 200), CLASSES_ALONE),

@@ -249,7 +249,8 @@ def _run_and_parts(folder: Path) -> tuple[Callable[[], object], Callable[[], obj
 
 
 def evaluation() -> Iterator[Row]:
-    """Images per second by the number of images, and by the number of processes; one thread each, start not counted."""
+    """A run against its parts; images per second by the number of images, and by the number of processes; one thread
+    each, start not counted."""
     with tempfile.TemporaryDirectory() as folder:
         whole, parts = _run_and_parts(Path(folder))
         found = ratios(whole, parts, 7, time.process_time)

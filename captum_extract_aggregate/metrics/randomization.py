@@ -314,7 +314,7 @@ def randomization_stages(
     first = _first_runs(model, inputs, extra)
     found: list[nn.Module | None]
     if wanted is None:  # those that never run change nothing
-        found = [m for m in dict.fromkeys(_owners(names, first)) if m is not None]
+        found = [m for m in dict.fromkeys(_owners(model, first)) if m is not None]
     else:
         found = [find_layer(layer, model) for layer in wanted]
     chosen = [m for m in dict.fromkeys(found) if m is not None and m in names]
@@ -333,10 +333,11 @@ def randomization_stages(
     return [(names[m] or "the whole model", m) for m in reversed(chosen)]
 
 
-def _owners(names: Mapping[nn.Module, str], first: Mapping[nn.Module, int]) -> list[nn.Module | None]:
+def _owners(model: nn.Module, first: Mapping[nn.Module, int]) -> list[nn.Module | None]:
     """Returns the layer that each holder of parameters belongs to: attention uses its projection without calling it,
     and parametrised layers keep their weights in a part of their own. None where it never runs."""
-    modules = {name: m for m, name in names.items()}
+    modules = dict(model.named_modules())
+    names = {m: name for name, m in modules.items()}
 
     def owner(holder: nn.Module) -> nn.Module | None:
         name = names[holder]
@@ -347,7 +348,7 @@ def _owners(names: Mapping[nn.Module, str], first: Mapping[nn.Module, int]) -> l
         parent = modules[name.rpartition(".")[0]]
         return parent if isinstance(parent, nn.MultiheadAttention) and parent in first else None
 
-    return [owner(m) for m in names if any(True for _ in m.parameters(recurse=False))]
+    return [owner(m) for m in _holders(model)]
 
 
 def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, ...]) -> dict[nn.Module, int]:
@@ -355,12 +356,12 @@ def _first_runs(model: nn.Module, inputs: tuple[Tensor, ...], extra: tuple[Any, 
 
     One example tells it, unless the network takes no single one, or leaves a layer out for it.
     """
-    names, examples = {m: name for name, m in model.named_modules()}, len(inputs[0])
+    examples = len(inputs[0])
     if examples > 1:
         with contextlib.suppress(Exception):  # which a whole batch raises again if it is not of the single example
             one = slice(0, 1)
             first = _runs(model, sliced(inputs, one, examples), sliced(extra, one, examples))
-            if all(m is not None for m in _owners(names, first)):
+            if all(m is not None for m in _owners(model, first)):
                 return first
     return _runs(model, inputs, extra)
 
