@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from captum_extract_aggregate import rules
 from captum_extract_aggregate._common.errors import CaptumExtractAggregateError, InvalidTypeError, InvalidValueError
+from captum_extract_aggregate._common.memory import keep_what_is_freed as _keep_what_is_freed
 from captum_extract_aggregate._engine.attention_seen import attention_layers
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.operations import register_operation, unregister_operation
@@ -61,6 +62,8 @@ if TYPE_CHECKING:
     from captum_extract_aggregate.explanation import Explanation, explain
 
 __version__ = "0.2.0"
+
+_keep_what_is_freed()
 
 __all__ = [
     "LRP",

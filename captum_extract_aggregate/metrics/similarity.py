@@ -245,8 +245,15 @@ def _ordered_integers(row: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
 
 
 def _stable_order(keys: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    """Returns what sorts unsigned integers: by 16 bits at a time, the last ones first, which NumPy counts instead of
-    comparing."""
+    """Returns what sorts unsigned integers, equal ones in their order.
+
+    Those of 32 bits are sorted with their places below them. Of longer ones 16 bits at a time are, the last ones first,
+    which NumPy counts instead of comparing.
+    """
+    if keys.itemsize == 4:
+        placed = keys.astype(np.uint64) << np.uint64(32) | np.arange(len(keys), dtype=np.uint64)
+        placed.sort()
+        return (placed & np.uint64(2**32 - 1)).view(np.int64)
     order = np.argsort(keys.astype(np.uint16), kind="stable")
     for shift in range(16, 8 * keys.itemsize, 16):
         digits = (keys >> keys.dtype.type(shift)).astype(np.uint16)

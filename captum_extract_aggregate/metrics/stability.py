@@ -24,6 +24,7 @@ from captum_extract_aggregate._common.progress import each
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
 from captum_extract_aggregate._engine.layers import find_layer
+from captum_extract_aggregate._engine.model_state import without_fused_attention
 from captum_extract_aggregate._engine.session import open_session
 from captum_extract_aggregate.metrics.explanations import (
     Explanation,
@@ -237,6 +238,7 @@ def seen_by(
         outputs.append(output.clone() if isinstance(output, Tensor) else output)
 
     with Undo() as undo, undo:
+        without_fused_attention(undo)  # it runs an encoder's layers without calling their parts
         undo.hook(module, "register_forward_hook", keep)
         scores = scores_of(model, (inputs,), extra)
     if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or len(outputs[0]) != len(inputs):

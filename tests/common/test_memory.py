@@ -1,5 +1,10 @@
 """How much memory a work takes, and how much is free."""
 
+import platform
+import subprocess
+import sys
+
+import pytest
 import torch
 
 from captum_extract_aggregate._common import memory
@@ -29,3 +34,25 @@ def test_what_is_free_is_no_more_than_a_container_may_have(tmp_path, monkeypatch
     assert free(CPU) == 4000 * 1024
     (tmp_path / "meminfo").unlink()
     assert free(CPU) is None
+
+
+FREED = """
+import resource, torch
+{}
+def round():
+    return [torch.ones(2**20) for _ in range(5)]  # 20 MB, new pages each time where they were handed back
+round(), round()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    round()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another malloc keeps what it keeps")
+def test_importing_the_package_lets_what_is_freed_stay_at_hand():
+    pages = [
+        int(subprocess.run([sys.executable, "-c", FREED.format(line)], capture_output=True, check=True).stdout)
+        for line in ("", "import captum_extract_aggregate")
+    ]
+    assert pages[0] > 1000 > 100 > pages[1], pages

@@ -14,6 +14,7 @@ from torch.nn.utils import prune
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.metrics import null_baseline, parameter_randomization
 from tests.faults import InjectedError, prepared, snapshot
+from tests.networks import Encoder
 from tests.reference import metrics as reference
 
 
@@ -274,18 +275,8 @@ def test_one_example_tells_the_order_of_the_layers(small_net, images):
 def test_a_fused_encoder_hides_no_layers():
     """PyTorch runs whole encoder layers as one where no gradients are asked for."""
 
-    class Sequences(nn.Module):
-        def __init__(self):
-            super().__init__()
-            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-            self.embed, self.encoder = nn.Linear(4, 8), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-            self.head = nn.Linear(8, 3)
-
-        def forward(self, x):
-            return self.head(self.encoder(self.embed(x)).mean(1))
-
     torch.manual_seed(0)
-    model = Sequences().eval()
+    model = Encoder().eval()
     method = captum.attr.FeatureAblation(model)  # which asks for none
     stages = parameter_randomization(method, model, torch.randn(2, 5, 4), target=1, layout="channels_last").stages
     assert stages[0] == "head"

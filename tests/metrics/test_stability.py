@@ -15,8 +15,9 @@ from captum_extract_aggregate.metrics import (
     relative_representation_stability,
     stability,
 )
-from captum_extract_aggregate.metrics.stability import noise_fields
+from captum_extract_aggregate.metrics.stability import noise_fields, seen_by
 from tests.conftest import SmallNet
+from tests.networks import Encoder
 from tests.reference import stability as reference
 
 
@@ -168,3 +169,15 @@ def test_wrong_uses(net):
     ):
         with pytest.raises(error, match=message):
             run()
+
+
+def test_a_fused_encoder_hides_no_representation():
+    torch.manual_seed(0)
+    model, x = Encoder().eval(), torch.randn(2, 5, 4)
+    expected = []
+    layer = model.encoder.layers[1].norm1
+    handle = layer.register_forward_hook(lambda _m, _a, out: expected.append(out.detach().flatten(1)))
+    model(x.requires_grad_())  # unfused, as gradients are asked for
+    handle.remove()
+    found = seen_by(model, x.detach(), "encoder.layers.1.norm1")
+    torch.testing.assert_close(found.representation, expected[0])
