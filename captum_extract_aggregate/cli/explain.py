@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from captum_extract_aggregate.cli.lists import layers_listed, methods_listed
-from captum_extract_aggregate.cli.options import DEFAULT_METHODS, OUTPUT, ClassNames, Layers, Methods, Model, Weights
+from captum_extract_aggregate.cli.options import (
+    DEFAULT_METHODS,
+    OUTPUT,
+    ClassNames,
+    Layers,
+    Methods,
+    ModelOrUsual,
+    Weights,
+)
 from captum_extract_aggregate.cli.output import clear_errors, say
 
 
@@ -17,7 +25,7 @@ def explain(
         list[Path] | None,
         typer.Argument(help="Pictures, or folders with some in or below them; none: an embedded scene of digits."),
     ] = None,
-    model: Model = "",
+    model: ModelOrUsual = "",
     weights: Weights = "",
     layers: Layers = "",
     methods: Methods = DEFAULT_METHODS,

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate.cli.options import SCENE_MODEL, ClassNames, Model, Weights
+from captum_extract_aggregate.cli.options import SCENE_MODEL, ClassNames, ModelOrUsual, Weights
 from captum_extract_aggregate.cli.output import clear_errors
 
 
@@ -18,7 +18,7 @@ def insights(
     images: Annotated[
         list[Path] | None, typer.Argument(help="Pictures; left out: embedded scenes of handwritten digits.")
     ] = None,
-    model: Model = "",
+    model: ModelOrUsual = "",
     weights: Weights = "",
     class_names: ClassNames = None,
     method: Annotated[str, typer.Option(help="The method that is chosen at first.")] = "linear-approximation",

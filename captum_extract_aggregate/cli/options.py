@@ -28,15 +28,15 @@ def _listed(names: Iterable[str]) -> str:
 _SINGLE = _listed(name for name, method in METHODS.items() if not method.joins_layers)
 _JOINED = _listed(name for name, method in METHODS.items() if method.joins_layers)
 
-Model = Annotated[
-    str,
-    typer.Option(
-        help=f"{', '.join(list_models())}, a torchvision model's name, a folder of Hugging Face's, or FILE.py:FUNCTION "
-        "/ MODULE:FUNCTION that returns a model. Left out: for scenes scene-resnet, for photographs a network of "
-        "torchvision's whose weights are on this machine.",
-        autocompletion=complete_model,
-    ),
-]
+_MODELS = (
+    f"{', '.join(list_models())}, a torchvision model's name, a folder of Hugging Face's, or FILE.py:FUNCTION / "
+    "MODULE:FUNCTION that returns a model."
+)
+_USUAL = (
+    " Left out: for scenes scene-resnet, for photographs a network of torchvision's whose weights are on this machine."
+)
+Model = Annotated[str, typer.Option(help=_MODELS, autocompletion=complete_model)]
+ModelOrUsual = Annotated[str, typer.Option(help=_MODELS + _USUAL, autocompletion=complete_model)]
 Weights = Annotated[
     str,
     typer.Option(
