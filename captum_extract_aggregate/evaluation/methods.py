@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file, said
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._engine.layers import find_layer
-from captum_extract_aggregate.attr import MetaSaliency, attribute_together_per_target
+from captum_extract_aggregate.attr import ClassCompetition, MetaSaliency, attribute_together_per_target
 from captum_extract_aggregate.attr.by_name import find_method, make_method
 from captum_extract_aggregate.attr.combination import combine_maps, normalized_weights
+from captum_extract_aggregate.attr.shared_pass import capturing, pass_of, shared_maps
 from captum_extract_aggregate.evaluation.explained import Column
 from captum_extract_aggregate.evaluation.plan import CombinationPlan, MetaPlan, MethodPlan
 from captum_extract_aggregate.evaluation.sources import code_of
 
+Choice = Callable[[Any], Tensor]
 INPUT = "input"
 _ROUNDING = 1e-5  # of a float32 sum over many channels, relative to the largest value
 
@@ -46,6 +48,7 @@ class Method:
     combinations: tuple[Combination, ...]
     joined: tuple[str, ...] = ()  # the layers that one map is made of
     code: Mapping[str, str] = field(default_factory=dict)  # of one's own, a digest of each file
+    tells_scores: bool = False  # its pass was seen to give those of a forward by itself, bit for bit
 
     @property
     def label(self) -> str:
@@ -102,18 +105,25 @@ def _listed(maps: Any) -> list[Tensor]:
 
 
 def explain_together(
-    methods: Sequence[Method], model: nn.Module, x: Tensor, targets: Tensor, of_signs: bool
+    methods: Sequence[Method], model: nn.Module, x: Tensor, targets: Tensor | Choice, of_signs: bool
 ) -> list[Column]:
-    """Returns the maps of all methods at all layers, from as few passes as they can share."""
-    wanted = [*targets.T.contiguous()]
+    """Returns the maps of all methods at all layers, from as few passes as they can share.
+
+    Args:
+        methods: of the model. x: `N x C x H x W`. of_signs: the model has one output, and its signs are the classes.
+        targets: `N x T`; or what chooses them by the model's output, which is then that of a pass that explains, where
+            one is known to give the same bits.
+    """
     plain: dict[str, Attribution] = {}
     meta: dict[MetaPlan, dict[str, Attribution]] = {}
     for i, method in enumerate(methods):
         group = plain if method.plan.meta_saliency is None else meta.setdefault(method.plan.meta_saliency, {})
         group |= {f"{i}/{j}": attribution for j, attribution in enumerate(method.attributions)}
-    found: list[dict[str, Any]] = [{} for _ in wanted]
-    if plain:
-        for into, maps in zip(found, _explained(plain, x, wanted)):
+    telling = {name: m for name, m in plain.items() if methods[int(name.split("/")[0])].tells_scores}
+    found, wanted = _with_choice(telling, model, x, targets) if callable(targets) else ([], _by_target(targets))
+    found = found or [{} for _ in wanted]
+    if rest := {name: method for name, method in plain.items() if name not in found[0]}:
+        for into, maps in zip(found, _explained(rest, x, wanted)):
             into.update(maps)
     for how, group in meta.items():
         together = _Together(model, group)
@@ -128,9 +138,39 @@ def explain_together(
     return columns
 
 
+def _by_target(targets: Tensor) -> list[Tensor]:
+    return [*targets.T.contiguous()]
+
+
+def _with_choice(
+    methods: Mapping[str, Attribution], model: nn.Module, x: Tensor, choose: Choice
+) -> tuple[list[dict[str, Any]], list[Tensor]]:
+    """Returns the targets that are chosen, and the maps of the methods in whose pass they were; of none where a forward
+    by itself has to tell."""
+    passes: dict[Hashable, dict[str, Attribution]] = {}
+    for name, method in methods.items():
+        found = capturing(method) if _is_ours(method) and not isinstance(method, ClassCompetition) else None
+        if found is not None and found.has_plain_pass:
+            passes.setdefault(pass_of(found), {})[name] = method
+    chosen: list[Tensor] = []
+
+    def note(output: Any) -> list[Tensor]:
+        chosen[:] = _by_target(choose(output))
+        return chosen
+
+    if passes:
+        return shared_maps(max(passes.values(), key=len), x, note, None, False), chosen
+    with torch.no_grad():
+        return [], note(model(x))
+
+
+def _is_ours(method: Attribution) -> bool:
+    return type(method).__module__.startswith("captum_extract_aggregate.")
+
+
 def _explained(methods: Mapping[str, Attribution], x: Tensor, targets: Sequence[Tensor]) -> list[dict[str, Any]]:
     """Returns each target's maps. Others' methods may draw: each from the seed anew, whichever others there are."""
-    ours = {name: m for name, m in methods.items() if type(m).__module__.startswith("captum_extract_aggregate.")}
+    ours = {name: m for name, m in methods.items() if _is_ours(m)}
     others = {name: m for name, m in methods.items() if name not in ours}
     found: list[dict[str, Any]] = attribute_together_per_target(ours, x, targets) if ours else [{} for _ in targets]
     for name, method in others.items():

@@ -108,7 +108,8 @@ class Prepared:
         kept = tuple(layer for layer in method.layers if layer in columns)
         if not columns or is_whole or kept == method.layers:
             return method if columns else None
-        return make_ready(replace(method.plan, layers=kept, combine=()), (), self.model)
+        made = make_ready(replace(method.plan, layers=kept, combine=()), (), self.model)
+        return replace(made, tells_scores=method.tells_scores)
 
     def wants(self, cell: Cell) -> bool:
         """Tells whether a cell is to be computed."""
@@ -126,10 +127,6 @@ class Prepared:
             starts.pop()
         return [range(a, b) for a, b in zip(starts, [*starts[1:], n])]
 
-    def columns(self, x: Tensor, targets: Tensor) -> list[Column]:
-        """Returns the maps of all methods at all layers, from as few passes as they can share."""
-        return explain_together(self.methods, self.model, x, targets, self.of_signs)
-
     def explainer(self, batch: ImageBatch) -> Explainer:
         """Returns what explains a batch again, also on other networks that have the model's layers."""
         return Explainer(batch, self._columns_of, self.stages)
@@ -140,16 +137,38 @@ class Prepared:
 
     def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
         """Returns images of one size with their scores and the classes to explain."""
-        x = torch.stack([sample.x for sample in samples]).to(device)
+        x = stacked(samples, device)
         with torch.no_grad():
-            scores = self.model(x).float()
+            return self._batch(samples, x, self.model(x))
+
+    def explained(self, samples: Sequence[Sample], device: torch.device) -> tuple[ImageBatch, list[Column]]:
+        """Returns images of one size, and the maps of all methods at all layers; a pass that explains also tells the
+        scores by which the classes are chosen, where it gives those of a forward by itself."""
+        if not self.methods:
+            return self.batch(samples, device), []
+        x, chosen = stacked(samples, device), []
+
+        def choose(output: Any) -> Tensor:
+            chosen.append(self._batch(samples, x, output))
+            return chosen[0].targets
+
+        columns = explain_together(self.methods, self.model, x, choose, self.of_signs)
+        return chosen[0], columns
+
+    def _batch(self, samples: Sequence[Sample], x: Tensor, output: Tensor) -> ImageBatch:
+        scores = output.detach().float()
         if not torch.isfinite(scores).all():
             raise InvalidValueError(
                 f"the model's scores of {samples[0].name!r} and its neighbours are NaN or infinite; expected finite"
             )
         seed = self.plan.run.seed
-        targets = targets_of(samples, scores.cpu()).to(device)
+        targets = targets_of(samples, scores.cpu()).to(x.device)
         return ImageBatch(self.model, x, samples, scores, targets, seed + samples[0].image, seed)
+
+
+def stacked(samples: Sequence[Sample], device: torch.device) -> Tensor:
+    """Returns images of one size as one tensor."""
+    return torch.stack([sample.x for sample in samples]).to(device)
 
 
 def targets_of(samples: Sequence[Sample], scores: Tensor) -> Tensor:

@@ -151,13 +151,12 @@ def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> B
         contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, sample)))
         by_size[tuple(sample.x.shape)].append(sample)
     for samples in by_size.values():
-        _evaluate(prepared, prepared.batch(samples, device), found)
+        _evaluate(prepared, *prepared.explained(samples, device), found)
     return found
 
 
-def _evaluate(prepared: Prepared, batch: ImageBatch, found: BatchRows) -> None:
+def _evaluate(prepared: Prepared, batch: ImageBatch, columns: Sequence[Column], found: BatchRows) -> None:
     found.targets.extend(_targets(batch))
-    columns = prepared.columns(batch.x, batch.targets) if prepared.methods else []
     shown = [c for c in columns if any(prepared.wants((*c.place, m.label)) for m in prepared.measures)]
     found.maps.extend(_maps(batch, shown))
     explain = prepared.explainer(batch)
@@ -264,5 +263,5 @@ def maps_of(prepared: Prepared, image: int, device: torch.device) -> tuple[Sampl
     """Returns one image of a plan explained again, for pictures: the image, its picture in [0, 1], all maps, and its
     batch."""
     sample = prepared.images.read(image)
-    batch = prepared.batch([sample], device)
-    return sample, prepared.images.picture(sample.x), prepared.columns(batch.x, batch.targets), batch
+    batch, columns = prepared.explained([sample], device)
+    return sample, prepared.images.picture(sample.x), columns, batch

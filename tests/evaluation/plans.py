@@ -150,6 +150,20 @@ def tiny_net(classes=20):
     return net
 
 
+class Turned(TinyNet):
+    """Where gradients are asked for, all scores are turned round."""
+
+    def forward(self, x):
+        scores = super().forward(x)
+        return -scores if scores.requires_grad else scores
+
+
+def turned_net():
+    net = Turned()
+    net.load_state_dict(tiny_net().state_dict())
+    return net
+
+
 def net_of_two_classes():
     return tiny_net(2)
 
