@@ -27,7 +27,7 @@ from captum_extract_aggregate import metrics
 from captum_extract_aggregate.data.models_by_name import load_subject
 from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, ModelPlan, Plan, RunPlan
 from captum_extract_aggregate.evaluation import run as evaluate
-from captum_extract_aggregate.evaluation.datasets import open_images
+from captum_extract_aggregate.evaluation.datasets import open_images, to_image_size
 
 Z_PLUS = ("ExcitationBackprop", "ContrastiveExcitationBackprop", "LRP, gamma infinite")
 GATED = ("GuidedBackprop", "Deconvolution", "RectGrad")
@@ -253,7 +253,8 @@ def _photographs(folder: Path, n: int) -> None:
 
 
 def _run_and_parts(folder: Path) -> tuple[Callable[[], object], Callable[[], object]]:
-    """A run, and its parts by themselves: decoding, the bare passes for two classes, and ranking the maps.
+    """A run, and its parts by themselves: decoding, the bare passes for two classes, and the measure, which brings
+    maps to the image's size and ranks them.
 
     64 photographs (crops of scikit-image's), 4 methods at 4 layers of a MobileNetV2, class sensitivity.
     """
@@ -269,7 +270,7 @@ def _run_and_parts(folder: Path) -> tuple[Callable[[], object], Callable[[], obj
         run=RunPlan(batch_size=8, threads=1),
     )
     opened = open_images(plan.data, load_subject("mobilenet_v2", "random"))
-    maps = torch.rand(8, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    maps = torch.rand(2, 8, 1, 14, 14, generator=torch.Generator().manual_seed(0))
 
     def whole() -> None:
         shutil.rmtree(folder / "results", ignore_errors=True)
@@ -281,7 +282,7 @@ def _run_and_parts(folder: Path) -> tuple[Callable[[], object], Callable[[], obj
             x = torch.stack([opened.read(i).x for i in range(start, start + 8)])
             gradients(model, x, layers, targets=2)()
             for _ in range(4 * len(layers)):
-                metrics.spearman(maps, maps.flip(0))
+                metrics.spearman(*(to_image_size(m, (224, 224), "bilinear") for m in maps))
 
     return whole, parts
 

@@ -25,7 +25,7 @@ def seeded(seed: int) -> Iterator[None]:
     with Undo() as undo, undo:
         _PYTHON.keep(undo)
         _NUMPY.keep(undo)
-        keep_generators(undo, range(torch.cuda.device_count()))
+        keep_generators(undo, all_gpus())
         seed_all(seed)
         yield
 
@@ -53,6 +53,11 @@ def seed_torch(seed: int) -> None:
 def _has_accelerator() -> bool:
     kinds: list[Any] = [torch.cuda, torch.backends.mps, getattr(torch, "xpu", None), getattr(torch, "mtia", None)]
     return any(kind.is_available() for kind in kinds if hasattr(kind, "is_available"))
+
+
+def all_gpus() -> range:
+    """Returns the numbers of the GPUs; where there is none, torch looks for a driver each time that it is asked."""
+    return range(torch.cuda.device_count() if _has_accelerator() else 0)
 
 
 @functools.cache

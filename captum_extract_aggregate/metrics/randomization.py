@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, unknown_name
 from captum_extract_aggregate._common.progress import each
-from captum_extract_aggregate._common.seeding import keep_generators, random_state, seed_torch
+from captum_extract_aggregate._common.seeding import all_gpus, keep_generators, random_state, seed_torch
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.claims import claim
 from captum_extract_aggregate._engine.input_positions import InputLayout, Size, check_input_layout, check_size
@@ -240,7 +240,7 @@ def randomized(
                 for state in chain:
                     for layer in state.layers[done:]:
                         with Undo() as drawing, drawing:
-                            keep_generators(drawing, range(torch.cuda.device_count()))
+                            keep_generators(drawing, all_gpus())
                             seed_torch(seed + state.repeat + 1_000_003 * layer)
                             _randomize(stages[layer][1], initialize, drawn)
                     done = len(state.layers)
