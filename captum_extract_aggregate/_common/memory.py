@@ -13,7 +13,7 @@ import torch
 
 _STEP = 0.005  # seconds between two looks
 _STATM, _MEMINFO = Path("/proc/self/statm"), Path("/proc/meminfo")
-_LARGEST = 2**25  # bytes, of which glibc learns (DEFAULT_MMAP_THRESHOLD_MAX)
+_FREED = 2**24  # bytes
 _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 
@@ -65,14 +65,14 @@ def free(device: torch.device) -> int | None:
 
 
 def keep_what_is_freed() -> None:
-    """Lets glibc's malloc keep what is freed, up to 64 MB, instead of handing it back to the system at once.
+    """Lets glibc's malloc keep what is freed, up to 32 MB for a thread, instead of handing it back to the system.
 
-    It raises the limit by itself, to twice the largest block that it saw freed, of up to 32 MB. So one that is never
-    written to is freed. Activations are freed and asked for all the time, and to get new pages from the system each
-    time takes a fifth of a small network's forward. Where malloc is another one, or is told otherwise
-    (MALLOC_TRIM_THRESHOLD_), nothing changes.
+    It raises the limit by itself, to twice the largest block that it saw freed; so one is freed that is never written
+    to. Activations are freed and asked for all the time, and to get new pages from the system each time takes a fifth
+    of a small network's forward. Where malloc is another one, or is told otherwise (MALLOC_TRIM_THRESHOLD_), nothing
+    changes.
     """
-    torch.empty(_LARGEST - 2**16, dtype=torch.uint8, device="cpu")
+    torch.empty(_FREED, dtype=torch.uint8, device="cpu")
 
 
 def _resident() -> int:

@@ -27,13 +27,17 @@ from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate._engine.taps import Place
 
 
+class NothingToWeighError(InvalidValueError):
+    """Says that every layer's number is 0."""
+
+
 class LayerWeights(dict[str, float]):
     """Weights by layer name, normalised to sum 1; prints as a table. `raw` keeps the measured values."""
 
     def __init__(self, raw: Mapping[str, float], what: str, images: int) -> None:
         total = sum(raw.values())
         if not total > 0:
-            raise InvalidValueError(
+            raise NothingToWeighError(
                 f"every layer's {what} is 0, so there is nothing to weigh them by; expected other images"
             )
         super().__init__({name: value / total for name, value in raw.items()})

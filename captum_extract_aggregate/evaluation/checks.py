@@ -14,10 +14,8 @@ from captum_extract_aggregate._common.memory import free, peak_of
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate._engine.outputs import scored
-from captum_extract_aggregate.evaluation.explained import ImageBatch
 from captum_extract_aggregate.evaluation.explainer import stages_of
 from captum_extract_aggregate.evaluation.images import Images, Sample
-from captum_extract_aggregate.evaluation.methods import Method, explain_together
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 
@@ -84,18 +82,15 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
     return scores
 
 
-def checked(prepared: Prepared, sample: Sample, device: torch.device) -> Prepared:
-    """Explains one image by every method: whatever a method cannot do is said before any work starts.
-
-    Returns what is prepared, in which the methods are known whose passes tell the scores.
-    """
+def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:
+    """Explains one image by every method: whatever a method cannot do is said before any work starts."""
     batch = prepared.batch([sample], device)
     took: dict[str, int] = {}
-    seen: list[Method] = []
     for method in prepared.methods:
+        alone = replace(prepared, methods=(method,))
         try:
             with peak_of(device) as peak:
-                seen.append(_seen(method, batch, prepared.of_signs))
+                alone.columns(batch.x, batch.targets[:, :1])
             took[method.label] = peak.bytes
         except (ValueError, TypeError) as error:
             raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
@@ -111,19 +106,6 @@ def checked(prepared: Prepared, sample: Sample, device: torch.device) -> Prepare
         for argument in ("layer", "features"):
             if name := measure.plan.arguments.get(argument):
                 find_layer(name, prepared.model)
-    return replace(prepared, methods=tuple(seen))
-
-
-def _seen(method: Method, batch: ImageBatch, of_signs: bool) -> Method:
-    """Returns a method after it has explained a batch; whether its pass gives the scores of a forward is known then."""
-    outputs: list[Tensor] = []
-
-    def first_target(output: Tensor) -> Tensor:
-        outputs.append(output.detach().float().clone())
-        return batch.targets[:, :1]
-
-    explain_together([replace(method, tells_scores=True)], batch.model, batch.x, first_target, of_signs)
-    return replace(method, tells_scores=torch.equal(outputs[0], batch.scores))
 
 
 def warn_of_memory(took: Mapping[str, int], batch: int, left: int | None) -> None:

@@ -48,7 +48,6 @@ class Method:
     combinations: tuple[Combination, ...]
     joined: tuple[str, ...] = ()  # the layers that one map is made of
     code: Mapping[str, str] = field(default_factory=dict)  # of one's own, a digest of each file
-    tells_scores: bool = False  # its pass was seen to give those of a forward by itself, bit for bit
 
     @property
     def label(self) -> str:
@@ -111,16 +110,14 @@ def explain_together(
 
     Args:
         methods: of the model. x: `N x C x H x W`. of_signs: the model has one output, and its signs are the classes.
-        targets: `N x T`; or what chooses them by the model's output, which is then that of a pass that explains, where
-            one is known to give the same bits.
+        targets: `N x T`; or what chooses them by the model's output, which is then that of a pass that explains.
     """
     plain: dict[str, Attribution] = {}
     meta: dict[MetaPlan, dict[str, Attribution]] = {}
     for i, method in enumerate(methods):
         group = plain if method.plan.meta_saliency is None else meta.setdefault(method.plan.meta_saliency, {})
         group |= {f"{i}/{j}": attribution for j, attribution in enumerate(method.attributions)}
-    telling = {name: m for name, m in plain.items() if methods[int(name.split("/")[0])].tells_scores}
-    found, wanted = _with_choice(telling, model, x, targets) if callable(targets) else ([], _by_target(targets))
+    found, wanted = _with_choice(plain, model, x, targets) if callable(targets) else ([], _by_target(targets))
     found = found or [{} for _ in wanted]
     if rest := {name: method for name, method in plain.items() if name not in found[0]}:
         for into, maps in zip(found, _explained(rest, x, wanted)):

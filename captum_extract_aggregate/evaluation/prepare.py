@@ -12,7 +12,7 @@ from captum_extract_aggregate._engine.one_output import check_logit, give_both_s
 from captum_extract_aggregate.attr.by_name import find_method
 from captum_extract_aggregate.data.models_by_name import load_subject
 from captum_extract_aggregate.data.network_weights import replace_head
-from captum_extract_aggregate.evaluation.checks import check_needs, check_runs, checked
+from captum_extract_aggregate.evaluation.checks import check_explains, check_needs, check_runs
 from captum_extract_aggregate.evaluation.datasets import open_images
 from captum_extract_aggregate.evaluation.guard import Keeper, undisturbed
 from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError
@@ -58,7 +58,8 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
     methods = tuple(make_ready(m, _suited(m, plan, model, x) or defaults, model) for m in plan.methods)
     keeper = Keeper(model) if any(measure.is_users for measure in measures) else None
     prepared = Prepared(plan, model, images, methods, measures, keeper, of_signs=of_signs)
-    return checked(prepared, sample, device)
+    check_explains(prepared, sample, device)
+    return prepared
 
 
 def _measurement(plan: MeasurePlan) -> Measurement:

@@ -64,6 +64,8 @@ class Prepared:
     wanted: frozenset[Cell] | None = None  # None: all cells
     of_signs: bool = False  # the model has one output, and its signs are the classes
     stages: Stages = field(default_factory=dict)  # of its randomisation, those that have been looked for
+    # By the images' number and size, and methods: whether a pass that explains gives the scores of a forward by itself.
+    tells_scores: dict[tuple[object, ...], bool] = field(default_factory=dict)
 
     def inputs(self) -> dict[str, str]:
         """Returns a digest of each thing that a plan only names: weights, code, files; by what to call it."""
@@ -108,8 +110,7 @@ class Prepared:
         kept = tuple(layer for layer in method.layers if layer in columns)
         if not columns or is_whole or kept == method.layers:
             return method if columns else None
-        made = make_ready(replace(method.plan, layers=kept, combine=()), (), self.model)
-        return replace(made, tells_scores=method.tells_scores)
+        return make_ready(replace(method.plan, layers=kept, combine=()), (), self.model)
 
     def wants(self, cell: Cell) -> bool:
         """Tells whether a cell is to be computed."""
@@ -135,28 +136,42 @@ class Prepared:
         methods = self.methods if model is self.model else [remade(method, model) for method in self.methods]
         return explain_together(methods, model, x, targets, self.of_signs)
 
-    def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
-        """Returns images of one size with their scores and the classes to explain."""
-        x = stacked(samples, device)
-        with torch.no_grad():
-            return self._batch(samples, x, self.model(x))
+    def columns(self, x: Tensor, targets: Tensor) -> list[Column]:
+        """Returns the maps of all methods at all layers, from as few passes as they can share."""
+        return explain_together(self.methods, self.model, x, targets, self.of_signs)
 
     def explained(self, samples: Sequence[Sample], device: torch.device) -> tuple[ImageBatch, list[Column]]:
-        """Returns images of one size, and the maps of all methods at all layers; a pass that explains also tells the
-        scores by which the classes are chosen, where it gives those of a forward by itself."""
-        if not self.methods:
-            return self.batch(samples, device), []
-        x, chosen = stacked(samples, device), []
+        """Returns images of one size, and the maps of all methods at all layers.
+
+        A pass that explains also tells the scores, where it gives those of a forward by itself, bit for bit: PyTorch
+        may compute otherwise where gradients are asked for, which depends on the network and the images' number and
+        size. So the first batch of each shape is compared.
+        """
+        case = len(samples), *samples[0].x.shape, *((method.label, method.layers) for method in self.methods)
+        is_told = self.tells_scores.get(case)
+        own = None if is_told and self.methods else self.batch(samples, device)
+        if own is not None and (is_told is False or not self.methods):
+            return own, self.columns(own.x, own.targets) if self.methods else []
+        x = stacked(samples, device) if own is None else own.x
+        found: list[ImageBatch] = []
 
         def choose(output: Any) -> Tensor:
-            chosen.append(self._batch(samples, x, output))
-            return chosen[0].targets
+            if own is not None:
+                self.tells_scores[case] = torch.equal(output.detach().float(), own.scores)
+            found.append(own or self._of_scores(samples, x, output))
+            return found[0].targets
 
         columns = explain_together(self.methods, self.model, x, choose, self.of_signs)
-        return chosen[0], columns
+        return found[0], columns
 
-    def _batch(self, samples: Sequence[Sample], x: Tensor, output: Tensor) -> ImageBatch:
-        scores = output.detach().float()
+    def batch(self, samples: Sequence[Sample], device: torch.device) -> ImageBatch:
+        """Returns images of one size with their scores, of a forward by itself, and the classes to explain."""
+        x = stacked(samples, device)
+        with torch.no_grad():
+            return self._of_scores(samples, x, self.model(x))
+
+    def _of_scores(self, samples: Sequence[Sample], x: Tensor, output: Tensor) -> ImageBatch:
+        scores = output.detach().float().clone()  # which the next forward may overwrite
         if not torch.isfinite(scores).all():
             raise InvalidValueError(
                 f"the model's scores of {samples[0].name!r} and its neighbours are NaN or infinite; expected finite"

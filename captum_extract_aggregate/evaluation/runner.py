@@ -214,7 +214,12 @@ def _values_of_maps(batch: ImageBatch, column: Column, measure: Measurement) -> 
 def _row(batch: ImageBatch, column: Column, measure: Measurement, value: Value) -> Row:
     example, target, detail, number = value
     image = batch.samples[example].image
-    return Row(image, int(target), column.method, column.layer, measure.label, str(detail), float(number))
+    return Row(image, int(target), column.method, column.layer, measure.label, str(detail), _stored(number))
+
+
+def _stored(number: float | Tensor) -> float:
+    """Returns a number as a file gives it back: SQLite's zeros have no sign."""
+    return float(number) + 0.0
 
 
 @contextlib.contextmanager
@@ -247,7 +252,7 @@ def _targets(batch: ImageBatch) -> Iterator[TargetRow]:
         best, worst = batch.targets[i, :2].tolist()
         for target in sorted(set(batch.targets[i].tolist())):
             role = "best" if target == best else "worst" if target == worst else ""
-            score = float(batch.scores[i, target])
+            score = _stored(batch.scores[i, target])
             is_there, is_difficult = target in present, present.get(target, False)
             yield TargetRow(sample.image, target, score, is_there, is_difficult, len(present), role)
 

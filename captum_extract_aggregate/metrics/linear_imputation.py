@@ -17,6 +17,7 @@ from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu
 _MOST_ITERATIONS = 10_000
 _PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
 _HIDDEN, _LEAST = 0.01, 1e-3  # of the noise, what need not be exact, and of the solution, what has to be
+_TRUST = 0.05  # of the square of the error, what a step is trusted to leave at least
 _HOLD = 0.9  # of what holds the pixels holds a coarse cell: all of it is too much where they differ
 _COARSEST, _COARSEST_STEPS = 8, 4  # cells along a side, and steps of Jacobi's method
 _TOGETHER = 2**21  # numbers at most, by which memory is bounded on a CPU
@@ -103,10 +104,10 @@ def _on_a_line(known: Tensor, gone: Tensor) -> Tensor:
 def _solve(known: Tensor, gone: Tensor, precision: Tensor) -> Tensor:
     """Returns the solution where pixels are gone, 0 elsewhere, by conjugate gradients for each example and channel.
 
-    Whoever is done is left as it is, so that no example's solution depends on its batch-mates; each step is trusted to
-    achieve what the last one did, as measuring it takes most of a step. A device is asked for it after some steps at a
-    time, for which it need not wait. Memory is written again where it can be: on a CPU, new pages cost more than the
-    arithmetic.
+    Whoever is done is left as it is, so that no example's solution depends on its batch-mates. A step is trusted to
+    achieve what the last one did, within limits, as measuring it takes most of a step. A device is asked after some
+    steps at a time whether all are done, for which it need not wait. Memory is written again where it can be: on a CPU,
+    new pages cost more than the arithmetic.
     """
     fold = _Fold(known)
     grids = _grids(gone.to(known.dtype), fold)
@@ -121,7 +122,7 @@ def _solve(known: Tensor, gone: Tensor, precision: Tensor) -> Tensor:
         image = finest.applied(along, spare)
         step = _spread(torch.where(going, slope / _dot(along, image, spare), 0), rest)
         u, rest = u.addcmul_(step, along), rest.addcmul_(step, image, value=-1)
-        going = going & (slope * (slope / before) > limit)
+        going = going & (slope * (slope / before).clamp(min=_TRUST) > limit)
         if i % steps == 0 and not going.any():
             break
         improved = _cycle(grids, rest, spare)

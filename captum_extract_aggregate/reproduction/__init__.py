@@ -13,6 +13,7 @@ from pathlib import Path
 from captum_extract_aggregate._common.errors import InvalidValueError, make_folder, unknown_name
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._common.warned_once import show_warnings_once
+from captum_extract_aggregate.attr.layer_weights import NothingToWeighError
 from captum_extract_aggregate.evaluation import DataPlan, ModelPlan
 from captum_extract_aggregate.reproduction import main_findings
 from captum_extract_aggregate.reproduction.experiments import EXPERIMENTS
@@ -105,7 +106,10 @@ def carry_out(name: str, setting: Setting) -> Outcome:
     experiment = EXPERIMENTS[name]
     if experiment.needs_objects and not setting.has_objects:
         return Outcome(findings=[Finding(experiment.title, None, effect="the images' objects are not known")])
-    return experiment.run(setting)
+    try:
+        return experiment.run(setting)
+    except NothingToWeighError as error:  # of one picture of each class, linear probes learn nothing
+        return Outcome(findings=[Finding(experiment.title, None, effect=str(error))])
 
 
 def section(name: str, setting: Setting, outcome: Outcome) -> str:

@@ -40,7 +40,7 @@ FREED = """
 import resource, torch
 {}
 def round():
-    return [torch.ones(2**20) for _ in range(5)]  # 20 MB, new pages each time where they were handed back
+    return [torch.ones(2**20) for _ in range(3)]  # 12 MB, new pages each time where they were handed back
 round(), round()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):

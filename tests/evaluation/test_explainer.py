@@ -48,11 +48,11 @@ def rows_and_forwards(labels):
 def test_every_state_is_explained_once_for_all_measures():
     before = prepared(["down"]).model.state_dict()
     together, forwards = rows_and_forwards(ORDERS)
-    assert forwards == 1 + sum(PASSES.values())  # the maps, whose scores choose the classes, and what is randomised
+    assert forwards == 2 + sum(PASSES.values())  # the scores, the maps, and what is randomised
     for label in ORDERS:
         alone, own = rows_and_forwards([label])
         assert repr(together[label]) == repr(alone[label])  # NaN is itself
-        assert own >= 1 + PASSES[label]
+        assert own >= 2 + PASSES[label]
     after = prepared(["down"])
     evaluate_batch(after, range(2), torch.device("cpu"))
     assert all(torch.equal(value, before[name]) for name, value in after.model.state_dict().items())
@@ -128,16 +128,18 @@ def test_wrong_uses():
 
 @pytest.mark.parametrize("methods", [["normgrad"], ["normgrad", "captum:Saliency"], ["captum:Saliency"]])
 def test_scores_are_those_of_a_forward_by_itself(methods):
-    """A network may round differently where gradients are asked for; the second even has other best classes there."""
+    """A network may round differently where gradients are asked for; the second even has other best classes there, of
+    two images."""
     given = {"methods": [{"method": name} for name in methods], "measures": [{"measure": "sparseness"}]}
     ready, turned = prepared([], **given), prepared([], **given, model={"name": f"{HERE}:turned_net"})
     samples = [ready.images.read(i) for i in range(2)]
-    with torch.no_grad():
-        scores = ready.model(torch.stack([sample.x for sample in samples]))
-    assert all(method.tells_scores for method in ready.methods)
-    assert not any(m.tells_scores for m in turned.methods if m.label == "normgrad")
-    found, others = (some.explained(samples, torch.device("cpu")) for some in (ready, turned))
-    for batch, _ in (found, others):
-        assert torch.equal(batch.scores, scores)
-        assert torch.equal(batch.targets, found[0].targets)
-    assert [c.place for c in found[1]] == [c.place for c in others[1]]
+    for some in (samples[:1], samples, samples):  # of each number of images the first batch is compared
+        with torch.no_grad():
+            scores = ready.model(torch.stack([sample.x for sample in some]))
+        found, others = (net.explained(some, torch.device("cpu")) for net in (ready, turned))
+        for batch, _ in (found, others):
+            assert torch.equal(batch.scores, scores)
+            assert torch.equal(batch.targets, found[0].targets)
+        assert [c.place for c in found[1]] == [c.place for c in others[1]]
+    assert list(ready.tells_scores.values()) == [True, True]
+    assert list(turned.tells_scores.values()) == [True, methods == ["captum:Saliency"]]

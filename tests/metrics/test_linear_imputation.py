@@ -41,6 +41,21 @@ def test_a_large_hole_in_a_slope_is_the_slope():
     torch.testing.assert_close(linear_imputation(torch.where(gone, 99.0, slope), gone), slope)
 
 
+@pytest.mark.parametrize("scale", [1e2, 1e5])
+def test_what_is_easy_and_large_does_not_hide_what_is_hard(scale):
+    """Single pixels that are gone are solved in one step, which foretells nothing of a large hole."""
+    x = torch.rand(1, 1, 96, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, :, :48] *= scale
+    gone = torch.zeros(1, 1, 96, 96, dtype=torch.bool)
+    gone[:, :, 1:48:4, 1::4] = gone[:, :, 52:92, 4:92] = True
+    expected = torch.from_numpy(reference.linear_imputation(x[0].numpy(), gone[0, 0].numpy()))[None]
+    for dtype, error in ((torch.float64, 1e-11), (torch.float32, 1e-4)):
+        found = linear_imputation(x.to(dtype), gone).double()
+        assert (found - expected).norm() < error * expected.norm()
+        if dtype == torch.float64:
+            torch.testing.assert_close(found[:, :, 52:92], expected[:, :, 52:92], rtol=0, atol=1e-11 * scale)
+
+
 def test_company_changes_nothing(elsewhere):
     x, gone = drawn(6, (17, 14))
     gone[0] = True

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from captum_extract_aggregate import reproduction
+from captum_extract_aggregate.attr.layer_weights import LayerWeights
 from captum_extract_aggregate.reproduction import Finding, Outcome, Request, carry_out, reproduce, settings_of
+from captum_extract_aggregate.reproduction.findings import UNTESTED
 from captum_extract_aggregate.reproduction.setting import QUICK, SIZES
 from tests.conftest import REAL_DATA, needs_real_data
 
@@ -86,3 +88,15 @@ def test_real_data(tmp_path):
     assert "r20-fig3 on voc-squeezenet1_1" in text
     section = (tmp_path / "k20-table1-voc-squeezenet1_1.md").read_text()
     assert "restricted" in section
+
+
+def test_probes_that_learn_nothing_are_told(monkeypatch):
+    """A folder with one picture of each class is no mistake of the user's."""
+
+    def nothing(*_args, **_kwargs):
+        return LayerWeights({"layer1": 0.0, "layer2": 0.0}, "held-out accuracy", 7)
+
+    monkeypatch.setattr("captum_extract_aggregate.reproduction.setting.accuracy_weights", nothing)
+    (finding,) = carry_out("r20-fig9", settings_of(Request(("r20-fig9",), quick=True))[0]).findings
+    assert finding.verdict == UNTESTED
+    assert "held-out accuracy is 0" in finding.effect
