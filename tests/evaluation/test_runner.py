@@ -407,3 +407,14 @@ def test_a_run_shows_a_warning_once(tmp_path):
     with pytest.warns(UserWarning, match="look") as caught:
         evaluated(tmp_path / "results", run={"batch_size": 1}, measures=[{"measure": f"{tmp_path / 'noisy.py'}:noisy"}])
     assert [str(w.message) for w in caught if str(w.message) == "look"] == ["look"]
+
+
+def test_zeros_with_a_sign_are_read_again(tmp_path):
+    """SQLite gives -0 back as 0, which is not damage."""
+    data = {"kind": "custom", "dataset": f"{plans.HERE}:tensors", "arguments": {"count": 2}}
+    model, measures = {"name": f"{plans.HERE}:net_of_ties"}, [{"measure": "sparseness"}]
+    plan = plan_from(
+        content(model=model, data=data, measures=measures, layers=["conv2"], methods=[{"method": "captum:Saliency"}])
+    )
+    first = run(plan, tmp_path, show_progress=False)
+    assert run(plan, tmp_path, show_progress=False).count() == first.count() > 0
