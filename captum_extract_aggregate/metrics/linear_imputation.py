@@ -17,7 +17,7 @@ from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu
 _MOST_ITERATIONS = 10_000
 _PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
 _HIDDEN, _LEAST = 0.01, 1e-3  # of the noise, what need not be exact, and of the solution, what has to be
-_TRUST = 0.05  # of the square of the error, what a step is trusted to leave at least
+_TRUST = 0.1  # of the square of the error, what a step is trusted to leave at least
 _HOLD = 0.9  # of what holds the pixels holds a coarse cell: all of it is too much where they differ
 _COARSEST, _COARSEST_STEPS = 8, 4  # cells along a side, and steps of Jacobi's method
 _TOGETHER = 2**21  # numbers at most, by which memory is bounded on a CPU
@@ -36,7 +36,7 @@ def linear_imputation(x: Tensor, gone: Tensor, noise: float = 0.0, seed: int = 0
     and 1/12 for the four at its corners, of a sum of 1. Where nothing is left to interpolate from, pixels are 0.
 
     The systems of all examples and channels are solved together, on the inputs' device, by conjugate gradients with
-    multigrid, to an error of 1e-5 of the solution (in float64 1e-12), or of a hundredth of the noise.
+    multigrid, to an error of about 1e-5 of the solution (in float64 1e-12), or of a hundredth of the noise.
 
     Args:
         x: `N x C x *S`, of one to three position dimensions.
