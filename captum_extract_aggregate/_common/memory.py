@@ -13,7 +13,7 @@ import torch
 
 _STEP = 0.005  # seconds between two looks
 _STATM, _MEMINFO = Path("/proc/self/statm"), Path("/proc/meminfo")
-_FREED = 2**24  # bytes
+_FREED = 2**25 - 2**16  # bytes; of blocks beyond 2**25 glibc learns nothing
 _LIMIT, _USED = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
 
 
@@ -65,7 +65,7 @@ def free(device: torch.device) -> int | None:
 
 
 def keep_what_is_freed() -> None:
-    """Lets glibc's malloc keep what is freed, up to 32 MB for a thread, instead of handing it back to the system.
+    """Lets glibc's malloc keep what is freed, up to 64 MB for a thread, instead of handing it back to the system.
 
     It raises the limit by itself, to twice the largest block that it saw freed; so one is freed that is never written
     to. Activations are freed and asked for all the time, and to get new pages from the system each time takes a fifth
