@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -23,7 +24,7 @@ class GridImages(Dataset[tuple[Tensor, PointingPairs]]):
 
     An item is a pair of a grid `C x nH x nW`, and its `PointingPairs`: the class of each cell, row by row, and the cell
     as its mask. So measures that need objects take grids, in plans too, which make them of any data (`kind =
-    "grid"`). The network has to take larger pictures: one with global pooling does.
+    "grid"`). The network has to take larger pictures, as one with global pooling does; or see `enlarge`.
 
     Args:
         data: pairs of a tensor `C x H x W`, all of one size, and a class index; below 0 it is unknown, and the picture
@@ -34,6 +35,8 @@ class GridImages(Dataset[tuple[Tensor, PointingPairs]]):
         confidence: see `model`.
         seed: of the draws: `n * n` classes for each grid, and a picture of each.
         batch_size: how many pictures the model gets at once.
+        enlarge: the model is asked about pictures that are enlarged to a grid's size (bilinearly), as a network needs
+            that takes one size alone, a transformer say, and gets pictures of an n-th of it here.
 
     Raises:
         TypeError, ValueError: naming the argument, what was got and what was expected; for fewer than `n * n` classes
@@ -57,6 +60,7 @@ class GridImages(Dataset[tuple[Tensor, PointingPairs]]):
         confidence: float = 0.9,
         seed: int = 0,
         batch_size: int = 32,
+        enlarge: bool = False,
     ) -> None:
         for name, number in (("n", n), ("count", count), ("batch_size", batch_size)):
             if isinstance(number, bool) or not isinstance(number, int) or number < 1:
@@ -64,7 +68,7 @@ class GridImages(Dataset[tuple[Tensor, PointingPairs]]):
         if isinstance(confidence, bool) or not isinstance(confidence, (int, float)) or not 0 <= confidence <= 1:
             raise InvalidValueError(f"confidence is {confidence!r}; expected a probability")
         self.data, self.n = data, n
-        by_class = _by_class(data, model, confidence, batch_size)
+        by_class = _by_class(data, model, confidence, batch_size, n if enlarge else 1)
         classes = sorted(by_class)
         if len(classes) < n * n:
             raise InvalidValueError(
@@ -93,7 +97,9 @@ class GridImages(Dataset[tuple[Tensor, PointingPairs]]):
         return torch.cat(rows, 1), PointingPairs([int(label) for _, label in items], masks, [False] * len(items))
 
 
-def _by_class(data: Any, model: Callable[..., Any] | None, confidence: float, batch_size: int) -> dict[int, list[int]]:
+def _by_class(
+    data: Any, model: Callable[..., Any] | None, confidence: float, batch_size: int, scale: int
+) -> dict[int, list[int]]:
     """Returns the indices of the pictures that may be taken, for each class."""
     found: dict[int, list[int]] = defaultdict(list)
     for start in range(0, len(data), batch_size):
@@ -104,7 +110,7 @@ def _by_class(data: Any, model: Callable[..., Any] | None, confidence: float, ba
                 "data holds pictures that are no tensors C x H x W; expected such, with class indices"
             )
         labels = [int(label) for _, label in items]
-        taken = [True] * len(items) if model is None else _is_sure(model, items, labels, confidence)
+        taken = [True] * len(items) if model is None else _is_sure(model, items, labels, confidence, scale)
         for i, label, keep in zip(indices, labels, taken):
             if keep and label >= 0:
                 found[label].append(i)
@@ -112,9 +118,13 @@ def _by_class(data: Any, model: Callable[..., Any] | None, confidence: float, ba
 
 
 @without_gradients
-def _is_sure(model: Callable[..., Any], items: Sequence[Any], labels: Sequence[int], confidence: float) -> list[bool]:
-    """Tells which pictures the model classifies rightly, and surely."""
+def _is_sure(
+    model: Callable[..., Any], items: Sequence[Any], labels: Sequence[int], confidence: float, scale: int
+) -> list[bool]:
+    """Tells which pictures the model classifies rightly, and surely, at so many times their size."""
     pictures = torch.stack([picture for picture, _ in items])
+    if scale > 1:
+        pictures = F.interpolate(pictures, scale_factor=scale, mode="bilinear", align_corners=False)
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
     scores = model(pictures if parameter is None else pictures.to(parameter.device))
     sure = scores.softmax(1).max(1)

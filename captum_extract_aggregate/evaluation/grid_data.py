@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -26,13 +26,14 @@ class GridPlan:
     of: DataPlan
     cells: int = 3
     confidence: float = 0.9
+    enlarge: bool = False
 
 
 def check_grid(arguments: Mapping[str, Any]) -> GridPlan:
     """Returns what `data.arguments` says of grids, or our error; `GridImages` checks the numbers."""
     for name in arguments:
-        if name not in ("of", "cells", "confidence"):
-            raise InvalidValueError(unknown_name("a key of data.arguments", name, ["of", "cells", "confidence"]))
+        if name not in (keys := [field.name for field in fields(GridPlan)]):
+            raise InvalidValueError(unknown_name("a key of data.arguments", name, keys))
     given = arguments.get("of")
     if not isinstance(given, Mapping):
         raise InvalidTypeError(
@@ -46,7 +47,10 @@ def check_grid(arguments: Mapping[str, Any]) -> GridPlan:
         raise InvalidValueError("data.arguments.of is of the kind 'grid'; expected pictures")
     if of.kind in ("voc", "coco") and not of.resize:
         of = replace(of, resize="square")
-    return GridPlan(of, arguments.get("cells", 3), arguments.get("confidence", 0.9))
+    enlarge = arguments.get("enlarge", False)
+    if not isinstance(enlarge, bool):
+        raise InvalidTypeError(f"data.arguments.enlarge is {enlarge!r}; expected true or false")
+    return GridPlan(of, arguments.get("cells", 3), arguments.get("confidence", 0.9), enlarge)
 
 
 class _OneClass(Dataset[tuple[Tensor, int]]):
@@ -68,7 +72,8 @@ def grids_of(plan: DataPlan, how: GridPlan, images: Images, model: nn.Module) ->
     """Returns grids of a data set's pictures, chosen as a plan says."""
     count = plan.start + (plan.n or _COUNT) * plan.every
     try:
-        grids = GridImages(_OneClass(images), model, how.cells, count, how.confidence, plan.seed)
+        known = _OneClass(images)
+        grids = GridImages(known, model, how.cells, count, how.confidence, plan.seed, enlarge=how.enlarge)
     except ValueError as error:
         raise InvalidValueError(f"data.arguments: {str(error).replace('n is', 'cells is', 1)}") from error
 

@@ -32,11 +32,25 @@ def grid_pointing(setting: Setting) -> Outcome:
     """Shares of the maps that lie in the right cell of a grid of pictures of four classes, by method and layer."""
     of = setting.data if setting.data.kind == "scenes" else replace(setting.data, resize="square", size=_HALF)
     cells = {"of": asdict(of), "cells": _CELLS, "confidence": _SURE}
+    if of is not setting.data and not _takes(setting, _HALF):
+        cells["enlarge"] = True
     results = setting.evaluate(
         list(R20.values()), [MeasurePlan("grid_pointing_game")], "removal", DataPlan("grid", arguments=cells)
     )
     what = f"share of the map's positive values in the right one of {_CELLS**2} cells"
     return _by_layer(setting, results, "grid_pointing_game", "accuracy", what)
+
+
+def _takes(setting: Setting, size: int) -> bool:
+    """Tells whether a network takes pictures of a size; transformers take one alone."""
+    import torch
+
+    try:
+        with torch.no_grad():
+            setting.network(torch.zeros(1, 3, size, size))
+    except Exception:  # whatever a network raises
+        return False
+    return True
 
 
 def _by_layer(setting: Setting, results: Results, measure: str, detail: str, what: str) -> Outcome:

@@ -45,6 +45,17 @@ def test_only_what_the_network_knows_surely_is_taken():
     assert used == {3 * c + i for c in range(10) for i in (0, 1)}
 
 
+def test_a_network_of_one_size_judges_enlarged_pictures():
+    def model(x):
+        assert x.shape[2:] == (8, 12)  # a grid's size
+        return torch.nn.functional.one_hot(x.mean((1, 2, 3)).floor().long(), 10) * 20.0
+
+    used = {i for cells in GridImages(pictures(), model, n=2, count=200, enlarge=True).cells for i in cells}
+    assert len(used) == 30
+    with pytest.raises(AssertionError):
+        GridImages(pictures(), model, n=2)
+
+
 def test_in_a_plan(tmp_path):
     import captum_extract_aggregate as cea
 

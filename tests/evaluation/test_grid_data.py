@@ -122,6 +122,7 @@ def test_from_the_command_line(tmp_path, monkeypatch):
         ({"of": {"n": 4}, "cells": 0}, r"data\.arguments: cells is 0"),
         ({"of": {"n": 4}, "cells": 4}, r"data\.arguments: cells is 4, and pictures of . classes are left; expected 16"),
         ({"of": {"n": 4}, "confidence": 2}, r"confidence is 2"),
+        ({"of": {"n": 4}, "enlarge": 1}, r"data\.arguments\.enlarge is 1; expected true or false"),
     ],
 )
 def test_wrong_plans(arguments, message, tmp_path):
