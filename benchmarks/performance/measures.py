@@ -86,6 +86,13 @@ def curves() -> Iterator[Row]:
 
     ResNet-18, 8 pictures of 112 x 112, 9 steps, all layers drawn anew; processor time of one thread.
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield from _curves()
+    torch.set_num_threads(threads)
+
+
+def _curves() -> Iterator[Row]:
     model, shares = network("resnet18"), [i / 10 for i in range(1, 10)]
     x = images(8)[..., :112, :112].contiguous()
     maps = torch.rand(8, 1, 7, 7, generator=torch.Generator().manual_seed(0))
