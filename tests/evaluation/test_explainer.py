@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -143,3 +144,12 @@ def test_scores_are_those_of_a_forward_by_itself(methods):
         assert [c.place for c in found[1]] == [c.place for c in others[1]]
     assert list(ready.tells_scores.values()) == [True, True]
     assert list(turned.tells_scores.values()) == [True, methods == ["captum:Saliency"]]
+
+
+def test_what_is_remembered_of_sizes_is_bounded(monkeypatch):
+    monkeypatch.setattr("captum_extract_aggregate.evaluation.prepared._MOST_CASES", 2)
+    ready = prepared([], measures=[{"measure": "sparseness"}])
+    sample = ready.images.read(0)
+    for size in (8, 9, 10, 11, 12):
+        ready.explained([replace(sample, x=sample.x[:, :size])], torch.device("cpu"))
+        assert 1 <= len(ready.tells_scores) <= 2
