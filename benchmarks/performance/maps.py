@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import captum_extract_aggregate as cea
 from benchmarks.performance.floor import NETWORKS, forward, gradients, images, network, stages
 from benchmarks.performance.peers import saved_bytes
-from benchmarks.performance.timing import Row, ratios, row
+from benchmarks.performance.timing import Row, one_thread, ratios, row
 from captum_extract_aggregate._common.tensors import min_max
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.attr.extract_aggregate.extract import Pair, virtual_extract
@@ -56,20 +56,18 @@ def floors(names: tuple[str, ...] = NETWORKS, batches: tuple[int, ...] = (1, 8))
 def sessions() -> Iterator[Row]:
     """One image after the other within `cea.prepared(model)`, four layers, against the floor; processor time of one
     thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    for name, limit in (("mobilenet_v2", 1.03), ("resnet18", 1.03), ("efficientnet_b0", 1.03), ("resnet50", 1.02)):
-        model, x = network(name), images(1)
-        layers = stages(model, 4)
-        floor = gradients(copy.deepcopy(model), x, layers)
-        for label, make in (("NormGrad", cea.NormGrad), ("LayerCAM", cea.LayerCAM)):
-            method = make(model, layers)
-            alone = ratios(lambda: method.attribute(x, target=3), floor, 21, time.process_time)  # noqa: B023
-            with cea.prepared(model):
-                found = ratios(lambda: method.attribute(x, target=3), floor, 21, time.process_time)  # noqa: B023
-            yield row("sessions", f"{label}, {name}, in a session", found, limit=limit)
-            yield row("sessions", f"{label}, {name}, without", alone)
-    torch.set_num_threads(threads)
+    with one_thread():
+        for name, limit in (("mobilenet_v2", 1.03), ("resnet18", 1.03), ("efficientnet_b0", 1.03), ("resnet50", 1.02)):
+            model, x = network(name), images(1)
+            layers = stages(model, 4)
+            floor = gradients(copy.deepcopy(model), x, layers)
+            for label, make in (("NormGrad", cea.NormGrad), ("LayerCAM", cea.LayerCAM)):
+                method = make(model, layers)
+                alone = ratios(lambda: method.attribute(x, target=3), floor, 21, time.process_time)  # noqa: B023
+                with cea.prepared(model):
+                    found = ratios(lambda: method.attribute(x, target=3), floor, 21, time.process_time)  # noqa: B023
+                yield row("sessions", f"{label}, {name}, in a session", found, limit=limit)
+                yield row("sessions", f"{label}, {name}, without", alone)
 
 
 def whole_network(names: tuple[str, ...] = NETWORKS[:3]) -> Iterator[Row]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import captum_extract_aggregate as cea
 from benchmarks.performance.floor import NETWORKS, gradients, images, network
-from benchmarks.performance.timing import Row, ratios, row
+from benchmarks.performance.timing import Row, one_thread, ratios, row
 from benchmarks.propagation import METHODS as RULES
 from captum_extract_aggregate import metrics
 from captum_extract_aggregate.data.models_by_name import load_subject
@@ -86,10 +86,8 @@ def curves() -> Iterator[Row]:
 
     ResNet-18, 8 pictures of 112 x 112, 9 steps, all layers drawn anew; processor time of one thread.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield from _curves()
-    torch.set_num_threads(threads)
+    with one_thread():
+        yield from _curves()
 
 
 def _curves() -> Iterator[Row]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import captum_extract_aggregate as cea
 from benchmarks.performance.floor import images, network, stages
-from benchmarks.performance.timing import Row, ratios, row
+from benchmarks.performance.timing import Row, one_thread, ratios, row
 from captum_extract_aggregate import metrics
 from captum_extract_aggregate._common.tensors import is_constant, min_max
 
@@ -223,10 +223,8 @@ def peers() -> Iterator[Row]:
 
 def _row(library: str, name: str, model: nn.Module, other: nn.Module, pair: Pair) -> Row:
     ours, theirs, what = pair
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    found = ratios(theirs, ours, 8, time.process_time)
-    torch.set_num_threads(threads)
+    with one_thread():
+        found = ratios(theirs, ours, 8, time.process_time)
     counts = forwards_of(other, theirs), forwards_of(model, ours)
     kept = saved_bytes(theirs, other) / 1e6, saved_bytes(ours, model) / 1e6
     case = ", ".join(filter(None, (f"{library} {version(library)}", what, name)))

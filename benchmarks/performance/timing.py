@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import gc
 import importlib.metadata
@@ -50,6 +51,17 @@ def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_co
     begin = clock()
     run()
     return clock() - begin
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Lets torch compute with one thread inside, whose processor time can be told."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 _SECONDS = 8.0  # for which pairs are measured beyond those that are asked for

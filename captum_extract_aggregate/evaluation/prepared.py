@@ -150,9 +150,9 @@ class Prepared:
         """
         case = len(samples), *samples[0].x.shape, *((method.label, method.layers) for method in self.methods)
         is_told = self.tells_scores.get(case)
-        own = None if is_told and self.methods else self.batch(samples, device)
-        if own is not None and (is_told is False or not self.methods):
-            return own, self.columns(own.x, own.targets) if self.methods else []
+        own = None if is_told else self.batch(samples, device)
+        if own is not None and is_told is False:
+            return own, self.columns(own.x, own.targets)
         x = stacked(samples, device) if own is None else own.x
         found: list[ImageBatch] = []
 
