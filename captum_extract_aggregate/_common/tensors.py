@@ -65,10 +65,16 @@ def _is_rounding(low: Tensor, high: Tensor) -> Tensor:
 def extremes(t: Tensor) -> tuple[Tensor, Tensor]:
     """Returns each example's smallest and largest number: `N` each (a tensor without dimensions is one example)."""
     if t.ndim == 0 or t.shape[0] == 1:
-        low, high = torch.aminmax(t)
+        low, high = ends(t)
         return low.reshape(1), high.reshape(1)
     rest = tuple(range(1, t.ndim))
     return (t.amin(rest), t.amax(rest)) if rest else (t, t)
+
+
+def ends(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the smallest and the largest number of all; on a CPU two looks take two thirds of the time of one for
+    both."""
+    return (t.amin(), t.amax()) if on_cpu(t) else torch.aminmax(t)
 
 
 def are_finite(t: Tensor) -> Tensor:
@@ -87,7 +93,7 @@ def read_magnitudes(t: Tensor) -> list[float]:
     """Returns each example's largest magnitude as a number (of NaNs NaN), for which the host waits."""
     if t.ndim and t.shape[0] > 1:
         return magnitudes(t).tolist()  # type: ignore[no-any-return]
-    low, high = map(Tensor.item, torch.aminmax(t))
+    low, high = map(Tensor.item, ends(t))
     return [max(-low, high)]
 
 

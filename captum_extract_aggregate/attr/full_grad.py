@@ -291,7 +291,8 @@ def _rescaled(of_layers: list[Magnitudes]) -> Tensor:
 
 def _scaled_by_channel(magnitude: Tensor) -> Magnitudes:
     """Returns magnitudes of which each channel is scaled by itself, so that nothing is left to scale."""
-    low, high = (v.reshape(*v.shape, *(1,) * (magnitude.ndim - 2)) for v in magnitude.flatten(2).aminmax(dim=2))
+    positions = tuple(range(2, magnitude.ndim))
+    low, high = magnitude.amin(positions, keepdim=True), magnitude.amax(positions, keepdim=True)
     channels = magnitude.sub_(low).div_(high - low + _EPS).sum(1, keepdim=True)
     nothing = channels.flatten(1).amax(1) * 0  # but for what is no number, which is met there
     return Magnitudes(channels, nothing, nothing + (1 - _EPS), 1)

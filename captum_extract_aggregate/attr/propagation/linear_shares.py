@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from captum_extract_aggregate._common.tensors import on_cpu, where_positive
+from captum_extract_aggregate._common.tensors import ends, on_cpu, where_positive
 
 _LARGE = 64  # a gamma
 Constant = Tensor | None
@@ -140,9 +140,9 @@ def times(slope: Tensor, a: Tensor, linear: Linear) -> Tensor:
 def gamma_share_out(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon: float) -> Tensor:
     """R in proportion to `z_jk + gamma (z_jk)+`, below a negative output to `z_jk + gamma (z_jk)-`.
 
-    With the sum of magnitudes `m_k = sum_j |z_jk| + |b_k|`, and the sign of `z_k`, both are one formula, in which no
-    denominator cancels: that is `(1 + gamma / 2) z_k + gamma / 2 sign(z_k) m_k`, and with the quotients `q_k` inputs
-    receive `(1 + gamma / 2) a_j sum_k w_jk q_k + gamma / 2 |a_j| sum_k |w_jk| sign(z_k) q_k`.
+    With the sum of magnitudes `m_k = sum_j |z_jk| + |b_k|`, the sign `s_k` of `z_k` and `c = gamma / (2 + gamma)`, both
+    are one formula, in which no denominator cancels: that is `1 + gamma / 2` times `z_k + c s_k m_k`, and with the
+    quotients `q_k` by the latter inputs receive `a_j sum_k w_jk q_k + c |a_j| sum_k |w_jk| s_k q_k`.
     """
     w, b = weight_of(linear), linear.bias
     if gamma > _LARGE and R.dtype != torch.float64:  # of whose two parts the smaller contributions are a difference
@@ -150,18 +150,21 @@ def gamma_share_out(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon:
         wide = replace(linear, weight=exact[0], bias=exact[1], output=exact[2])
         return gamma_share_out(R.double(), a.double(), wide, gamma, epsilon).to(R.dtype)
     z = linear.function(a, w, b) if linear.output is None else linear.output
-    if is_zero(where_positive(R, -z)) and not linear.may_be_negative(a):  # as between two rectifiers
+    is_signed = linear.may_be_negative(a)
+    if not is_signed and is_zero(where_positive(R, -z)):  # as between two rectifiers
         less = 1 / (1 + gamma)  # all contributions are smaller by this factor, and shares the same
         smaller = None if b is None else F.leaky_relu(b, less)
         return share_out(R, linear, [(a, F.leaky_relu(w, less))], smaller, epsilon * less)[0]
-    size, magnitude = a.abs(), w.abs()
+    c, sign = gamma / (2 + gamma), z.sign().add_(0.5).sign_()  # a sum of 0 counts as positive
+    size, magnitude = a.abs() if is_signed else a, w.abs()
     total = linear.function(size, magnitude, None if b is None else b.abs())
-    total = torch.copysign(total, z, out=total).mul_(gamma / 2).add_(z, alpha=1 + gamma / 2)
-    sent = overwriting_ratio(R, total, epsilon)
-    signed = torch.mul(sent, torch.copysign(z.new_ones(()), z), out=total)
-    received = times(_adjoint(linear, sent, a, w), a, linear)
-    more = times(_adjoint(linear, signed, size, magnitude), size, linear)
-    return received.mul_(1 + gamma / 2).add_(more, alpha=gamma / 2)
+    torch.addcmul(z, sign, total, value=c, out=total)
+    sent = overwriting_ratio(R, total, epsilon / (1 + gamma / 2))
+    more = _adjoint(linear, sign.mul_(sent), size, magnitude)
+    received = _adjoint(linear, sent, a, w)
+    if not is_signed:
+        return times(torch.add(received, more, alpha=c), a, linear)
+    return times(received, a, linear).add_(times(more, size, linear), alpha=c)
 
 
 def _adjoint(linear: Linear, R: Tensor, a: Tensor, w: Constant) -> Tensor:
@@ -205,7 +208,7 @@ def negative(t: Tensor) -> Tensor:
 
 def is_zero(t: Tensor) -> bool:
     """Tells whether nothing is left in a tensor; looks on the CPU alone, and elsewhere says that something may be."""
-    return t.numel() == 0 or (on_cpu(t) and all(end == 0 for end in torch.aminmax(t)))
+    return t.numel() == 0 or (on_cpu(t) and all(end == 0 for end in ends(t)))
 
 
 def excitation(a: Tensor, linear: Linear) -> list[Term]:
