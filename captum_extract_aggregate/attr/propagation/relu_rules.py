@@ -16,7 +16,6 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.tensors import at_least_float32, on_cpu, where_positive
 from captum_extract_aggregate.attr.propagation.percentile import percentile
-from captum_extract_aggregate.attr.propagation.rectify import rectify
 
 
 class Gate(Protocol):
@@ -51,28 +50,26 @@ class RectifiedGate:
     magnitude: bool = False
 
     def __call__(self, R: Tensor, a: Any, ceiling: float, gradient: Tensor | None = None) -> Tensor:
-        output: Tensor = a if gradient is None else a()
-        into = torch.empty_like(R) if gradient is None else gradient
-        ceiling = math.inf if gradient is None else ceiling  # an output is known to be no larger
-        rows = _rows(R, output, into)
-        if rows is not None:
-            rectify(rows[0], rows[1], rows[2], ceiling, self.percentile, self.magnitude)
-            return into
-        output = output if math.isinf(ceiling) else output.clamp(0, ceiling)
-        importance = at_least_float32(output * R)
-        thresholds = percentile(importance.reshape(len(importance), -1), self.percentile)
+        importance = at_least_float32(_products(R, a, ceiling, gradient))
+        thresholds = percentile(_rows(importance), self.percentile)
         importance = importance.abs_() if self.magnitude else importance
+        if on_cpu(R) and importance.dtype == R.dtype:
+            for r, size, threshold in zip(R, importance, thresholds.tolist()):  # a mask takes several times as long
+                torch.ops.aten.threshold_backward.grad_input(r, size, threshold, grad_input=size)
+            return importance
         return torch.where(importance > thresholds.reshape(-1, *(1,) * (R.ndim - 1)), R, 0)
 
 
-def _rows(*tensors: Tensor) -> list[Any] | None:
-    """Returns each tensor's examples as rows of NumPy's, in the order in which all of them lie in memory; None where
-    they lie elsewhere, or each its own way."""
-    R = tensors[0]
-    if not on_cpu(R) or at_least_float32(R) is not R or any(t.dtype != R.dtype for t in tensors):
-        return None
-    if R.ndim > 2 and not R.is_contiguous():  # channels last
-        tensors = tuple(t.movedim(1, -1) for t in tensors)
-    if not all(t.is_contiguous() for t in tensors):
-        return None
-    return [t.detach().reshape(len(t), -1).numpy() for t in tensors]
+def _products(R: Tensor, a: Any, ceiling: float, gradient: Tensor | None) -> Tensor:
+    """Returns `a R`, in memory of its own or in the gradient's."""
+    if gradient is None:
+        return a * R  # type: ignore[no-any-return]
+    into = gradient if gradient.dtype == R.dtype else torch.empty_like(R)
+    if math.isinf(ceiling):
+        return torch.mul(a(), R, out=into)
+    return torch.clamp(a(), 0, ceiling, out=into).mul_(R)
+
+
+def _rows(t: Tensor) -> Tensor:
+    """Returns each example's numbers in a row, in the order in which they lie in memory."""
+    return (t if t.is_contiguous() or t.ndim < 3 else t.movedim(1, -1)).reshape(len(t), -1)

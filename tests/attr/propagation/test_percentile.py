@@ -35,3 +35,9 @@ def test_long_rows(q, zeros, arranged):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype(dtype):
     assert percentile(torch.rand(3, 50).to(dtype), 98).dtype == dtype
+
+
+def test_rows_in_threads(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    values = torch.rand(3, 2**15, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(percentile(values, 98), torch.from_numpy(np.percentile(values.numpy(), 98, axis=1)))
