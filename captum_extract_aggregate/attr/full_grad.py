@@ -22,7 +22,7 @@ from captum_extract_aggregate._engine.layout import Layout, to_channels_first
 from captum_extract_aggregate._engine.recording import check_finite
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target
-from captum_extract_aggregate.attr.biases import bias_layers, biased, check_bias, fused_norms
+from captum_extract_aggregate.attr.biases import bias_layers, biased, biases_of, check_bias, fused_norms
 from captum_extract_aggregate.attr.convergence import completeness_delta, the_model, with_biases
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
@@ -32,6 +32,8 @@ from captum_extract_aggregate.attr.with_delta import WithDelta
 
 _LOOKED: weakref.WeakSet[nn.Module] = weakref.WeakSet()  # layers that did not run, of which it is known why
 
+
+Biases = dict[nn.Module, Tensor]
 
 _EPS = 1e-6  # in FullGrad's rescaling, as its authors' code
 
@@ -126,15 +128,22 @@ class FullGrad(WithDelta[nn.Module]):
         return None if name == "layer" and self._only_seen else super().argument(name)
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
+        return (self._place(layer, to_input, lambda: {}),)
+
+    def _place(self, layer: nn.Module | None, to_input: bool, biases: Callable[[], Biases]) -> Place:
         check_bias(layer, to_input)
         assert layer is not None
         at_once = self.layout == "auto" and is_channels_first(layer)  # whose positions are the layer's own
-        reduce = functools.partial(self._reduced, layer) if at_once else None
-        return (Place(layer, value=False, optional=self._only_seen, reduce=reduce),)
+        reduce = functools.partial(self._reduced, layer, biases) if at_once else None
+        return Place(layer, value=False, optional=self._only_seen, reduce=reduce)
 
     def plan(self, to_input: bool) -> Plan:
-        """Returns the input's place, if its term counts, and those of the layers."""
-        return [(Place(None, "input"),)] * self.include_input + [*super().plan(to_input)]
+        """Returns the input's place, if its term counts, and those of the layers, whose biases are computed together,
+        when the first is asked for."""
+        layers = self._layers()
+        biases = functools.cache(lambda: biases_of(layer for layer in layers if layer is not None))
+        of_layers = [(self._place(layer, to_input, biases),) for layer in layers]
+        return [(Place(None, "input"),)] * self.include_input + of_layers
 
     def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
         biases = [place for place in places_of(plan) if place.layer is not None]
@@ -250,9 +259,9 @@ class FullGrad(WithDelta[nn.Module]):
                 left_out[place.layer] = around.name
         return terms
 
-    def _reduced(self, layer: nn.Module, g: Tensor) -> Magnitudes:
+    def _reduced(self, layer: nn.Module, biases: Callable[[], Biases], g: Tensor) -> Magnitudes:
         """Returns the magnitudes of what a layer's bias contributes, whose gradient is somebody else's, too."""
-        return self._magnitudes(at_least_float32(biased(layer, g)))
+        return self._magnitudes(at_least_float32(biased(layer, g, biases().get(layer))))
 
     def _magnitudes(self, contribution: Tensor) -> Magnitudes:
         """Returns what psi needs to know of a contribution, which is read but once."""

@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from captum_extract_aggregate.attr.biases import adds_bias, bias_of, biased
+from captum_extract_aggregate.attr.biases import adds_bias, bias_of, biased, biases_of
 from tests.conftest import relative_error
 
 N, K = 3, 4  # as many channels as there are rows, columns and tokens: a wrong layout is no error then
@@ -114,3 +114,20 @@ def test_bias_attribution_of_every_layout(name):
     (g,) = torch.autograd.grad(net[1:](z)[:, 1].sum(), z)
     terms = g * layer(torch.zeros_like(x)).detach()
     assert relative_error(got, terms.sum(3 if "grid" in name else 1).unsqueeze(1)) < 1e-12
+
+
+def test_together_they_are_what_each_is_by_itself():
+    """BatchNorms of one kind are computed together, of another kind, or unlike those, by themselves."""
+    norms = [nn.BatchNorm2d(3), nn.BatchNorm2d(5), nn.BatchNorm1d(4), nn.BatchNorm2d(2, eps=0.1)]
+    norms += [nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(4).double(), ShapedNorm(4, 1, 1)]
+    norms += [torchvision.ops.FrozenBatchNorm2d(6), torchvision.ops.FrozenBatchNorm2d(2)]
+    for norm in norms:
+        for t in (*norm.parameters(), *norm.buffers()):
+            if t.is_floating_point():
+                t.data = torch.rand_like(t) + 0.5
+    layers = [*norms, nn.Conv2d(3, 2, 1), nn.Linear(3, 2), UntiedConv()]
+    found = biases_of(layers)
+    assert found.keys() == set(layers)
+    for layer in layers:
+        torch.testing.assert_close(found[layer], bias_of(layer))
+        assert not found[layer].requires_grad
