@@ -16,6 +16,7 @@ from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate._engine.outputs import scored
 from captum_extract_aggregate.evaluation.explainer import stages_of
 from captum_extract_aggregate.evaluation.images import Images, Sample
+from captum_extract_aggregate.evaluation.methods import Method
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 
@@ -83,23 +84,23 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
 
 
 def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> None:
-    """Explains one image by every method: whatever a method cannot do is said before any work starts."""
+    """Explains one image: whatever a method cannot do is said before any work starts.
+
+    All methods do it together, as they will. Which of them fails, or takes the memory, is looked for if one does.
+    """
     batch = prepared.batch([sample], device)
-    took: dict[str, int] = {}
-    for method in prepared.methods:
-        alone = replace(prepared, methods=(method,))
-        try:
-            with peak_of(device) as peak:
-                alone.columns(batch.x, batch.targets[:, :1])
-            took[method.label] = peak.bytes
-        except (ValueError, TypeError) as error:
-            raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
-        except Exception as error:  # whatever Captum's own methods, or the model, raise
-            cure = "; one image is too much: take later layers, or a smaller data.size" * is_out_of_memory(error)
-            raise InvalidValueError(
-                f"method {method.label!r} cannot explain this model: {said(error)}{cure}"
-            ) from error
-    warn_of_memory(took, min(prepared.plan.run.batch_size, prepared.images.count), free(device))
+    targets, together = batch.targets[:, :1], min(prepared.plan.run.batch_size, prepared.images.count)
+    failed: Exception | None = None
+    try:
+        with peak_of(device) as peak:
+            prepared.columns(batch.x, targets)
+    except Exception as error:
+        failed = error
+    if failed is not None or not _fits(peak.bytes * together, free(device)):
+        took = {method.label: _taken(prepared, method, batch.x, targets) for method in prepared.methods}
+        if failed is not None:
+            raise InvalidValueError(f"the methods cannot explain this model together: {said(failed)}") from failed
+        warn_of_memory(took, together, free(device))
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
             stages_of(prepared.model, measure.plan.arguments.get("layers"), batch.x, prepared.stages)
@@ -108,13 +109,30 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
                 find_layer(name, prepared.model)
 
 
+def _taken(prepared: Prepared, method: Method, x: Tensor, targets: Tensor) -> int:
+    """Returns the memory that a method takes by itself; our error where it cannot explain the image."""
+    try:
+        with peak_of(x.device) as peak:
+            replace(prepared, methods=(method,)).columns(x, targets)
+    except (ValueError, TypeError) as error:
+        raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
+    except Exception as error:  # whatever Captum's own methods, or the model, raise
+        cure = "; one image is too much: take later layers, or a smaller data.size" * is_out_of_memory(error)
+        raise InvalidValueError(f"method {method.label!r} cannot explain this model: {said(error)}{cure}") from error
+    return peak.bytes
+
+
+def _fits(needed: int, left: int | None) -> bool:
+    return left is None or needed <= left * _SHARE
+
+
 def warn_of_memory(took: Mapping[str, int], batch: int, left: int | None) -> None:
     """Warns where a batch of images will hardly fit into memory: the most that a method took for one image says so."""
-    if not took or left is None:
+    if not took:
         return
     method = max(took, key=lambda label: took[label])
     needed = took[method] * batch
-    if needed > left * _SHARE:
+    if left is not None and not _fits(needed, left):
         fits = max(1, int(left * _SHARE / took[method]))
         warnings.warn(
             f"method {method!r} took {_in_gigabytes(took[method])} for one image, so {batch} at a time may take "
