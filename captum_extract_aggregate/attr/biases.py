@@ -26,36 +26,33 @@ def bias_of(module: nn.Module) -> Tensor | None:
 
 
 def _bias(module: nn.Module) -> Tensor:
+    mean, variance, weight, bias = _constants(module)
     if not _has_running_statistics(module):
-        return module.bias.detach()  # type: ignore[union-attr, operator]
-    return _shift(*_constants(module), module.eps)  # type: ignore[arg-type]
+        return bias.detach()
+    return _shift(mean, variance, weight, bias, module.eps)  # type: ignore[arg-type]
 
 
 def biases_of(layers: Iterable[nn.Module]) -> dict[nn.Module, Tensor]:
-    """Returns what layers add that add a bias, those of one kind computed together: a BatchNorm by itself takes eight
+    """Returns what layers add that add a bias, BatchNorms of one kind computed together: by itself each takes eight
     small operations, and a network has fifty."""
+    found: dict[nn.Module, Tensor] = {}
     kinds: dict[Any, list[nn.Module]] = {}
     for layer in layers:
-        alike = [(type(t), t.dtype, t.device) if _is_list(t) else id(layer) for t in _constants(layer)]
-        kinds.setdefault((*alike, getattr(layer, "eps", None)), []).append(layer)
-    found: dict[nn.Module, Tensor] = {}
-    for same in kinds.values():
-        if len(same) < 2:
-            found[same[0]] = _bias(same[0])
-            continue
-        constants = [torch.cat(ts) for ts in zip(*map(_constants, same))]
-        shifts = _shift(*constants, same[0].eps)
-        found |= zip(same, shifts.split([len(layer.running_mean) for layer in same]))
+        constants = _constants(layer)
+        if _has_running_statistics(layer) and all(type(t) in (Tensor, nn.Parameter) and t.ndim == 1 for t in constants):
+            kinds.setdefault((layer.eps, *((t.dtype, t.device) for t in constants)), []).append(layer)
+        else:
+            found[layer] = _bias(layer)
+    for (eps, *_), same in kinds.items():
+        mean, variance, weight, bias = (torch.cat(ts) for ts in zip(*map(_constants, same)))
+        sizes = [len(_constants(layer)[0]) for layer in same]
+        found |= zip(same, _shift(mean, variance, weight, bias, eps).split(sizes))
     return found
 
 
-def _constants(module: nn.Module) -> tuple[Tensor | None, ...]:
-    """Returns running mean and variance, weight and bias, or None in place of what it has not."""
+def _constants(module: nn.Module) -> tuple[Any, ...]:
+    """Returns running mean and variance, weight and bias; None in place of what it has not."""
     return tuple(getattr(module, name, None) for name in ("running_mean", "running_var", "weight", "bias"))
-
-
-def _is_list(t: Any) -> bool:
-    return type(t) in (Tensor, nn.Parameter) and t.ndim == 1
 
 
 @torch.no_grad()

@@ -27,7 +27,11 @@ from captum_extract_aggregate.evaluation.plan import DataPlan
 
 @dataclass(frozen=True)
 class Opened:
-    """Holds a data set: its functions take an item's index in it; `read` also the image's among those of the plan."""
+    """Holds a data set: its functions take an item's index in it; `read` also the image's among those of the plan.
+
+    `is_users` says that code of the user's own makes the items, which may draw, and change what a process has but one
+    of.
+    """
 
     count: int
     read: Callable[[int, int], Sample]
@@ -36,6 +40,7 @@ class Opened:
     has_objects: bool = False
     classes: Sequence[str] = ()
     normalisation: Normalisation | None = None  # None: the plan's, or the model's
+    is_users: bool = False
 
 
 class Preprocess:
@@ -229,6 +234,7 @@ def _of_items(data: Any, what: str, preprocess: Preprocess) -> Opened:
         lambda index: f"image {index}",
         lambda index: Source(files=None),
         has_objects and not is_cropped,
+        is_users=True,
     )
 
 

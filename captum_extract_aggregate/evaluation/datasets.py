@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def open_images(plan: DataPlan, subject: NamedModel) -> Images:
 
     def read_chosen(i: int) -> Sample:
         try:
-            with undisturbed():
+            with undisturbed() if opened.is_users else contextlib.nullcontext():
                 return opened.read(indices[i], i)
         except Exception as error:  # whatever a damaged file, or the data set's own code, raises
             what = error if isinstance(error, (OSError, ValueError)) else repr(error)
@@ -53,6 +55,7 @@ def open_images(plan: DataPlan, subject: NamedModel) -> Images:
         opened.has_objects,
         tuple(opened.classes),
         opened.normalisation or normalisation,
+        not opened.is_users,
     )
 
 

@@ -43,8 +43,8 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Images:
-    """Holds the images of a plan: how many, functions that read one, name it and say what it is made of, and whether
-    objects (or whole images) are known."""
+    """Holds the images of a plan: how many, functions that read one, name it and say what it is made of, whether
+    objects (or whole images) are known, and whether several may be read at once, before their turn."""
 
     count: int
     read: Callable[[int], Sample]
@@ -53,6 +53,7 @@ class Images:
     has_objects: bool
     classes: tuple[str, ...]
     normalisation: Normalisation
+    may_be_read_ahead: bool = False
 
     def picture(self, x: Tensor) -> Tensor:
         """Returns the input as a picture in [0, 1]."""

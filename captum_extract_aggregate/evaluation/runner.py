@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from captum_extract_aggregate.evaluation.plan import Plan
 from captum_extract_aggregate.evaluation.prepare import prepare
 from captum_extract_aggregate.evaluation.prepared import Cell, Measurement, Prepared
 from captum_extract_aggregate.evaluation.processes import Workers, set_threads
+from captum_extract_aggregate.evaluation.read_ahead import reading_ahead
 from captum_extract_aggregate.evaluation.store import (
     BatchRows,
     ContentRow,
@@ -108,10 +110,16 @@ def _work(
     batches = prepared.batches()
     parts: dict[frozenset[Cell], Prepared] = {}
     total = sum(len(batches[i]) for i, _ in mine)
-    with progress(total, "image", "Evaluation", show and workers.leads) as bar:
-        for i, cells in mine:
+    with (
+        reading_ahead(prepared.images, workers.device, workers.world) as ahead,
+        progress(total, "image", "Evaluation", show and workers.leads) as bar,
+    ):
+        prepared = replace(prepared, images=ahead.images)
+        for n, (i, cells) in enumerate(mine):
             if frozenset(cells) not in parts:
                 parts[frozenset(cells)] = prepared.only(cells)
+            for coming, _ in mine[n : n + 2]:
+                ahead.expect(batches[coming])
             with seeded(prepared.plan.run.seed + batches[i].start):  # whoever computes it, and whatever came before
                 found = _found(parts[frozenset(cells)], batches[i], workers.device)
             writer.add(i, found._replace(key=keys[i], cells=cells))
