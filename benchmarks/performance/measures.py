@@ -307,11 +307,33 @@ def evaluation() -> Iterator[Row]:
         yield row("evaluation", f"images per second, {case}", found, limit=limit, at_least=True)
 
 
+_BARE = """
+import sys, captum.attr, torch, torchvision
+from PIL import Image
+from torchvision.transforms.v2 import functional as TF
+model = torchvision.models.mobilenet_v2().eval()
+picture = TF.center_crop(TF.resize(Image.open(sys.argv[1]), [256]), [224, 224])
+x = TF.to_dtype(TF.to_image(picture), torch.float32, scale=True)[None].requires_grad_()
+torch.autograd.grad(model(x).amax(), x)
+"""
+
+
 def imports() -> Iterator[Row]:
-    """A fresh interpreter that imports the package, against one that imports torch and captum."""
+    """A fresh interpreter that imports the package, against one that imports torch and captum; and the command that
+    draws three methods' maps of a photograph, against one that imports torch, torchvision and captum, builds the
+    network and runs it forward and backward."""
 
-    def importing(text: str) -> Callable[[], object]:
-        return lambda: subprocess.run([sys.executable, "-c", text], check=True)
+    def interpreter(*arguments: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, *arguments], check=True, capture_output=True, cwd=ROOT)
 
-    found = ratios(importing("import captum_extract_aggregate"), importing("import torch, captum.attr"))
-    yield row("import", "the package over torch and captum.attr", found, limit=1.15)
+    package, bare = (
+        interpreter("-c", f"import {names}") for names in ("captum_extract_aggregate", "torch, captum.attr")
+    )
+    yield row("import", "the package over torch and captum.attr", ratios(package, bare), limit=1.15)
+    with tempfile.TemporaryDirectory() as folder:
+        photograph = str(Path(folder) / "cat.png")
+        Image.fromarray(skimage.data.chelsea()).save(photograph)
+        request = ("--model", "mobilenet_v2", "--weights", "random", "--output", str(Path(folder) / "maps.png"))
+        command = interpreter("-m", "captum_extract_aggregate", "explain", photograph, *request)
+        found = ratios(command, interpreter("-c", _BARE, photograph))
+    yield row("import", "the command `explain` over imports, network and bare passes", found, limit=1.3)
