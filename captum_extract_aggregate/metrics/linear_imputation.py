@@ -19,6 +19,7 @@ _PRECISION = {torch.float32: 1e-5, torch.float64: 1e-12}
 _HIDDEN, _LEAST = 0.01, 1e-3  # of the noise, what need not be exact, and of the solution, what has to be
 _TRUST = 0.1  # of the square of the error, what a step is trusted to leave at least
 _HOLD = 0.9  # of what holds the pixels holds a coarse cell: all of it is too much where they differ
+_MOST_EXPONENT = 120  # of 2, whose inverse is a number, too
 _COARSEST, _COARSEST_STEPS = 8, 4  # cells along a side, and steps of Jacobi's method
 _TOGETHER = 2**21  # numbers at most, by which memory is bounded on a CPU
 _FULL = 8  # examples that fill a CPU's vectors
@@ -112,7 +113,8 @@ def _solve(known: Tensor, gone: Tensor, precision: Tensor) -> Tensor:
     fold = _Fold(known)
     grids = _grids(gone.to(known.dtype), fold)
     finest = grids[0]
-    rest = finest.neighbours(fold.folded(_padded(known, finest.size))).mul_(finest.open)
+    unit = fold.folded(_unit(known))  # as squares of very large and very small numbers are none
+    rest = finest.neighbours(fold.folded(_padded(known, finest.size))).mul_(finest.open).div_(unit)
     spare, steps = torch.empty_like(rest), 1 if on_cpu(known) else _STEPS_UNSEEN
     along = _cycle(grids, rest, spare)
     u, slope = torch.zeros_like(rest), _dot(rest, along, spare)
@@ -129,7 +131,14 @@ def _solve(known: Tensor, gone: Tensor, precision: Tensor) -> Tensor:
         before, slope = slope, _dot(rest, improved, spare)
         going = going & (slope > limit)
         along = improved.addcmul_(_spread(torch.where(going, slope / before, 0), rest), along)
-    return fold.unfolded(_cut(u, known.shape[2:]))
+    return fold.unfolded(_cut(u.mul_(unit), known.shape[2:]))
+
+
+def _unit(known: Tensor) -> Tensor:
+    """Returns the power of 2 by which each example and channel is divided, which changes no digit: `N x C x 1..`."""
+    positions = tuple(range(2, known.ndim))
+    size = torch.maximum(known.amax(positions, keepdim=True), -known.amin(positions, keepdim=True))
+    return torch.exp2(size.log2().floor().clamp(-_MOST_EXPONENT, _MOST_EXPONENT).nan_to_num(0))
 
 
 def _dot(a: Tensor, b: Tensor, spare: Tensor) -> Tensor:

@@ -56,6 +56,19 @@ def test_what_is_easy_and_large_does_not_hide_what_is_hard(scale):
             torch.testing.assert_close(found[:, :, 52:92], expected[:, :, 52:92], rtol=0, atol=1e-11 * scale)
 
 
+@pytest.mark.parametrize("exponent", [-100, -60, 60, 120])
+def test_units_do_not_matter(exponent):
+    """Where the squares of the numbers are infinite, or 0."""
+    generator = torch.Generator().manual_seed(0)
+    x, gone = torch.rand(3, 2, 30, 40, generator=generator), torch.rand(3, 1, 30, 40, generator=generator) < 0.7
+    x[0, 1] = 0
+    factor = torch.tensor([[1.0, 1.0], [2.0, 1.0], [1.0, 1.0]])[..., None, None] * 2.0**exponent
+    found = linear_imputation(x * factor, gone)
+    assert torch.equal(found, linear_imputation(x, gone) * factor)
+    assert found[2].amin() > 0
+
+
+
 def test_company_changes_nothing(elsewhere):
     x, gone = drawn(6, (17, 14))
     gone[0] = True
