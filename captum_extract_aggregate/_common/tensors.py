@@ -72,9 +72,9 @@ def extremes(t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ends(t: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the smallest and the largest number of all; on a CPU two looks take two thirds of the time of one for
-    both."""
-    return (t.amin(), t.amax()) if on_cpu(t) else torch.aminmax(t)
+    """Returns the smallest and the largest number of all. On a CPU two looks take two thirds of the time of one for
+    both, but in half precision three times as long."""
+    return (t.amin(), t.amax()) if on_cpu(t) and t.element_size() > 2 else torch.aminmax(t)
 
 
 def are_finite(t: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -26,33 +26,37 @@ def bias_of(module: nn.Module) -> Tensor | None:
 
 
 def _bias(module: nn.Module) -> Tensor:
-    mean, variance, weight, bias = _constants(module)
     if not _has_running_statistics(module):
-        return bias.detach()
-    return _shift(mean, variance, weight, bias, module.eps)  # type: ignore[arg-type]
+        return module.bias.detach()  # type: ignore[union-attr, operator]
+    return _shift(*_constants(module))
 
 
 def biases_of(layers: Iterable[nn.Module]) -> dict[nn.Module, Tensor]:
     """Returns what layers add that add a bias, BatchNorms of one kind computed together: by itself each takes eight
     small operations, and a network has fifty."""
     found: dict[nn.Module, Tensor] = {}
-    kinds: dict[Any, list[nn.Module]] = {}
+    kinds: dict[Any, list[tuple[nn.Module, list[Tensor]]]] = {}
     for layer in layers:
-        constants = _constants(layer)
-        if _has_running_statistics(layer) and all(type(t) in (Tensor, nn.Parameter) and t.ndim == 1 for t in constants):
-            kinds.setdefault((layer.eps, *((t.dtype, t.device) for t in constants)), []).append(layer)
+        if _has_running_statistics(layer) and _are_lists(constants := _constants(layer)[:-1]):
+            kinds.setdefault((layer.eps, *((t.dtype, t.device) for t in constants)), []).append((layer, constants))
         else:
             found[layer] = _bias(layer)
     for (eps, *_), same in kinds.items():
-        mean, variance, weight, bias = (torch.cat(ts) for ts in zip(*map(_constants, same)))
-        sizes = [len(_constants(layer)[0]) for layer in same]
-        found |= zip(same, _shift(mean, variance, weight, bias, eps).split(sizes))
+        mean, variance, weight, bias = (torch.cat(ts) for ts in zip(*(constants for _, constants in same)))
+        shifts = _shift(mean, variance, weight, bias, eps).split([len(constants[0]) for _, constants in same])
+        found |= zip((layer for layer, _ in same), shifts)
     return found
 
 
-def _constants(module: nn.Module) -> tuple[Any, ...]:
-    """Returns running mean and variance, weight and bias; None in place of what it has not."""
-    return tuple(getattr(module, name, None) for name in ("running_mean", "running_var", "weight", "bias"))
+def _constants(module: nn.Module) -> list[Any]:
+    """Returns running mean and variance, weight and bias (None in place of what it has not), and epsilon."""
+    return [getattr(module, name, None) for name in ("running_mean", "running_var", "weight", "bias", "eps")]
+
+
+def _are_lists(tensors: Sequence[Any]) -> bool:
+    """Tells whether all are plain lists of as many numbers."""
+    plain = all(type(t) in (Tensor, nn.Parameter) and t.ndim == 1 for t in tensors)
+    return plain and len(set(map(len, tensors))) == 1
 
 
 @torch.no_grad()

@@ -128,22 +128,23 @@ class FullGrad(WithDelta[nn.Module]):
         return None if name == "layer" and self._only_seen else super().argument(name)
 
     def places(self, layer: nn.Module | None, to_input: bool) -> tuple[Place, ...]:
-        return (self._place(layer, to_input, lambda: {}),)
-
-    def _place(self, layer: nn.Module | None, to_input: bool, biases: Callable[[], Biases]) -> Place:
         check_bias(layer, to_input)
         assert layer is not None
         at_once = self.layout == "auto" and is_channels_first(layer)  # whose positions are the layer's own
-        reduce = functools.partial(self._reduced, layer, biases) if at_once else None
-        return Place(layer, value=False, optional=self._only_seen, reduce=reduce)
+        reduce = functools.partial(self._reduced, layer, dict) if at_once else None
+        return (Place(layer, value=False, optional=self._only_seen, reduce=reduce),)
 
     def plan(self, to_input: bool) -> Plan:
         """Returns the input's place, if its term counts, and those of the layers, whose biases are computed together,
         when the first is asked for."""
-        layers = self._layers()
-        biases = functools.cache(lambda: biases_of(layer for layer in layers if layer is not None))
-        of_layers = [(self._place(layer, to_input, biases),) for layer in layers]
-        return [(Place(None, "input"),)] * self.include_input + of_layers
+        plan: list[tuple[Place, ...]] = [(Place(None, "input"),)] * self.include_input
+        places = places_of(super().plan(to_input))
+        layers = [place.layer for place in places if place.layer is not None]
+        biases = functools.cache(functools.partial(biases_of, layers))
+        for place, layer in zip(places, layers, strict=True):
+            shared = functools.partial(self._reduced, layer, biases) if place.reduce is not None else None
+            plan.append((place._replace(reduce=shared),))
+        return plan
 
     def all_maps(self, inputs: Any, evidence: Evidence, plan: Plan) -> Maps:
         biases = [place for place in places_of(plan) if place.layer is not None]

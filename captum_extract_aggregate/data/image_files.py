@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,13 +71,12 @@ def image_in(content: bytes, name: str, most_pixels: int) -> Image.Image:
 def _read(file: Path | io.BytesIO, name: str, most_pixels: int, formats: tuple[str, ...] | None = None) -> Image.Image:
     too_large = f"{name!r} has more than {most_pixels:,} pixels; scale it down first"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # large, but below the error's limit
-            with Image.open(file, formats=formats) as picture:
-                if picture.width * picture.height > most_pixels > 0:
-                    raise InvalidValueError(too_large)
-                picture.load()
-                return to_rgb(ImageOps.exif_transpose(picture))
+        alone = threading.current_thread() is threading.main_thread()
+        with unwarned() if alone else contextlib.nullcontext(), Image.open(file, formats=formats) as picture:
+            if picture.width * picture.height > most_pixels > 0:
+                raise InvalidValueError(too_large)
+            picture.load()
+            return to_rgb(ImageOps.exif_transpose(picture))
     except (InvalidValueError, FileNotFoundError, NotADirectoryError):
         raise
     except UnidentifiedImageError:
@@ -84,6 +86,15 @@ def _read(file: Path | io.BytesIO, name: str, most_pixels: int, formats: tuple[s
         raise InvalidValueError(too_large) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise InvalidValueError(f"{name!r} cannot be read: {error}") from None
+
+
+@contextlib.contextmanager
+def unwarned() -> Iterator[None]:
+    """Within, Pillow does not warn of pictures that are large, but below its error's limit. For one thread alone, as
+    Python's filters of warnings are the whole process's, and come back in the order in which they were kept."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def refuse_virtual(path: Path) -> None:

@@ -20,6 +20,7 @@ from captum_extract_aggregate.evaluation.methods import Method
 from captum_extract_aggregate.evaluation.plan import DataPlan, Plan
 from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 
+_ONE_TOO_MANY = "; one image is too much: take later layers, or a smaller data.size"
 _SHARE = 0.9  # of what is free, which a batch may take without a warning
 
 
@@ -90,16 +91,16 @@ def check_explains(prepared: Prepared, sample: Sample, device: torch.device) -> 
     """
     batch = prepared.batch([sample], device)
     targets, together = batch.targets[:, :1], min(prepared.plan.run.batch_size, prepared.images.count)
-    failed: Exception | None = None
+    failed = ""
     try:
         with peak_of(device) as peak:
             prepared.columns(batch.x, targets)
     except Exception as error:
-        failed = error
-    if failed is not None or not _fits(peak.bytes * together, free(device)):
+        failed = said(error) + _ONE_TOO_MANY * is_out_of_memory(error)  # not itself, which holds what the try has made
+    if failed or not _fits(peak.bytes * together, free(device)):
         took = {method.label: _taken(prepared, method, batch.x, targets) for method in prepared.methods}
-        if failed is not None:
-            raise InvalidValueError(f"the methods cannot explain this model together: {said(failed)}") from failed
+        if failed:
+            raise InvalidValueError(f"the methods cannot explain this model together: {failed}")
         warn_of_memory(took, together, free(device))
     for measure in prepared.measures:
         if "layers" in measure.spec.needs:
@@ -117,7 +118,7 @@ def _taken(prepared: Prepared, method: Method, x: Tensor, targets: Tensor) -> in
     except (ValueError, TypeError) as error:
         raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
     except Exception as error:  # whatever Captum's own methods, or the model, raise
-        cure = "; one image is too much: take later layers, or a smaller data.size" * is_out_of_memory(error)
+        cure = _ONE_TOO_MANY * is_out_of_memory(error)
         raise InvalidValueError(f"method {method.label!r} cannot explain this model: {said(error)}{cure}") from error
     return peak.bytes
 

@@ -19,6 +19,7 @@ from captum_extract_aggregate.evaluation.images import Images, Sample
 from captum_extract_aggregate.evaluation.measure_spec import Interpretation, MeasureSpec
 from captum_extract_aggregate.evaluation.methods import INPUT, Method, digest, explain_together, make_ready, remade
 from captum_extract_aggregate.evaluation.plan import MeasurePlan, Plan
+from captum_extract_aggregate.evaluation.read_ahead import Ahead, Look, look_at
 from captum_extract_aggregate.evaluation.sources import sources
 
 Cell = tuple[str, str, str]  # method, layer, measure
@@ -67,6 +68,7 @@ class Prepared:
     stages: Stages = field(default_factory=dict)  # of its randomisation, those that have been looked for
     # By the images' number and size, and methods: whether a pass that explains gives the scores of a forward by itself.
     tells_scores: dict[tuple[object, ...], bool] = field(default_factory=dict)
+    ahead: Ahead | None = None  # what reads images before their turn
 
     def inputs(self) -> dict[str, str]:
         """Returns a digest of each thing that a plan only names: weights, code, files; by what to call it."""
@@ -128,6 +130,21 @@ class Prepared:
         if size > 1 and len(starts) > 1 and n - starts[-1] == 1:
             starts.pop()
         return [range(a, b) for a, b in zip(starts, [*starts[1:], n])]
+
+    @property
+    def may_read_ahead(self) -> bool:
+        """Whether no code of the user's own reads the images, or works meanwhile: it may draw, or go to another
+        folder."""
+        return self.images.may_be_read_ahead and self.keeper is None
+
+    def expect(self, batch: range) -> None:
+        """Says which images will be looked at next."""
+        if self.ahead is not None:
+            self.ahead.expect(batch)
+
+    def look(self, i: int) -> Look:
+        """Returns what is seen of an image."""
+        return look_at(self.images, i) if self.ahead is None else self.ahead.look(i)
 
     def explainer(self, batch: ImageBatch) -> Explainer:
         """Returns what explains a batch again, also on other networks that have the model's layers."""

@@ -6,45 +6,60 @@ import contextlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
-from captum_extract_aggregate.evaluation.images import Images, Sample
+from captum_extract_aggregate.data.image_files import unwarned
+from captum_extract_aggregate.evaluation.image_digests import content_of
+from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError
 
 _MOST_READERS = 8
 
 
-class Ahead:
-    """Reads what is expected in other threads, until it is asked for."""
+class Look(NamedTuple):
+    """Holds what was seen of an image: itself, or why it cannot be read, and what it was made of at that time (see
+    `content_of`)."""
 
-    def __init__(self, images: Images, pool: ThreadPoolExecutor | None) -> None:
+    sample: Sample | None
+    error: str
+    content: tuple[str, str]
+
+
+def look_at(images: Images, i: int) -> Look:
+    """Reads an image."""
+    try:
+        sample = images.read(i)
+    except UnreadableError as error:
+        return Look(None, str(error), content_of(images, i, None))
+    return Look(sample, "", content_of(images, i, sample))
+
+
+class Ahead:
+    """Looks at what is expected in other threads, until it is asked for."""
+
+    def __init__(self, images: Images, pool: ThreadPoolExecutor) -> None:
         self._images, self._pool = images, pool
-        self._coming: dict[int, Future[Sample]] = {}
-        self.images = replace(images, read=self._read)
+        self._coming: dict[int, Future[Look]] = {}
 
     def expect(self, batch: range) -> None:
         """Says which images will be asked for next."""
-        if self._pool is not None:
-            for i in batch:
-                if i not in self._coming:
-                    self._coming[i] = self._pool.submit(self._images.read, i)
+        for i in batch:
+            if i not in self._coming:
+                self._coming[i] = self._pool.submit(look_at, self._images, i)
 
-    def _read(self, i: int) -> Sample:
-        coming = self._coming.pop(i, None)
-        return self._images.read(i) if coming is None else coming.result()
+    def look(self, i: int) -> Look:
+        """Returns what was seen of an image that was expected."""
+        return self._coming.pop(i).result()
 
 
 @contextlib.contextmanager
 def reading_ahead(images: Images, device: torch.device, processes: int) -> Iterator[Ahead]:
-    """Holds the threads that read. A data set of the user's own is read when its turn comes: it may draw, or not bear
-    threads."""
-    if not images.may_be_read_ahead:
-        yield Ahead(images, None)
-        return
+    """Holds the threads that read."""
     readers = 1 if device.type == "cpu" else min(_MOST_READERS, max(1, (os.cpu_count() or 1) // processes))
-    pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
-    try:
-        yield Ahead(images, pool)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    with unwarned():
+        pool = ThreadPoolExecutor(readers, thread_name_prefix="reader")
+        try:
+            yield Ahead(images, pool)
+        finally:
+            pool.shutdown(cancel_futures=True)

@@ -25,8 +25,7 @@ from captum_extract_aggregate.evaluation.datasets import storable
 from captum_extract_aggregate.evaluation.explained import CENTRE, Column, ImageBatch, Value
 from captum_extract_aggregate.evaluation.explainer import Explainer
 from captum_extract_aggregate.evaluation.guard import undisturbed
-from captum_extract_aggregate.evaluation.image_digests import content_of
-from captum_extract_aggregate.evaluation.images import Sample, UnreadableError
+from captum_extract_aggregate.evaluation.images import Sample
 from captum_extract_aggregate.evaluation.plan import Plan
 from captum_extract_aggregate.evaluation.prepare import prepare
 from captum_extract_aggregate.evaluation.prepared import Cell, Measurement, Prepared
@@ -110,16 +109,16 @@ def _work(
     batches = prepared.batches()
     parts: dict[frozenset[Cell], Prepared] = {}
     total = sum(len(batches[i]) for i, _ in mine)
-    with (
-        reading_ahead(prepared.images, workers.device, workers.world) as ahead,
-        progress(total, "image", "Evaluation", show and workers.leads) as bar,
-    ):
-        prepared = replace(prepared, images=ahead.images)
+    with contextlib.ExitStack() as within:
+        bar = within.enter_context(progress(total, "image", "Evaluation", show and workers.leads))
+        if prepared.may_read_ahead:
+            ahead = within.enter_context(reading_ahead(prepared.images, workers.device, workers.world))
+            prepared = replace(prepared, ahead=ahead)
         for n, (i, cells) in enumerate(mine):
             if frozenset(cells) not in parts:
                 parts[frozenset(cells)] = prepared.only(cells)
             for coming, _ in mine[n : n + 2]:
-                ahead.expect(batches[coming])
+                prepared.expect(batches[coming])
             with seeded(prepared.plan.run.seed + batches[i].start):  # whoever computes it, and whatever came before
                 found = _found(parts[frozenset(cells)], batches[i], workers.device)
             writer.add(i, found._replace(key=keys[i], cells=cells))
@@ -147,17 +146,15 @@ def evaluate_batch(prepared: Prepared, images: range, device: torch.device) -> B
     found = BatchRows([], [], [], [], contents := [])
     by_size: dict[tuple[int, ...], list[Sample]] = defaultdict(list)
     for i in images:
-        try:
-            sample = prepared.images.read(i)
-        except UnreadableError as error:
-            if prepared.plan.run.on_error == "stop":
-                raise InvalidValueError(f'{error}; with on_error = "skip" it is left out and counted') from None
-            found.images.append(ImageRow(i, "", -1, storable(str(error))))
-            contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, None)))
-            continue
-        found.images.append(ImageRow(i, storable(sample.name), sample.label, ""))
-        contents.append(ContentRow(i, prepared.images.name(i), *content_of(prepared.images, i, sample)))
-        by_size[tuple(sample.x.shape)].append(sample)
+        sample, error, content = prepared.look(i)
+        contents.append(ContentRow(i, prepared.images.name(i), *content))
+        if sample is not None:
+            found.images.append(ImageRow(i, storable(sample.name), sample.label, ""))
+            by_size[tuple(sample.x.shape)].append(sample)
+        elif prepared.plan.run.on_error == "stop":
+            raise InvalidValueError(f'{error}; with on_error = "skip" it is left out and counted')
+        else:
+            found.images.append(ImageRow(i, "", -1, storable(error)))
     for samples in by_size.values():
         _evaluate(prepared, *prepared.explained(samples, device), found)
     return found

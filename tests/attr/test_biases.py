@@ -116,11 +116,27 @@ def test_bias_attribution_of_every_layout(name):
     assert relative_error(got, terms.sum(3 if "grid" in name else 1).unsqueeze(1)) < 1e-12
 
 
+def broadcasting(statistics, gains):
+    """Running statistics and gains of different lengths, one of which is 1."""
+    norm = ShapedNorm(statistics)
+    norm.weight, norm.bias = nn.Parameter(torch.randn(gains)), nn.Parameter(torch.randn(gains))
+    return norm
+
+
+def test_looking_at_a_bias_computes_no_weight():
+    """One that is computed anew each time may change the model in train mode."""
+    layer = torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3)).train()
+    u = layer.parametrizations.weight[0]._u.clone()
+    bias_of(layer), biases_of([layer]), biased(layer, torch.ones(1, 4, 2, 2))
+    assert torch.equal(u, layer.parametrizations.weight[0]._u)
+
+
 def test_together_they_are_what_each_is_by_itself():
     """BatchNorms of one kind are computed together, of another kind, or unlike those, by themselves."""
     norms = [nn.BatchNorm2d(3), nn.BatchNorm2d(5), nn.BatchNorm1d(4), nn.BatchNorm2d(2, eps=0.1)]
     norms += [nn.BatchNorm2d(3, affine=False), nn.BatchNorm2d(4).double(), ShapedNorm(4, 1, 1)]
     norms += [torchvision.ops.FrozenBatchNorm2d(6), torchvision.ops.FrozenBatchNorm2d(2)]
+    norms += [broadcasting(1, 4), broadcasting(4, 1), broadcasting(1, 4)]
     for norm in norms:
         for t in (*norm.parameters(), *norm.buffers()):
             if t.is_floating_point():

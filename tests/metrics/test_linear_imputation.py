@@ -68,7 +68,6 @@ def test_units_do_not_matter(exponent):
     assert found[2].amin() > 0
 
 
-
 def test_company_changes_nothing(elsewhere):
     x, gone = drawn(6, (17, 14))
     gone[0] = True

@@ -18,7 +18,7 @@ from captum_extract_aggregate.attr.propagation.order_statistics import kth_small
 
 _Found = TypeVar("_Found")
 SMALL = 2**12  # rows up to this length are partitioned as a whole
-_SAMPLE = 2**13  # at most, and an eighth of the row
+_SAMPLE = 2**13  # about, and at most an eighth of the row
 _PIECE = 2**16
 
 
@@ -88,8 +88,8 @@ def _of_ranks(row: Any, low: int, high: int) -> tuple[float, float]:
         found = value(low), value(high)
         if found[0] is not None and found[1] is not None:
             return found[0], found[1]
-    whole = np.partition(row, low)  # by one rank, for which NumPy has a faster way than for two
-    return float(whole[low]), float(whole[high:].min())
+    whole = np.partition(row, [low, high])
+    return float(whole[low]), float(whole[high])
 
 
 def _bracket(sample: Any, fraction: float) -> tuple[float, float]:

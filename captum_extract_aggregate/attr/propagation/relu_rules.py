@@ -64,10 +64,12 @@ def _products(R: Tensor, a: Any, ceiling: float, gradient: Tensor | None) -> Ten
     """Returns `a R`, in memory of its own or in the gradient's."""
     if gradient is None:
         return a * R  # type: ignore[no-any-return]
-    into = gradient if gradient.dtype == R.dtype else torch.empty_like(R)
+    output = a()
+    into = gradient if gradient.dtype == R.dtype == output.dtype else None
     if math.isinf(ceiling):
-        return torch.mul(a(), R, out=into)
-    return torch.clamp(a(), 0, ceiling, out=into).mul_(R)
+        return torch.mul(output, R, out=into)
+    output = torch.clamp(output, 0, ceiling, out=into)
+    return torch.mul(output, R, out=into)
 
 
 def _rows(t: Tensor) -> Tensor:
