@@ -20,6 +20,7 @@ _Found = TypeVar("_Found")
 SMALL = 2**12  # rows up to this length are partitioned as a whole
 _SAMPLE = 2**13  # about, and at most an eighth of the row
 _PIECE = 2**16
+_WORTH_THREADS = 2**21  # numbers: of fewer, waking a thread takes as long
 
 
 def percentile(rows: Tensor, q: float) -> Tensor:
@@ -53,7 +54,7 @@ def _within(first: float, second: float, weight: float) -> float:
 def _in_threads(function: Callable[[Any], _Found], rows: Any, size: int) -> list[_Found]:
     """Returns the rows' results; NumPy's work is that of one thread, but lets others work beside it."""
     threads = min(torch.get_num_threads(), len(rows))
-    if threads < 2 or size < 2 * SMALL:
+    if threads < 2 or size < _WORTH_THREADS:
         return [function(row) for row in rows]
     return list(_pool(torch.get_num_threads()).map(function, rows))
 
