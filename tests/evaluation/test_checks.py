@@ -1,10 +1,15 @@
 """What is checked of a plan once its parts are there."""
 
 import warnings
+import weakref
 
 import pytest
+import torch
 
+from captum_extract_aggregate.evaluation import plan_from
 from captum_extract_aggregate.evaluation.checks import warn_of_memory
+from captum_extract_aggregate.evaluation.prepare import prepare
+from captum_extract_aggregate.evaluation.prepared import Prepared
 from tests.evaluation.plans import HERE, content, picture_folder, voc_tree
 from tests.evaluation.wrong_plans import check_refused, measures, methods, tiny, tiny_data
 
@@ -71,3 +76,23 @@ def test_a_batch_that_will_not_fit_is_told_before_any_work():
         warn_of_memory({"ig": gigabyte // 2}, 8, 5 * gigabyte)
         warn_of_memory({"ig": gigabyte // 2}, 8, None)
         warn_of_memory({}, 8, 1)
+
+
+@pytest.mark.parametrize("each_fits", [True, False])
+def test_methods_that_cannot_explain_together(each_fits, monkeypatch):
+    """What the try has made is given up before each is tried by itself, which says whose fault it is."""
+    held = []
+
+    def columns(prepared, x, targets):
+        if len(prepared.methods) == 1 and each_fits:
+            assert held[0]() is None
+            return []
+        large = torch.empty(3)
+        held.append(weakref.ref(large))
+        raise MemoryError("out of memory")
+
+    monkeypatch.setattr(Prepared, "columns", columns)
+    what = "the methods cannot explain this model together" if each_fits else "method 'normgrad' cannot explain"
+    plan = plan_from(content(methods=[{"method": "normgrad"}, {"method": "gradcam"}]))
+    with pytest.raises(ValueError, match=rf"{what}.*out of memory; one image is too much"):
+        prepare(plan, torch.device("cpu"))
