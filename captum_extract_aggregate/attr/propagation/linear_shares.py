@@ -31,7 +31,8 @@ class Linear:
     no activity is below 0. `channels` are the dimensions of activity and weight along which several operations of one
     sum may be joined; None: along none. `adjoint(R, activity, weight)` takes R at the output to the inputs, each times
     its weight; None: autograd has to. `output` is what the operation gave, with bias and BatchNorm, where it is kept,
-    and `transposed` then does what `adjoint` does with its weights. Output and R may be overwritten.
+    and `transposed` then does what `adjoint` does with its weights (None: of a part of the outputs). Output and R may
+    be overwritten.
     """
 
     function: Callable[[Tensor, Constant, Constant], Tensor]
