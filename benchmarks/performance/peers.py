@@ -87,6 +87,7 @@ def captum_products(model: nn.Module, other: nn.Module, x: Tensor, held: ExitSta
 
 def captum_guided(model: nn.Module, other: nn.Module, x: Tensor, held: ExitStack) -> Pair:
     ours, theirs = cea.GuidedBackprop(model), GuidedBackprop(other)
+    torch.testing.assert_close(ours.attribute(x, target=3), theirs.attribute(x, target=3), rtol=1e-3, atol=1e-6)
     return partial(ours.attribute, x, target=3), partial(theirs.attribute, x, target=3), "GuidedBackprop"
 
 
@@ -180,7 +181,8 @@ PEERS: dict[str, Peer] = {
     "zennit": zennit,
     "lxt": lxt,
 }
-_NETWORKS = {"zennit": ("vgg16",), "lxt": ("vit_b_16",)}  # zennit merges no BatchNorm
+# Zennit merges no BatchNorm, and Captum's guided backpropagation leaves a MobileNetV2's ReLU6 as they are.
+_NETWORKS = {"zennit": ("vgg16",), "lxt": ("vit_b_16",), "captum, guided": ("resnet50", "vgg16")}
 _TINY = {"rtol": 1e-4, "atol": 1e-6}
 
 
@@ -213,7 +215,7 @@ def peers() -> Iterator[Row]:
     """
     for name, make in PEERS.items():
         library = name.partition(",")[0]
-        for of in _NETWORKS.get(library, ("resnet50", "mobilenet_v2")):
+        for of in _NETWORKS.get(name, ("resnet50", "mobilenet_v2")):
             model, x = network(of), images(1)
             other = copy.deepcopy(model)
             with ExitStack() as held:
