@@ -177,8 +177,8 @@ def test_gated_rules_are_one_forward_and_one_backward(make, resnet, x):
 RULES = {
     "excitation": (cea.ExcitationBackprop, 2, 1, 10),
     "LRP, gamma infinite": (lambda m: cea.LRP(m, gamma=float("inf")), 2, 1, 10),
-    "LRP-0": (cea.LRP, 1, 1, 20),
-    "LRP-gamma": (lambda m: cea.LRP(m, gamma=0.25), 2, 2, 38),  # less where R meets no negative output
+    "LRP-0": (cea.LRP, 1, 1, 19),
+    "LRP-gamma": (lambda m: cea.LRP(m, gamma=0.25), 2, 2, 37),  # less where R meets no negative output
 }
 
 

@@ -61,9 +61,9 @@ def _are_lists(tensors: Sequence[Any]) -> bool:
 
 @torch.no_grad()
 def _shift(mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    shift = -mean * (variance + eps).rsqrt()
-    shift = shift if weight is None else shift * weight
-    return (shift if bias is None else shift + bias).detach()
+    centre = mean * (variance + eps).rsqrt()
+    centre = centre if weight is None else centre * weight
+    return (-centre if bias is None else bias - centre).detach()
 
 
 def adds_bias(module: nn.Module) -> bool:

@@ -129,11 +129,11 @@ def _fits(needed: int, left: int | None) -> bool:
 
 def warn_of_memory(took: Mapping[str, int], batch: int, left: int | None) -> None:
     """Warns where a batch of images will hardly fit into memory: the most that a method took for one image says so."""
-    if not took:
+    if not took or left is None:
         return
     method = max(took, key=lambda label: took[label])
     needed = took[method] * batch
-    if left is not None and not _fits(needed, left):
+    if not _fits(needed, left):
         fits = max(1, int(left * _SHARE / took[method]))
         warnings.warn(
             f"method {method!r} took {_in_gigabytes(took[method])} for one image, so {batch} at a time may take "

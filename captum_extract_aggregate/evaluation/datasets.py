@@ -55,7 +55,7 @@ def open_images(plan: DataPlan, subject: NamedModel) -> Images:
         opened.has_objects,
         tuple(opened.classes),
         opened.normalisation or normalisation,
-        not opened.is_users,
+        opened.is_users,
     )
 
 

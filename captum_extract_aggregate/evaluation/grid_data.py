@@ -87,8 +87,7 @@ def grids_of(plan: DataPlan, how: GridPlan, images: Images, model: nn.Module) ->
     def source(index: int) -> Source:
         return _together([images.source(cell) for cell in grids.cells[index]])
 
-    is_users = not images.may_be_read_ahead
-    return Opened(count, read, name, source, True, images.classes, images.normalisation, is_users)
+    return Opened(count, read, name, source, True, images.classes, images.normalisation, images.is_users)
 
 
 def _together(sources: Sequence[Source]) -> Source:

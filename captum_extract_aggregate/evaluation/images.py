@@ -44,7 +44,7 @@ class Source(NamedTuple):
 @dataclass(frozen=True)
 class Images:
     """Holds the images of a plan: how many, functions that read one, name it and say what it is made of, whether
-    objects (or whole images) are known, and whether several may be read at once, before their turn."""
+    objects (or whole images) are known, and whether code of the user's own makes them."""
 
     count: int
     read: Callable[[int], Sample]
@@ -53,7 +53,7 @@ class Images:
     has_objects: bool
     classes: tuple[str, ...]
     normalisation: Normalisation
-    may_be_read_ahead: bool = False
+    is_users: bool = False
 
     def picture(self, x: Tensor) -> Tensor:
         """Returns the input as a picture in [0, 1]."""

@@ -135,7 +135,7 @@ class Prepared:
     def may_read_ahead(self) -> bool:
         """Whether no code of the user's own reads the images, or works meanwhile: it may draw, or go to another
         folder."""
-        return self.images.may_be_read_ahead and self.keeper is None
+        return not self.images.is_users and self.keeper is None
 
     def expect(self, batch: range) -> None:
         """Says which images will be looked at next."""

@@ -18,16 +18,17 @@ def batch_norm_constants(call: Call) -> tuple[Tensor, Tensor]:
     scale = torch.rsqrt(at_least_float32(given["running_var"]) + given["eps"])
     if given["weight"] is not None:
         scale = scale * given["weight"]
-    shift = -given["running_mean"] * scale
-    return scale.detach(), (shift if given["bias"] is None else shift + given["bias"]).detach()
+    centre = given["running_mean"] * scale
+    return scale.detach(), (-centre if given["bias"] is None else given["bias"] - centre).detach()
 
 
 def batch_norm_gain(call: Call) -> Tensor:
     """Returns a BatchNorm's scale, to multiply its input with."""
-    return _by_channel(batch_norm_constants(call)[0], normalization_arguments(call)["input"])
+    return by_channel(batch_norm_constants(call)[0], normalization_arguments(call)["input"])
 
 
-def _by_channel(values: Tensor, x: Tensor) -> Tensor:
+def by_channel(values: Tensor, x: Tensor) -> Tensor:
+    """Returns one number for each channel in the shape that it has beside `x`."""
     return values.reshape(-1, *(1,) * (x.ndim - 2))
 
 
@@ -58,7 +59,7 @@ def _group_norm(call: Call) -> Callable[[Tensor], Tensor]:
         grouped = x.unflatten(1, (groups, -1)).flatten(2)
         held = torch.rsqrt(grouped.detach().var(2, unbiased=False, keepdim=True) + eps)
         centred = ((grouped - grouped.mean(2, keepdim=True)) * held).reshape(x.shape)
-        return centred if weight is None else centred * _by_channel(weight, x)
+        return centred if weight is None else centred * by_channel(weight, x)
 
     return run
 
@@ -69,9 +70,9 @@ def _instance_norm(call: Call) -> Callable[[Tensor], Tensor]:
 
     def run(x: Tensor) -> Tensor:
         dims = tuple(range(2, x.ndim))
-        spread = x.detach().var(dims, unbiased=False, keepdim=True) if own else _by_channel(variance, x)
+        spread = x.detach().var(dims, unbiased=False, keepdim=True) if own else by_channel(variance, x)
         scaled = (x - x.mean(dims, keepdim=True) if own else x) * torch.rsqrt(spread + given["eps"])
-        return scaled if weight is None else scaled * _by_channel(weight, x)
+        return scaled if weight is None else scaled * by_channel(weight, x)
 
     return run
 
