@@ -34,9 +34,10 @@ _KEEP_STRIDES = {
 } | {"torch::autograd::AccumulateGrad"}
 
 
-def as_it_lies(g: Tensor) -> Tensor:
-    """Returns a gradient of one example with the strides of its shape, and any other as it is."""
-    return g.contiguous() if len(g) == 1 and g.stride(0) != g.numel() else g
+def as_it_lies(g: Tensor | None) -> Tensor | None:
+    """Returns a gradient of one example with the strides of its shape, and any other as it is; rules that send nothing
+    down give None."""
+    return g.contiguous() if g is not None and len(g) == 1 and g.stride(0) != g.numel() else g
 
 
 def lay_out(modules: Iterable[nn.Module], undo: Undo) -> None:
@@ -68,4 +69,4 @@ _name = methodcaller("name")
 
 def _laid_out(gradients: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
     first, *others = gradients
-    return (first if first is None else as_it_lies(first), *others)
+    return (as_it_lies(first), *others)

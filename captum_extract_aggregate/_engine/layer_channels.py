@@ -32,12 +32,11 @@ def _is_elementwise(module: nn.Module) -> bool:
 
 
 def is_layer_norm_2d(module: nn.Module | None) -> bool:
-    """Returns a LayerNorm over the channels of N K H W, as torchvision's and timm's networks define for themselves."""
-    return _is_layer_norm_2d(type(module))
-
-
-def _is_layer_norm_2d(kind: type) -> bool:
-    return issubclass(kind, nn.LayerNorm) and "2d" in kind.__name__.lower()
+    """Returns a LayerNorm over the channels of N K H W: torchvision's and timm's networks define one by that name, and
+    Hugging Face's and ConvNeXt's own one that is told so."""
+    return isinstance(module, nn.LayerNorm) and (
+        "2d" in type(module).__name__.lower() or getattr(module, "data_format", None) == "channels_first"
+    )
 
 
 def _is_over_positions(module: nn.Module) -> bool:
@@ -48,15 +47,15 @@ def _is_over_positions(module: nn.Module) -> bool:
 def holds(root: nn.Module | None, side: str) -> bool:
     """Tells whether a module is or holds a layer with channels at that side, "first" or "last"."""
     return root is not None and any(
-        _side(type(module)) == side and not _is_over_positions(module) for module in root.modules()
+        _side(module) == side and not _is_over_positions(module) for module in root.modules()
     )
 
 
-def _side(kind: type[nn.Module]) -> str | None:
-    """Returns where layers of a type have their channels, if they all have them at one side."""
-    if issubclass(kind, _CHANNELS_FIRST) or _is_layer_norm_2d(kind):
+def _side(module: nn.Module) -> str | None:
+    """Returns where a layer has its channels, if its type tells."""
+    if isinstance(module, _CHANNELS_FIRST) or is_layer_norm_2d(module):
         return "first"
-    return "last" if issubclass(kind, (*_CHANNELS_LAST, nn.RNNBase)) else None
+    return "last" if isinstance(module, (*_CHANNELS_LAST, nn.RNNBase)) else None
 
 
 def widths(root: nn.Module | None) -> set[int]:

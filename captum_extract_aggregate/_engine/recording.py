@@ -49,8 +49,13 @@ from captum_extract_aggregate._engine.targets import Target, Targets, select_sco
 Context = Any  # what a forward runs within
 Seed = Callable[[Tensor], Tensor]
 Within = Callable[[Undo, Sequence[Tensor]], Context]  # told the tensors that the forward is given
-Around = Callable[[Tensor], contextlib.AbstractContextManager[Any]]
+Start = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Found = list[Tensor | None]  # the gradient at each place's tensors, None where there is none
+
+
+def at_scores(scores: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
+    """Begins a backward at the scores, with what is sent down from them."""
+    return scores, sent
 
 
 def _of_final_states(place: Place) -> str:
@@ -113,26 +118,27 @@ class Recording:
         self,
         targets: Targets,
         seed: Seed = torch.ones_like,
-        around: Around = contextlib.nullcontext,
+        start: Start = at_scores,
         jointly: bool = False,
     ) -> Iterator[Evidence]:
         """Runs one backward for each target, and yields what it showed; the graph is freed with the last.
 
         Targets that follow from the scores (the most probable classes) are chosen by a function of the output.
 
-        What is sent down from the scores is `seed(scores)`: ones for gradients. It runs within `around(scores)`, which
-        may run backward passes of its own. `jointly`: of a plain pass; targets may share a backward where that is
-        faster.
+        What is sent down from the scores is `seed(scores)`: ones for gradients. `start` may have it begin further down,
+        at what all places lead to, and run backward passes of its own to find out with what. (No hook could put that
+        in: autograd shows it to what lies below, not to who asks for the gradient of that tensor itself.) `jointly`: of
+        a plain pass; targets may share a backward where that is faster.
         """
         wanted = targets(self.output) if callable(targets) else targets
         activations = itertools.chain.from_iterable(self._activations.values())
         many = targets_at_once(self.inputs, activations) if jointly else 1
-        for start in range(0, len(wanted), many):
-            some = wanted[start : start + many]
+        for first in range(0, len(wanted), many):
+            some = wanted[first : first + many]
             found = self._gradients_of_all(some) if len(some) > 1 else None
             for i, target in enumerate(some):  # nothing of a target is held here while the next one's backward runs
                 gradients = None if found is None else found.pop(0)
-                yield self._for_target(target, seed, around, start + i + 1 < len(wanted), gradients)
+                yield self._for_target(target, seed, start, first + i + 1 < len(wanted), gradients)
                 del gradients
 
     def _gradients_of_all(self, targets: Sequence[Target]) -> list[Found] | None:
@@ -144,7 +150,7 @@ class Recording:
             return joint_gradients([select_scores(self.output, target) for target in targets], self._edges())
 
     def _for_target(
-        self, target: Target, seed: Seed, around: Around, retain: bool, found: Found | None = None
+        self, target: Target, seed: Seed, start: Start, retain: bool, found: Found | None = None
     ) -> Evidence:
         """Returns what a backward shows, which runs unless it is known what it finds."""
         with Undo() as undo, undo:
@@ -156,9 +162,8 @@ class Recording:
             if self.context is None and len(scores) == 1 and on_cpu(scores):
                 self._lay_out(scores)
             arriving = Arriving(undo, self._taps, self._reduced if found is None else [])
-            with around(scores):
-                if found is None:
-                    found = self._backward(scores, seed(scores.detach()), retain, arriving)
+            if found is None:
+                found = self._backward(*start(scores, seed(scores.detach())), retain, arriving)
             kept = arriving.reduced()
             gradients = self._by_place(found, arriving, kept)
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
@@ -206,12 +211,12 @@ class Recording:
         edges = (part.edge for place in places for parts in self._taps[place] for part in parts)
         return [edge for edge in edges if edge is not None]
 
-    def _backward(self, scores: Tensor, seed: Tensor, retain: bool, arriving: Arriving) -> Found:
+    def _backward(self, start: Tensor, sent: Tensor, retain: bool, arriving: Arriving) -> Found:
         edges = self._edges(arriving)
-        if not scores.requires_grad or not edges:
+        if not start.requires_grad or not edges:
             return [None] * len(edges)
         with _explained_failure():
-            return list(torch.autograd.grad(scores, edges, seed, retain_graph=retain, allow_unused=True))
+            return list(torch.autograd.grad(start, edges, sent, retain_graph=retain, allow_unused=True))
 
     def _by_place(self, found: Found, arriving: Arriving, kept: Container[Place]) -> dict[Place, Tensors]:
         """Returns the gradients of each place of which not all that is wanted was kept when they arrived."""

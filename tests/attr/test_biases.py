@@ -45,6 +45,15 @@ class UntiedLinear(nn.Linear):
         return x @ self.weight.T + self.bias
 
 
+class ToldWhere(nn.LayerNorm):
+    """As in Hugging Face's ConvNeXts: told by an argument where the channels are."""
+
+    data_format = "channels_first"
+
+    def forward(self, x):
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class ShapedNorm(nn.Module):
     """Running statistics of any shape that the input's can be broadcast to."""
 
@@ -79,6 +88,7 @@ LAYERS = {
     "layer norm over two dimensions": (lambda: nn.LayerNorm((K, K)), (K, K, K)),
     "layer norm over all": (lambda: nn.LayerNorm((K, K, K)), (K, K, K)),
     "layer norm over channels": (lambda: torchvision.models.convnext.LayerNorm2d(K), (K, K, K)),
+    "layer norm that is told where channels are": (lambda: ToldWhere(K), (K, K, K)),
     "group norm": (lambda: nn.GroupNorm(2, K), (K, K, K)),
 }
 

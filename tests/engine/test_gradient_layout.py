@@ -38,6 +38,26 @@ def test_one_example_is_what_it_is_in_a_batch(make):
     assert not model.norm._forward_hooks
 
 
+def test_a_norm_at_which_nothing_arrives():
+    """CP-LRP sends nothing through a softmax, and queries and keys may have norms of their own, as in LeViT."""
+
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.query, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            query = self.norm(self.query(x)).flatten(2)
+            weights = (query.transpose(1, 2) @ query).softmax(-1)
+            return (x.flatten(2) @ weights.transpose(1, 2)).mean(2)
+
+    torch.manual_seed(0)
+    method = cea.LRP(Attending().double().eval(), attention="cp")
+    x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    torch.testing.assert_close(method.attribute(x[:1], target=1), method.attribute(x, target=1)[:1])
+
+
 def test_only_strides_that_a_batch_would_not_have_are_laid_out():
     odd = torch.randn(1, 49, 5).transpose(1, 2).unflatten(2, (7, 7))
     assert as_it_lies(odd).is_contiguous()

@@ -7,8 +7,18 @@ from torchvision.models.convnext import LayerNorm2d
 from captum_extract_aggregate._engine.layer_channels import holds, is_layer_norm_2d, widths, widths_of
 
 
+class ToldWhere(nn.LayerNorm):
+    """As in Hugging Face's ConvNeXts, at both sides by one class."""
+
+    def __init__(self, width, data_format="channels_first"):
+        super().__init__(width)
+        self.data_format = data_format
+
+
 def test_a_layer_norm_over_the_channels_of_a_picture():
     assert is_layer_norm_2d(LayerNorm2d(4))
+    assert is_layer_norm_2d(ToldWhere(4))
+    assert not is_layer_norm_2d(ToldWhere(4, "channels_last"))
     assert not is_layer_norm_2d(nn.LayerNorm(4))
     assert not is_layer_norm_2d(nn.BatchNorm2d(4))
 
@@ -19,6 +29,8 @@ def test_a_layer_norm_over_the_channels_of_a_picture():
         (nn.Conv2d(3, 4, 1), True, False),
         (nn.Sequential(nn.ReLU(), nn.BatchNorm1d(4)), True, False),
         (LayerNorm2d(4), True, False),
+        (ToldWhere(4), True, False),
+        (ToldWhere(4, "channels_last"), False, True),
         (nn.LayerNorm(4), False, True),
         (nn.LayerNorm((4, 5)), False, False),  # over positions too
         (nn.GRU(3, 4), False, True),

@@ -370,6 +370,9 @@ def _real_batch_norm(module: nn.BatchNorm2d, x: Tensor, g: Tensor) -> Summand:
     "torchvision.models.convnext.LayerNorm2d",
     "timm.layers.norm.LayerNorm",
     "timm.layers.norm.LayerNorm2d",
+    "transformers.models.convnext.modeling_convnext.ConvNextLayerNorm",
+    "transformers.models.convnextv2.modeling_convnextv2.ConvNextV2LayerNorm",
+    "transformers.models.dinov3_convnext.modeling_dinov3_convnext.DINOv3ConvNextLayerNorm",
 )
 def _real_layer_norm(module: nn.LayerNorm, x: Tensor, g: Tensor) -> Summand:
     if len(module.normalized_shape) > 1:

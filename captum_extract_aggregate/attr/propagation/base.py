@@ -13,7 +13,6 @@ training the network holds.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,7 +23,7 @@ from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.evidence import Evidence
 from captum_extract_aggregate._engine.layers import checked_inputs
 from captum_extract_aggregate._engine.layout import Layout
-from captum_extract_aggregate._engine.recording import Around, Recording, record
+from captum_extract_aggregate._engine.recording import Recording, Start, at_scores, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Targets
 from captum_extract_aggregate.attr.base import CaptureAttribution
@@ -68,9 +67,9 @@ class PropagationAttribution(CaptureAttribution[L]):
         """Returns the quantity at the scores."""
         return torch.ones_like(scores)
 
-    def _around(self, recording: Recording) -> Around:
-        """Returns what the backward pass runs within."""
-        return contextlib.nullcontext
+    def _start(self, recording: Recording) -> Start:
+        """Returns what tells where the backward pass begins."""
+        return at_scores
 
     def run_pass(
         self, inputs: Any, places: list[Place], additional_forward_args: Any, targets: Targets
@@ -83,7 +82,7 @@ class PropagationAttribution(CaptureAttribution[L]):
         extra, devices = additional_forward_args, self.device_ids
         recording = record(self.forward_func, inputs, places, extra, devices, within, self._from_the_start)
         recording.context.check(recording.output)
-        return recording.evidence(targets, self._seed, self._around(recording))
+        return recording.evidence(targets, self._seed, self._start(recording))
 
     def pass_key(self) -> int:
         return id(self)  # no other method has these rules

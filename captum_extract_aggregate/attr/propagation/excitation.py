@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -14,7 +13,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError, unknown_n
 from captum_extract_aggregate._engine.autograd_graph import nodes_below
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.layout import Layout
-from captum_extract_aggregate._engine.recording import Around, Recording
+from captum_extract_aggregate._engine.recording import Recording, Start
 from captum_extract_aggregate.attr.described import described
 from captum_extract_aggregate.attr.entry import named_arguments
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AggregateName
@@ -169,10 +168,9 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
     def _interception(self, batch: int) -> Interception:
         return self._excitation(watch=self.contrast_layer)
 
-    def _around(self, recording: Recording) -> Around:
-        @contextlib.contextmanager
-        def contrasted(scores: Tensor) -> Iterator[None]:
-            """Whatever arrives at the contrast layer within is replaced by the contrast."""
+    def _start(self, recording: Recording) -> Start:
+        def contrasted(scores: Tensor, sent: Tensor) -> tuple[Tensor, Tensor]:
+            """Begins at the contrast layer, with the contrast."""
             classifier = _classifier(scores)
             features = classifier.saved_tensors[0]
             at = features if self.contrast_layer is None else self._watched(recording.context)
@@ -183,19 +181,11 @@ class ContrastiveExcitationBackprop(ExcitationBackprop[L]):
                     "a layer does not lie in front of the contrast layer; expected one whose output the classifier's "
                     "input (or contrast_layer) is computed from"
                 )
-            (R,) = torch.autograd.grad(
-                scores, [GradientEdge(classifier, 0)], torch.ones_like(scores), retain_graph=True
-            )
+            (R,) = torch.autograd.grad(scores, [GradientEdge(classifier, 0)], sent, retain_graph=True)
             dual = classifier.step.dual(R, classifier.saved_tensors)
-            difference = self._arriving(scores, at, torch.ones_like(scores))
+            difference = self._arriving(scores, at, sent)
             difference = difference - (dual if at is features else self._arriving(features, at, dual))
-            if self.clamp == "contrast":
-                difference = difference.clamp(min=0)
-            handle = at.register_hook(lambda R: difference)
-            try:
-                yield
-            finally:
-                handle.remove()
+            return at, difference.clamp(min=0) if self.clamp == "contrast" else difference
 
         return contrasted
 

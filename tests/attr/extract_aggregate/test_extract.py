@@ -165,10 +165,17 @@ def test_channels_first_norms(dims):
         check_real_layer(norm, x)
 
 
-def test_torchvision_layer_norm_2d():
-    from torchvision.models.convnext import LayerNorm2d
+def _hugging_faces_layer_norm():
+    return pytest.importorskip("transformers.models.convnextv2.modeling_convnextv2").ConvNextV2LayerNorm(
+        4, data_format="channels_first"
+    )
 
-    layer, x = LayerNorm2d(4).double(), draw_tensor(0, 2, 4, 3, 5)
+
+@pytest.mark.parametrize(
+    "make", [lambda: torchvision.models.convnext.LayerNorm2d(4), _hugging_faces_layer_norm], ids=["torchvision", "hf"]
+)
+def test_layer_norm_2d(make):
+    layer, x = make().double(), draw_tensor(0, 2, 4, 3, 5)
     g = draw_tensor(1, 2, 4, 3, 5)
     got = ex.layer_extract(layer, "it")(layer, x, g).materialize()
     for i in range(2):

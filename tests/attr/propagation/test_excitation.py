@@ -1,5 +1,6 @@
 """Excitation backprop and its contrast: literal references, zennit, what inhibits."""
 
+import copy
 import math
 
 import pytest
@@ -50,6 +51,65 @@ def test_contrast_layer_by_name():
     assert torch.equal(automatic, by_name)
     assert relative_error(lower, automatic) < 1e-10  # without clamping, the difference may be taken anywhere
     assert relative_error(clamped, lower) > 1e-3
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_layer_that_the_classifier_reads_is_the_same_in_company(inplace):
+    """Its very tensor is where the contrast is taken, and relevance goes on to an earlier layer."""
+    torch.manual_seed(0)
+    features = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(inplace), nn.Conv2d(8, 16, 3, 2), nn.ReLU(inplace))
+    net = nn.Sequential(features, nn.Conv2d(16, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double().eval()
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for layers in ("0.1", "0"), ("0", "0.1"):
+        together = cea.ContrastiveExcitationBackprop(net, list(layers)).attribute(x, target=1)
+        for layer, map_ in zip(layers, together):
+            alone = cea.ContrastiveExcitationBackprop(net, layer).attribute(x, target=1)
+            torch.testing.assert_close(map_, alone, rtol=1e-10, atol=1e-12)
+            assert layer == "0" or float(map_.max()) > 1e-3  # at the classifier both send the same to a position
+
+
+class Bypassed(nn.Module):
+    """A residual branch, within which the contrast may be taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.Linear(4, 3)
+
+    def joined(self, a, b):
+        return self.head((a + b.relu()).mean((2, 3)))
+
+    def forward(self, x):
+        a = self.a(x).relu()
+        return self.joined(a, self.b(a))
+
+
+class Joined(nn.Module):
+    """What lies behind the branch, of both its inputs."""
+
+    def __init__(self, net, sign):
+        super().__init__()
+        self.net = copy.deepcopy(net)
+        self.net.head.weight.data *= sign
+
+    def forward(self, a, b):
+        return self.net.joined(a, b)
+
+
+def test_what_goes_round_the_contrast_layer_is_not_in_the_contrast():
+    """As with the authors' code, which begins at that layer and sends the difference alone."""
+    torch.manual_seed(0)
+    net, x = Bypassed().double().eval(), torch.randn(1, 3, 8, 8, dtype=torch.float64)
+    with torch.no_grad():
+        a = net.a(x).relu()
+        b = net.b(a)
+    of_class, of_dual = (cea.ExcitationBackprop(Joined(net, sign)).attribute((a, b), target=1)[1] for sign in (1, -1))
+    weight = net.b.weight.detach().clamp(min=0)
+    z = nn.functional.conv2d(a, weight)
+    sent = torch.where(z > 0, (of_class - of_dual) / z, 0)
+    expected = (a * nn.functional.conv_transpose2d(sent, weight)).sum(1, keepdim=True).clamp(min=0)
+    got = cea.ContrastiveExcitationBackprop(net, "a", contrast_layer="b").attribute(x, target=1)
+    assert relative_error(got, expected) < 1e-10
+    assert float(expected.sum()) > 0
 
 
 def test_another_thread_may_run_the_contrast_layer():
