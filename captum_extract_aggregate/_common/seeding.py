@@ -68,7 +68,21 @@ def generator_of_gpu(index: int) -> ProcessWide:
 
 def random_state(undo: Undo, tensors: Iterable[Tensor]) -> None:
     """Leaves the generators as they were after a pass that draws random numbers (dropout in train mode)."""
-    keep_generators(undo, {t.device.index for t in tensors if t.device.type == "cuda"})
+    keep_generators(undo, _gpus_of(tensors))
+
+
+def states_of_generators(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Returns the states of the generators that a pass on these tensors draws from."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(index) for index in _gpus_of(tensors) if not _captures())]
+
+
+def _gpus_of(tensors: Iterable[Tensor]) -> set[int]:
+    return {t.device.index for t in tensors if t.device.type == "cuda"}
+
+
+def _captures() -> bool:
+    """Tells whether a CUDA graph is captured: then a GPU's generator belongs to the graph, and cannot be read."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def same_draws(undo: Undo, tensors: Iterable[Tensor]) -> None:
@@ -79,12 +93,8 @@ def same_draws(undo: Undo, tensors: Iterable[Tensor]) -> None:
 
 
 def keep_generators(undo: Undo, gpus: Iterable[int]) -> None:
-    """Brings the generators of the CPU and of some GPUs back at the end.
-
-    While a CUDA graph is captured, a GPU's generator belongs to the graph, and cannot be read.
-    """
+    """Brings the generators of the CPU and of some GPUs back at the end."""
     _TORCH.keep(undo)
     for index in gpus:
-        if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-            continue
-        generator_of_gpu(index).keep(undo)
+        if not _captures():
+            generator_of_gpu(index).keep(undo)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from captum_extract_aggregate._common.errors import InvalidValueError
-from captum_extract_aggregate._common.seeding import random_state
+from captum_extract_aggregate._common.seeding import random_state, states_of_generators
 from captum_extract_aggregate._common.undo import ProcessWide, Undo, hook_everywhere
 from captum_extract_aggregate._engine.checkpoints import checkpoints_as_written
 from captum_extract_aggregate._engine.claims import Claim
@@ -70,12 +70,13 @@ class Preparation:
         hooked: Collection[nn.Module | None] | None,
         layers: Collection[nn.Module | None],
     ) -> None:
-        self.undo, self.batch, self.freeze, self.hooked, self.layers = undo, len(tensors[0]), freeze, hooked, layers
+        self.undo, self.tensors, self.freeze, self.hooked, self.layers = undo, tensors, freeze, hooked, layers
+        self.batch = len(tensors[0])
         self.claim = Claim(undo, runs=True)
         self.seen = self.claim.modules
         self.strangers = set[nn.Module]()
         self.session: Session | None = None
-        self.met_others = False
+        self.met_others = self.drew = False
 
     def prepare(self, model: nn.Module) -> None:
         """Claims, checks and freezes the modules of a model that have not been met yet."""
@@ -91,7 +92,8 @@ class Preparation:
             _require_gradients(parts, not self.freeze, self.undo)
             if self.batch == 1 and self.hooked is None:  # of a plain pass the graph itself is looked at
                 lay_out(parts.modules, self.undo)
-        _warn_of_dropout(parts.training)
+        if parts.training:
+            self.undo.callback(self._look_for_draws, states_of_generators(self.tensors))
         if parts.is_compiled:
             _make_eager(self.undo)
         if self.hooked is None or _must_run_in_parts(parts, self.hooked):
@@ -103,10 +105,22 @@ class Preparation:
             hook_everywhere(self.undo, self.meet)
 
     def finished(self) -> Claim:
-        """Says that the forward has run to its end."""
+        """Says that the forward has run to its end, and all is undone."""
+        if self.drew:
+            warnings.warn(
+                "the model, or a part of it, is in train mode and draws random numbers (dropout, stochastic depth), so "
+                "the map is of a random part of the model; call model.eval() for the map of the model. (The random "
+                "state is restored after each call: reseed between calls to sample dropout masks.)",
+                stacklevel=2,
+            )
         if self.session is not None:
             self.session.learn(self.met_others)
         return self.claim
+
+    def _look_for_draws(self, before: list[Tensor]) -> None:
+        """Tells by the generators, before they are put back, whether the forward has drawn from them: modules that do
+        have many names, and some are functions."""
+        self.drew |= not all(map(torch.equal, before, states_of_generators(self.tensors)))
 
     def facts(self) -> Facts:
         """Returns what the models tell of layouts, which a session keeps."""
@@ -182,15 +196,6 @@ def check_batch_norm(module: nn.Module, models: list[nn.Module], batch: int) -> 
 
 def _name(module: nn.Module, models: list[nn.Module]) -> str:
     return f"{describe(module, models)} ({type(module).__name__})"
-
-
-def _warn_of_dropout(training: list[nn.Module]) -> None:
-    if any(isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 for m in training):
-        warnings.warn(
-            "dropout is active, so the map is of a random part of the model; call model.eval() for the map of the "
-            "model. (The random state is restored after each call: reseed between calls to sample dropout masks.)",
-            stacklevel=2,
-        )
 
 
 def _make_eager(undo: Undo) -> None:

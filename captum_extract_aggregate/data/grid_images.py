@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._engine.model_state import without_gradients
+from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs
 
 
@@ -126,7 +127,7 @@ def _is_sure(
     if scale > 1:
         pictures = F.interpolate(pictures, scale_factor=scale, mode="bilinear", align_corners=False)
     parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    scores = model(pictures if parameter is None else pictures.to(parameter.device))
+    scores = record(model, pictures if parameter is None else pictures.to(parameter.device), ()).output
     sure = scores.softmax(1).max(1)
     right = sure.indices == torch.tensor(labels, device=scores.device)
     return (right & (sure.values >= confidence)).tolist()  # type: ignore[no-any-return]

@@ -106,7 +106,7 @@ def refuse_virtual(path: Path) -> None:
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Returns a picture of any mode in 8-bit RGB, transparent parts white."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        return Image.fromarray(_to_8_bit(np.asarray(picture))).convert("RGB")
+        return Image.fromarray(to_8_bit(np.asarray(picture))).convert("RGB")
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -114,7 +114,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
+def to_8_bit(values: np.ndarray) -> np.ndarray:
     """Scales 16-bit integers by their range; anything else that does not fit, from its smallest to its largest
     value."""
     fractional = values.dtype.kind == "f"

@@ -19,7 +19,9 @@ from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.explanation.explanation import Explanation
 from captum_extract_aggregate.explanation.pictures import Picture, Seen, see
 from captum_extract_aggregate.explanation.subject import (
+    Class,
     Names,
+    as_model,
     check_names,
     class_index,
     find_subject,
@@ -37,7 +39,7 @@ _AT_THE_LAST = ("gradcam",)
 def explain(
     model: nn.Module | str,
     image: Picture | None = None,
-    target: int | str | None = None,
+    target: Class | None = None,
     *,
     methods: str | Sequence[str] = DEFAULT_METHODS,
     layers: str | Sequence[str] = (),
@@ -54,10 +56,12 @@ def explain(
     Args:
         model: a network in eval mode, or a name: `scene-vgg`, `scene-resnet`, `scene-vit`, a registered model, a
             torchvision model, `timm:NAME`, a local folder of Hugging Face's, or `FILE.py:FUNCTION`.
-        image: a path, a PIL image, an array `H x W x 3` (bytes, or floats in [0, 1]), a `uint8` tensor `3 x H x W`, or
-            the model's own input, `1 x C x H x W` of floats. None: a scene of handwritten digits, for the models of
-            scenes.
-        target: a class by its name or index; None: the one with the highest score.
+        image: a path, a PIL image, an array `H x W x 3` (integers of 8 or 16 bits, or floats in [0, 1]), a `uint8`
+            tensor `3 x H x W`, or the model's own input, `1 x C x H x W` of floats. Pictures are turned upright by
+            their EXIF tag, and come in the model's precision and on its device. None: a scene of handwritten digits,
+            for the models of scenes.
+        target: a class by its name or index (an integer, also in a tensor of one entry); None: the one with the
+            highest score.
         methods: names, or one text with commas: any of `captum_extract_aggregate.registry.list_methods()`, a class's
             name (`GradCAM`, Captum's `LayerGradCam`), `EXTRACT:AGGREGATE`, `FILE.py:CLASS`.
         layers: names, or one text with commas. Left out: the default layers; GradCAM then explains the last one, which
@@ -100,7 +104,7 @@ def explained(
     subject: NamedModel,
     name: str,
     image: Picture | None,
-    target: int | str | None,
+    target: Class | None,
     *,
     methods: str | Sequence[str] = DEFAULT_METHODS,
     layers: str | Sequence[str] = (),
@@ -111,6 +115,8 @@ def explained(
     """Returns what `explain` does, of a model that is built already, which `name` calls."""
     chosen = _methods(methods)
     seen, boxes = _scene(name, seed) if image is None else (see(image, subject, preprocess), None)
+    if image is None or not isinstance(image, Tensor):
+        seen = seen._replace(x=as_model(subject.model, seen.x))
     scores = scores_of(subject.model, seen.x)
     check_names(class_names, subject.classes, scores.shape[1])
     at = _layers(layers, subject.model, seen.x)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, unknown_name
 from captum_extract_aggregate.explanation.maps import maps_of
-from captum_extract_aggregate.explanation.subject import class_index, class_name
+from captum_extract_aggregate.explanation.subject import Class, class_index, class_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,13 +72,13 @@ class Explanation:
         """Returns what a class is called."""
         return class_name(self.classes, index)
 
-    def maps_of(self, target: int | str) -> Rows:
+    def maps_of(self, target: Class) -> Rows:
         """Returns the maps by method and layer of a class, given by its name or index."""
         index = class_index(target, self.classes, self.scores)
         self._explain([index])
         return self._known[index]
 
-    def figure(self, target: int | str | None = None, **options: Any) -> Figure:
+    def figure(self, target: Class | None = None, **options: Any) -> Figure:
         """Returns the picture of all maps of a class; options as for `visualization.grid` (`scaling`, `cmap`, ...)."""
         from captum_extract_aggregate.visualization.figures import grid
 

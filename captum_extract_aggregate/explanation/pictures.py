@@ -9,20 +9,20 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError, said
-from captum_extract_aggregate.data.image_files import load_image, to_rgb
+from captum_extract_aggregate.data.image_files import load_image, to_8_bit, to_rgb
 from captum_extract_aggregate.data.models_by_name import NamedModel
 from captum_extract_aggregate.explanation.subject import preprocess, seen_box, to_picture
 
-# A file, a picture of Pillow's, an array H x W x 3 (bytes, or floats in [0, 1]), or a tensor: bytes C x H x W, or the
-# model's own input.
+# A file, a picture of Pillow's, an array H x W x 3 (integers of 8 or 16 bits, or floats in [0, 1]), or a tensor: bytes
+# C x H x W, or the model's own input.
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 _EXPECTED = (
-    "a path, a PIL image, an array H x W x 3 of bytes or of floats in [0, 1], a uint8 tensor 3 x H x W, or the model's "
-    "own input, C x H x W or 1 x C x H x W of floats"
+    "a path, a PIL image, an array H x W x 3 of integers (8 or 16 bits) or of floats in [0, 1], a uint8 tensor "
+    "3 x H x W, or the model's own input, C x H x W or 1 x C x H x W of floats"
 )
 
 
@@ -51,7 +51,7 @@ def _photograph(image: Any) -> Image.Image:
     if isinstance(image, (str, Path)):
         return load_image(image)
     if isinstance(image, Image.Image):
-        return to_rgb(image)
+        return to_rgb(ImageOps.exif_transpose(image))  # as its file would be
     if isinstance(image, Tensor) and image.dtype == torch.uint8 and image.ndim == 3:
         image = image.permute(1, 2, 0).cpu().numpy()
     if (
@@ -61,11 +61,17 @@ def _photograph(image: Any) -> Image.Image:
     ):
         got = f"{type(image).__name__} {tuple(image.shape)}" if hasattr(image, "shape") else type(image).__name__
         raise InvalidTypeError(f"image is a {got}; expected {_EXPECTED}")
-    if image.dtype.kind == "f":
-        if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-            raise InvalidValueError(f"image has values from {image.min():g} to {image.max():g}; expected {_EXPECTED}")
-        image = np.rint(255 * image)
-    return to_rgb(Image.fromarray(np.squeeze(image.astype(np.uint8))))
+    return to_rgb(Image.fromarray(np.squeeze(_in_bytes(image))))
+
+
+def _in_bytes(pixels: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+    """Returns the pixels of an array in 8 bits; integers above 255 are of 16, as in a file."""
+    most = {"f": 1, "b": 1, "u": 65535, "i": 65535}.get(pixels.dtype.kind)
+    if most is None:
+        raise InvalidTypeError(f"image is an array of {pixels.dtype}; expected {_EXPECTED}")
+    if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= most):
+        raise InvalidValueError(f"image has values from {pixels.min():g} to {pixels.max():g}; expected {_EXPECTED}")
+    return np.rint(255.0 * pixels).astype(np.uint8) if most == 1 else to_8_bit(pixels)
 
 
 def _transformed(photograph: Image.Image, transform: Callable[[Image.Image], Tensor]) -> Tensor:

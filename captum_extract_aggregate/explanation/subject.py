@@ -13,29 +13,36 @@ from PIL import Image
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import (
+    CaptumExtractAggregateError,
     InvalidTypeError,
     InvalidValueError,
     index_of_name,
     is_file,
+    said,
     unknown_name,
 )
 from captum_extract_aggregate._engine.outputs import scored
+from captum_extract_aggregate._engine.recording import record
 from captum_extract_aggregate.data.models_by_name import NamedModel, imagenet_names, known_of, load_subject
 
 _LARGEST = 4096
 Names: TypeAlias = "Sequence[str] | str | Path | None"
 Numbers: TypeAlias = "str | float | Sequence[float]"
+Class: TypeAlias = "int | str | Tensor"
 
 
 def scores_of(model: nn.Module, x: Tensor) -> Tensor:
-    """Returns the model's class scores of a picture; our error for a model that gives none."""
+    """Returns the model's class scores of a picture, as a method's pass would: what may not be in train mode is an
+    error, and the model stays as it is. Our error for a model that gives none."""
     try:
-        with torch.no_grad():
-            output = model(x)
+        output = record(model, x, ()).output
+    except CaptumExtractAggregateError:
+        raise
     except Exception as error:  # whatever the model's own code raises
         raise InvalidValueError(
-            f"the model does not run on a picture of shape {tuple(x.shape)} ({type(error).__name__}: {error}); "
-            "expected one that does: see --size"
+            f"the model does not run on a picture of shape {tuple(x.shape)} and {x.dtype} ({said(error)}); expected a "
+            "picture as it takes them: size= (on the command line --size) changes the side, and a tensor of floats, "
+            "1 x C x H x W, goes in as it is"
         ) from error
     scores = scored(model, output)
     if scores.ndim != 2:
@@ -44,6 +51,13 @@ def scores_of(model: nn.Module, x: Tensor) -> Tensor:
             "(batch x 1 for a single score)"
         )
     return scores
+
+
+def as_model(model: nn.Module, x: Tensor) -> Tensor:
+    """Returns an input in the precision of a model's weights, and where they are."""
+    floating = (p for p in model.parameters() if p.is_floating_point())
+    like = next(floating, None)
+    return x if like is None else x.to(like.device, like.dtype)
 
 
 def find_subject(
@@ -162,15 +176,25 @@ def class_name(classes: list[str], index: int) -> str:
     return name if name == str(index) else f"{name} ({index})" if name else str(index)
 
 
-def class_index(target: int | str | None, classes: list[str], scores: Tensor) -> int:
+def class_index(target: Class | None, classes: list[str], scores: Tensor) -> int:
     """Returns the class of a name (spelled exactly so, else without regard to case) or of an index; None or "": the one
     with the highest score."""
     if target is None or target == "":
         return int(scores.argmax())
+    if isinstance(target, Tensor):
+        if target.numel() != 1 or target.is_floating_point():
+            raise InvalidTypeError(f"target is a {target.dtype} tensor {tuple(target.shape)}; expected one class index")
+        target = int(target)
     text = str(target)
     index = index_of_name("target", text, classes)
     if index is None and not re.fullmatch(r"[+-]?\d+", text.strip(), re.ASCII):
         likely = [classes[i] for i in scores.argsort(descending=True).tolist() if i < len(classes)]
+        if not likely:
+            raise InvalidValueError(
+                f"target is {text!r}, but the names of the model's classes are not known; expected an index up to "
+                f"{len(scores) - 1}, or class_names= (on the command line --class-names): a file with a name in each "
+                "line, or 'imagenet'"
+            )
         raise InvalidValueError(unknown_name("target", text, likely, f" (or an index up to {len(scores) - 1})"))
     index = int(text) if index is None else index
     if not 0 <= index < len(scores):

@@ -69,17 +69,22 @@ class Trust:
     @property
     def sentence(self) -> str:
         """What follows for this picture, in words."""
-        blind = [_called(a) for a in self.answers if a.classes > _HELD]
-        unlearned = [_called(a) for a in self.answers if a.learned > _HELD]
         lines = [
-            f"Hardly depend on the class here: {', '.join(blind)}." if blind else "All maps depend on the class here.",
-            f"Hardly depend on what was learned: {', '.join(unlearned)}."
-            if unlearned
-            else "None looks the same on a random network.",
+            self._told([a.classes for a in self.answers], "on the class here", "for another class"),
+            self._told([a.learned for a in self.answers], "on what was learned", "on a random network"),
             *([_UNCHANGED] if all(math.isnan(a.kept) for a in self.answers) else []),
             "One picture proves no map right: ask over many (captum-extract-aggregate evaluate).",
         ]
         return " ".join(lines)
+
+    def _told(self, similarities: list[float], on: str, other: str) -> str:
+        """Returns which maps look the same elsewhere; a flat one says nothing for or against."""
+        alike = [_called(a) for a, s in zip(self.answers, similarities) if s > _HELD]
+        flat = [_called(a) for a, s in zip(self.answers, similarities) if math.isnan(s)]
+        if len(flat) == len(self.answers):
+            return f"Of how maps look {other} nothing can be told: one of each two is flat."
+        told = f"Hardly depend {on}: {', '.join(alike)}" if alike else f"None looks the same {other}"
+        return told + (f" (flat, which says nothing: {', '.join(flat)})." if flat else ".")
 
     def __str__(self) -> str:
         width = max(len(_called(a)) for a in self.answers)

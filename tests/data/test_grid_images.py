@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from captum_extract_aggregate import metrics
 from captum_extract_aggregate.data import GridImages
@@ -91,3 +92,12 @@ def test_wrong_uses():
     ):
         with pytest.raises(error, match=message):
             run()
+
+
+def test_a_network_in_train_mode_is_refused_and_stays_as_it_is():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    before = net[1].running_mean.clone()
+    with pytest.raises(ValueError, match="in train mode"):
+        GridImages([(torch.randn(3, 8, 8), i % 4) for i in range(8)], n=2, model=net)
+    assert torch.equal(net[1].running_mean, before)

@@ -5,6 +5,7 @@ import warnings
 import captum.attr as captum_attr
 import pytest
 import torch
+import torchvision
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -47,15 +48,28 @@ def test_model_compiled_in_place(small_net, images):
     assert small_net._compiled_call_impl is not None
 
 
-def test_active_dropout_is_announced_and_the_random_state_restored():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0.5), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+class DropsByFunction(nn.Module):
+    """No module in it tells."""
+
+    def forward(self, x):
+        return nn.functional.dropout(x, 0.5, self.training)
+
+
+@pytest.mark.parametrize(
+    "drops",
+    [lambda: nn.Dropout(0.5), lambda: torchvision.ops.StochasticDepth(0.5, "row"), DropsByFunction],
+    ids=["dropout", "stochastic depth", "a function"],
+)
+def test_active_dropout_is_announced_and_the_random_state_restored(drops):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), drops(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     x, state = torch.randn(1, 3, 8, 8), torch.get_rng_state()
-    with pytest.warns(UserWarning, match="dropout is active"):
+    with pytest.warns(UserWarning, match="in train mode and draws random numbers"):
         cea.NormGrad(net.train(), net[0]).attribute(x, 0)
     assert torch.equal(torch.get_rng_state(), state)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cea.NormGrad(net.eval(), net[0]).attribute(x, 0)
+        cea.NormGrad(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(0)).train(), "0").attribute(x, (0, 1, 1))
 
 
 def test_parts_of_a_fused_transformer_layer():

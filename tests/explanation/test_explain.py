@@ -1,5 +1,7 @@
 """One call, with a network or a name, and any picture."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,33 @@ def test_a_fine_tuned_network_with_names_of_its_own():
         cea.explain(net, PIXELS, class_names=["cat", "dog", "ant"], layers="0", size=32)
 
 
+@pytest.mark.parametrize("target", [1, "1", np.int64(1), torch.tensor(1), torch.tensor([1])])
+def test_every_spelling_of_an_index(net, target):
+    assert cea.explain(net, PIXELS, target, layers="features.12", methods="gradcam", size=64).target == 1
+
+
+def test_a_network_in_train_mode_stays_as_it_is():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    before = copy.deepcopy(net.state_dict())
+    with pytest.raises(ValueError, match=r"in train mode.*call model.eval\(\) first"):
+        cea.explain(net, PIXELS, layers="0", size=32)
+    assert all(torch.equal(t, before[name]) for name, t in net.state_dict().items())
+    net[1] = nn.Dropout(0.5)
+    with pytest.warns(UserWarning, match="draws random numbers"):
+        found = cea.explain(net, PIXELS, layers="0", size=32)
+    with pytest.warns(UserWarning, match="draws random numbers"):
+        assert "gradcam" in found.maps
+
+
+def test_a_picture_comes_in_the_precision_of_the_network():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    found = cea.explain(net.eval().bfloat16(), PIXELS, layers="0", size=32)
+    assert found.x.dtype == torch.bfloat16
+    assert found.maps["normgrad"]["0"].isfinite().all()
+    assert "bfloat16" not in repr(found)
+    assert found.figure().axes
+
+
 def test_what_a_timm_network_is_evaluated_on():
     timm = pytest.importorskip("timm")
     subject = subject_of(timm.create_model("tf_efficientnet_lite0"), "")
@@ -73,7 +102,9 @@ def test_what_a_timm_network_is_evaluated_on():
     ("arguments", "told"),
     [
         ({}, "model is 'Sequential', but there is no picture to explain; expected an IMAGE"),
-        ({"image": PIXELS, "target": "cat"}, "target is 'cat', which is unknown"),
+        ({"image": PIXELS, "target": "cat"}, "target is 'cat', but the names .* an index up to 1, or class_names="),
+        ({"image": PIXELS, "target": "cat", "class_names": ["cow", "ant"]}, "target is 'cat', which is unknown"),
+        ({"image": PIXELS, "target": torch.tensor([0, 1])}, r"target is a torch.int64 tensor \(2,\); expected one"),
         ({"image": PIXELS, "target": 7}, r"target is '7' \(index 7\); expected 0 to 1"),
         ({"image": PIXELS, "weights": "DEFAULT"}, "weights is 'DEFAULT', but the model is a network with its own"),
         ({"image": PIXELS, "methods": []}, r"methods is \[\]; expected at least one of"),

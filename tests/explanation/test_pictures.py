@@ -41,6 +41,28 @@ def test_what_is_shown_is_what_the_model_sees_in_the_photograph_s_pixels():
     assert torch.allclose(seen.x[0] * 0.25 + 0.5, small.permute(2, 0, 1) / 255, atol=0.01)
 
 
+def test_numbers_of_more_bits_are_those_of_a_file(tmp_path):
+    deep = (PIXELS[..., 0].astype(np.uint16) * 16) + 5  # 12 bits of 16
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    of_file = see(tmp_path / "deep.png", SUBJECT, None)
+    assert torch.equal(see(deep, SUBJECT, None).picture, of_file.picture)
+    assert of_file.picture.max() > 0
+    for same in (PIXELS.astype(np.int64), PIXELS.astype(np.uint16), (PIXELS / 255.0).astype(np.float16)):
+        assert torch.equal(see(same, SUBJECT, None).picture, see(PIXELS, SUBJECT, None).picture)
+    mask = PIXELS[..., 0] > 100
+    assert torch.equal(see(mask, SUBJECT, None).picture, see(mask * np.uint8(255), SUBJECT, None).picture)
+
+
+def test_an_open_picture_is_turned_as_its_file_is(tmp_path):
+    exif = Image.Exif()
+    exif[0x112] = 6
+    Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
+    of_file = see(tmp_path / "turned.png", SUBJECT, None)
+    with Image.open(tmp_path / "turned.png") as picture:
+        assert torch.equal(see(picture, SUBJECT, None).x, of_file.x)
+    assert not torch.equal(of_file.x, see(PIXELS, SUBJECT, None).x)
+
+
 def test_grey_and_transparent_pictures_have_three_channels():
     for array in (PIXELS[..., 0], PIXELS[..., :1], np.dstack([PIXELS, PIXELS[..., 0]])):
         assert see(array, SUBJECT, None).x.shape == (1, 3, 8, 8)
@@ -74,6 +96,9 @@ def test_a_model_s_own_input_is_taken_as_it_is(channels):
         (np.zeros((3, 8, 8), dtype=np.uint8), None, r"image is a ndarray \(3, 8, 8\); expected"),
         (PIXELS.astype(float), None, "image has values from 0 to 255; expected"),
         (np.full((4, 4, 3), np.nan), None, "image has values from nan"),
+        (PIXELS.astype(int) - 1, None, "image has values from -1 to 254; expected"),
+        (PIXELS.astype(int) * 300, None, "image has values from 0 to 76500; expected"),
+        (PIXELS.astype(complex), None, "image is an array of complex128; expected"),
         (torch.zeros(2, 3, 8, 8), None, r"image is a tensor \(2, 3, 8, 8\); expected"),
         (PIXELS, lambda p: 1 / 0, "preprocess does not take a PIL image: .*division"),
         (PIXELS, lambda p: "x", "preprocess returned a str; expected a tensor C x H x W"),

@@ -50,7 +50,10 @@ def test_a_model_of_one_s_own(run, picture, tmp_path):
         (["picture.png", "--model", "resnet18", "--weights", "other.pth"], "do not fit ResNet"),
         (["--weights", "DEFAULT"], "brings its own"),
         (["picture.png", "--model", "scene-resnet", "--size", "1000000"], "8 to 4096"),
-        (["picture.png", "--model", "vit_b_32", "--weights", "random", "--size", "64", "--layers", "x"], "see --size"),
+        (
+            ["picture.png", "--model", "vit_b_32", "--weights", "random", "--size", "64", "--layers", "x"],
+            "line --size",
+        ),
         (["picture.png", "--model", "broken_builder.py:fail"], "which failed"),
         (["picture.png", "--model", "resnet18", "--weights", "keys.pth"], "with names"),
         (["picture.png", "--model", "scene-resnet", "--mean", "a,b"], "mean is 'a,b'"),

@@ -49,9 +49,17 @@ def test_the_sentence_by_hand():
     bad = Question("b", "l", 0.2, 0.9, -0.1)
     assert "one is flat" in str(Trust((flat,), (0.0, 0.1), 0.1))
     assert Trust((flat, bad), (0.0, 0.1), 0.1).sentence.startswith(
-        "All maps depend on the class here. Hardly depend on what was learned: b at l."
+        "None looks the same for another class (flat, which says nothing: a at l). "
+        "Hardly depend on what was learned: b at l (flat, which says nothing: a at l)."
     )
-    assert "None looks the same on a random network." in Trust((flat,), (0.0, 0.1), 0.1).sentence
+    assert Trust((flat,), (0.0, 0.1), 0.1).sentence.startswith(
+        "Of how maps look for another class nothing can be told: one of each two is flat. "
+        "Of how maps look on a random network nothing can be told"
+    )
+    good = Question("c", "l", 0.2, 0.1, 0.1)
+    assert Trust((good,), (0.0, 0.1), 0.1).sentence.startswith(
+        "None looks the same for another class. None looks the same on a random network. One picture"
+    )
 
 
 def test_a_decision_that_never_changes_is_told():
