@@ -7,7 +7,7 @@ import torch
 import captum_extract_aggregate as cea
 from captum_extract_aggregate import metrics
 from tests.conftest import relative_error
-from tests.networks import Attending
+from tests.networks import Attending, lively, vgg11
 
 METHODS = {
     "NormGrad": lambda net: cea.NormGrad(net, "conv2"),
@@ -71,6 +71,22 @@ def test_convergence_deltas_are_of_the_same_forward(method, net, images):
     assert delta.isfinite().all()
     if method is cea.ActivityAttribution:  # complete to the precision of the forward
         assert (delta.abs() < 0.1 * score.float().abs() + 0.05).all()
+
+
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_lrp_is_as_good_as_the_gradient_of_the_same_forward(batch_norm):
+    """Where a sum nearly cancels, shares of other digits than the forward's have little to do with it.
+
+    LRP-0 of rectifiers is gradient times input.
+    """
+    torch.manual_seed(0)
+    net = lively(vgg11(batch_norm)).eval()
+    x = torch.randn(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        relevance = cea.LRP(net).attribute(x, target=1)
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(net(leaf)[:, 1].sum(), leaf)
+    assert torch.corrcoef(torch.stack([relevance.flatten(), (gradient * x).flatten()]))[0, 1] > 0.999
 
 
 def test_the_maps_arithmetic_is_not_rounded(net, images):

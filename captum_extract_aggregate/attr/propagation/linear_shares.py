@@ -114,7 +114,7 @@ def share_out(
     if linear.adjoint is None:
         slopes = torch.autograd.grad(z, activities, sent)
     else:
-        slopes = tuple(_adjoint(linear, sent, a, w) for a, w in terms)
+        slopes = tuple(adjoint_of(linear, sent, a, w) for a, w in terms)
     received = [times(slope, a.detach(), linear) for a, slope in zip(activities, slopes)]
     if len(received) < count:
         received = list(received[0].chunk(count, linear.channels[0]))  # type: ignore[index]
@@ -161,14 +161,14 @@ def gamma_share_out(R: Tensor, a: Tensor, linear: Linear, gamma: float, epsilon:
     total = linear.function(size, magnitude, None if b is None else b.abs())
     torch.addcmul(z, sign, total, value=c, out=total)
     sent = overwriting_ratio(R, total, epsilon / (1 + gamma / 2))
-    more = _adjoint(linear, sign.mul_(sent), size, magnitude)
-    received = _adjoint(linear, sent, a, w)
+    more = adjoint_of(linear, sign.mul_(sent), size, magnitude)
+    received = adjoint_of(linear, sent, a, w)
     if not is_signed:
         return times(torch.add(received, more, alpha=c), a, linear)
     return times(received, a, linear).add_(times(more, size, linear), alpha=c)
 
 
-def _adjoint(linear: Linear, R: Tensor, a: Tensor, w: Constant) -> Tensor:
+def adjoint_of(linear: Linear, R: Tensor, a: Tensor, w: Constant) -> Tensor:
     """Returns what inputs receive of R at the output, each times its weight."""
     if linear.adjoint is not None and w is not None:
         return linear.adjoint(R, a, w)

@@ -41,6 +41,7 @@ from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidVal
 from captum_extract_aggregate._common.tensors import moved
 from captum_extract_aggregate.attr.propagation.linear_shares import (
     Linear,
+    adjoint_of,
     broadcasts,
     equal_terms,
     excitation,
@@ -96,8 +97,10 @@ class Epsilon(LinearRule):
         check_number("epsilon", self.epsilon)
 
     def relevance(self, R: Tensor, a: Tensor, linear: Linear) -> Tensor:
-        if linear.transposed is not None and linear.output is not None:
-            return times(linear.transposed(overwriting_ratio(R, linear.output, self.epsilon)), a, linear)
+        if linear.output is not None:
+            sent = overwriting_ratio(R, linear.output, self.epsilon)
+            back = linear.transposed
+            return times(adjoint_of(linear, sent, a, linear.weight) if back is None else back(sent), a, linear)
         return share_out(R, linear, [(a, linear.weight)], linear.bias, self.epsilon)[0]
 
 

@@ -15,7 +15,7 @@ from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, where_positive
 from captum_extract_aggregate._engine.operations import Call, tensors_in
 from captum_extract_aggregate.attr.propagation.interception import Step, Tensors
-from captum_extract_aggregate.attr.propagation.linear_shares import Linear, ratio, without_constants
+from captum_extract_aggregate.attr.propagation.linear_shares import Linear, Part, ratio, without_constants
 from captum_extract_aggregate.attr.propagation.lrp_rules import LinearRule
 from captum_extract_aggregate.attr.propagation.normalization import by_channel
 from captum_extract_aggregate.attr.propagation.padding import Varying
@@ -48,14 +48,16 @@ class LinearStep(Step):
         return self.inputs + self.varying
 
     def run(self) -> Any:
-        if not self.rule.needs_output:
-            return self.call.run()
-        leaf = self.inputs[0].detach().requires_grad_()
-        with torch.enable_grad():
-            output = self.linear.function(leaf, self.linear.weight, self.linear.bias)
-        if at_least_float32(output) is output and output.dtype == leaf.dtype:
-            self.own = Own(leaf, output)
-        return output.detach()
+        output: Tensor
+        if self.rule.needs_output:
+            leaf = self.inputs[0].detach().requires_grad_()
+            with torch.enable_grad():
+                output = self.linear.function(leaf, self.linear.weight, self.linear.bias)
+            self.own, output = Own(leaf, output), output.detach()
+        else:
+            output = self.call.run()
+        self.dtype = output.dtype
+        return output
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
         return (self._relevance(R, kept, self._constants()),)
@@ -68,16 +70,21 @@ class LinearStep(Step):
 
     def _relevance(self, R: Tensor, kept: Tensors, linear: Linear) -> Tensor:
         a, varying = kept[0], kept[1] if len(kept) > 1 else None
-        x = without_constants(at_least_float32(a), varying)
+        x = without_constants(self._as_multiplied(a), varying)
         linear = linear if varying is None else replace(linear, varying=varying)
         return self._of_parts(at_least_float32(R), x, linear).to(a.dtype)
+
+    def _as_multiplied(self, t: Tensor) -> Tensor:
+        """Returns a factor with the digits that the product saw: autocast rounds both, and where a sum nearly cancels,
+        what others would give has little to do with what R was made for."""
+        return at_least_float32(t if t.dtype == self.dtype else t.to(self.dtype))
 
     def _of_parts(self, R: Tensor, x: Tensor, linear: Linear) -> Tensor:
         """Returns what all outputs send; of a large linear layer a few at a time, whose weights a cache holds."""
         weight = linear.weight
         assert weight is not None
         parts = channel_chunks(weight, 0) if self.name == "linear" and self.rule.sums_over_outputs else ()
-        if len(parts) < 2 or (linear.output is not None and not self.rule.needs_weights):
+        if len(parts) < 2 or (linear.transposed is not None and not self.rule.needs_weights):
             return self.rule.relevance(R, x, linear)
         sizes = [len(part) for part in parts]
         biases, outputs = (
@@ -96,11 +103,11 @@ class LinearStep(Step):
             raise InvalidValueError(
                 f"the model overwrites the weights of {self.full_name} after use; expected weights that stay"
             )
-        output, transposed = None, None
-        if self.own is not None:
-            output, transposed = self.own.output(self.norm), functools.partial(self.own.transposed, norm=self.norm)
-        if output is None or self.rule.needs_weights:
-            weight, bias = at_least_float32(weight.detach()), None if bias is None else at_least_float32(bias.detach())
+        output = None if self.own is None else self.own.output(self.norm)
+        transposed = None if self.own is None or output is None else self.own.transposing(self.norm)
+        if transposed is None or self.rule.needs_weights:
+            weight = self._as_multiplied(weight.detach())
+            bias = None if bias is None else self._as_multiplied(bias.detach())
             if self.norm is not None:
                 scale, shift = (at_least_float32(t) for t in self.norm)
                 weight = self._scaled(weight, scale)
@@ -128,7 +135,8 @@ class Own:
     """Holds the forward's own product, so that nobody has to multiply again."""
 
     def __init__(self, leaf: Tensor, output: Tensor) -> None:
-        self._leaf, self._graph = leaf, output
+        is_half = at_least_float32(output) is not output
+        self._leaf, self._graph = leaf, None if is_half else output
         self._output, self._version = output.detach(), output._version
 
     def keep(self) -> None:
@@ -141,13 +149,19 @@ class Own:
         """Returns a copy of the output, with the BatchNorm that is part of it; None where it was overwritten."""
         if self._output._version != self._version:
             return None
+        output = at_least_float32(self._output)
         if norm is None:
-            return self._output.clone()
-        scale, shift = (by_channel(at_least_float32(t), self._output) for t in norm)
-        return (self._output * scale).add_(shift)  # which takes a third of `addcmul`'s time here
+            return output.clone() if output is self._output else output
+        scale, shift = (by_channel(at_least_float32(t), output) for t in norm)
+        return (output * scale).add_(shift)  # which takes a third of `addcmul`'s time here
 
-    def transposed(self, R: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
+    def transposing(self, norm: tuple[Tensor, Tensor] | None) -> Part | None:
+        """Returns what does as `_transposed`; None of a product in half precision, in which no R is sent down."""
+        return None if self._graph is None else functools.partial(self._transposed, norm=norm)
+
+    def _transposed(self, R: Tensor, norm: tuple[Tensor, Tensor] | None) -> Tensor:
         """Returns what inputs receive of R at the output, each times its weight. R may be overwritten."""
+        assert self._graph is not None
         sent = R if norm is None else R.mul_(by_channel(at_least_float32(norm[0]), R))
         return torch.autograd.grad(self._graph, self._leaf, sent, retain_graph=True)[0]
 
@@ -161,7 +175,7 @@ class SharesStep(Step):
 
     def before(self) -> Tensors:
         like = self.inputs[0]
-        given = [t.to(like) if isinstance(t, Tensor) else like.new_full((), t) for t in _addends(self.call)]
+        given = [_beside(t, like) if isinstance(t, Tensor) else like.new_full((), t) for t in _addends(self.call)]
         addends = torch.broadcast_tensors(*(finite(at_least_float32(t)) for t in given))
         receives = [any(operand is t for t in self.inputs) for operand in _operands(self.call)]
         masks = [self.varying.of(t) if mine else None for t, mine in zip(_operands(self.call), receives)]
@@ -172,6 +186,11 @@ class SharesStep(Step):
 
     def down(self, R: Tensor, kept: Tensors) -> Tensors:
         return tuple((R * share).sum_to_size(shape).to(R.dtype) for share, shape in zip(kept, self.shapes))
+
+
+def _beside(t: Tensor, like: Tensor) -> Tensor:
+    """Returns an addend where another is, and in no less precision: autocast adds half precision to single."""
+    return t.to(like) if t.dtype == like.dtype else t.to(like.device, torch.promote_types(t.dtype, like.dtype))
 
 
 def finite(t: Tensor) -> Tensor:
