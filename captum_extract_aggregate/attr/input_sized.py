@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from captum_extract_aggregate._common.errors import InvalidTypeError
+from captum_extract_aggregate._common.errors import InvalidTypeError, InvalidValueError
 from captum_extract_aggregate._common.tensors import at_least_float32, min_max, upsample
 from captum_extract_aggregate._engine.default_layers import default_layers
 from captum_extract_aggregate._engine.evidence import Evidence
@@ -31,7 +31,14 @@ def layers_or_default(forward_func: Callable[..., Any], layer: Any) -> Any:
             "layer is None, but forward_func is no model whose default layers could be found; expected a layer or a "
             "list of layers"
         )
-    return list(default_layers(model).values())
+    try:
+        return list(default_layers(model).values())
+    except InvalidValueError as error:  # which asks for an input, and there is none yet
+        cause = str(error).split(";")[0]
+        raise InvalidValueError(
+            f"layer is None, and {cause}; expected layer=, such as list(default_layers(model, x).values()) for an input "
+            "x that the model takes"
+        ) from error
 
 
 class InputSizedAttribution(CaptureAttribution[nn.Module]):
