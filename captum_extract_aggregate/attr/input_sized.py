@@ -36,8 +36,7 @@ def layers_or_default(forward_func: Callable[..., Any], layer: Any) -> Any:
     except InvalidValueError as error:  # which asks for an input, and there is none yet
         cause = str(error).split(";")[0]
         raise InvalidValueError(
-            f"layer is None, and {cause}; expected layer=, such as list(default_layers(model, x).values()) for an input "
-            "x that the model takes"
+            f"layer is None, and {cause}; expected layer=, such as list(default_layers(model, x).values()) for inputs x"
         ) from error
 
 
