@@ -86,6 +86,7 @@ class Explanation:
         picture, boxes = at_most(self.picture, _LARGEST), self.boxes
         if boxes is not None:
             boxes = boxes * (picture.shape[2] / self.picture.shape[2])
+        options = {"missing": "not meant for this layer"} | options
         return grid(picture, self.maps_of(index), self._title_of(index), boxes, **options)
 
     def show(self, **options: Any) -> None:

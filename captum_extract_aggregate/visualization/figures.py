@@ -161,6 +161,7 @@ def grid(
     outlier_perc: float = 0,
     alpha: float | None = None,
     cmap: Any = None,
+    missing: str = "",
 ) -> Figure:
     """Returns one overlay per row and column, beside the image, with a colour bar for each row; how the maps are scaled
     is written below them.
@@ -176,6 +177,7 @@ def grid(
         scaling: which maps share one scale: `"map"` (none), `"row"`, `"column"` or `"all"`.
         sign, outlier_perc, alpha, cmap: as for `overlay`; sign None: `"all"` for a row if one of its maps, or of those
             that they share a scale with, has negative values, else `"positive"`.
+        missing: what stands where a row lacks a column.
 
     Returns:
         The matplotlib figure: `figure.savefig(path)`; a notebook shows it.
@@ -214,7 +216,9 @@ def grid(
         shown = sign or ("all" if any(_is_signed(m) for group in groups.values() for m in group) else "positive")
         signs.add(shown)
         for cell, axes in zip(line.cells, cells[i][1:]):
-            if cell is not None:
+            if cell is None:
+                axes.text(0.5, 0.5, missing, ha="center", va="center", fontsize=7, color="gray", parse_math=False)
+            else:
                 end = scale_of(groups[cell], shown, outlier_perc)
                 overlay(axes, images[cell.row], maps[cell.row][cell.column], shown, end, alpha=alpha, cmap=cmap)
         for above, axes in zip(line.titles, cells[i][1:]):

@@ -164,6 +164,15 @@ def test_an_image_for_each_row():
     assert figure.axes[3].images[-1].get_array().shape == (10, 10)
 
 
+def test_what_a_row_lacks_may_be_told():
+    maps = {"a": {"x": MAPS["coarse"], "y": MAPS["coarse"]}, "b": {"x": MAPS["coarse"], "y": MAPS["coarse"]}}
+    del maps["b"]["y"]
+    figure = grid(IMAGE, maps, missing="not here")
+    told = [axes for axes in figure.axes if "not here" in [t.get_text() for t in axes.texts]]
+    assert len(told) == 1
+    assert not told[0].images
+
+
 def test_rows_may_lack_columns():
     figure = grid(IMAGE, {"a": {"x": MAPS["fine"]}, "b": {"y": MAPS["coarse"]}})
     assert [len(figure.axes[i].images) for i in (1, 2, 4, 5)] == [2, 0, 0, 2]
