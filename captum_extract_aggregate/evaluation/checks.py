@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 
 _ONE_TOO_MANY = "; one image is too much: take later layers, or a smaller data.size"
 _SHARE = 0.9  # of what is free, which a batch may take without a warning
+_MANY_FORWARDS, _ENOUGH_FORWARDS = 1000, 50  # for one map
 
 
 def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, classes: int) -> None:
@@ -141,6 +143,26 @@ def warn_of_memory(took: Mapping[str, int], batch: int, left: int | None) -> Non
             "layers, fewer steps, or a smaller data.size",
             stacklevel=2,
         )
+
+
+def warn_of_forwards(measures: Sequence[Measurement], size: Sequence[int]) -> None:
+    """Warns of measures that take a few pixels of so large an image at a time, unless the plan says how many.
+
+    The measures' own default is the published one, exact to the pixel, whose forwards look like a run that hangs.
+    """
+    pixels = math.prod(size)
+    for measure in measures:
+        step = measure.arguments().get("step")
+        if measure.is_users or "step" in measure.plan.arguments or not isinstance(step, int):
+            continue
+        if pixels / step > _MANY_FORWARDS:
+            larger = 2 ** round(math.log2(pixels / _ENOUGH_FORWARDS))
+            warnings.warn(
+                f"measure {measure.label!r} takes {step} of {pixels:,} pixels at a time, up to "
+                f"{math.ceil(pixels / step):,} forwards for each map and order; arguments = {{step = {larger}}} takes "
+                f"{math.ceil(pixels / larger)}",
+                stacklevel=2,
+            )
 
 
 def _in_gigabytes(count: int) -> str:
