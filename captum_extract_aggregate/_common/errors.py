@@ -9,7 +9,6 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-
 _MOST_LISTED, _AT_EACH_END = 40, 10  # names
 
 

@@ -1,5 +1,5 @@
-"""How far a long work is: a bar in a terminal or notebook; elsewhere, as in a cluster's logs, a line at the start, after
-the first step, and now and then.
+"""How far a long work is: a bar in a terminal or notebook; elsewhere, as in a cluster's logs, a line at the start,
+after the first step, and now and then.
 
 Where nothing is to be shown there is no bar of tqdm's at all: one that is off takes tqdm's lock, too, and a Ctrl-C
 within any bar may leave that taken by its thread. Every other thread, such as a server's, then waits for it for ever.

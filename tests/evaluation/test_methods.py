@@ -3,11 +3,14 @@
 import gc
 import itertools
 
+import captum.attr
 import pytest
 import torch
 
+import captum_extract_aggregate as cea
 from captum_extract_aggregate.evaluation import plan_from, run
 from captum_extract_aggregate.evaluation.methods import levelled
+from captum_extract_aggregate.evaluation.prepare import prepare
 from captum_extract_aggregate.evaluation.store import Writer
 from captum_extract_aggregate.metrics import spearman
 from tests.evaluation.plans import HERE, TinyNet, content
@@ -67,6 +70,30 @@ def test_meta_saliency_shares_the_step(tmp_path, monkeypatch):
     assert both == one
 
 
+def test_arguments_of_attribute_are_the_plans(tmp_path):
+    """They are what a call is given, count as another method's where they change, and come back with the results."""
+    few, more = ({"method": "captum:LayerIntegratedGradients", "arguments": {"n_steps": n}} for n in (2, 3))
+    own = {"method": "gradcam", "arguments": {"relu_attributions": False}}
+    labelled = [few | {"label": "few"}, more | {"label": "more"}, own | {"label": "signed"}, {"method": "gradcam"}]
+    found = run(plan(labelled), tmp_path, show_progress=False)
+    assert found.plan.hash() == plan(labelled).hash() != plan([few, *labelled[1:]]).hash()
+    assert [m.arguments for m in found.plan.methods[:3]] == [few["arguments"], more["arguments"], own["arguments"]]
+    prepared = prepare(found.plan, torch.device("cpu"))
+    batch, columns = prepared.explained([prepared.images.read(0)], torch.device("cpu"))
+    maps = {(c.method, c.layer): c.maps[0] for c in columns}
+    target = int(batch.best[0])
+    for label, n in (("few", 2), ("more", 3)):
+        direct = captum.attr.LayerIntegratedGradients(batch.model, batch.model.conv2)
+        expected = direct.attribute(batch.x, target=target, n_steps=n).sum(1, keepdim=True)
+        torch.testing.assert_close(maps[label, "conv2"], expected.to(maps[label, "conv2"]))
+    signed = cea.GradCAM(batch.model, "conv2").attribute(batch.x, target, relu_attributions=False)
+    torch.testing.assert_close(maps["signed", "conv2"], signed)
+    torch.testing.assert_close(maps["gradcam", "conv2"], signed.relu())
+    marks = [set(method.marks().values()) for method in prepared.methods]
+    assert not marks[0] & marks[1]
+    assert not marks[2] & marks[3]
+
+
 def test_memory_is_flat_in_the_number_of_images(only_new_objects, tmp_path, monkeypatch):
     alive, add = [], Writer.add
 
@@ -124,6 +151,10 @@ WRONG = {
     "an argument that Captum's has not": (
         methods(method="captum:LayerGradCam", arguments={"gama": 1}),
         "method 'captum:LayerGradCam': .*'gama'",
+    ),
+    "an argument that neither Captum's nor its attribute has": (
+        methods(method="captum:LayerIntegratedGradients", arguments={"nsteps": 8}),
+        "'nsteps' is given to LayerIntegratedGradients, which takes .*, and whose attribute takes .* mean 'n_steps'",
     ),
     "a value that a method refuses": (methods(method="rectgrad", arguments={"percentile": 200}), "percentile is 200"),
     "weights of the wrong number": (combine(weights=[1, 2, 3]), "weights has 3 numbers for 2 layers"),
