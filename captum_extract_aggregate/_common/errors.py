@@ -9,6 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from captum_extract_aggregate._common.own_code import place_of
+
 _MOST_LISTED, _AT_EACH_END = 40, 10  # names
 
 
@@ -109,9 +111,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """Returns an exception in one line: its type and its words."""
+    """Returns an exception in one line: its type, its words, and where in the user's own code it arose."""
     words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return (f"{type(error).__name__}: {words}" if words else type(error).__name__) + place_of(error)
 
 
 def is_file(path: str | Path) -> bool:

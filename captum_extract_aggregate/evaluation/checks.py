@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 from captum_extract_aggregate._common.memory import free, peak_of
+from captum_extract_aggregate._common.own_code import place_of
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate._engine.outputs import scored
@@ -75,8 +76,8 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
             output = model(x)
     except Exception as error:
         raise InvalidValueError(
-            f"the model does not run on an image of shape {tuple(x.shape)} ({type(error).__name__}: {error}); expected "
-            "one that does: see data.size and data.resize"
+            f"the model does not run on an image of shape {tuple(x.shape)} ({said(error)}); expected one that does: "
+            "see data.size and data.resize"
         ) from error
     scores = scored(model, output)
     if scores.ndim != 2 and not has_one_output(scores, 1):
@@ -118,7 +119,9 @@ def _taken(prepared: Prepared, method: Method, x: Tensor, targets: Tensor) -> in
         with peak_of(x.device) as peak:
             replace(prepared, methods=(method,)).columns(x, targets)
     except (ValueError, TypeError) as error:
-        raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
+        raise InvalidValueError(
+            f"method {method.label!r} cannot explain this model: {error}{place_of(error)}"
+        ) from error
     except Exception as error:  # whatever Captum's own methods, or the model, raise
         cure = _ONE_TOO_MANY * is_out_of_memory(error)
         raise InvalidValueError(f"method {method.label!r} cannot explain this model: {said(error)}{cure}") from error

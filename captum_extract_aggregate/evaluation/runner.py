@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, make_folder, said
+from captum_extract_aggregate._common.own_code import place_of
 from captum_extract_aggregate._common.progress import progress
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._common.undo import Undo
@@ -254,9 +255,10 @@ def _alone(prepared: Prepared, batch: ImageBatch, measure: Measurement, whose: s
     except (Exception, SystemExit) as error:  # whatever a measure of one's own raises
         if is_out_of_memory(error):
             raise
+        told = f"{error}{place_of(error)}" if isinstance(error, ValueError) else said(error)
         raise InvalidValueError(
             f"measure {measure.label!r} failed on the maps{whose} of image {batch.samples[0].name!r} and its "
-            f"neighbours: {error if isinstance(error, ValueError) else said(error)}"
+            f"neighbours: {told}"
         ) from error
     finally:
         if prepared.keeper is not None and measure.is_users:

@@ -178,6 +178,24 @@ def test_wrong_methods(case, tmp_path, monkeypatch):
     check_refused(*WRONG[case], tmp_path)
 
 
+@pytest.mark.parametrize("error", ["x.nothing", "torch.ones(2) + torch.ones(3)", "int('one')"])
+def test_an_error_of_ones_own_method_or_measure_says_where(error, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import captum.attr, torch\n"
+        "class Mine(captum.attr.LayerGradCam):\n"
+        "    def attribute(self, x, target=None):\n"
+        f"        return {error}\n"
+        "def mine(maps, x, target, model):\n"
+        f"    return {error}\n"
+    )
+    check_refused(
+        methods(method=f"{tmp_path / 'own.py'}:Mine"), r"cannot explain this model: .* \(own\.py, line 4\)", tmp_path
+    )
+    measures = [{"measure": f"{tmp_path / 'own.py'}:mine"}]
+    with pytest.raises(ValueError, match=r"failed on the maps of normgrad .* \(own\.py, line 6\)$"):
+        run(plan_from(content(measures=measures)), tmp_path / "results", show_progress=False)
+
+
 def test_files_that_hold_no_weights(tmp_path):
     def file(name, text):
         (tmp_path / name).write_text(text)
