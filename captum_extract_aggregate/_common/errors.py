@@ -9,6 +9,10 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from captum_extract_aggregate._common.own_code import place_of
+
+_MOST_LISTED, _AT_EACH_END = 40, 10  # names
+
 
 class CaptumExtractAggregateError(Exception):
     """Is the base of every error that this package raises for a user's mistake.
@@ -39,14 +43,14 @@ for _error in (CaptumExtractAggregateError, InvalidValueError, InvalidTypeError)
 
 def unknown_name(what: str, got: object, known: Iterable[str], hint: str = "") -> str:
     """Returns `what is 'got', which ...; did you mean ...?` with names that hold what was typed as a word, then those
-    spelled alike, or all names where none is close."""
+    spelled alike; where none is close all names, or the first and the last of many."""
     names = list(known)
     folded = {_folded(name): name for name in reversed(names)}
     typed = _folded(str(got))
     with_it = [n for n in names if typed and typed != _folded(n) and typed in re.split(r"\W+", _folded(n))]
     alike = [folded[n] for n in difflib.get_close_matches(typed, folded, n=3, cutoff=0.5)]
     close = list(dict.fromkeys([*with_it, *alike]))[:3]
-    choice = f"did you mean {_listed(close)}?" if close else f"expected one of {_listed(names[:40])}"
+    choice = f"did you mean {_listed(close)}?" if close else f"expected one of {_listed_shortly(names)}"
     return f"{what} is {got!r}, which is unknown; {choice}{hint}"
 
 
@@ -56,6 +60,14 @@ def taken_name(what: str, got: object, cure: str) -> str:
         f"{what} is {got!r}, which is taken; expected another, or overwrite=True, which exchanges it for the whole "
         f"process ({cure} then brings the package's own back)"
     )
+
+
+def _listed_shortly(names: list[str]) -> str:
+    """Returns the names, of many the first and the last: a network's head stands at its end."""
+    if len(names) <= _MOST_LISTED:
+        return _listed(names)
+    first, last = names[:_AT_EACH_END], names[-_AT_EACH_END:]
+    return f"{_listed(first)}, ... ({len(names) - 2 * _AT_EACH_END} more) ..., {_listed(last)}"
 
 
 def _listed(names: list[str]) -> str:
@@ -99,9 +111,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """Returns an exception in one line: its type and its words."""
+    """Returns an exception in one line: its type, its words, and where in the user's own code it arose."""
     words = " ".join(str(error).split())
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
+    return (f"{type(error).__name__}: {words}" if words else type(error).__name__) + place_of(error)
 
 
 def is_file(path: str | Path) -> bool:

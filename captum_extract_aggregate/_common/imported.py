@@ -11,6 +11,7 @@ from types import CodeType
 from typing import Any
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file, unknown_name
+from captum_extract_aggregate._common.own_code import place_of
 
 
 class _Source(SourceFileLoader):
@@ -26,7 +27,7 @@ def build_from(what: str, spec: str, **arguments: Any) -> Any:
     try:
         return function(**arguments)
     except (Exception, SystemExit) as error:
-        raise InvalidValueError(f"{what} is {spec!r}, which failed: {error!r}") from error
+        raise InvalidValueError(f"{what} is {spec!r}, which failed: {error!r}{place_of(error)}") from error
 
 
 def import_from(what: str, spec: str) -> Callable[..., Any]:
@@ -46,7 +47,9 @@ def import_from(what: str, spec: str) -> Callable[..., Any]:
         else:
             module = importlib.import_module(where)
     except (Exception, SystemExit) as error:
-        raise InvalidValueError(f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}") from error
+        raise InvalidValueError(
+            f"{what} is {spec!r}, but {where!r} cannot be imported: {error!r}{place_of(error)}"
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise InvalidValueError(unknown_name(what, name, [n for n in vars(module) if callable(vars(module)[n])]))

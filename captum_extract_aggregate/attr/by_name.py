@@ -3,7 +3,6 @@ what those need to know."""
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +57,7 @@ from captum_extract_aggregate.attr import (
 )
 from captum_extract_aggregate.attr.extract_aggregate.aggregate import AGGREGATES
 from captum_extract_aggregate.attr.formula import Formula
+from captum_extract_aggregate.attr.given_arguments import with_arguments
 from captum_extract_aggregate.attr.layer_by_layer import LayerByLayer
 
 MakeT = TypeVar("MakeT", bound=Callable[..., Attribution])
@@ -236,13 +236,14 @@ def find_method(name: str) -> Method:
 
 
 def make_method(name: str, model: nn.Module, layers: Layers, **arguments: Any) -> Attribution:
-    """Returns the method that `name` means (see `find_method`) on the layers."""
+    """Returns the method that `name` means (see `find_method`) on the layers. Arguments that a class does not take and
+    its `attribute` does are given to that."""
     found = find_method(name)
+    make = with_arguments(found.make, arguments)
     if found.takes == "none":
-        return found.make(model, **arguments)
+        return make(model)  # type: ignore[no-any-return]
     if found.takes == "list":
-        return found.make(model, list(layers), **arguments)
-    make = functools.partial(found.make, **arguments)
+        return make(model, list(layers))  # type: ignore[no-any-return]
     return make(model, layers[0]) if len(layers) == 1 else LayerByLayer(make, model, layers)
 
 

@@ -41,7 +41,8 @@ def explain(
     single: Annotated[
         bool,
         typer.Option(
-            "--single", help="One map alone, no frame, in the photograph's pixels: the last method and layer."
+            "--single",
+            help="One map alone, no frame, of what the model sees of the photograph: the last method and layer.",
         ),
     ] = False,
     colormap: Annotated[str, typer.Option(help="A matplotlib colour map; left out: for any colour vision.")] = "",

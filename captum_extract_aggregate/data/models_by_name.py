@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file, unknown_name
 from captum_extract_aggregate._common.imported import build_from
+from captum_extract_aggregate._common.own_code import place_of
 from captum_extract_aggregate._common.registry import Registry
 from captum_extract_aggregate.data.hugging_face import Processor, is_model_folder, load_model
 from captum_extract_aggregate.data.network_weights import (
@@ -64,7 +65,8 @@ class KnownModel:
         try:
             model = self.build()
         except (Exception, SystemExit) as error:
-            raise InvalidValueError(f"model is {name!r}, whose function failed: {error!r}") from error
+            told = f"{error!r}{place_of(error)}"
+            raise InvalidValueError(f"model is {name!r}, whose function failed: {told}") from error
         _check_module(name, model)
         return NamedModel(model, self.size, self.resize, self.mean, self.std, list(self.classes))
 

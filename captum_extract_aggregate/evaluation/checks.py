@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, said
 from captum_extract_aggregate._common.memory import free, peak_of
+from captum_extract_aggregate._common.own_code import place_of
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate._engine.one_output import has_one_output
 from captum_extract_aggregate._engine.outputs import scored
@@ -22,6 +24,7 @@ from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 
 _ONE_TOO_MANY = "; one image is too much: take later layers, or a smaller data.size"
 _SHARE = 0.9  # of what is free, which a batch may take without a warning
+_MANY_FORWARDS, _ENOUGH_FORWARDS = 1000, 50  # for one map
 
 
 def check_needs(plan: Plan, measures: Sequence[Measurement], images: Images, classes: int) -> None:
@@ -73,8 +76,8 @@ def check_runs(model: nn.Module, x: Tensor) -> Tensor:
             output = model(x)
     except Exception as error:
         raise InvalidValueError(
-            f"the model does not run on an image of shape {tuple(x.shape)} ({type(error).__name__}: {error}); expected "
-            "one that does: see data.size and data.resize"
+            f"the model does not run on an image of shape {tuple(x.shape)} ({said(error)}); expected one that does: "
+            "see data.size and data.resize"
         ) from error
     scores = scored(model, output)
     if scores.ndim != 2 and not has_one_output(scores, 1):
@@ -116,7 +119,9 @@ def _taken(prepared: Prepared, method: Method, x: Tensor, targets: Tensor) -> in
         with peak_of(x.device) as peak:
             replace(prepared, methods=(method,)).columns(x, targets)
     except (ValueError, TypeError) as error:
-        raise InvalidValueError(f"method {method.label!r} cannot explain this model: {error}") from error
+        raise InvalidValueError(
+            f"method {method.label!r} cannot explain this model: {error}{place_of(error)}"
+        ) from error
     except Exception as error:  # whatever Captum's own methods, or the model, raise
         cure = _ONE_TOO_MANY * is_out_of_memory(error)
         raise InvalidValueError(f"method {method.label!r} cannot explain this model: {said(error)}{cure}") from error
@@ -141,6 +146,26 @@ def warn_of_memory(took: Mapping[str, int], batch: int, left: int | None) -> Non
             "layers, fewer steps, or a smaller data.size",
             stacklevel=2,
         )
+
+
+def warn_of_forwards(measures: Sequence[Measurement], size: Sequence[int]) -> None:
+    """Warns of measures that take a few pixels of so large an image at a time, unless the plan says how many.
+
+    The measures' own default is the published one, exact to the pixel, whose forwards look like a run that hangs.
+    """
+    pixels = math.prod(size)
+    for measure in measures:
+        step = measure.arguments().get("step")
+        if measure.is_users or "step" in measure.plan.arguments or not isinstance(step, int):
+            continue
+        if pixels / step > _MANY_FORWARDS:
+            larger = 2 ** round(math.log2(pixels / _ENOUGH_FORWARDS))
+            warnings.warn(
+                f"measure {measure.label!r} takes {step} of {pixels:,} pixels at a time, up to "
+                f"{math.ceil(pixels / step):,} forwards for each map and order; arguments = {{step = {larger}}} takes "
+                f"{math.ceil(pixels / larger)}",
+                stacklevel=2,
+            )
 
 
 def _in_gigabytes(count: int) -> str:

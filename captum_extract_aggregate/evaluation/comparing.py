@@ -62,15 +62,28 @@ def compare_groups(groups: Sequence[Group]) -> list[ComparisonTable]:
     return [table for group in chosen for table in _tables(group) if table.comparisons or table.left_out]
 
 
-def _tables(group: Group) -> Iterator[ComparisonTable]:
-    magnitude = group.interpretation.magnitude
-    values = {place: np.abs(v) if magnitude else v for place, v in group.values.items() if place != CENTRE}
-    layers = list(dict.fromkeys(place.layer for place in values))
+def best_places(group: Group) -> list[MethodAtLayer]:
+    """Returns each method at the layer where its mean is best, or has its only value; none where it is unknown what is
+    better."""
+    values = _compared(group)
     methods = list(dict.fromkeys(place.method for place in values))
-    by_method = {m: [place for place in values if place.method == m] for m in methods}
-    is_chosen = any(len(own) > 1 for own in by_method.values())
-    if len(layers) > 1 and (group.better or not is_chosen):
-        best = [_best(group, values, own) for own in by_method.values()]
+    by_method = [[place for place in values if place.method == m] for m in methods]
+    if not group.better and len(values) > len(methods):
+        return []
+    return [_best(group, values, own) for own in by_method]
+
+
+def _compared(group: Group) -> dict[MethodAtLayer, Array]:
+    """Returns the values that methods are compared by."""
+    magnitude = group.interpretation.magnitude
+    return {place: np.abs(v) if magnitude else v for place, v in group.values.items() if place != CENTRE}
+
+
+def _tables(group: Group) -> Iterator[ComparisonTable]:
+    values, best = _compared(group), best_places(group)
+    layers = list(dict.fromkeys(place.layer for place in values))
+    if len(layers) > 1 and best:
+        is_chosen = len(values) > len(best)
         yield _table(group, "", is_chosen, {f"{p.method} at {p.layer}": values[p] for p in best})
     for layer in layers:
         yield _table(group, layer, False, {p.method: v for p, v in values.items() if p.layer == layer})

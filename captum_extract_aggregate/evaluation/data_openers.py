@@ -16,6 +16,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file
 from captum_extract_aggregate._common.imported import build_from
+from captum_extract_aggregate._common.own_code import place_of
 from captum_extract_aggregate.data.image_files import load_image, refuse_virtual, to_rgb
 from captum_extract_aggregate.data.models_by_name import NamedModel
 from captum_extract_aggregate.data.pointing_pairs import PointingPairs, coco_pairs, mask_from_boxes, pairs_of, voc_pairs
@@ -202,7 +203,8 @@ def registered(plan: DataPlan, preprocess: Preprocess) -> Opened:
     try:
         data = make(**plan.arguments)
     except Exception as error:
-        raise InvalidValueError(f"data.kind is {plan.kind!r}, whose function failed: {error!r}") from error
+        told = f"{error!r}{place_of(error)}"
+        raise InvalidValueError(f"data.kind is {plan.kind!r}, whose function failed: {told}") from error
     return _of_items(data, repr(plan.kind), preprocess)
 
 

@@ -14,6 +14,7 @@ from captum.attr import Attribution, LayerAttribution
 from torch import Tensor, nn
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_file, said
+from captum_extract_aggregate._common.own_code import place_of
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._engine.layers import find_layer
 from captum_extract_aggregate.attr import ClassCompetition, MetaSaliency, attribute_together_per_target
@@ -208,7 +209,7 @@ def make_ready(plan: MethodPlan, defaults: tuple[str, ...], model: nn.Module) ->
         else:
             made = (make_method(plan.method, model, layers, **plan.arguments),)
     except (ValueError, TypeError) as error:
-        raise InvalidValueError(f"{where}: {error}") from None
+        raise InvalidValueError(f"{where}: {error}{place_of(error)}") from None
     except Exception as error:  # whatever Captum's own methods refuse a model with
         raise InvalidValueError(f"{where}: {said(error)}") from error
     (first, *_) = made

@@ -12,7 +12,7 @@ from captum_extract_aggregate._engine.one_output import check_logit, give_both_s
 from captum_extract_aggregate.attr.by_name import find_method
 from captum_extract_aggregate.data.models_by_name import load_subject
 from captum_extract_aggregate.data.network_weights import replace_head
-from captum_extract_aggregate.evaluation.checks import check_explains, check_needs, check_runs
+from captum_extract_aggregate.evaluation.checks import check_explains, check_needs, check_runs, warn_of_forwards
 from captum_extract_aggregate.evaluation.datasets import open_images
 from captum_extract_aggregate.evaluation.guard import Keeper, undisturbed
 from captum_extract_aggregate.evaluation.images import Images, Sample, UnreadableError
@@ -51,6 +51,7 @@ def prepare(plan: Plan, device: torch.device) -> Prepared:
             f"model.num_classes is {plan.model.num_classes}, but {plan.model.name!r} gives {classes} scores"
         )
     check_needs(plan, measures, images, classes)
+    warn_of_forwards(measures, sample.x.shape[1:])
     defaults = plan.layers or _default_layers(plan, model, sample.x[None].to(device))
     for name in set(plan.layers) - {INPUT}:
         find_layer(name, model)  # our error for an unknown one, though every method may have layers of its own

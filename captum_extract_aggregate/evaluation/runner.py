@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from captum_extract_aggregate._common.errors import InvalidValueError, is_out_of_memory, make_folder, said
+from captum_extract_aggregate._common.own_code import place_of
 from captum_extract_aggregate._common.progress import progress
 from captum_extract_aggregate._common.seeding import seeded
 from captum_extract_aggregate._common.undo import Undo
@@ -51,15 +53,16 @@ Given = TypeVar("Given", ImageBatch, Column)
 def run(plan: Plan, results: str | Path | None = None, show_progress: bool = True) -> Results:
     """Evaluates what is not yet in the folder `results`, and returns all of it.
 
-    Killed and started again it continues, and gives what an uninterrupted run gives. With more methods, layers,
-    measures or images it goes on with what is there, and gives what a run from scratch gives. Under torchrun the
-    processes share the images, each writing a file of its own, and give what one process gives, to the last digit.
+    Each batch of images is stored as soon as it is done, and after Ctrl-C a line says how many are. Killed and started
+    again it continues, and gives what an uninterrupted run gives. With more methods, layers, measures or images it goes
+    on with what is there, and gives what a run from scratch gives. Under torchrun the processes share the images, each
+    writing a file of its own, and give what one process gives, to the last digit.
 
     Args:
         plan: what to evaluate; see `load_plan`.
         results: a folder, made if it is not there; on several machines one that all of them see. None: one in the
             current folder, named by the plan's hash.
-        show_progress: a bar with rate and remaining time.
+        show_progress: a bar with rate and remaining time; where there is no terminal, lines.
 
     Raises:
         ValueError: for a plan that cannot be carried out, an image that cannot be read (unless the plan says to skip
@@ -81,7 +84,8 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
             make_folder("results", folder)
             wanted, keys = prepared.cells(), prepared.keys()
             record = Record(plan, prepared.images.count, prepared.inputs(), wanted, keys, told=prepared.told())
-            with Writer(folder, workers.rank) as writer:
+            speaks = show_progress and workers.leads
+            with _telling_what_is_kept(prepared, folder, speaks), Writer(folder, workers.rank) as writer:
                 workers.wait()  # every file is there, and locked against other runs
                 done = done_batches(folder, plan)
                 done.check_inputs(record.inputs)
@@ -90,12 +94,27 @@ def run(plan: Plan, results: str | Path | None = None, show_progress: bool = Tru
                 missing = [(i, cells) for i, key in enumerate(keys) if (cells := done.missing(key, wanted))]
                 writer.begin(done.next(record))
                 open_session(undo, prepared.model)
-                _work(prepared, keys, missing[workers.rank :: workers.world], workers, writer, show_progress)
+                _work(prepared, keys, missing[workers.rank :: workers.world], workers, writer, speaks)
             workers.wait()
     found = Results(folder, read=workers.leads)  # of all processes, few ask for anything
-    if show_progress and workers.leads and not missing:
+    if speaks and not missing:
         tqdm.write(f"nothing to do: {found.count()} results of {found.date}")
     return found
+
+
+@contextlib.contextmanager
+def _telling_what_is_kept(prepared: Prepared, folder: Path, speaks: bool) -> Iterator[None]:
+    """Says, when Ctrl-C ends the work inside, how much is stored, by whichever process, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if speaks:
+            done, wanted, batches = done_batches(folder, prepared.plan), prepared.cells(), prepared.batches()
+            left = sum(len(batch) for batch, key in zip(batches, prepared.keys()) if done.missing(key, wanted))
+            n = prepared.images.count
+            kept = f"stopped: {n - left} of {n} images are stored in {str(folder)!r}; run it again to go on"
+            print(kept, file=sys.stderr, flush=True)
+        raise
 
 
 def _work(
@@ -110,7 +129,7 @@ def _work(
     parts: dict[frozenset[Cell], Prepared] = {}
     total = sum(len(batches[i]) for i, _ in mine)
     with contextlib.ExitStack() as within:
-        bar = within.enter_context(progress(total, "image", "Evaluation", show and workers.leads))
+        bar = within.enter_context(progress(total, "image", "Evaluation", show))
         if prepared.may_read_ahead:
             ahead = within.enter_context(reading_ahead(prepared.images, workers.device, workers.world))
             prepared = replace(prepared, ahead=ahead)
@@ -236,9 +255,10 @@ def _alone(prepared: Prepared, batch: ImageBatch, measure: Measurement, whose: s
     except (Exception, SystemExit) as error:  # whatever a measure of one's own raises
         if is_out_of_memory(error):
             raise
+        told = f"{error}{place_of(error)}" if isinstance(error, ValueError) else said(error)
         raise InvalidValueError(
             f"measure {measure.label!r} failed on the maps{whose} of image {batch.samples[0].name!r} and its "
-            f"neighbours: {error if isinstance(error, ValueError) else said(error)}"
+            f"neighbours: {told}"
         ) from error
     finally:
         if prepared.keeper is not None and measure.is_users:

@@ -11,7 +11,6 @@ import hashlib
 import importlib.util
 import inspect
 import sys
-import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,9 +19,10 @@ from types import ModuleType
 
 from torch import nn
 
+from captum_extract_aggregate._common.own_code import is_foreign
+
 _ALL = "*"
 _BY_TEXT = {"eval", "exec", "globals", "locals", "vars"}  # which may use anything of the file
-_OUR_OWN = Path(__file__).parent.parent
 
 
 def sources(spec: str, model: nn.Module | None = None) -> dict[str, str]:
@@ -143,7 +143,7 @@ def _imported(node: ast.AST) -> Iterator[tuple[str, str]]:
 
 def _follow(path: Path, package: str, name: str, wanted: dict[Path, set[str]]) -> None:
     """Adds all that a name of a file depends on."""
-    if name in wanted.get(path, ()) or _is_foreign(path):
+    if name in wanted.get(path, ()) or is_foreign(path):
         return
     statements = _parsed(path, path.stat().st_mtime_ns)
     known = {bound for s in statements for bound in s.binds}
@@ -190,16 +190,6 @@ def _file_of(name: str) -> Path | None:
         with contextlib.suppress(Exception):  # whatever a package's own code raises
             spec = importlib.util.find_spec(name)
             file = spec.origin if spec is not None else None
-    if not file or not file.endswith(".py") or not Path(file).is_file() or _is_foreign(Path(file)):
+    if not file or not file.endswith(".py") or not Path(file).is_file() or is_foreign(Path(file)):
         return None
     return Path(file)
-
-
-@lru_cache(maxsize=1024)
-def _is_foreign(path: Path) -> bool:
-    """Tells whether a file is installed, or part of this package."""
-    installed = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
-    parents = set(path.absolute().parents)
-    return (
-        bool(parents & installed) or _OUR_OWN in parents or bool({"site-packages", "dist-packages"} & set(path.parts))
-    )

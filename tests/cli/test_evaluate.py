@@ -4,6 +4,7 @@ import csv
 
 import pytest
 
+from captum_extract_aggregate.evaluation import runner
 from tests.cli.files import PLAN
 
 
@@ -17,6 +18,28 @@ def test_an_evaluation_twice_and_cells_that_are_no_formulas(invoke, tmp_path):
         rows = list(csv.DictReader((tmp_path / "plan-results" / "report" / file).open()))
         assert {(row["method"], row["measure"]) for row in rows} == {("'=cmd()", "'@sum")}
         assert all(float(row.get("value", row.get("mean"))) <= 1 for row in rows)
+
+
+def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(invoke, tmp_path, monkeypatch):
+    (tmp_path / "plan.toml").write_text(PLAN.replace("n = 2", "n = 5") + "run = {batch_size = 2}\n")
+    evaluate_batch = runner.evaluate_batch
+
+    def interrupted(prepared, images, device):
+        if images.start == 2:
+            raise KeyboardInterrupt
+        return evaluate_batch(prepared, images, device)
+
+    monkeypatch.setattr(runner, "evaluate_batch", interrupted)
+    stopped = invoke("evaluate", "plan.toml")
+    assert stopped.exit_code == 130
+    first, *_, last = stopped.stderr.splitlines()
+    assert first == "Evaluation: 0 of 5 images"
+    assert last == "stopped: 2 of 5 images are stored in 'plan-results'; run it again to go on"
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    again = invoke("evaluate", "plan.toml")
+    assert again.exit_code == 0, again.output
+    assert again.stderr.startswith("Evaluation: 0 of 3 images")
 
 
 @pytest.mark.parametrize(

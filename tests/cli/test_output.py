@@ -26,7 +26,7 @@ def test_whatever_else_is_raised_is_one_line(invoke, tmp_path, monkeypatch):
     (tmp_path / "plan.toml").write_text(PLAN)
     for error, told in (
         (RuntimeError("CUDA out of memory. Tried\nto allocate"), "memory ran out (RuntimeError: CUDA out of memory."),
-        (MemoryError(), "memory ran out (MemoryError)"),
+        (MemoryError(), "memory ran out (MemoryError"),
         (KeyError("x"), "error: KeyError: 'x'"),
         (AssertionError(), "error: AssertionError"),
         (RecursionError("too deep"), "error: RecursionError: too deep"),

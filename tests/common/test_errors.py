@@ -38,3 +38,12 @@ def test_names_that_hold_what_was_typed_as_a_word_come_first():
     assert told == "target is 'Cat', which is unknown; did you mean 'tiger cat', 'cat-bird', 'tabby, tabby cat'?"
     assert unknown_name("target", "casle", names).endswith("did you mean 'castle', 'crate'?")
     assert unknown_name("target", "", ["a"]).endswith("expected one of 'a'")
+
+
+def test_of_many_names_the_first_and_the_last_are_listed():
+    layers = [f"features.{i}" for i in range(50)] + ["classifier.0", "classifier.1"]
+    told = unknown_name("layer", "fc", layers)
+    assert "expected one of 'features.0', 'features.1'" in told
+    assert told.endswith("... (32 more) ..., " + ", ".join(map(repr, layers[-10:])))
+    assert "more)" not in unknown_name("layer", "fc", layers[:40])
+    assert unknown_name("layer", "clasifier.1", layers).endswith("did you mean 'classifier.1', 'classifier.0'?")

@@ -33,17 +33,22 @@ def test_a_line_now_and_then(clock, capsys):
             bar.update(8)
     told = capsys.readouterr().err.splitlines()
     assert told == [
-        "Evaluation: 24 of 100 images, 00:36 so far, about 01:54 left",
-        "Evaluation: 48 of 100 images, 01:12 so far, about 01:18 left",
-        "Evaluation: 72 of 100 images, 01:48 so far, about 00:42 left",
+        "Evaluation: 0 of 100 images",
+        "Evaluation: 8 of 100 images, 00:12 so far, about 02:18 left",
+        "Evaluation: 32 of 100 images, 00:48 so far, about 01:42 left",
+        "Evaluation: 56 of 100 images, 01:24 so far, about 01:06 left",
         "Evaluation: 80 of 100 images, 02:00 so far, about 00:30 left",
     ]
 
 
-def test_what_is_short_says_nothing(clock, capsys):
-    with progress.progress(10, "image", "Evaluation") as bar:
-        clock.now += 29
-        bar.update(10)
+def test_the_start_is_told_before_the_first_step_ends(capsys):
+    with progress.progress(40, "image", "Evaluation"):
+        assert capsys.readouterr().err == "Evaluation: 0 of 40 images\n"
+
+
+def test_what_has_nothing_to_do_or_is_not_shown_says_nothing(clock, capsys):
+    with progress.progress(0, "image", "Evaluation"):
+        clock.now += 99
     with progress.progress(10, "image", "Evaluation", show=False) as bar:
         clock.now += 99
         bar.update(10)

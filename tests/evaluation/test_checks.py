@@ -6,10 +6,11 @@ import weakref
 import pytest
 import torch
 
-from captum_extract_aggregate.evaluation import plan_from
-from captum_extract_aggregate.evaluation.checks import warn_of_memory
+from captum_extract_aggregate.evaluation import MeasurePlan, plan_from
+from captum_extract_aggregate.evaluation.checks import warn_of_forwards, warn_of_memory
+from captum_extract_aggregate.evaluation.measure_spec import find_measure
 from captum_extract_aggregate.evaluation.prepare import prepare
-from captum_extract_aggregate.evaluation.prepared import Prepared
+from captum_extract_aggregate.evaluation.prepared import Measurement, Prepared
 from tests.evaluation.plans import HERE, content, picture_folder, voc_tree
 from tests.evaluation.wrong_plans import check_refused, measures, methods, tiny, tiny_data
 
@@ -78,6 +79,30 @@ def test_a_batch_that_will_not_fit_is_told_before_any_work():
         warn_of_memory({}, 8, 1)
 
 
+def measurement(name, **arguments):
+    plan = MeasurePlan(name, arguments=arguments)
+    return Measurement(plan, find_measure(plan))
+
+
+@pytest.mark.parametrize("name", ["pixel_removal", "removal_contrast"])
+def test_a_measure_that_takes_pixels_one_by_one_is_told_before_any_work(name):
+    with pytest.warns(UserWarning, match=rf"'{name}' takes 1 of 50,176 pixels at a time, up to 50,176 forwards for"):
+        warn_of_forwards([measurement(name)], (224, 224))
+    with pytest.warns(UserWarning, match=r"arguments = {step = 1024} takes 49$"):
+        warn_of_forwards([measurement(name)], (224, 224))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_forwards([measurement(name, step=1024), measurement(name, step=1)], (224, 224))  # as is asked for
+        warn_of_forwards([measurement(name)], (28, 28))
+        warn_of_forwards([measurement("perturbation_curve"), measurement("class_sensitivity")], (224, 224))
+
+
+def test_a_plan_warns_of_its_measures():
+    plan = plan_from(content(measures=[{"measure": "pixel_removal"}]))
+    with pytest.warns(UserWarning, match="'pixel_removal' takes 1 of 9,216 pixels"):
+        prepare(plan, torch.device("cpu"))
+
+
 @pytest.mark.parametrize("each_fits", [True, False])
 def test_methods_that_cannot_explain_together(each_fits, monkeypatch):
     """What the try has made is given up before each is tried by itself, which says whose fault it is."""
@@ -94,5 +119,5 @@ def test_methods_that_cannot_explain_together(each_fits, monkeypatch):
     monkeypatch.setattr(Prepared, "columns", columns)
     what = "the methods cannot explain this model together" if each_fits else "method 'normgrad' cannot explain"
     plan = plan_from(content(methods=[{"method": "normgrad"}, {"method": "gradcam"}]))
-    with pytest.raises(ValueError, match=rf"{what}.*out of memory; one image is too much"):
+    with pytest.raises(ValueError, match=rf"{what}.*out of memory.*; one image is too much"):
         prepare(plan, torch.device("cpu"))

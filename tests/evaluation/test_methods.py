@@ -3,11 +3,14 @@
 import gc
 import itertools
 
+import captum.attr
 import pytest
 import torch
 
+import captum_extract_aggregate as cea
 from captum_extract_aggregate.evaluation import plan_from, run
 from captum_extract_aggregate.evaluation.methods import levelled
+from captum_extract_aggregate.evaluation.prepare import prepare
 from captum_extract_aggregate.evaluation.store import Writer
 from captum_extract_aggregate.metrics import spearman
 from tests.evaluation.plans import HERE, TinyNet, content
@@ -65,6 +68,30 @@ def test_meta_saliency_shares_the_step(tmp_path, monkeypatch):
     one = forwards([{"method": "normgrad"} | meta], tmp_path / "one", monkeypatch)
     both = forwards([m | meta for m in SHARING[:3]], tmp_path / "all", monkeypatch)
     assert both == one
+
+
+def test_arguments_of_attribute_are_the_plans(tmp_path):
+    """They are what a call is given, count as another method's where they change, and come back with the results."""
+    few, more = ({"method": "captum:LayerIntegratedGradients", "arguments": {"n_steps": n}} for n in (2, 3))
+    own = {"method": "gradcam", "arguments": {"relu_attributions": False}}
+    labelled = [few | {"label": "few"}, more | {"label": "more"}, own | {"label": "signed"}, {"method": "gradcam"}]
+    found = run(plan(labelled), tmp_path, show_progress=False)
+    assert found.plan.hash() == plan(labelled).hash() != plan([few, *labelled[1:]]).hash()
+    assert [m.arguments for m in found.plan.methods[:3]] == [few["arguments"], more["arguments"], own["arguments"]]
+    prepared = prepare(found.plan, torch.device("cpu"))
+    batch, columns = prepared.explained([prepared.images.read(0)], torch.device("cpu"))
+    maps = {(c.method, c.layer): c.maps[0] for c in columns}
+    target = int(batch.best[0])
+    for label, n in (("few", 2), ("more", 3)):
+        direct = captum.attr.LayerIntegratedGradients(batch.model, batch.model.conv2)
+        expected = direct.attribute(batch.x, target=target, n_steps=n).sum(1, keepdim=True)
+        torch.testing.assert_close(maps[label, "conv2"], expected.to(maps[label, "conv2"]))
+    signed = cea.GradCAM(batch.model, "conv2").attribute(batch.x, target, relu_attributions=False)
+    torch.testing.assert_close(maps["signed", "conv2"], signed)
+    torch.testing.assert_close(maps["gradcam", "conv2"], signed.relu())
+    marks = [set(method.marks().values()) for method in prepared.methods]
+    assert not marks[0] & marks[1]
+    assert not marks[2] & marks[3]
 
 
 def test_memory_is_flat_in_the_number_of_images(only_new_objects, tmp_path, monkeypatch):
@@ -125,6 +152,10 @@ WRONG = {
         methods(method="captum:LayerGradCam", arguments={"gama": 1}),
         "method 'captum:LayerGradCam': .*'gama'",
     ),
+    "an argument that neither Captum's nor its attribute has": (
+        methods(method="captum:LayerIntegratedGradients", arguments={"nsteps": 8}),
+        "'nsteps' is given to LayerIntegratedGradients, which takes .*, and whose attribute takes .* mean 'n_steps'",
+    ),
     "a value that a method refuses": (methods(method="rectgrad", arguments={"percentile": 200}), "percentile is 200"),
     "weights of the wrong number": (combine(weights=[1, 2, 3]), "weights has 3 numbers for 2 layers"),
     "negative weights": (combine(weights=[1, -2]), "weights are .* expected numbers of at least 0"),
@@ -145,6 +176,24 @@ WRONG = {
 def test_wrong_methods(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_refused(*WRONG[case], tmp_path)
+
+
+@pytest.mark.parametrize("error", ["x.nothing", "torch.ones(2) + torch.ones(3)", "int('one')"])
+def test_an_error_of_ones_own_method_or_measure_says_where(error, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import captum.attr, torch\n"
+        "class Mine(captum.attr.LayerGradCam):\n"
+        "    def attribute(self, x, target=None):\n"
+        f"        return {error}\n"
+        "def mine(maps, x, target, model):\n"
+        f"    return {error}\n"
+    )
+    check_refused(
+        methods(method=f"{tmp_path / 'own.py'}:Mine"), r"cannot explain this model: .* \(own\.py, line 4\)", tmp_path
+    )
+    measures = [{"measure": f"{tmp_path / 'own.py'}:mine"}]
+    with pytest.raises(ValueError, match=r"failed on the maps of normgrad .* \(own\.py, line 6\)$"):
+        run(plan_from(content(measures=measures)), tmp_path / "results", show_progress=False)
 
 
 def test_files_that_hold_no_weights(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import textwrap
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours without yellow, which is faint on white; with seven markers no two of 56 methods look alike.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_FILLED = 0.9  # of a width, by a line of a title
+_LABELS = 0.5  # inches of a panel's width, beside its axes
 _STYLES = ("-", "-", "-", "-", "-", "--", "-.")
 
 
@@ -78,10 +82,41 @@ def _canvas(width: float, height: float, rows: int, columns: int) -> tuple[Figur
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # names in scripts that the font lacks
+    with _in_any_script():
         figure.savefig(path, dpi=110, metadata={"Software": None})
     return path
+
+
+@contextlib.contextmanager
+def _in_any_script() -> Iterator[None]:
+    """Says nothing of names in scripts that the font lacks."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")
+        yield
+
+
+def _headed(figure: Figure, text: str, size: float) -> None:
+    """Gives a figure a title that keeps clear of its edges."""
+    figure.suptitle(_in_lines(text, size, figure.get_figwidth()), fontsize=size)
+
+
+def _in_lines(text: str, size: float, inches: float) -> str:
+    """Returns a title in as few lines as a width takes, of which some is left free: layouts make no room for them."""
+    for most in range(len(text), 0, -1):
+        lines = textwrap.wrap(text, most)
+        if max(_points(line, size) for line in lines or [""]) <= _FILLED * 72 * inches:
+            return "\n".join(lines)
+    return text
+
+
+def _points(line: str, size: float) -> float:
+    """Returns how wide a line is in the font of titles."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+
+    with _in_any_script():
+        width, _, _ = text_to_path.get_text_width_height_descent(line, FontProperties(size=size), ismath=False)
+    return float(width)
 
 
 def _legend(figure: Figure, axes: Iterable[Axes]) -> None:
@@ -122,10 +157,10 @@ def _curves(chart: _Chart) -> Figure:
             _curve(ax, [line for line in own if line.method == method], layers, offset, chart)
         _null_lines(ax, own, layers, chart.interpretation.baseline)
         ax.set_xticks(range(len(layers)), [plain(layer) for layer in layers], rotation=45, ha="right", fontsize=8)
-        ax.set_title(plain(detail), fontsize=10)
+        ax.set_title(_in_lines(plain(detail), 10, width - _LABELS), fontsize=10)
         ax.grid(axis="y", alpha=0.3)
     cells[0][0].set_ylabel(f"{plain(chart.interpretation.axis)} (bars: one standard error)", fontsize=9)
-    figure.suptitle(plain(chart.label), fontsize=11)
+    _headed(figure, plain(chart.label), 11)
     _legend(figure, cells[0])
     return figure
 
@@ -179,7 +214,7 @@ def _stages(chart: _Chart) -> Figure:
             )
         is_lowest = i + columns >= len(layers)
         ax.set_xticks(range(0, len(stages), every), names[::every] if is_lowest else [], rotation=90, fontsize=7)
-        ax.set_title(plain(layer), fontsize=9)
+        ax.set_title(_in_lines(plain(layer), 9, size[0] / columns - _LABELS), fontsize=9)
         ax.grid(axis="y", alpha=0.3)
     for ax in panels[len(layers) :]:
         ax.set_axis_off()
@@ -189,7 +224,7 @@ def _stages(chart: _Chart) -> Figure:
     for row in cells:
         row[0].set_ylabel(axis, fontsize=8)
     title = chart.interpretation.title or f"{axis} over its stages"
-    figure.suptitle(f"{plain(chart.label)}: {title}\n(band: one sd)", fontsize=10)
+    _headed(figure, f"{plain(chart.label)}: {title} (band: one sd)", 10)
     _legend(figure, panels)
     return figure
 
@@ -228,7 +263,7 @@ def _boxes(chart: _Chart) -> Figure:
                 better = f"\n{group.better} is better" if group.better else ""
                 ax.set_ylabel(plain(group.detail) + better, fontsize=8)
         _share_scale(cells[row])
-    figure.suptitle(f"{plain(chart.label)} (boxes: quartiles; whiskers: 5 to 95 %; diamond: mean)", fontsize=9)
+    _headed(figure, f"{plain(chart.label)} (boxes: quartiles; whiskers: 5 to 95 %; diamond: mean)", 9)
     return figure
 
 

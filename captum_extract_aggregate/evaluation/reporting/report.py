@@ -25,7 +25,7 @@ from captum_extract_aggregate.evaluation.statistics import Nulls, summarize_grou
 from captum_extract_aggregate.evaluation.store import Results
 
 
-def report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[Path]:
+def report(results: Results, folder: str | Path, images: Sequence[int] = ()) -> list[Path]:
     """Writes tables, curves, the report as one page and, if images are chosen, their maps; returns what was written.
 
     Args:
@@ -36,6 +36,7 @@ def report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[P
     Raises:
         ValueError: for an image that the plan does not have.
     """
+    folder = Path(folder)
     own = entries(results, images) if images else []
     written = write_report(results, folder, images, own)
     if images:
@@ -45,7 +46,7 @@ def report(results: Results, folder: Path, images: Sequence[int] = ()) -> list[P
 
 
 def write_report(
-    results: Results, folder: Path, images: Sequence[int] = (), entries: Sequence[Entry] = ()
+    results: Results, folder: str | Path, images: Sequence[int] = (), entries: Sequence[Entry] = ()
 ) -> list[Path]:
     """Writes `report.md`, CSV tables and PNG pictures, and all of it as one page, `report.html`; returns their paths.
 
@@ -63,18 +64,18 @@ def write_report(
 
     Example:
         >>> import dataclasses, tempfile
-        >>> from pathlib import Path
         >>> from captum_extract_aggregate.evaluation import DataPlan, MeasurePlan, MethodPlan, Plan, run
         >>> from captum_extract_aggregate.evaluation.reporting.report import write_report
         >>> plan = Plan((MethodPlan("normgrad"),), (MeasurePlan("class_sensitivity"),), DataPlan(n=2))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     results = run(dataclasses.replace(plan, layers=("layer3",)), folder, show_progress=False)
-        ...     [path.name for path in write_report(results, Path(folder))][:2]
+        ...     [path.name for path in write_report(results, folder)][:2]
         ['report.md', 'summary.csv']
     """
     wrong = [image for image in images if not 0 <= image < results.expected]
     if wrong:
         raise InvalidValueError(f"images holds {wrong[0]!r}; expected image numbers from 0 to {results.expected - 1}")
+    folder = Path(folder)
     make_folder("output", folder)
     nulls, names = Nulls(results), file_names(results)
     sections, summaries, comparisons, written = [], [], [], []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from captum_extract_aggregate.evaluation.comparing import ComparisonTable
+from captum_extract_aggregate.evaluation.comparing import ComparisonTable, best_places
 from captum_extract_aggregate.evaluation.explained import CENTRE, MethodAtLayer
 from captum_extract_aggregate.evaluation.grouping import Group, shown_groups
 from captum_extract_aggregate.evaluation.measure_spec import Interpretation
@@ -42,6 +42,11 @@ class MeasureFound:
     compared: Sequence[ComparisonTable]
     charts: Sequence[Path]
 
+    @property
+    def label(self) -> str:
+        """The measure's name in the tables."""
+        return self.plan.label or self.plan.measure
+
 
 def write_report_page(
     path: Path, results: Results, found: Sequence[MeasureFound], entries: Sequence[Entry] = ()
@@ -61,6 +66,7 @@ def write_report_page(
         lacking=incomplete(results),
         facts=facts(results),
         skipped=[(row.image, row.name, row.skipped) for row in results.skipped()],
+        overview=_overview(found),
         measures=[_measure(own) for own in found],
         sections=sections_of(results, entries),
         plan=json.dumps(results.plan.as_dict(), indent=2, sort_keys=True),
@@ -76,16 +82,40 @@ def _distinct(results: Results) -> list[dict[str, Any]]:
     return [json.loads(e) for e in sorted({json.dumps(e, sort_keys=True) for e in results.environments})]
 
 
+def _overview(found: Sequence[MeasureFound]) -> dict[str, Any] | None:
+    """Returns methods by measures, each method where its mean is best; None where fewer than two measures say what is
+    better."""
+    columns = [column for own in found if (column := _best_of(own))]
+    if len(columns) < 2:
+        return None
+    methods = dict.fromkeys(method for column in columns for method in column["cells"])
+    rows = [(method, [column["cells"].get(method) for column in columns]) for method in methods]
+    return {"columns": columns, "rows": rows}
+
+
+def _best_of(found: MeasureFound) -> dict[str, Any] | None:
+    """Returns a measure's most telling number (of stages the last) of each method at its best layer."""
+    shown = shown_groups(found.groups)
+    group = shown[-1 if found.interpretation.is_staged else 0] if shown else None
+    if group is None or not group.better:
+        return None
+    lines = {line.place: line for line in found.lines if line.detail == group.detail}
+    cells = {place.method: {"layer": place.layer, **_cell(lines[place])} for place in best_places(group)}
+    better = group.better + " magnitude" * found.interpretation.magnitude
+    return {"label": found.label, "heading": heading_of(group), "better": better, "cells": cells}
+
+
 def _measure(found: MeasureFound) -> dict[str, Any]:
     """Returns what the template shows of a measure."""
     arguments = ", ".join(f"{key} {value}" for key, value in sorted(found.plan.arguments.items()))
-    label = found.plan.label or found.plan.measure
     return {
-        "label": label,
+        "label": found.label,
         "told": found.interpretation.meaning.replace("`", "") or f"A measure of your own: {found.plan.measure}.",
         "arguments": arguments,
         "tables": [_means(group, found.lines) for group in shown_groups(found.groups)],
-        "charts": [(f"{label}: {path.stem}, drawn from the tables here", _address(path)) for path in found.charts],
+        "charts": [
+            (f"{found.label}: {path.stem}, drawn from the tables here", _address(path)) for path in found.charts
+        ],
         "compared": [_compared(table) for table in found.compared],
     }
 

@@ -70,6 +70,24 @@ def test_boxes_hold_quartiles_and_means(tmp_path, figures):
     assert median in medians
 
 
+WIDE = [("pixel_removal", "e_minus"), ("parameter_randomization", "000 fc"), ("class_sensitivity", "")]
+
+
+@pytest.mark.parametrize(("measure", "detail"), WIDE)
+@pytest.mark.filterwarnings("ignore:Glyph")
+@pytest.mark.parametrize("label", ["", "W" * 40, "注意力热图" * 8, "a label of several words, all of them long"])
+def test_titles_keep_clear_of_the_edges_where_there_is_one_layer(measure, detail, label, tmp_path, figures):
+    plan = MeasurePlan(measure, label=label)
+    drawn_charts(tmp_path, plan, value_rows(label or measure, detail, {("A", "l1"): [0.1, 0.2, 0.3, 0.6]}))
+    assert figures
+    for figure in figures.values():
+        renderer, page = figure.canvas.get_renderer(), figure.bbox
+        title = figure._suptitle.get_window_extent(renderer)
+        assert title.x0 > 0.02 * page.width
+        assert title.x1 < 0.98 * page.width
+        assert title.y1 < page.height
+
+
 def test_nothing_defined_draws_nothing(tmp_path, figures):
     rows = value_rows("class_sensitivity", "", {("A", "l1"): [float("nan")] * 4})
     assert drawn_charts(tmp_path, MeasurePlan("class_sensitivity"), rows) == []

@@ -16,7 +16,7 @@ def test_everything_is_written_twice_the_same(tmp_path):
     plans, rows = everything()
     results = write(tmp_path / "results", plans, rows, images=12, skipped=[("bad.png", "cannot be read")])
     written = write_report(results, tmp_path / "one", images=[0])
-    again = write_report(Results(tmp_path / "results"), tmp_path / "two", images=[0])
+    again = write_report(Results(tmp_path / "results"), str(tmp_path / "two"), images=[0])
     assert [p.name for p in written] == [p.name for p in again]
     for a, b in zip(written, again):
         assert a.read_bytes() == b.read_bytes(), a.name

@@ -42,6 +42,33 @@ def test_what_is_missing_is_said(tmp_path):
     assert "Maps</a>" not in text
 
 
+def overview(text):
+    """The table at the top, cell by cell, without tags."""
+    table = re.search(r'aria-label="Overview">(.*?)</table>', text, re.DOTALL)
+    rows = re.findall(r"<tr>(.*?)</tr>", table[1], re.DOTALL)
+    return [[re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)] for row in rows]
+
+
+def test_the_overview_holds_each_method_at_its_best_layer(tmp_path):
+    places = {("A", "l1"): [0.1, 0.3], ("A", "l2"): [-0.3, -0.5], ("B", "l1"): [0.9, 0.9], ("B", "l2"): [-0.1, 0.1]}
+    plans = [MeasurePlan("class_sensitivity"), MeasurePlan("removal_contrast"), MeasurePlan("own.py:f")]
+    rows = value_rows("class_sensitivity", "", places) + value_rows("own.py:f", "", places)
+    rows += value_rows("removal_contrast", "delta_minus", places) + value_rows("removal_contrast", "delta", places)
+    results = write(tmp_path / "results", plans, rows, images=2)
+    assert overview(write_report(results, tmp_path / "out")[-1].read_text()) == [
+        ["method", "class_sensitivity", "removal_contrast"],  # of one's own it is unknown what is better
+        ["A", "0.200 ± 0.141 n = 2, l1", "0.200 ± 0.141 n = 2, l1"],
+        ["B", "0.000 ± 0.141 n = 2, l2", "0.900 ± 0.000 n = 2, l1"],
+        ["better", "lower magnitude", "higher delta_minus"],
+    ]
+
+
+def test_one_measure_needs_no_overview(tmp_path):
+    rows = value_rows("class_sensitivity", "", {("A", "l1"): [0.1, 0.3]})
+    results = write(tmp_path / "results", [MeasurePlan("class_sensitivity")], rows, images=2)
+    assert "Overview" not in write_report(results, tmp_path / "out")[-1].read_text()
+
+
 def test_a_method_that_is_added_to_finished_results_is_in_the_report(tmp_path):
     plan = Plan((MethodPlan("gradcam"),), (MeasurePlan("class_sensitivity"),), DataPlan(n=2), layers=("layer3",))
     report(run(plan, tmp_path / "results", show_progress=False), tmp_path / "out")
