@@ -21,7 +21,7 @@ from captum_extract_aggregate._engine.arrangements import (
     sequence_first,
     unfolded,
 )
-from captum_extract_aggregate._engine.batch_dimension import check_positions, is_plain_batch
+from captum_extract_aggregate._engine.batch_dimension import check_not_constant, check_positions, is_plain_batch
 from captum_extract_aggregate._engine.layer_channels import holds, is_channels_first, widths, widths_of
 from captum_extract_aggregate._engine.parts import CHANNELS, kinds_of, size_of
 from captum_extract_aggregate._engine.surroundings import Surroundings
@@ -35,14 +35,20 @@ def detected_layout(activation: Tensor, around: Surroundings) -> LayoutFunction:
         return known.layouts[key]
     if is_plain_batch(activation, around):
         quick = _quick(activation, around)
-        if quick is not None:
+        if quick is not None and not (_is_in_doubt(quick, activation) and around.is_constant(activation)):
             known.layouts[key] = quick
             return quick
     seen = _seen(activation, around)
     if seen is not None:
         return seen
     check_positions(activation, around)
+    check_not_constant(activation, around)
     return _likely(activation, around)
+
+
+def _is_in_doubt(quick: LayoutFunction, activation: Tensor) -> bool:
+    """Tells whether of a single example a table of positions looks the same, which networks hold with channels last."""
+    return quick is channels_last and activation.ndim > 3
 
 
 def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
@@ -123,12 +129,12 @@ def _seen(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
     """Returns the layout by what the dimensions are made of; None where that is not all seen, or is no batch of
     maps."""
     dims = around.dims(activation)
-    if dims is None:
+    if dims is None or around.is_constant(activation):
         return None
     if around.module is None and activation.ndim == 2 and [p.kind for p in dims[1]] == ["axis"]:
         return lambda t: t.unsqueeze(1)  # a signal without a dimension for its one channel
     batches = [d for d, dim in enumerate(dims) if kinds_of(dim) == {"batch"} and size_of(dim) == around.batch]
-    if around.batch == 1:
+    if around.batch == 1 and not any("batch" in kinds_of(dim) for dim in dims):
         batches = [d for d, dim in enumerate(dims) if not dim][:1]
     channels = [d for d, dim in enumerate(dims) if kinds_of(dim) & CHANNELS]
     if len(batches) != 1 or len(channels) > 1 or activation.ndim < 3:
