@@ -122,9 +122,23 @@ def _unbinding(call: Call, dims: Dims) -> Found:
     return [dims[:at] + dims[at + 1 :]] * len(call.outputs)
 
 
-@rule_of_first("pad|interpolate|upsample.*|pixel_(un)?shuffle|repeat|tile|repeat_interleave|expand|expand_as|narrow")
+@rule_of_first("pad|interpolate|upsample.*|pixel_(un)?shuffle|expand|expand_as|narrow")
 def _resizing(call: Call, dims: Dims) -> Found:
     return [call.labels.resized(dims, call.out.shape)]
+
+
+@rule_of_first("repeat|tile|repeat_interleave")
+def _repeating(call: Call, dims: Dims) -> Found:
+    resized = list(call.labels.resized(dims, call.out.shape))
+    for d, dim in enumerate(dims, start=-len(dims)):
+        if kinds_of(dim) == {"batch"} and (times := call.out.shape[d] // size_of(dim)) > 1:
+            copies = call.labels.axis(times)
+            resized[d] = (*dim, *copies) if "interleave" in _name_of(call) else (*copies, *dim)
+    return [tuple(resized)]
+
+
+def _name_of(call: Call) -> str:
+    return str(getattr(call.func, "__name__", ""))
 
 
 @rule_of_first("roll")
