@@ -15,7 +15,18 @@ from captum_extract_aggregate._engine.parts import CHANNELS, FRESH, Dim, Dims, P
 
 @rule_of_first("conv(_transpose)?[123]d")
 def _convolution(call: Call, dims: Dims) -> Found:
+    weight, out = call.args[1] if len(call.args) > 1 else call.kwargs["weight"], call.out
+    if out.ndim == len(dims) and set(weight.shape[2:]) == {1} and out.shape[2:] == call.x.shape[2:]:
+        return [_pointwise(call.labels, dims, out.shape[1])]
     return [_spatial(call.labels, dims, t, makes_channels=True) for t in call.outputs]
+
+
+def _pointwise(labels: Labels, dims: Dims, made: int) -> Dims | None:
+    """Returns the dimensions after a convolution that looks at one position at a time, be they as they may."""
+    if any(kinds_of(dim) & CHANNELS for dim in dims[2:]) and dims[1] and not kinds_of(dims[1]) & CHANNELS:
+        return None  # it mixes positions
+    labels.tell(dims[1], "channel")
+    return (dims[0], channels(made), *labels.tell_axes(dims[2:]))
 
 
 @rule_of_first(".*pool[123]d.*")

@@ -41,6 +41,8 @@ def detected_layout(activation: Tensor, around: Surroundings) -> LayoutFunction:
     seen = _seen(activation, around)
     if seen is not None:
         return seen
+    if is_channels_first(around.module) and around.dims(activation) is None and is_plain_batch(activation, around):
+        return identity
     check_positions(activation, around)
     check_not_constant(activation, around)
     return _likely(activation, around)
@@ -57,7 +59,7 @@ def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
     if module is None and len(shape) > 4:
         return None  # clips come with frames first, too
     if is_channels_first(module):
-        return identity
+        return identity if has_proportions(shape[2:], around.image) else None
     if isinstance(module, nn.RNNBase) and activation.ndim == 3:
         return channels_last if module.batch_first else _of_sequence_first(activation, around)
     fits_first, fits_last = _fit(activation, around)
@@ -66,12 +68,13 @@ def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
         return identity if told and (holds(module, "first") or not holds(module, "last")) else None
     if holds(module, "first"):
         own = widths(module)
-        told = shape[1] in own and shape[-1] not in own and fits_first == fits_last
+        told = shape[1] in own and shape[-1] not in own and has_proportions(shape[2:], around.image)
         return identity if told and not holds(module, "last") else None
     if holds(module, "last"):
         if fits_last == fits_first:
             everywhere = around.known.widths | widths(module)
-            if shape[-1] not in everywhere or shape[1] in everywhere:
+            told = shape[-1] in everywhere and shape[1] not in everywhere
+            if not told or not has_proportions(shape[1:-1], around.image):
                 return None
         return _quick_last(activation, around)
     return None
@@ -156,6 +159,12 @@ def _fit(activation: Tensor, around: Surroundings) -> tuple[bool, bool]:
     if len(image) != activation.ndim - 2:  # nothing to compare with: most pictures are square
         return len(set(shape[2:])) == 1, len(set(shape[1:-1])) == 1
     return _proportional(shape[2:], image), _proportional(shape[1:-1], image)
+
+
+def has_proportions(size: Sequence[int], image: tuple[int, ...]) -> bool:
+    """Tells whether as many dimensions as the picture has may be its own: patches or windows, and the cells in each,
+    are not."""
+    return len(size) != len(image) or len(size) < 2 or _proportional(size, image)
 
 
 def _proportional(size: Sequence[int], image: tuple[int, ...]) -> bool:

@@ -38,7 +38,7 @@ from captum_extract_aggregate._engine.look import one_more_forward
 from captum_extract_aggregate._engine.model_state import prepare_pass, set_modes, uncompiled, without_autocast
 from captum_extract_aggregate._engine.operations import tensors_in
 from captum_extract_aggregate._engine.outputs import scores_or_output
-from captum_extract_aggregate._engine.surroundings import Facts
+from captum_extract_aggregate._engine.surroundings import Facts, image_size
 from captum_extract_aggregate._engine.taps import (
     Place,
     Tapped,
@@ -106,7 +106,7 @@ class Recording:
             place: tuple(joined([part.value for part in parts]) for parts in tensors) for place, tensors in taps.items()
         }
         self._is_shared, self._channels = is_shared, Cache(keeps=True)
-        self._reduced = can_be_met(taps, len(inputs[0])) if context is None else []
+        self._reduced = can_be_met(taps, len(inputs[0]), image_size(inputs)) if context is None else []
         self._laid_out: Node | None = None
 
     def activity(self) -> Evidence:

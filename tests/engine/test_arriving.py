@@ -70,7 +70,7 @@ def test_full_grad_is_the_same_either_way(rescale, monkeypatch):
     nets = [net, SmallNet().eval()]
     shapes = [x, torch.randn(2, 3, 8, 8)]
     found = [cea.FullGrad(m, rescale=rescale).attribute(t, target=1) for m, t in zip(nets, shapes)]
-    monkeypatch.setattr(module, "can_be_met", lambda taps, batch: [])
+    monkeypatch.setattr(module, "can_be_met", lambda taps, batch, image: [])
     kept = [cea.FullGrad(m, rescale=rescale).attribute(t, target=1) for m, t in zip(nets, shapes)]
     assert all(torch.equal(a, b) for a, b in zip(found, kept, strict=True))
 
