@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.attention_seen import AttentionSeen
 from captum_extract_aggregate._engine.dimensions import Watch
 from captum_extract_aggregate._engine.evidence import Look, Tensors
 from captum_extract_aggregate._engine.model_state import prepare_pass, set_modes
+from captum_extract_aggregate._engine.outputs import scores_or_output
 from captum_extract_aggregate._engine.parts import Dim, Dims
 from captum_extract_aggregate._engine.taps import (
     Place,
@@ -58,7 +60,9 @@ def _looked(
         prepare_pass(undo, forward_func, tensors, False, layers, layers - {None})
         watch.__enter__()  # left with this thread's other function modes
         eyes.begin(undo)
-        forward_func(*leaves, *extra)
+        output = scores_or_output(forward_func(*leaves, *extra))
+    if given is _doubled and isinstance(output, Tensor) and output.shape[:1] != (2,):
+        raise InvalidValueError("the model takes one example at a time")
     seen = eyes.seen(leaves)
     dims = {place: [one for one, _ in of_place] for place, of_place in seen.items()}
     lengths = {place: [length for _, length in of_place] for place, of_place in seen.items()}

@@ -35,16 +35,18 @@ def test_a_single_example_is_looked_at_in_company():
     look = one_more_forward(net, (x,), places, ())
     assert look.dims[places[0]][0][0] == (Part("batch", 1),)
     assert [look.lengths[place] for place in places] == [[2], [2], [1]]
-    sequence = nn.Sequential(nn.Flatten(2), Turned(), nn.Linear(3, 4)).eval()
+    sequence = nn.Sequential(
+        nn.Flatten(2), Turned(), nn.Linear(3, 4), Turned(), nn.Flatten(), nn.Linear(1024, 2)
+    ).eval()
     place = Place(sequence[1])
     assert one_more_forward(sequence, (x,), [place], ()).dims[place][0][1] == (Part("batch", 1),)
 
 
 class Turned(nn.Module):
-    """Puts the positions before the examples."""
+    """Puts the positions before the examples, and back."""
 
     def forward(self, x):
-        return x.permute(2, 0, 1)
+        return x.permute(2, 0, 1) if x.shape[1] == 3 else x.permute(1, 2, 0)
 
 
 class OneByOne(Turned):
@@ -61,6 +63,13 @@ def test_a_model_of_one_example_at_a_time_is_looked_at_as_it_is():
     look = one_more_forward(model, (x,), [Place(model[1])], ())
     assert look.dims[Place(model[1])][0][1] == ()
     assert look.lengths == {}
+
+
+def test_a_function_that_takes_the_first_example_alone_has_its_maps():
+    torch.manual_seed(0)
+    net, x = Tables().eval(), torch.randn(1, 3, 16, 16)
+    of_first = cea.LinearApproximation(lambda x: net(x[0][None]), net.norm).attribute(x, 1)
+    assert torch.equal(of_first, cea.LinearApproximation(net, "norm").attribute(x, 1))
 
 
 def test_what_is_given_beside_a_single_example_is_doubled_too():
