@@ -119,3 +119,29 @@ def runs_of(net):
     runs = []
     net.register_forward_hook(lambda module, args, output: runs.append(module))
     return runs
+
+
+class Tables(nn.Module):
+    """Attention over a grid of 4 x 4 cells, with layers that make tables of positions of no input: one of places, and
+    one of 7 x 7 differences of places, which looks like a single example with channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.places, self.norm = nn.Conv2d(3, 6, 4, 4), nn.Conv2d(2, 6, 1), nn.LayerNorm(6)
+        self.qkv, self.proj, self.head = nn.Linear(6, 18), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.table = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1))
+        y, x = (t.flatten() for t in torch.meshgrid(torch.arange(4), torch.arange(4), indexing="ij"))
+        self.register_buffer("index", (y[:, None] - y + 3) * 7 + x[:, None] - x + 3)
+
+    def grid(self, n):
+        side = torch.linspace(-1, 1, n, dtype=self.head.weight.dtype)
+        return torch.stack(torch.meshgrid(side, side, indexing="ij"))[None]
+
+    def forward(self, x):
+        x = self.patches(x)
+        x = x + self.places(self.grid(4)).repeat(len(x), 1, 1, 1)
+        x = self.norm(x.permute(0, 2, 3, 1))
+        q, k, v = self.qkv(x).flatten(1, 2).chunk(3, -1)
+        table = self.table(self.grid(7).permute(0, 2, 3, 1)).flatten()[self.index]
+        x = x + self.proj((q @ k.mT + table.sigmoid()).softmax(-1) @ v).unflatten(1, (4, 4))
+        return self.head(x.relu().mean((1, 2)))

@@ -78,6 +78,8 @@ def at_positions(t: Tensor, dims: Dims, batch: int) -> Tensor | None:
     channels = [d for d, part in enumerate(parts) if part.kind in CHANNELS]
     positions = sorted((d for d, part in enumerate(parts) if part.kind == "axis"), key=lambda d: parts[d].axis)
     axes = [parts[d].axis for d in positions]
+    if math.prod(parts[d].size for d in of_batch) != batch:  # examples that were repeated, or are not all there
+        return None
     of_inputs = bool(axes) and len(set(axes)) == len(axes) and all(axis[0] < FRESH for axis in axes)
     if not of_inputs or len(of_batch) + len(channels) + len(positions) < len(parts):
         return None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from captum_extract_aggregate._common.tensors import plain
 from captum_extract_aggregate._common.undo import Undo
+from captum_extract_aggregate._engine.layout_detection import has_proportions
 from captum_extract_aggregate._engine.taps import Place, Tapped
 
 Taps = Mapping[Place, list[list[Tapped]]]
@@ -53,11 +54,12 @@ class Arriving:
             yield found[number] if number in found else place.reduce(torch.zeros_like(tapped.value))
 
 
-def can_be_met(taps: Taps, batch: int) -> list[Place]:
+def can_be_met(taps: Taps, batch: int, image: tuple[int, ...] = ()) -> list[Place]:
     """Returns the places of a plain pass whose gradients can be reduced when they arrive.
 
     They arrive where the backward pass goes by. On its way to the input that is wherever the input leads to: at all
-    that is tapped, unless some of it has begun a graph of its own.
+    that is tapped, unless some of it has begun a graph of its own. Dimensions without the picture's proportions have
+    to be looked at first.
     """
     if all(place.reduce is None for place in taps):
         return []
@@ -65,7 +67,8 @@ def can_be_met(taps: Taps, batch: int) -> list[Place]:
         return []
     fits = {place: True for place in taps if place.reduce is not None}
     for place, tapped in _all(taps):
-        if place.reduce is not None and (tapped.value.ndim < 3 or len(tapped.value) != batch):
+        shape = tapped.value.shape
+        if place.reduce is not None and (len(shape) < 3 or shape[0] != batch or not has_proportions(shape[2:], image)):
             fits[place] = False
     return [place for place, does in fits.items() if does and all(len(parts) == 1 for parts in taps[place])]
 

@@ -39,6 +39,15 @@ def check_positions(activation: Tensor, around: Surroundings) -> None:
         )
 
 
+def check_not_constant(activation: Tensor, around: Surroundings) -> None:
+    if around.is_constant(activation):
+        raise InvalidValueError(
+            f"{around.name} gives an activation of shape {tuple(activation.shape)}, which has as many entries for a "
+            "batch of two: its first dimension is not the batch (a table of positions has none); expected a layer "
+            "that the input goes through"
+        )
+
+
 def _cure_of_batch(activation: Tensor, around: Surroundings) -> str:
     """Returns what to do about a first dimension that is not the batch."""
     windows = "windows or heads folded into the batch have no places in the image: choose the block around them"

@@ -8,14 +8,25 @@ from torch import Tensor
 
 from captum_extract_aggregate._engine.dimension_call import Call, Found, channels, rule, rule_of_first
 from captum_extract_aggregate._engine.labels import Labels
-from captum_extract_aggregate._engine.parts import CHANNELS, Dim, Dims, Part, kinds_of
+from captum_extract_aggregate._engine.parts import CHANNELS, FRESH, Dim, Dims, Part, kinds_of, size_of
 
 # Layers, which tell where the channels are
 
 
 @rule_of_first("conv(_transpose)?[123]d")
 def _convolution(call: Call, dims: Dims) -> Found:
+    weight, out = call.args[1] if len(call.args) > 1 else call.kwargs["weight"], call.out
+    if out.ndim == len(dims) and set(weight.shape[2:]) == {1} and out.shape[2:] == call.x.shape[2:]:
+        return [_pointwise(call.labels, dims, out.shape[1])]
     return [_spatial(call.labels, dims, t, makes_channels=True) for t in call.outputs]
+
+
+def _pointwise(labels: Labels, dims: Dims, made: int) -> Dims | None:
+    """Returns the dimensions after a convolution that looks at one position at a time, be they as they may."""
+    if any(kinds_of(dim) & CHANNELS for dim in dims[2:]) and dims[1] and not kinds_of(dims[1]) & CHANNELS:
+        return None  # it mixes positions
+    labels.tell(dims[1], "channel")
+    return (dims[0], channels(made), *labels.tell_axes(dims[2:]))
 
 
 @rule_of_first(".*pool[123]d.*")
@@ -127,8 +138,8 @@ def _patches(call: Call, dims: Dims) -> Dims:
 
 @rule("scaled_dot_product_attention")
 def _attention(call: Call) -> Found:
-    q, _, v = call.known[:3]
-    return [None if q is None or v is None else (*q[:-1], v[-1])]
+    q, k, v = call.known[:3]
+    return [None if q is None or v is None else (*_answers(q, v if k is None else k), v[-1])]
 
 
 @rule("_pad_packed_sequence")
@@ -172,7 +183,22 @@ def _product(call: Call, a: Dims | None, b: Dims | None, is_linear: bool = False
         return _weighted(call.labels, b, len(b) - 2, call.out.shape[len(b) - 2])
     if a is None or b is None or len(a) < 2 or len(b) < 2:
         return None
+    if len(a) == len(b):
+        return (*_answers(a, (*b[:-2], b[-1], b[-2])), b[-1])
     return (*a[:-1], b[-1]) if len(a) >= len(b) else (*b[:-2], a[-2], b[-1])
+
+
+def _answers(q: Dims, k: Dims) -> Dims:
+    """Returns the dimensions of what queries find at keys, but for the channels: those of the queries.
+
+    Queries of the whole picture, of which each window is given a copy, find what belongs to the window's own cells.
+    """
+    if len(q) != len(k) or any(size_of(of_q) != size_of(of_k) for of_q, of_k in zip(q[:-1], k[:-1])):
+        return q[:-1]
+    copies = {part.axis for dim in q[:-2] for part in dim if part.kind == "axis" and part.axis[0] >= FRESH}
+    windows = {part.axis[0] for dim in k[:-2] for part in dim if part.kind == "axis" and part.axis[0] < FRESH}
+    asked = {part.axis[0] for part in q[-2] if part.kind == "axis"}
+    return k[:-1] if copies and windows and windows <= asked else q[:-1]
 
 
 def _weighted(labels: Labels, dims: Dims, at: int, size: int) -> Dims | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -122,9 +123,28 @@ def _unbinding(call: Call, dims: Dims) -> Found:
     return [dims[:at] + dims[at + 1 :]] * len(call.outputs)
 
 
-@rule_of_first("pad|interpolate|upsample.*|pixel_(un)?shuffle|repeat|tile|repeat_interleave|expand|expand_as|narrow")
+@rule_of_first("pad|interpolate|upsample.*|pixel_(un)?shuffle|expand|expand_as|narrow")
 def _resizing(call: Call, dims: Dims) -> Found:
     return [call.labels.resized(dims, call.out.shape)]
+
+
+@rule_of_first("repeat|tile")
+def _repeating(call: Call, dims: Dims) -> Found:
+    return [_with_copies(call, dims, lambda dim, copies: (*copies, *dim))]
+
+
+@rule_of_first("repeat_interleave")
+def _interleaving(call: Call, dims: Dims) -> Found:
+    return [_with_copies(call, dims, lambda dim, copies: (*dim, *copies))]
+
+
+def _with_copies(call: Call, dims: Dims, beside: Callable[[Dim, Dim], Dim]) -> Dims:
+    """Returns the dimensions where each example is repeated: copies are no further examples."""
+    resized = list(call.labels.resized(dims, call.out.shape))
+    for d, dim in enumerate(dims, start=-len(dims)):
+        if kinds_of(dim) == {"batch"}:
+            resized[d] = beside(dim, call.labels.axis(call.out.shape[d] // size_of(dim)))
+    return tuple(resized)
 
 
 @rule_of_first("roll")

@@ -23,10 +23,12 @@ Found = TypeVar("Found")
 
 
 class Look(NamedTuple):
-    """Holds of what the dimensions at each place are made, and which parameters are used, as one more forward shows."""
+    """Holds what one more forward shows: of what the dimensions at each place are made, which parameters are used, and
+    how long dimension 0 of each tensor is in a batch of two, where a single example was looked at in company."""
 
     dims: dict[Place, list[Dims | None]]
     parameters: set[int]
+    lengths: dict[Place, list[int]] = {}  # noqa: RUF012 (a NamedTuple's, never changed)
 
 
 class Cache:
@@ -85,9 +87,14 @@ class Evidence:
     def surroundings(self, place: Place) -> Surroundings:
         """Returns what is known about a place, for telling its layout."""
         look = None if self.look is None else functools.partial(_seen_at, place, self.look)
-        image = image_size(self.inputs)
-        return Surroundings(place.layer, self.models, self.inputs[0].shape[0], image, look=look, facts=self.facts)
+        lengths = None if self.look is None else functools.partial(_lengths_at, place, self.look)
+        known = (place.layer, self.models, len(self.inputs[0]), image_size(self.inputs))
+        return Surroundings(*known, look=look, lengths=lengths, facts=self.facts)
 
 
 def _seen_at(place: Place, look: Callable[[], Look]) -> list[Dims | None]:
     return look().dims.get(place, [])
+
+
+def _lengths_at(place: Place, look: Callable[[], Look]) -> list[int]:
+    return look().lengths.get(place, [])

@@ -21,7 +21,7 @@ from captum_extract_aggregate._engine.arrangements import (
     sequence_first,
     unfolded,
 )
-from captum_extract_aggregate._engine.batch_dimension import check_positions, is_plain_batch
+from captum_extract_aggregate._engine.batch_dimension import check_not_constant, check_positions, is_plain_batch
 from captum_extract_aggregate._engine.layer_channels import holds, is_channels_first, widths, widths_of
 from captum_extract_aggregate._engine.parts import CHANNELS, kinds_of, size_of
 from captum_extract_aggregate._engine.surroundings import Surroundings
@@ -35,14 +35,22 @@ def detected_layout(activation: Tensor, around: Surroundings) -> LayoutFunction:
         return known.layouts[key]
     if is_plain_batch(activation, around):
         quick = _quick(activation, around)
-        if quick is not None:
+        if quick is not None and not (_is_in_doubt(quick, activation) and around.is_constant(activation)):
             known.layouts[key] = quick
             return quick
     seen = _seen(activation, around)
     if seen is not None:
         return seen
+    if is_channels_first(around.module) and around.dims(activation) is None and is_plain_batch(activation, around):
+        return identity
     check_positions(activation, around)
+    check_not_constant(activation, around)
     return _likely(activation, around)
+
+
+def _is_in_doubt(quick: LayoutFunction, activation: Tensor) -> bool:
+    """Tells whether of a single example a table of positions looks the same, which networks hold with channels last."""
+    return quick is channels_last and activation.ndim > 3
 
 
 def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
@@ -51,7 +59,7 @@ def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
     if module is None and len(shape) > 4:
         return None  # clips come with frames first, too
     if is_channels_first(module):
-        return identity
+        return identity if has_proportions(shape[2:], around.image) else None
     if isinstance(module, nn.RNNBase) and activation.ndim == 3:
         return channels_last if module.batch_first else _of_sequence_first(activation, around)
     fits_first, fits_last = _fit(activation, around)
@@ -60,12 +68,13 @@ def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
         return identity if told and (holds(module, "first") or not holds(module, "last")) else None
     if holds(module, "first"):
         own = widths(module)
-        told = shape[1] in own and shape[-1] not in own and fits_first == fits_last
+        told = shape[1] in own and shape[-1] not in own and has_proportions(shape[2:], around.image)
         return identity if told and not holds(module, "last") else None
     if holds(module, "last"):
         if fits_last == fits_first:
             everywhere = around.known.widths | widths(module)
-            if shape[-1] not in everywhere or shape[1] in everywhere:
+            told = shape[-1] in everywhere and shape[1] not in everywhere
+            if not told or not has_proportions(shape[1:-1], around.image):
                 return None
         return _quick_last(activation, around)
     return None
@@ -123,12 +132,12 @@ def _seen(activation: Tensor, around: Surroundings) -> LayoutFunction | None:
     """Returns the layout by what the dimensions are made of; None where that is not all seen, or is no batch of
     maps."""
     dims = around.dims(activation)
-    if dims is None:
+    if dims is None or around.is_constant(activation):
         return None
     if around.module is None and activation.ndim == 2 and [p.kind for p in dims[1]] == ["axis"]:
         return lambda t: t.unsqueeze(1)  # a signal without a dimension for its one channel
     batches = [d for d, dim in enumerate(dims) if kinds_of(dim) == {"batch"} and size_of(dim) == around.batch]
-    if around.batch == 1:
+    if around.batch == 1 and not any("batch" in kinds_of(dim) for dim in dims):
         batches = [d for d, dim in enumerate(dims) if not dim][:1]
     channels = [d for d, dim in enumerate(dims) if kinds_of(dim) & CHANNELS]
     if len(batches) != 1 or len(channels) > 1 or activation.ndim < 3:
@@ -150,6 +159,12 @@ def _fit(activation: Tensor, around: Surroundings) -> tuple[bool, bool]:
     if len(image) != activation.ndim - 2:  # nothing to compare with: most pictures are square
         return len(set(shape[2:])) == 1, len(set(shape[1:-1])) == 1
     return _proportional(shape[2:], image), _proportional(shape[1:-1], image)
+
+
+def has_proportions(size: Sequence[int], image: tuple[int, ...]) -> bool:
+    """Tells whether as many dimensions as the picture has may be its own: patches or windows, and the cells in each,
+    are not."""
+    return len(size) != len(image) or len(size) < 2 or _proportional(size, image)
 
 
 def _proportional(size: Sequence[int], image: tuple[int, ...]) -> bool:

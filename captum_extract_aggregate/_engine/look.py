@@ -1,4 +1,8 @@
-"""One more forward, which shows of what the dimensions at each place are made."""
+"""One more forward, which shows of what the dimensions at each place are made.
+
+A dimension of size 1 does not show whether it is that of the examples. So a single example is looked at beside a copy
+of itself, where the model takes two.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,17 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from captum_extract_aggregate._common.errors import InvalidValueError
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.attention_seen import AttentionSeen
 from captum_extract_aggregate._engine.dimensions import Watch
 from captum_extract_aggregate._engine.evidence import Look, Tensors
 from captum_extract_aggregate._engine.model_state import prepare_pass, set_modes
-from captum_extract_aggregate._engine.parts import Dims
+from captum_extract_aggregate._engine.outputs import scores_or_output
+from captum_extract_aggregate._engine.parts import Dim, Dims
 from captum_extract_aggregate._engine.taps import (
     Place,
     input_values,
@@ -27,8 +34,25 @@ def one_more_forward(
     forward_func: Callable[..., Any], tensors: Tensors, places: list[Place], extra: tuple[Any, ...]
 ) -> Look:
     """Runs the forward once more, and returns what it showed."""
-    leaves = [t.detach().clone() for t in tensors]
-    watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(tensors[0]))
+    if len(tensors[0]) == 1:
+        try:
+            return _alone(_looked(forward_func, tensors, places, extra, _doubled))
+        except Exception:  # a model of one example at a time
+            pass
+    return _looked(forward_func, tensors, places, extra, torch.clone)
+
+
+def _looked(
+    forward_func: Callable[..., Any],
+    tensors: Tensors,
+    places: list[Place],
+    extra: tuple[Any, ...],
+    given: Callable[[Tensor], Tensor],
+) -> Look:
+    """Runs the forward on what `given` makes of each tensor."""
+    leaves = [given(t.detach()) for t in tensors]
+    extra = tuple(given(t) if isinstance(t, Tensor) and given is _doubled else t for t in extra)
+    watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(leaves[0]))
     eyes = _Eyes(watch, places)
     layers = {place.layer for place in places}
     with Undo() as undo, undo:
@@ -36,8 +60,33 @@ def one_more_forward(
         prepare_pass(undo, forward_func, tensors, False, layers, layers - {None})
         watch.__enter__()  # left with this thread's other function modes
         eyes.begin(undo)
-        forward_func(*leaves, *extra)
-    return Look(eyes.seen(leaves), watch.parameters)
+        output = scores_or_output(forward_func(*leaves, *extra))
+    if given is _doubled and isinstance(output, Tensor) and output.shape[:1] != (2,):
+        raise InvalidValueError("the model takes one example at a time")
+    seen = eyes.seen(leaves)
+    dims = {place: [one for one, _ in of_place] for place, of_place in seen.items()}
+    lengths = {place: [length for _, length in of_place] for place, of_place in seen.items()}
+    return Look(dims, watch.parameters, lengths if given is _doubled else {})
+
+
+def _doubled(t: Tensor) -> Tensor:
+    """Returns a single example twice; whatever else as it is."""
+    return torch.cat((t, t)) if t.ndim and len(t) == 1 else t.clone()
+
+
+def _alone(look: Look) -> Look:
+    """Returns what was seen of two examples as it is of one, whose dimension keeps its part."""
+
+    def of_one(dim: Dim) -> Dim:
+        return tuple(part._replace(size=1) if part.kind == "batch" else part for part in dim)
+
+    def of_place(seen: list[Dims | None]) -> list[Dims | None]:
+        return [None if dims is None else tuple(map(of_one, dims)) for dims in seen]
+
+    return look._replace(dims={place: of_place(seen) for place, seen in look.dims.items()})
+
+
+_Seen = tuple[Dims | None, int]  # of what a tensor's dimensions are made, and how long the first is
 
 
 class _Eyes:
@@ -45,7 +94,7 @@ class _Eyes:
 
     def __init__(self, watch: Watch, places: list[Place]) -> None:
         self._watch = watch
-        self._calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
+        self._calls: dict[Place, list[list[_Seen]]] = {place: [] for place in places}
 
     def begin(self, undo: Undo) -> None:
         """Looks from here on, until all is undone."""
@@ -59,7 +108,10 @@ class _Eyes:
             AttentionSeen(self._attended).begin(undo)
 
     def _see(self, place: Place, values: Sequence[Any]) -> None:
-        self._calls[place].append([self._watch.dims(values[i]) for i in tappable(place, values)])
+        self._calls[place].append([self._seen(values[i]) for i in tappable(place, values)])
+
+    def _seen(self, t: Tensor) -> _Seen:
+        return self._watch.dims(t), t.shape[0] if t.ndim else 1
 
     def _after(self, place: Place, module: nn.Module, args: Any, output: Any) -> None:
         self._see(place, output_values(output))
@@ -70,16 +122,16 @@ class _Eyes:
     def _attended(self, running: list[nn.Module], logits: Tensor, weights: Tensor) -> Tensor:
         for place, calls in self._calls.items():
             if place.side == "attention" and place.layer in running:
-                calls.append([self._watch.dims(weights)])
+                calls.append([self._seen(weights)])
         return weights
 
-    def seen(self, leaves: Sequence[Tensor]) -> dict[Place, list[Dims | None]]:
+    def seen(self, leaves: Sequence[Tensor]) -> dict[Place, list[_Seen]]:
         """Returns what was seen at each place that anything passed."""
-        found: dict[Place, list[Dims | None]] = {}
+        found: dict[Place, list[_Seen]] = {}
         for place, calls in self._calls.items():
             if place.layer is None:
-                found[place] = [self._watch.dims(t) for t in leaves]
+                found[place] = list(map(self._seen, leaves))
             elif calls and (place.call is None or -len(calls) <= place.call < len(calls)):
                 chosen = itertools.chain(*calls) if place.optional else calls[place.call or 0]
-                found[place] = [None if dims is None else self._watch.told(dims) for dims in chosen]
+                found[place] = [(None if dims is None else self._watch.told(dims), length) for dims, length in chosen]
         return found

@@ -36,8 +36,9 @@ from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layers import checked_inputs, describe
 from captum_extract_aggregate._engine.look import one_more_forward
 from captum_extract_aggregate._engine.model_state import prepare_pass, set_modes, uncompiled, without_autocast
+from captum_extract_aggregate._engine.operations import tensors_in
 from captum_extract_aggregate._engine.outputs import scores_or_output
-from captum_extract_aggregate._engine.surroundings import Facts
+from captum_extract_aggregate._engine.surroundings import Facts, image_size
 from captum_extract_aggregate._engine.taps import (
     Place,
     Tapped,
@@ -105,7 +106,7 @@ class Recording:
             place: tuple(joined([part.value for part in parts]) for parts in tensors) for place, tensors in taps.items()
         }
         self._is_shared, self._channels = is_shared, Cache(keeps=True)
-        self._reduced = can_be_met(taps, len(inputs[0])) if context is None else []
+        self._reduced = can_be_met(taps, len(inputs[0]), image_size(inputs)) if context is None else []
         self._laid_out: Node | None = None
 
     def activity(self) -> Evidence:
@@ -341,7 +342,8 @@ def _forward(
     with Undo() as modes, modes:
         set_modes(modes, grad=True)
         leaves = [t.detach().clone().requires_grad_(from_the_start and t.is_floating_point()) for t in tensors]
-        taps = Taps(places, from_the_start, careful, is_plain=within is None)
+        shows_constants = from_the_start and all(t.requires_grad for t in leaves) and not tensors_in(extra)
+        taps = Taps(places, from_the_start, careful, is_plain=within is None, shows_constants=shows_constants)
         layers = {place.layer for place in places} - {None}
         try:
             with _explained_failure(), Undo() as undo, undo:

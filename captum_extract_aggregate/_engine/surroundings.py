@@ -65,8 +65,8 @@ class Facts:
 class Surroundings(NamedTuple):
     """Holds what is known about the place of an activation; whatever is missing is simply no evidence.
 
-    `look` runs the forward once more to see of what the dimensions of each tensor at the place are made; `number` says
-    which of them the activation is.
+    `look` runs the forward once more to see of what the dimensions of each tensor at the place are made, and so does
+    `lengths`, for how long their dimension 0 is in a batch of two; `number` says which of them the activation is.
     """
 
     module: nn.Module | None = None
@@ -77,6 +77,7 @@ class Surroundings(NamedTuple):
     number: int = 0
     look: Look | None = None
     facts: Facts | None = None  # of the models, where several places share them
+    lengths: Callable[[], Sequence[int]] | None = None
 
     @property
     def known(self) -> Facts:
@@ -92,6 +93,12 @@ class Surroundings(NamedTuple):
         seen = self.look() if self.look is not None else ()
         dims = seen[self.number] if self.number < len(seen) else None
         return dims if dims is not None and tuple(map(size_of, dims)) == tuple(activation.shape) else None
+
+    def is_constant(self, activation: Tensor) -> bool:
+        """Tells whether the activation of a single example stays as long in a batch of two, as a table does that is
+        made of no input."""
+        lengths = self.lengths() if self.batch == 1 and self.lengths is not None else ()
+        return self.number < len(lengths) and activation.shape[:1] == (lengths[self.number],)
 
 
 def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:

@@ -101,14 +101,20 @@ class Taps:
     used it before: for layers of several operations that is looked at once, when they are met for the first time.
     `careful` are the layers that are known to need copies of what they hold (see `known_layers`). In a plain forward
     (`is_plain`), the graph of which begins at the input, it may be the graph that shows places whose gradients are
-    reduced (see `graph_places`).
+    reduced (see `graph_places`). Where the graph `shows_constants`, what depends on no input is no signal: optional
+    places do without it.
     """
 
     def __init__(
-        self, places: Sequence[Place], from_the_start: bool, careful: AbstractSet[nn.Module], is_plain: bool = False
+        self,
+        places: Sequence[Place],
+        from_the_start: bool,
+        careful: AbstractSet[nn.Module],
+        is_plain: bool = False,
+        shows_constants: bool = False,
     ) -> None:
         self._calls: dict[Place, dict[torch.device, list[list[Tapped]]]] = {place: {} for place in places}
-        self._from_the_start, self._careful = from_the_start, careful
+        self._from_the_start, self._careful, self._shows_constants = from_the_start, careful, shows_constants
         self._met: list[tuple[Tensor, int]] = []
         self._marked: list[Tensor] = []
         self._orders = itertools.count()
@@ -191,8 +197,10 @@ class Taps:
                 "point tensor or a tuple of them: choose a layer inside it, or a neighbour"
             )
         handed, order = list(values), next(self._orders)
-        tapped = []
+        tapped, device = [], values[chosen[0]].device
         for i in chosen:
+            if self._shows_constants and place.optional and not values[i].requires_grad:
+                continue
             if place.differentiate:
                 self._notice_earlier_use(place, module, values[i], given or [])
                 one, handed[i] = self._mark(values[i], place, given, order)
@@ -200,7 +208,7 @@ class Taps:
                 one = Tapped(plain(values[i].detach().clone()), None, order)
             tapped.append(one)
         # Replicas run in threads of their own: each of these steps is one that Python does not interrupt.
-        self._calls[place].setdefault(tapped[0].value.device, []).append(tapped)
+        self._calls[place].setdefault(device, []).append(tapped)
         return handed
 
     def _notice_earlier_use(self, place: Place, module: nn.Module, t: Tensor, given: list[Tensor]) -> None:

@@ -44,7 +44,10 @@ def with_biases(
     model = the_model(forward_func)
     # Biases first: at a layer that is tapped as both, its own bias is met before, and so lies in front of, the cut.
     biases = [Place(layer, value=False, optional=True) for layer in bias_layers(model).values()]
-    recording = record(forward_func, inputs, [*biases, *places], additional_forward_args, device_ids)
+    # From the start, as only such a graph shows what is made of no input, which is no example's.
+    whole = all(t.is_floating_point() for t in checked_inputs(inputs))
+    taps = [*biases, *places]
+    recording = record(forward_func, inputs, taps, additional_forward_args, device_ids, from_the_start=whole)
     return next(recording.evidence([target]))
 
 

@@ -216,7 +216,7 @@ class FullGrad(WithDelta[nn.Module]):
 
         What of a network did not run, an auxiliary head say, adds nothing, and is looked at once.
         """
-        idle = [place.layer for place in places if not evidence.activations.get(place)]
+        idle = [place.layer for place in places if place not in evidence.activations]
         unknown = [layer for layer in idle if layer is not None and layer not in _LOOKED]
         _LOOKED.update(unknown)
         used = [describe(layer, evidence.models) for layer in unknown if evidence.uses(layer)]
@@ -245,9 +245,12 @@ class FullGrad(WithDelta[nn.Module]):
         """
         assert place.layer is not None
         terms = []
-        likes = evidence.activations.get(place, ())  # none where the layer never ran
+        likes = evidence.activations.get(place)  # None where the layer never ran
         around = evidence.surroundings(place)
-        for i, (x, g) in enumerate(zip(likes, evidence.gradients.get(place, ()))):
+        if likes == ():  # it ran on constants alone
+            left_out[place.layer] = around.name
+            return []
+        for i, (x, g) in enumerate(zip(likes or (), evidence.gradients.get(place, ()))):
             if x.ndim < 3:
                 continue
             term = biased(place.layer, g)

@@ -142,3 +142,41 @@ def test_full_grad_counts_once_what_a_layer_makes_of_constants():
     scaled = [(m - m.min()) / (m.max() - m.min() + 1e-6) for m in maps]
     expected = F.interpolate(sum(scaled), (8, 8), mode="bilinear", align_corners=True)
     torch.testing.assert_close(alone, expected, rtol=1e-5, atol=1e-8)
+
+
+class GlobalWindows(nn.Module):
+    """Attention within windows of 2 x 2 cells, whose queries are the whole picture's 2 x 2 cells."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.kv, self.proj, self.head = (
+            nn.Conv2d(3, 4, 2, 2),
+            nn.Linear(4, 8),
+            nn.Linear(4, 4),
+            nn.Linear(4, 3),
+        )
+
+    def windows(self, x):
+        return x.unflatten(1, (2, 2)).unflatten(3, (3, 2)).transpose(2, 3).flatten(3, 4).flatten(0, 2)
+
+    def forward(self, x):
+        x = self.patches(x).permute(0, 2, 3, 1)
+        q = F.adaptive_avg_pool2d(x.permute(0, 3, 1, 2), 2).flatten(2).mT.repeat_interleave(6, 0)
+        k, v = self.kv(self.windows(x)).chunk(2, -1)
+        found = self.proj((q @ k.mT).softmax(-1) @ v)
+        found = found.unflatten(0, (-1, 2, 3)).unflatten(3, (2, 2)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        return self.head((x + found).relu().mean((1, 2)))
+
+
+@pytest.mark.parametrize("examples", [1, 2])
+def test_what_windows_add_that_the_whole_picture_asks_lies_in_each(examples):
+    net = _network(lambda held: GlobalWindows())
+    x = torch.randn(examples, 3, 8, 12, dtype=torch.float64)
+    (term,) = [t for t in _terms(net, x) if t.name == "proj.bias"]
+    seen = []
+    handle = net.proj.register_forward_hook(lambda module, args, out: seen.append(out))
+    (g,) = torch.autograd.grad(net(x)[:, 1].sum(), seen)
+    handle.remove()
+    of_cells = (g @ net.proj.bias).detach().unflatten(0, (-1, 2, 3)).unflatten(3, (2, 2)).transpose(2, 3)
+    torch.testing.assert_close(term.map, of_cells.flatten(3, 4).flatten(1, 2)[:, None], rtol=1e-9, atol=1e-12)
+    assert term.elsewhere.abs().max() < 1e-12

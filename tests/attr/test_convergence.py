@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 import captum_extract_aggregate as cea
-from tests.networks import lively
+from tests.networks import Tables, lively
 
 
 def test_a_layer_that_branches_bypass_is_no_cut():
@@ -108,3 +108,13 @@ def test_biases_of_layers_that_run_several_times():
     for call in (0, 1):
         delta = cea.ActivityAttribution(net, "conv", call=call).compute_convergence_delta(x, 1)
         assert delta.abs().max() < 1e-12
+
+
+def test_tables_of_positions_are_no_example_s():
+    """Half of a table's biases would go to either of two examples."""
+    torch.manual_seed(0)
+    net, x = Tables().double().eval(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    method = cea.ActivityAttribution(net, "patches")
+    deltas = method.compute_convergence_delta(x, 1)
+    alone = torch.cat([method.compute_convergence_delta(x[i : i + 1], 1) for i in range(2)])
+    torch.testing.assert_close(deltas, alone, rtol=1e-9, atol=1e-12)

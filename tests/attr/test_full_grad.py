@@ -12,6 +12,7 @@ import captum_extract_aggregate as cea
 from captum_extract_aggregate.attr.biases import bias_of
 from tests.attr.exact_networks import build
 from tests.conftest import relative_error
+from tests.networks import Tables
 
 
 def reference_full_grad(net, x, target, layer_map=False, include_input=True, by_channel=False):
@@ -189,3 +190,71 @@ def test_layers_that_mix_positions_are_left_out_by_name():
     with pytest.warns(UserWarning, match="lacks the biases of 1 layers .*'mix'"):
         got = cea.FullGrad(model).attribute(x, target=1)
     assert torch.equal(got, cea.FullGrad(model, ["patches"]).attribute(x, target=1))
+
+
+@pytest.mark.parametrize("include_input", [True, False])
+def test_tables_of_positions_are_left_out_of_one_picture_as_of_two(include_input):
+    torch.manual_seed(0)
+    net, x = Tables().double().eval(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    if not include_input:  # the graph begins at the layers, and a convolution is taken at its word
+        del net.places.bias
+        net.places.register_parameter("bias", None)
+    method = cea.FullGrad(net, include_input=include_input)
+    left_out = f"lacks the biases of {2 + include_input} layers .*'table.0', 'table.2'"
+    with pytest.warns(UserWarning, match=left_out):
+        both = method.attribute(x, 1)
+    with pytest.warns(UserWarning, match=left_out):
+        alone = torch.cat([method.attribute(x[i : i + 1], 1) for i in range(2)])
+    torch.testing.assert_close(alone, both, rtol=1e-9, atol=1e-12)
+    delta = method.compute_convergence_delta(x, 1)
+    alone = torch.cat([method.compute_convergence_delta(x[i : i + 1], 1) for i in range(2)])
+    torch.testing.assert_close(alone, delta, rtol=1e-9, atol=1e-12)
+
+
+def test_what_a_further_argument_makes_is_no_table():
+    """Nothing in the graph tells it from one."""
+    torch.manual_seed(0)
+    conv, other = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+    net = TwoPictures(conv, other).double()
+    x, y = torch.randn(2, 2, 3, 6, 6, dtype=torch.float64)
+    got = cea.FullGrad(net).attribute(x, 1, y)
+    assert torch.equal(got, cea.FullGrad(net, ["conv", "other"]).attribute(x, 1, y))
+    assert not torch.allclose(got, cea.FullGrad(net, ["conv"]).attribute(x, 1, y))
+
+
+class TwoPictures(nn.Module):
+    def __init__(self, conv, other):
+        super().__init__()
+        self.conv, self.other = conv, other
+
+    def forward(self, x, y):
+        return (self.conv(x).relu() + self.other(y).relu()).square().mean((2, 3))
+
+
+def test_biases_behind_patches_and_their_cells_come_to_the_picture_s_places():
+    torch.manual_seed(0)
+    net, x = Patched().double().eval(), torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    seen = []
+    net.mix.register_forward_hook(lambda module, args, out: seen.append(out))
+    (g,) = torch.autograd.grad(net(x)[:, 1].sum(), seen.pop())
+    term = (g * net.mix.bias[None, :, None, None]).detach()
+    term = term.unflatten(3, (4, 6)).unflatten(2, (2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3).abs()
+    low, high = (extreme[:, None, None, None] for extreme in (term.flatten(1).amin(1), term.flatten(1).amax(1)))
+    expected = F.interpolate((term - low) / (high - low + 1e-6), (32, 48), mode="bilinear", align_corners=True)
+    for only in (cea.FullGrad(net, ["mix"], include_input=False), cea.FullGrad(net, include_input=False)):
+        torch.testing.assert_close(only.attribute(x, 1), expected.sum(1, keepdim=True), rtol=1e-9, atol=1e-9)
+    together = cea.FullGrad(net).attribute(x, 1)
+    with_input = cea.FullGrad(net, ["mix"]).attribute(x, 1)
+    assert torch.equal(together, with_input)
+
+
+class Patched(nn.Module):
+    """Patches of 2 x 2 cells, put behind the cells of each: `N K 4 L`."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.mix, self.head = nn.Conv2d(3, 4, 4, 4, bias=False), nn.Conv2d(4, 5, 1), nn.Linear(5, 3, False)
+
+    def forward(self, x):
+        cells = self.conv(x).unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).permute(0, 1, 3, 5, 2, 4)
+        return self.head(self.mix(cells.flatten(4).flatten(2, 3)).relu().square().mean((2, 3)))

@@ -14,6 +14,7 @@ from torch import nn
 import captum_extract_aggregate as cea
 from captum_extract_aggregate.metrics import completeness_gap
 from tests.faults import snapshot
+from tests.networks import Tables
 from tests.reference.balanced import Fast, Transformer
 
 
@@ -335,3 +336,17 @@ def test_wrong_arguments_are_named():
         cea.LibraGrad(nn.Linear(2, 2))
     with pytest.raises(ValueError, match="unknown"):
         cea.LibraGrad(captum.attr.Saliency(nn.Linear(2, 2)), unknown="ignore")
+
+
+def test_what_layers_make_of_no_input_is_no_signal():
+    """A table that is added to logits gates, however many of its layers are asked for."""
+    torch.manual_seed(0)
+    net, x = Tables().double().eval(), torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    method = cea.LibraGrad(cea.FullGrad(net))
+    both = method.attribute(x, target=1)
+    alone = torch.cat([method.attribute(x[i : i + 1], target=1) for i in range(2)])
+    torch.testing.assert_close(alone, both, rtol=1e-9, atol=1e-12)
+    assert (
+        cea.LibraGrad(cea.ActivityAttribution(net, "patches")).compute_convergence_delta(x, target=1).abs().max()
+        < 1e-10
+    )

@@ -32,3 +32,10 @@ def test_what_has_no_position():
     assert _added(torch.ones(2, 4, 4), (batch, axis, axis)).placed(2) is None  # attention weights
     assert _added(torch.ones(2, 4), (batch, (Part("unknown", 4, (2,)),))).placed(2) is None
     assert _added(torch.ones(2, 3), None).placed(2) is None
+
+
+def test_copies_of_examples_are_no_examples():
+    channels, height, width = (Part("channel", 3),), (Part("axis", 4, (2,)),), (Part("axis", 6, (3,)),)
+    values = torch.ones(8, 3, 4, 6)
+    assert _added(values, ((Part("batch", 8),), channels, height, width)).placed(2) is None
+    assert _added(values, ((Part("batch", 8),), channels, height, width)).placed(8) is not None

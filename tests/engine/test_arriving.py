@@ -70,7 +70,7 @@ def test_full_grad_is_the_same_either_way(rescale, monkeypatch):
     nets = [net, SmallNet().eval()]
     shapes = [x, torch.randn(2, 3, 8, 8)]
     found = [cea.FullGrad(m, rescale=rescale).attribute(t, target=1) for m, t in zip(nets, shapes)]
-    monkeypatch.setattr(module, "can_be_met", lambda taps, batch: [])
+    monkeypatch.setattr(module, "can_be_met", lambda taps, batch, image: [])
     kept = [cea.FullGrad(m, rescale=rescale).attribute(t, target=1) for m, t in zip(nets, shapes)]
     assert all(torch.equal(a, b) for a, b in zip(found, kept, strict=True))
 
@@ -95,3 +95,11 @@ def test_a_layer_is_missed_once():
     assert len(forwards) == 3  # one more to see that nobody uses its parameters
     assert torch.equal(method.attribute(x, target=0), first)
     assert len(forwards) == 4
+
+
+def test_dimensions_that_are_not_the_picture_s_are_looked_at_first():
+    net, x = network(), torch.randn(2, 3, 6, 6)
+    wanted = places(net, torch.Tensor.sum)
+    recording = record(net, x, wanted)
+    assert can_be_met(recording._taps, 2, (6, 6)) == can_be_met(recording._taps, 2)
+    assert can_be_met(recording._taps, 2, (6, 60)) == []

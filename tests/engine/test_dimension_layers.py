@@ -54,3 +54,30 @@ def test_recurrent_layers_run_along_time(cell, batch_first):
     ]
     for state in states if isinstance(states, tuple) else [states]:
         assert kinds(state, watch) == [["state"], ["batch"], ["channel"]]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_queries_of_the_whole_picture_find_what_is_a_window_s(fused):
+    """Each of 2 x 3 windows is given the picture's own 2 x 2 cells as queries."""
+    x = torch.randn(2, 4, 4, 6)
+    with Watch([x], 2) as watch:
+        x = F.conv2d(x, torch.ones(4, 4, 1, 1))
+        windows = x.unflatten(2, (2, 2)).unflatten(4, (3, 2)).permute(0, 2, 4, 3, 5, 1).flatten(0, 2).flatten(1, 2)
+        queries = F.adaptive_avg_pool2d(x, 2).flatten(2).mT.repeat_interleave(6, 0)
+        if fused:
+            found = F.scaled_dot_product_attention(queries, windows, windows)
+        else:
+            found = (queries @ windows.mT).softmax(-1) @ windows
+    assert watch.dims(found) == watch.dims(windows)
+
+
+def test_a_convolution_of_one_position_leaves_dimensions_as_they_are():
+    x = torch.randn(2, 3, 4, 6)
+    with Watch([x], 2) as watch:
+        folded = x.unflatten(2, (2, 2)).unflatten(4, (3, 2)).permute(0, 1, 3, 5, 2, 4).flatten(4).flatten(2, 3)
+        made, mixed = F.conv2d(folded, torch.ones(5, 3, 1, 1)), F.conv2d(folded, torch.ones(5, 3, 3, 3), padding=1)
+    assert watch.dims(made)[2:] == watch.dims(folded)[2:]
+    assert watch.dims(mixed)[2:] != watch.dims(folded)[2:]
+    with Watch([x], 2) as watch:
+        turned = F.conv2d(F.layer_norm(x, (6,)), torch.ones(5, 3, 1, 1))
+    assert watch.dims(turned) is None  # channels are last there

@@ -1,5 +1,6 @@
 """Operations that move dimensions: the grid comes back from any sequence of tokens."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from torch import nn
 from captum_extract_aggregate._engine.arrangements import at_positions
 from captum_extract_aggregate._engine.dimensions import Watch
 from captum_extract_aggregate._engine.layout import to_channels_first
+from captum_extract_aggregate._engine.parts import Part
 from captum_extract_aggregate._engine.surroundings import Surroundings
 
 
@@ -52,3 +54,17 @@ def test_what_was_rolled_and_cut_goes_back_too(shifts, order):
         back = torch.roll(expected.roll(shifts, dims=(2, 3)), tuple(-s for s in shifts), (2, 3))
         assert watch.dims(back) == watch.dims(expected)
         assert watch.dims(expected.roll(1)) is None  # over all that is flattened
+
+
+@pytest.mark.parametrize("examples", [1, 2])
+def test_copies_of_an_example_stand_beside_it(examples):
+    x = torch.randn(examples, 3, 4, 4)
+    batch = (Part("batch", 2),) if examples == 2 else ()
+    with Watch([x], examples) as watch:
+        behind, before, tiled = x.repeat_interleave(5, 0), x.repeat(5, 1, 1, 1), x.tile(5, 1, 1, 1)
+    for t, is_behind in ((behind, True), (before, False), (tiled, False)):
+        dim, *rest = watch.dims(t)
+        copies = dim[-1:] if is_behind else dim[:1]
+        assert copies[0].kind == "axis"
+        assert dim == ((*batch, *copies) if is_behind else (*copies, *batch))
+        assert tuple(rest) == watch.dims(x)[1:]

@@ -5,9 +5,12 @@ import torch
 from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
+import captum_extract_aggregate as cea
 from captum_extract_aggregate._engine.layout import to_channels_first
+from captum_extract_aggregate._engine.parts import Part
 from captum_extract_aggregate._engine.surroundings import Surroundings
 from tests.engine.arranged import PICTURE, Wrapped, channels_last, identity, is_map_of, of_convolution
+from tests.networks import Tables
 
 CONVOLUTIONAL = nn.Sequential(nn.Conv2d(3, 24, 3), nn.BatchNorm2d(24), nn.ReLU())
 
@@ -213,3 +216,83 @@ def test_recurrent_layers_over_the_rows_of_a_picture_and_with_projections(layer)
     torch.manual_seed(0)
     assert is_map_of(Recurrent(features=16), layer, torch.randn(2, 1, 16, 16), channels_last)
     assert is_map_of(Recurrent(proj_size=3), layer, torch.randn(2, 9, 5), channels_last)
+
+
+def test_a_table_of_positions_is_no_map_of_a_single_example():
+    torch.manual_seed(0)
+    net, x = Tables().eval(), torch.randn(2, 3, 16, 16)
+    for layer in ("table.0", "table"):
+        for some in (x, x[:1]):
+            with pytest.raises(ValueError, match="first dimension is not the batch"):
+                cea.NormGrad(net, layer).attribute(some, 1)
+    for layer in ("norm", "qkv"):  # of the same shape, but for the examples
+        assert is_map_of(net, layer, x[:1], channels_last)
+
+
+def test_what_stays_as_long_in_company_is_no_single_example():
+    """Be its dimensions known, as those of a mean over the examples are."""
+    for known in (None, ((), (Part("axis", 2, (2,)),), (Part("axis", 9, (3,)),), (Part("channel", 4),))):
+        around = Surroundings(
+            nn.Identity(), batch=1, image=(9, 9), look=lambda known=known: [known], lengths=lambda: [1]
+        )
+        with pytest.raises(ValueError, match="as many entries for a batch of two"):
+            to_channels_first(torch.zeros(1, 2, 9, 4), "auto", around)
+
+
+def folded(of_tokens):
+    """Patches of 2 x 2 cells; the cells of each one come with the examples, or before the patches."""
+
+    def forward(s, x):
+        cells = s.c(x).unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).permute(0, 3, 5, 2, 4, 1)  # N 2 2 h w K
+        if of_tokens:
+            return s.fc(s.linear(cells.flatten(3, 4).flatten(0, 2)).mean(1).unflatten(0, (len(x), 4)).mean(1))
+        cells = cells.flatten(3, 4).flatten(1, 2)
+        if s.channels_last:
+            return s.fc(s.linear(cells).mean((1, 2)))
+        return s.fc(s.block(cells.movedim(-1, 1)).mean((2, 3)))
+
+    net = Wrapped(
+        forward, c=nn.Conv2d(3, 5, 4, 4), linear=nn.Linear(5, 5), fc=nn.Linear(5, 3),
+        block=nn.Sequential(nn.Conv2d(5, 5, 1), nn.GroupNorm(1, 5), Wrapped(lambda s, x: s.c(x).relu(),
+                                                                           c=nn.Conv2d(5, 5, 1))),
+    )  # fmt: skip
+    net.channels_last = False
+    return net
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 16)])  # one patch; four
+def test_cells_folded_into_the_batch_are_refused_of_one_example_as_of_two(size):
+    torch.manual_seed(0)
+    net = folded(True)
+    for examples in (1, 2):
+        with pytest.raises(ValueError, match="first dimension is not the batch"):
+            cea.NormGrad(net, "linear").attribute(torch.randn(examples, 3, *size), 1)
+
+
+def unpatched(t):
+    """Cells behind patches, `N K 4 L`, as a grid of 8 x 12 cells."""
+    return t.unflatten(3, (4, 6)).unflatten(2, (2, 2)).permute(0, 1, 4, 2, 5, 3).flatten(4).flatten(2, 3)
+
+
+@pytest.mark.parametrize("examples", [1, 2])
+@pytest.mark.parametrize("layer", ["block", "block.0", "block.1", "block.2", "block.2.c"])
+def test_dimensions_of_patches_and_of_their_cells_are_no_picture_s(layer, examples):
+    torch.manual_seed(0)
+    assert is_map_of(folded(False), layer, torch.randn(examples, 3, 32, 48), unpatched)
+
+
+@pytest.mark.parametrize("examples", [1, 2])
+def test_nor_with_channels_last(examples):
+    torch.manual_seed(0)
+    net = folded(False)
+    net.channels_last = True
+    assert is_map_of(net, "linear", torch.randn(examples, 3, 32, 48), lambda t: unpatched(channels_last(t)))
+
+
+def test_a_convolution_that_squeezes_one_axis_keeps_its_positions():
+    torch.manual_seed(0)
+    net = after_conv(nn.Conv2d(4, 5, 3, (8, 1)), nn.Conv2d(3, 4, 3, (4, 1), 1))
+    net.fc = nn.Linear(5, 3)
+    assert is_map_of(net, "m", torch.randn(2, 3, 64, 64), identity)
+    around = Surroundings(net.m, (net,), 2, (64, 64))  # nor where nothing is seen of what made it
+    assert shape(torch.zeros(2, 5, 2, 62), module=around.module, image=around.image) == (5, 2, 62)

@@ -12,6 +12,7 @@ from captum_extract_aggregate._engine.recording import joined
 from captum_extract_aggregate._engine.taps import Place, device_order
 from tests.conftest import SmallNet
 from tests.engine.cases import Head, X, equals_captum, evidence_of
+from tests.networks import Tables
 
 
 def test_in_place_operations_do_not_spoil_what_was_captured():
@@ -335,3 +336,15 @@ def test_a_layer_of_integers_is_named_as_such(images):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), Signs())
     with pytest.raises(TypeError, match=r"output of layer Signs is a tensor of torch.int64"):
         cea.NormGrad(lambda x: net(x).float().mean((2, 3)), net[1]).attribute(images, 1)
+
+
+def test_optional_places_do_without_what_depends_on_no_input():
+    net, x = Tables().eval(), torch.randn(2, 3, 16, 16)
+    table, norm = Place(net.table, optional=True), Place(net.norm, optional=True)
+    whole = evidence_of(net, x, [Place(None, "input"), table, norm])
+    assert whole.activations[table] == whole.gradients[table] == ()
+    assert len(whole.activations[norm]) == 1
+    asked = table._replace(optional=False)
+    assert evidence_of(net, x, [Place(None, "input"), asked]).gradients[asked][0].abs().max() > 0
+    from_layers = evidence_of(net, x, [table, norm])  # whose graph does not show it
+    assert len(from_layers.activations[table]) == 1
