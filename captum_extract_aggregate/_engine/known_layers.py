@@ -22,6 +22,7 @@ class KnownLayers:
         self._careful: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._plain: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._untold: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._of_examples: weakref.WeakKeyDictionary[nn.Module, set[tuple[int, ...]]] = weakref.WeakKeyDictionary()
 
     def careful(self, layers: Iterable[nn.Module]) -> set[nn.Module]:
         """Returns those layers that are known to need care."""
@@ -40,6 +41,15 @@ class KnownLayers:
     def learn_untold(self, layers: Iterable[nn.Module]) -> None:
         """Remembers layers that a graph did not show."""
         self._untold.update(layers)
+
+    def is_of_examples(self, layer: nn.Module | None, shape: tuple[int, ...]) -> bool:
+        """Tells whether what a layer gives in that shape, but for dimension 0, is known to be as long as the batch."""
+        return layer is not None and shape in self._of_examples.get(layer, ())
+
+    def learn_of_examples(self, layer: nn.Module | None, shape: tuple[int, ...]) -> None:
+        """Remembers that it is."""
+        if layer is not None:
+            self._of_examples.setdefault(layer, set()).add(shape)
 
     def learn_careful(self, layers: Iterable[nn.Module]) -> None:
         """Remembers layers that need care."""

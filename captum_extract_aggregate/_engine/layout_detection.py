@@ -22,6 +22,7 @@ from captum_extract_aggregate._engine.arrangements import (
     unfolded,
 )
 from captum_extract_aggregate._engine.batch_dimension import check_not_constant, check_positions, is_plain_batch
+from captum_extract_aggregate._engine.known_layers import KNOWN_LAYERS
 from captum_extract_aggregate._engine.layer_channels import holds, is_channels_first, widths, widths_of
 from captum_extract_aggregate._engine.parts import CHANNELS, kinds_of, size_of
 from captum_extract_aggregate._engine.surroundings import Surroundings
@@ -35,7 +36,7 @@ def detected_layout(activation: Tensor, around: Surroundings) -> LayoutFunction:
         return known.layouts[key]
     if is_plain_batch(activation, around):
         quick = _quick(activation, around)
-        if quick is not None and not (_is_in_doubt(quick, activation) and around.is_constant(activation)):
+        if quick is not None and not _is_table(quick, activation, around):
             known.layouts[key] = quick
             return quick
     seen = _seen(activation, around)
@@ -48,9 +49,16 @@ def detected_layout(activation: Tensor, around: Surroundings) -> LayoutFunction:
     return _likely(activation, around)
 
 
-def _is_in_doubt(quick: LayoutFunction, activation: Tensor) -> bool:
-    """Tells whether of a single example a table of positions looks the same, which networks hold with channels last."""
-    return quick is channels_last and activation.ndim > 3
+def _is_table(quick: LayoutFunction, activation: Tensor, around: Surroundings) -> bool:
+    """Tells whether a tensor that looks like a single example's is one of all batches: a table of positions, which
+    networks hold with channels last."""
+    shape = tuple(activation.shape[1:])
+    if quick is not channels_last or len(shape) < 3 or KNOWN_LAYERS.is_of_examples(around.module, shape):
+        return False
+    if around.is_constant(activation):
+        return True
+    KNOWN_LAYERS.learn_of_examples(around.module, shape)
+    return False
 
 
 def _quick(activation: Tensor, around: Surroundings) -> LayoutFunction | None:

@@ -22,6 +22,17 @@ def test_single_operations_give_out_new_tensors_and_of_others_nothing_is_known()
     assert known.careful([block, block[0]]) == {block}
 
 
+def test_what_is_as_long_as_the_batch_is_remembered_by_its_shape():
+    known = KnownLayers()
+    block = nn.Sequential()
+    known.learn_of_examples(block, (4, 4, 3))
+    assert known.is_of_examples(block, (4, 4, 3))
+    assert not known.is_of_examples(block, (15, 15, 3))
+    assert not known.is_of_examples(nn.Sequential(), (4, 4, 3))
+    known.learn_of_examples(None, (4, 4, 3))
+    assert not known.is_of_examples(None, (4, 4, 3))
+
+
 def test_layers_are_forgotten_with_their_networks():
     known = KnownLayers()
     block = nn.Sequential()
