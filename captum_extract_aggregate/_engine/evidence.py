@@ -61,7 +61,7 @@ class Evidence:
     runs the forward once more, to see of what the dimensions at each place are made (the first time it is called),
     `facts` are of the models. `added` runs both passes once more and returns whatever the network adds, where the
     gradients are such that it makes the score complete. `reduced` is what was kept of gradients that are not among
-    `gradients`.
+    `gradients`. `numbers` says which of all tensors that passed an optional place are shown.
     """
 
     scores: Tensor
@@ -78,6 +78,7 @@ class Evidence:
     facts: Facts | None = None
     added: Callable[[], list[Added]] | None = None
     reduced: dict[Place, tuple[Any, ...]] = field(default_factory=dict)
+    numbers: dict[Place, tuple[int, ...]] = field(default_factory=dict)
 
     def uses(self, layer: nn.Module) -> bool:
         """Tells whether the forward used a parameter of the layer, be it without calling the layer."""

@@ -63,10 +63,7 @@ def _looked(
         output = scores_or_output(forward_func(*leaves, *extra))
     if given is _doubled and isinstance(output, Tensor) and output.shape[:1] != (2,):
         raise InvalidValueError("the model takes one example at a time")
-    seen = eyes.seen(leaves)
-    dims = {place: [one for one, _ in of_place] for place, of_place in seen.items()}
-    lengths = {place: [length for _, length in of_place] for place, of_place in seen.items()}
-    return Look(dims, watch.parameters, lengths if given is _doubled else {})
+    return Look(eyes.dims(leaves), watch.parameters, eyes.lengths() if given is _doubled else {})
 
 
 def _doubled(t: Tensor) -> Tensor:
@@ -86,15 +83,13 @@ def _alone(look: Look) -> Look:
     return look._replace(dims={place: of_place(seen) for place, seen in look.dims.items()})
 
 
-_Seen = tuple[Dims | None, int]  # of what a tensor's dimensions are made, and how long the first is
-
-
 class _Eyes:
     """Looks at the dimensions of what passes each place, call by call."""
 
     def __init__(self, watch: Watch, places: list[Place]) -> None:
         self._watch = watch
-        self._calls: dict[Place, list[list[_Seen]]] = {place: [] for place in places}
+        self._calls: dict[Place, list[list[Dims | None]]] = {place: [] for place in places}
+        self._lengths: dict[Place, list[int]] = {}
 
     def begin(self, undo: Undo) -> None:
         """Looks from here on, until all is undone."""
@@ -108,10 +103,9 @@ class _Eyes:
             AttentionSeen(self._attended).begin(undo)
 
     def _see(self, place: Place, values: Sequence[Any]) -> None:
-        self._calls[place].append([self._seen(values[i]) for i in tappable(place, values)])
-
-    def _seen(self, t: Tensor) -> _Seen:
-        return self._watch.dims(t), t.shape[0] if t.ndim else 1
+        seen = [values[i] for i in tappable(place, values)]
+        self._calls[place].append([self._watch.dims(t) for t in seen])
+        self._lengths[place] = [t.shape[0] if t.ndim else 1 for t in seen]
 
     def _after(self, place: Place, module: nn.Module, args: Any, output: Any) -> None:
         self._see(place, output_values(output))
@@ -122,16 +116,21 @@ class _Eyes:
     def _attended(self, running: list[nn.Module], logits: Tensor, weights: Tensor) -> Tensor:
         for place, calls in self._calls.items():
             if place.side == "attention" and place.layer in running:
-                calls.append([self._seen(weights)])
+                calls.append([self._watch.dims(weights)])
         return weights
 
-    def seen(self, leaves: Sequence[Tensor]) -> dict[Place, list[_Seen]]:
+    def lengths(self) -> dict[Place, list[int]]:
+        """Returns how long dimension 0 was at each place that was passed once: a model may run its layers on one
+        example after the other."""
+        return {place: lengths for place, lengths in self._lengths.items() if len(self._calls[place]) == 1}
+
+    def dims(self, leaves: Sequence[Tensor]) -> dict[Place, list[Dims | None]]:
         """Returns what was seen at each place that anything passed."""
-        found: dict[Place, list[_Seen]] = {}
+        found: dict[Place, list[Dims | None]] = {}
         for place, calls in self._calls.items():
             if place.layer is None:
-                found[place] = list(map(self._seen, leaves))
+                found[place] = [self._watch.dims(t) for t in leaves]
             elif calls and (place.call is None or -len(calls) <= place.call < len(calls)):
                 chosen = itertools.chain(*calls) if place.optional else calls[place.call or 0]
-                found[place] = [(None if dims is None else self._watch.told(dims), length) for dims, length in chosen]
+                found[place] = [None if dims is None else self._watch.told(dims) for dims in chosen]
         return found

@@ -102,6 +102,9 @@ class Recording:
         self._facts = facts
         self._taps = taps  # per place, per tensor it holds, the parts from each device
         self._order = {place: tuple(parts[0].order for parts in tensors) for place, tensors in taps.items()}
+        self._numbers = {
+            place: tuple(parts[0].number for parts in tensors) for place, tensors in taps.items() if place.optional
+        }
         self._activations = {
             place: tuple(joined([part.value for part in parts]) for parts in tensors) for place, tensors in taps.items()
         }
@@ -171,7 +174,7 @@ class Recording:
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
         evidence = Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
-        return replace(evidence, reduced=kept) if kept else evidence
+        return replace(evidence, reduced=kept, numbers=self._numbers) if kept or self._numbers else evidence
 
     def _lay_out(self, scores: Tensor) -> None:
         """Sees to the layout of gradients in a plain pass; scores that are selected from one output share its graph."""

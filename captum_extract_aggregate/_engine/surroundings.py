@@ -95,10 +95,12 @@ class Surroundings(NamedTuple):
         return dims if dims is not None and tuple(map(size_of, dims)) == tuple(activation.shape) else None
 
     def is_constant(self, activation: Tensor) -> bool:
-        """Tells whether the activation of a single example stays as long in a batch of two, as a table does that is
-        made of no input."""
+        """Tells whether the activation of a single example stays as long in a batch of two, and nothing of it is known
+        to be of examples, as of a table that is made of no input."""
         lengths = self.lengths() if self.batch == 1 and self.lengths is not None else ()
-        return self.number < len(lengths) and activation.shape[:1] == (lengths[self.number],)
+        if self.number >= len(lengths) or activation.shape[:1] != (lengths[self.number],):
+            return False
+        return not any(part.kind == "batch" for dim in self.dims(activation) or () for part in dim)
 
 
 def image_size(inputs: Iterable[Tensor]) -> tuple[int, ...]:

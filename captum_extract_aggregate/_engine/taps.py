@@ -52,11 +52,13 @@ class Place(NamedTuple):
 
 
 class Tapped(NamedTuple):
-    """Holds a tensor met in the forward: its value, and where in the graph its gradient arrives."""
+    """Holds a tensor met in the forward: its value, and where in the graph its gradient arrives; `number` says which it
+    is of all that passed the place (in the call, if one is chosen)."""
 
     value: Tensor
     edge: GradientEdge | None
     order: int = -1
+    number: int = 0
 
 
 def gives_out_its_input(module: nn.Module, t: Tensor, given: Sequence[Tensor]) -> bool:
@@ -115,6 +117,7 @@ class Taps:
     ) -> None:
         self._calls: dict[Place, dict[torch.device, list[list[Tapped]]]] = {place: {} for place in places}
         self._from_the_start, self._careful, self._shows_constants = from_the_start, careful, shows_constants
+        self._passed: dict[tuple[Place, torch.device], int] = {}  # how many tensors
         self._met: list[tuple[Tensor, int]] = []
         self._marked: list[Tensor] = []
         self._orders = itertools.count()
@@ -198,7 +201,9 @@ class Taps:
             )
         handed, order = list(values), next(self._orders)
         tapped, device = [], values[chosen[0]].device
-        for i in chosen:
+        passed = self._passed.get((place, device), 0) if place.optional else 0
+        self._passed[place, device] = passed + len(chosen)
+        for number, i in enumerate(chosen, start=passed):
             if self._shows_constants and place.optional and not values[i].requires_grad:
                 continue
             if place.differentiate:
@@ -206,7 +211,7 @@ class Taps:
                 one, handed[i] = self._mark(values[i], place, given, order)
             else:
                 one = Tapped(plain(values[i].detach().clone()), None, order)
-            tapped.append(one)
+            tapped.append(one._replace(number=number) if number else one)
         # Replicas run in threads of their own: each of these steps is one that Python does not interrupt.
         self._calls[place].setdefault(device, []).append(tapped)
         return handed

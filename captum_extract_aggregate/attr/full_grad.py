@@ -250,12 +250,13 @@ class FullGrad(WithDelta[nn.Module]):
         if likes == ():  # it ran on constants alone
             left_out[place.layer] = around.name
             return []
-        for i, (x, g) in enumerate(zip(likes or (), evidence.gradients.get(place, ()))):
+        numbers = evidence.numbers.get(place, range(len(likes or ())))
+        for number, x, g in zip(numbers, likes or (), evidence.gradients.get(place, ())):
             if x.ndim < 3:
                 continue
             term = biased(place.layer, g)
             try:
-                arrange = to_channels_first(x, self.layout, around._replace(number=i))
+                arrange = to_channels_first(x, self.layout, around._replace(number=number))
                 terms.append(at_least_float32(arrange(term)))
             except ValueError:
                 if not place.optional:

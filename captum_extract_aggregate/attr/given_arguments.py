@@ -30,7 +30,7 @@ def with_arguments(make: Callable[..., Any], arguments: Mapping[str, Any]) -> Ca
     if not isinstance(make, type) or not callable(attribute):
         return functools.partial(make, **arguments)
     at_first, at_calls = _named(make, _OF_MAKING), _named(attribute, _OF_A_CALL)
-    later = {name: value for name, value in arguments.items() if not _takes(at_first, name) and _takes(at_calls, name)}
+    later = {name: value for name, value in arguments.items() if _is_for_calls(name, at_first, at_calls)}
     first = {name: value for name, value in arguments.items() if name not in later}
     for name in first:
         if not _takes(at_first, name) and not make.__module__.startswith("captum_extract_aggregate."):
@@ -48,6 +48,13 @@ def _named(function: Callable[..., Any], but: set[str]) -> list[str] | None:
 
 def _takes(names: list[str] | None, name: str) -> bool:
     return names is None or name in names
+
+
+def _is_for_calls(name: str, at_first: list[str] | None, at_calls: list[str] | None) -> bool:
+    """Tells whether an argument is for `attribute`. One that takes any name would not notice that it is misspelt."""
+    if _takes(at_first, name) or not _takes(at_calls, name):
+        return False
+    return at_calls is not None or not difflib.get_close_matches(name, at_first or [], n=1)
 
 
 def _whose_attribute_has(make: Any, arguments: Mapping[str, Any]) -> Callable[..., Any]:

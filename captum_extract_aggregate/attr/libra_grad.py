@@ -24,7 +24,7 @@ from captum_extract_aggregate._engine.outputs import find_scores
 from captum_extract_aggregate._engine.recording import Recording, Seed, record
 from captum_extract_aggregate._engine.taps import Place
 from captum_extract_aggregate._engine.targets import Target, Targets
-from captum_extract_aggregate.attr.base import CaptureAttribution, own
+from captum_extract_aggregate.attr.base import CaptureAttribution, is_own, own
 from captum_extract_aggregate.attr.bias_terms import BiasTerm, Listing, bias_terms
 from captum_extract_aggregate.attr.convergence import is_bypassed, warn_of_bypass
 from captum_extract_aggregate.attr.described import described
@@ -110,6 +110,8 @@ class LibraGrad(WrappingAttribution):
         elif isinstance(attribution_method, CaptureAttribution):
             if not attribution_method.has_plain_pass:
                 raise _refused(attribution_method, "has rules of its own for the backward pass")
+            if not is_own(attribution_method, "attribute"):
+                raise _refused(attribution_method, "has an attribute of its own, which a balanced pass does not call")
         else:
             self._wraps = self._foreign(attribution_method)
 

@@ -21,7 +21,7 @@ from captum_extract_aggregate.explanation.pictures import Picture, Seen, see
 from captum_extract_aggregate.explanation.subject import (
     Class,
     Names,
-    as_model,
+    as_taken,
     check_names,
     class_index,
     find_subject,
@@ -58,8 +58,8 @@ def explain(
             torchvision model, `timm:NAME`, a local folder of Hugging Face's, or `FILE.py:FUNCTION`.
         image: a path, a PIL image, an array `H x W x 3` (integers of 8 or 16 bits, or floats in [0, 1]), a `uint8`
             tensor `3 x H x W`, or the model's own input, `1 x C x H x W` of floats. Pictures are turned upright by
-            their EXIF tag, and come in the model's precision and on its device. None: a scene of handwritten digits,
-            for the models of scenes.
+            their EXIF tag, and come in the model's precision and on its device if it takes no other. None: a scene of
+            handwritten digits, for the models of scenes.
         target: a class by its name or index (an integer, also in a tensor of one entry); None: the one with the
             highest score.
         methods: names, or one text with commas: any of `captum_extract_aggregate.registry.list_methods()`, a class's
@@ -115,16 +115,17 @@ def explained(
     """Returns what `explain` does, of a model that is built already, which `name` calls."""
     chosen = _methods(methods)
     seen, boxes = _scene(name, seed) if image is None else (see(image, subject, preprocess), None)
-    if image is None or not isinstance(image, Tensor):
-        seen = seen._replace(x=as_model(subject.model, seen.x))
-    scores = scores_of(subject.model, seen.x)
+    if isinstance(image, Tensor) and image.is_floating_point():
+        x, scores = seen.x, scores_of(subject.model, seen.x)
+    else:
+        x, scores = as_taken(subject.model, seen.x)
     check_names(class_names, subject.classes, scores.shape[1])
-    at = _layers(layers, subject.model, seen.x)
-    own = {m: list(at.values()) if layers else layers_of(m, subject.model, seen.x, at) for m in chosen}
+    at = _layers(layers, subject.model, x)
+    own = {m: list(at.values()) if layers else layers_of(m, subject.model, x, at) for m in chosen}
     made = {m: method_on(m, subject.model, own[m]) for m in chosen}
     of_class = class_index(target, subject.classes, scores[0])
     classes = list(subject.classes)
-    return Explanation(subject.model, name, seen.x, seen.picture, scores[0], of_class, classes, list(at), made, boxes)
+    return Explanation(subject.model, name, x, seen.picture, scores[0], of_class, classes, list(at), made, boxes)
 
 
 def _methods(given: str | Sequence[str]) -> list[str]:

@@ -69,6 +69,8 @@ def _in_bytes(pixels: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
     most = {"f": 1, "b": 1, "u": 65535, "i": 65535}.get(pixels.dtype.kind)
     if most is None:
         raise InvalidTypeError(f"image is an array of {pixels.dtype}; expected {_EXPECTED}")
+    if not pixels.size:
+        raise InvalidValueError(f"image is an array {pixels.shape} without pixels; expected {_EXPECTED}")
     if not (np.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= most):
         raise InvalidValueError(f"image has values from {pixels.min():g} to {pixels.max():g}; expected {_EXPECTED}")
     return np.rint(255.0 * pixels).astype(np.uint8) if most == 1 else to_8_bit(pixels)

@@ -53,11 +53,20 @@ def scores_of(model: nn.Module, x: Tensor) -> Tensor:
     return scores
 
 
-def as_model(model: nn.Module, x: Tensor) -> Tensor:
-    """Returns an input in the precision of a model's weights, and where they are."""
-    floating = (p for p in model.parameters() if p.is_floating_point())
-    like = next(floating, None)
-    return x if like is None else x.to(like.device, like.dtype)
+def as_taken(model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a picture as a model takes it, with its scores: as it is, else in the precision of the model's weights
+    and where they are."""
+    try:
+        return x, scores_of(model, x)
+    except InvalidValueError as error:
+        like = next((p for p in model.parameters() if p.is_floating_point()), x)
+        if (like.device, like.dtype) == (x.device, x.dtype):
+            raise
+        try:
+            x = x.to(like.device, like.dtype)
+            return x, scores_of(model, x)
+        except InvalidValueError:
+            raise error from None
 
 
 def find_subject(

@@ -258,3 +258,96 @@ class Patched(nn.Module):
     def forward(self, x):
         cells = self.conv(x).unflatten(2, (-1, 2)).unflatten(4, (-1, 2)).permute(0, 1, 3, 5, 2, 4)
         return self.head(self.mix(cells.flatten(4).flatten(2, 3)).relu().square().mean((2, 3)))
+
+
+class SequenceFirst(nn.Module):
+    """Tokens in dimension 0, as PyTorch's transformer layers have them by default."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.layer = nn.Conv2d(3, 8, 4, 4), nn.TransformerEncoderLayer(8, 2, 16, dropout=0)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(self.patches(x).flatten(2).permute(2, 0, 1)).relu().mean(0))
+
+
+class OneByOne(nn.Module):
+    """Takes the examples of a batch one after the other, with channels last."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.norm, self.head = nn.Conv2d(3, 8, 4, 4), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def one(self, x):
+        return self.head(self.norm(self.patches(x).permute(0, 2, 3, 1)).relu().mean((1, 2)))
+
+    def forward(self, x):
+        return torch.cat([self.one(x[i : i + 1]) for i in range(len(x))])
+
+
+class Projected(nn.Module):
+    """One linear layer for a table of positions, then for the cells of windows."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.linear, self.head = nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.table = nn.Parameter(torch.randn(1, 4, 12, 8))
+
+    def of_table(self):
+        return self.linear(self.table)
+
+    def forward(self, x):
+        table = self.of_table()
+        cells = self.patches(x).unflatten(2, (2, 3)).unflatten(4, (2, 4)).permute(0, 2, 4, 3, 5, 1)
+        return self.head((self.linear(cells.flatten(3, 4).flatten(1, 2)) * table).relu().mean((1, 2)))
+
+
+class ProjectedApart(Projected):
+    def __init__(self):
+        super().__init__()
+        self.of_tables = nn.Linear(8, 8)
+
+    def of_table(self):
+        return self.of_tables(self.table)
+
+
+class AllAtOnce(OneByOne):
+    def forward(self, x):
+        return self.one(x)
+
+
+@pytest.mark.parametrize("make", [SequenceFirst, AllAtOnce, Projected])
+@pytest.mark.filterwarnings("ignore:FullGrad's map lacks")
+def test_a_single_example_whose_dimensions_say_little(make):
+    torch.manual_seed(0)
+    net = make().double().eval()
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    x = torch.randn(2, 3, 24, 32, dtype=torch.float64)
+    together = cea.FullGrad(net).attribute(x, target=1)
+    alone = torch.cat([cea.FullGrad(net).attribute(one[None], target=1) for one in x])
+    assert relative_error(alone, together) < 1e-10
+    layer = {SequenceFirst: "layer", AllAtOnce: "norm", Projected: "patches"}[make]
+    together = cea.NormGrad(net, layer).attribute(x, target=1)
+    assert relative_error(cea.NormGrad(net, layer).attribute(x[:1], target=1), together[:1]) < 1e-10
+
+
+def test_a_network_that_takes_examples_one_by_one():
+    torch.manual_seed(0)
+    net, whole = OneByOne().double().eval(), AllAtOnce().double().eval()
+    whole.load_state_dict(net.state_dict())
+    x = torch.randn(1, 3, 24, 32, dtype=torch.float64)
+    assert torch.equal(cea.FullGrad(net).attribute(x, target=1), cea.FullGrad(whole).attribute(x, target=1))
+    maps = (cea.NormGrad(model, "norm").attribute(x, target=1) for model in (net, whole))
+    assert torch.equal(*maps)
+
+
+@pytest.mark.filterwarnings("ignore:FullGrad's map lacks")
+def test_a_layer_of_a_table_and_of_a_signal_is_as_two_layers():
+    torch.manual_seed(0)
+    net, apart = Projected().double().eval(), ProjectedApart().double().eval()
+    apart.load_state_dict(net.state_dict(), strict=False)
+    apart.of_tables.load_state_dict(net.linear.state_dict())
+    x = torch.randn(2, 3, 24, 32, dtype=torch.float64)
+    assert relative_error(cea.FullGrad(net).attribute(x, 1), cea.FullGrad(apart).attribute(x, 1)) < 1e-10

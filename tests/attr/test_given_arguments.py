@@ -40,6 +40,8 @@ class TakesAnything(captum.attr.LayerGradCam):
 def test_an_attribute_that_hands_everything_on(small_net, images):
     signed = with_arguments(TakesAnything, {"relu_attributions": True})(small_net, small_net.conv2)
     assert signed.attribute(images, target=1).min() == 0
+    with pytest.raises(TypeError, match=r"'devise_ids' is given to TakesAnything.*; did you mean 'device_ids'\?"):
+        with_arguments(TakesAnything, {"devise_ids": None})
 
 
 @pytest.mark.parametrize("name", ["nsteps", "target", "layer", "return_convergence_delta"])

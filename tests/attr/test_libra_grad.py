@@ -64,6 +64,15 @@ def test_a_fault_leaves_nothing_behind_where_captum_runs(images):
     assert snapshot(model, images) == before
 
 
+def test_a_method_with_an_attribute_of_its_own_is_refused(small_net):
+    class Positive(cea.NormGrad):
+        def attribute(self, *args, **kwargs):
+            return super().attribute(*args, **kwargs).clamp(min=0)
+
+    with pytest.raises(TypeError, match="Positive, which has an attribute of its own"):
+        cea.LibraGrad(Positive(small_net, "conv2"))
+
+
 @pytest.mark.parametrize("layer", [None, "patches", "blocks.0", "blocks.1"])
 def test_a_score_is_activities_and_biases(layer, images):
     model = _same_network(Transformer)

@@ -81,7 +81,21 @@ def test_a_network_in_train_mode_stays_as_it_is():
         assert "gradcam" in found.maps
 
 
+class CastsItself(nn.Module):
+    """Takes pictures in single precision, and computes in half."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        self.net.bfloat16()
+
+    def forward(self, x):
+        assert x.dtype == torch.float32
+        return self.net((x / 3).bfloat16())
+
+
 def test_a_picture_comes_in_the_precision_of_the_network():
+    assert cea.explain(CastsItself().eval(), PIXELS, layers="net.0", size=32).x.dtype == torch.float32
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
     found = cea.explain(net.eval().bfloat16(), PIXELS, layers="0", size=32)
     assert found.x.dtype == torch.bfloat16

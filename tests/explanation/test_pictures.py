@@ -96,6 +96,7 @@ def test_a_model_s_own_input_is_taken_as_it_is(channels):
         (np.zeros((3, 8, 8), dtype=np.uint8), None, r"image is a ndarray \(3, 8, 8\); expected"),
         (PIXELS.astype(float), None, "image has values from 0 to 255; expected"),
         (np.full((4, 4, 3), np.nan), None, "image has values from nan"),
+        (PIXELS[:0], None, r"image is an array \(0, 80, 3\) without pixels"),
         (PIXELS.astype(int) - 1, None, "image has values from -1 to 254; expected"),
         (PIXELS.astype(int) * 300, None, "image has values from 0 to 76500; expected"),
         (PIXELS.astype(complex), None, "image is an array of complex128; expected"),
