@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -87,15 +86,8 @@ class Evidence:
 
     def surroundings(self, place: Place) -> Surroundings:
         """Returns what is known about a place, for telling its layout."""
-        look = None if self.look is None else functools.partial(_seen_at, place, self.look)
-        lengths = None if self.look is None else functools.partial(_lengths_at, place, self.look)
-        known = (place.layer, self.models, len(self.inputs[0]), image_size(self.inputs))
-        return Surroundings(*known, look=look, lengths=lengths, facts=self.facts)
-
-
-def _seen_at(place: Place, look: Callable[[], Look]) -> list[Dims | None]:
-    return look().dims.get(place, [])
-
-
-def _lengths_at(place: Place, look: Callable[[], Look]) -> list[int]:
-    return look().lengths.get(place, [])
+        known = Surroundings(place.layer, self.models, len(self.inputs[0]), image_size(self.inputs), facts=self.facts)
+        look = self.look
+        if look is None:
+            return known
+        return known._replace(look=lambda: look().dims.get(place, []), lengths=lambda: look().lengths.get(place, []))

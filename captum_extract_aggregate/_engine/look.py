@@ -36,10 +36,10 @@ def one_more_forward(
     """Runs the forward once more, and returns what it showed."""
     if len(tensors[0]) == 1:
         try:
-            return _alone(_looked(forward_func, tensors, places, extra, _doubled))
+            return _alone(_looked(forward_func, tensors, places, extra, twice=True))
         except Exception:  # a model of one example at a time
             pass
-    return _looked(forward_func, tensors, places, extra, torch.clone)
+    return _looked(forward_func, tensors, places, extra, twice=False)
 
 
 def _looked(
@@ -47,11 +47,11 @@ def _looked(
     tensors: Tensors,
     places: list[Place],
     extra: tuple[Any, ...],
-    given: Callable[[Tensor], Tensor],
+    twice: bool,
 ) -> Look:
-    """Runs the forward on what `given` makes of each tensor."""
-    leaves = [given(t.detach()) for t in tensors]
-    extra = tuple(given(t) if isinstance(t, Tensor) and given is _doubled else t for t in extra)
+    """Runs the forward, on a single example twice if asked to."""
+    leaves = [_doubled(t.detach()) if twice else t.detach().clone() for t in tensors]
+    extra = tuple(_doubled(t) if twice and isinstance(t, Tensor) else t for t in extra)
     watch = Watch((*leaves, *(t for t in extra if isinstance(t, Tensor))), len(leaves[0]))
     eyes = _Eyes(watch, places)
     layers = {place.layer for place in places}
@@ -61,9 +61,9 @@ def _looked(
         watch.__enter__()  # left with this thread's other function modes
         eyes.begin(undo)
         output = scores_or_output(forward_func(*leaves, *extra))
-    if given is _doubled and isinstance(output, Tensor) and output.shape[:1] != (2,):
+    if twice and isinstance(output, Tensor) and output.shape[:1] != (2,):
         raise InvalidValueError("the model takes one example at a time")
-    return Look(eyes.dims(leaves), watch.parameters, eyes.lengths() if given is _doubled else {})
+    return Look(eyes.dims(leaves), watch.parameters, eyes.lengths() if twice else {})
 
 
 def _doubled(t: Tensor) -> Tensor:

@@ -14,7 +14,6 @@ import itertools
 import math
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -173,8 +172,17 @@ class Recording:
             tame = {place: tuple(self._is_tame(g, place) for g in found) for place, found in gradients.items()}
         shown = (scores.detach(), self._activations, gradients, self._order)
         caches = (Cache(self._is_shared), Cache(self._is_shared), self._channels)
-        evidence = Evidence(*shown, self.inputs, self.models, tame, *caches, self._look, self._facts)
-        return replace(evidence, reduced=kept, numbers=self._numbers) if kept or self._numbers else evidence
+        return Evidence(
+            *shown,
+            self.inputs,
+            self.models,
+            tame,
+            *caches,
+            self._look,
+            self._facts,
+            reduced=kept,
+            numbers=self._numbers,
+        )
 
     def _lay_out(self, scores: Tensor) -> None:
         """Sees to the layout of gradients in a plain pass; scores that are selected from one output share its graph."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
 class Tapped(NamedTuple):
     """Holds a tensor met in the forward: its value, and where in the graph its gradient arrives; `number` says which it
-    is of all that passed the place (in the call, if one is chosen)."""
+    is of all that passed an optional place."""
 
     value: Tensor
     edge: GradientEdge | None
@@ -117,7 +117,7 @@ class Taps:
     ) -> None:
         self._calls: dict[Place, dict[torch.device, list[list[Tapped]]]] = {place: {} for place in places}
         self._from_the_start, self._careful, self._shows_constants = from_the_start, careful, shows_constants
-        self._passed: dict[tuple[Place, torch.device], int] = {}  # how many tensors
+        self._numbers: dict[tuple[Place, torch.device], Iterator[int]] = {}  # of all that passes a place
         self._met: list[tuple[Tensor, int]] = []
         self._marked: list[Tensor] = []
         self._orders = itertools.count()
@@ -201,9 +201,7 @@ class Taps:
             )
         handed, order = list(values), next(self._orders)
         tapped, device = [], values[chosen[0]].device
-        passed = self._passed.get((place, device), 0) if place.optional else 0
-        self._passed[place, device] = passed + len(chosen)
-        for number, i in enumerate(chosen, start=passed):
+        for i, number in zip(chosen, self._numbers.setdefault((place, device), itertools.count())):
             if self._shows_constants and place.optional and not values[i].requires_grad:
                 continue
             if place.differentiate:
@@ -211,7 +209,7 @@ class Taps:
                 one, handed[i] = self._mark(values[i], place, given, order)
             else:
                 one = Tapped(plain(values[i].detach().clone()), None, order)
-            tapped.append(one._replace(number=number) if number else one)
+            tapped.append(one._replace(number=number) if place.optional else one)
         # Replicas run in threads of their own: each of these steps is one that Python does not interrupt.
         self._calls[place].setdefault(device, []).append(tapped)
         return handed

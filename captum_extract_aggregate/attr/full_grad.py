@@ -244,14 +244,14 @@ class FullGrad(WithDelta[nn.Module]):
         In memory of its own, but for what a layout function makes of it.
         """
         assert place.layer is not None
-        terms = []
-        likes = evidence.activations.get(place)  # None where the layer never ran
-        around = evidence.surroundings(place)
-        if likes == ():  # it ran on constants alone
-            left_out[place.layer] = around.name
+        if place not in evidence.activations:  # the layer never ran
             return []
-        numbers = evidence.numbers.get(place, range(len(likes or ())))
-        for number, x, g in zip(numbers, likes or (), evidence.gradients.get(place, ())):
+        terms, likes = [], evidence.activations[place]
+        around = evidence.surroundings(place)
+        if not likes:  # it ran on constants alone
+            left_out[place.layer] = around.name
+        numbers = evidence.numbers.get(place, range(len(likes)))
+        for number, x, g in zip(numbers, likes, evidence.gradients.get(place, ())):
             if x.ndim < 3:
                 continue
             term = biased(place.layer, g)

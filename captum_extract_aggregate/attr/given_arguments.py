@@ -38,12 +38,17 @@ def with_arguments(make: Callable[..., Any], arguments: Mapping[str, Any]) -> Ca
     return functools.partial(_whose_attribute_has(make, later) if later else make, **first)
 
 
-def _named(function: Callable[..., Any], but: set[str]) -> list[str] | None:
-    """Returns the names of a function's arguments but some; None where it takes any."""
+def keywords_of(function: Callable[..., Any]) -> list[str] | None:
+    """Returns the names of a function's arguments; None where it takes any."""
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return None
-    return [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL and p.name not in but]
+    return [p.name for p in parameters if p.kind is not p.VAR_POSITIONAL]
+
+
+def _named(function: Callable[..., Any], but: set[str]) -> list[str] | None:
+    names = keywords_of(function)
+    return None if names is None else [name for name in names if name not in but]
 
 
 def _takes(names: list[str] | None, name: str) -> bool:

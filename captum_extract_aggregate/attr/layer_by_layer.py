@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from captum_extract_aggregate._common.undo import Undo
 from captum_extract_aggregate._engine.one_output import give_scores_to_captum
+from captum_extract_aggregate.attr.given_arguments import keywords_of
 
 
 class LayerByLayer(LayerAttribution):
@@ -44,16 +44,9 @@ class LayerByLayer(LayerAttribution):
         found: list[Any] = []
         for method in self.methods:
             attribute: Callable[..., Any] = method.attribute  # type: ignore[assignment]
-            known = _keywords(attribute)
+            known = keywords_of(attribute)
             own = {k: v for k, v in kwargs.items() if known is None or k in known or v not in (None, False)}
             with Undo() as undo, undo:
                 give_scores_to_captum(undo, method)
                 found.append(attribute(inputs, **own))
         return found
-
-
-def _keywords(attribute: Callable[..., Any]) -> frozenset[str] | None:
-    """Returns what an `attribute` takes; None: anything."""
-    parameters = inspect.signature(attribute).parameters
-    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return None if takes_all else frozenset(parameters)

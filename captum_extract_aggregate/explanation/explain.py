@@ -17,7 +17,7 @@ from captum_extract_aggregate.attr.by_name import METHODS, evenly_spread, find_m
 from captum_extract_aggregate.data.models_by_name import NamedModel, takes_scenes
 from captum_extract_aggregate.data.scenes import DigitScenes
 from captum_extract_aggregate.explanation.explanation import Explanation
-from captum_extract_aggregate.explanation.pictures import Picture, Seen, see
+from captum_extract_aggregate.explanation.pictures import Picture, Seen, is_input, see
 from captum_extract_aggregate.explanation.subject import (
     Class,
     Names,
@@ -115,10 +115,7 @@ def explained(
     """Returns what `explain` does, of a model that is built already, which `name` calls."""
     chosen = _methods(methods)
     seen, boxes = _scene(name, seed) if image is None else (see(image, subject, preprocess), None)
-    if isinstance(image, Tensor) and image.is_floating_point():
-        x, scores = seen.x, scores_of(subject.model, seen.x)
-    else:
-        x, scores = as_taken(subject.model, seen.x)
+    x, scores = (seen.x, scores_of(subject.model, seen.x)) if is_input(image) else as_taken(subject.model, seen.x)
     check_names(class_names, subject.classes, scores.shape[1])
     at = _layers(layers, subject.model, x)
     own = {m: list(at.values()) if layers else layers_of(m, subject.model, x, at) for m in chosen}

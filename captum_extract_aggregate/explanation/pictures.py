@@ -33,9 +33,14 @@ class Seen(NamedTuple):
     picture: Tensor
 
 
+def is_input(image: Any) -> bool:
+    """Tells whether a picture is the model's own input."""
+    return isinstance(image, Tensor) and image.is_floating_point()
+
+
 def see(image: Picture, subject: NamedModel, transform: Callable[[Image.Image], Tensor] | None) -> Seen:
     """Returns a picture as the model sees it, by the user's transform, else by what is known of the model."""
-    if isinstance(image, Tensor) and image.is_floating_point():
+    if isinstance(image, Tensor) and is_input(image):
         x = image if image.ndim == 4 else image[None]
         if x.ndim != 4 or len(x) != 1:
             raise InvalidTypeError(f"image is a tensor {tuple(image.shape)}; expected {_EXPECTED}")

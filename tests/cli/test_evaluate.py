@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from captum_extract_aggregate.evaluation import runner
 from tests.cli.files import PLAN
+from tests.evaluation.plans import interrupt_at
 
 
 def test_an_evaluation_twice_and_cells_that_are_no_formulas(invoke, tmp_path):
@@ -22,14 +22,7 @@ def test_an_evaluation_twice_and_cells_that_are_no_formulas(invoke, tmp_path):
 
 def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(invoke, tmp_path, monkeypatch):
     (tmp_path / "plan.toml").write_text(PLAN.replace("n = 2", "n = 5") + "run = {batch_size = 2}\n")
-    evaluate_batch = runner.evaluate_batch
-
-    def interrupted(prepared, images, device):
-        if images.start == 2:
-            raise KeyboardInterrupt
-        return evaluate_batch(prepared, images, device)
-
-    monkeypatch.setattr(runner, "evaluate_batch", interrupted)
+    interrupt_at(monkeypatch, 2)
     stopped = invoke("evaluate", "plan.toml")
     assert stopped.exit_code == 130
     first, *_, last = stopped.stderr.splitlines()

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from captum_extract_aggregate.evaluation import Results, plan_from, run
+from captum_extract_aggregate.evaluation import Results, plan_from, run, runner
 
 
 def content(**changes):
@@ -27,6 +27,18 @@ def content(**changes):
 
 def evaluated(folder, **changes):
     return run(plan_from(content(**changes)), folder, show_progress=False)
+
+
+def interrupt_at(monkeypatch, start):
+    """Has Ctrl-C end the evaluation in place of the batch that begins with this image."""
+    original = runner.evaluate_batch
+
+    def interrupted(prepared, images, device):
+        if images.start == start:
+            raise KeyboardInterrupt
+        return original(prepared, images, device)
+
+    monkeypatch.setattr(runner, "evaluate_batch", interrupted)
 
 
 def dump(results):

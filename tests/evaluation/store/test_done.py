@@ -8,7 +8,7 @@ import torch
 from captum_extract_aggregate.evaluation import Results, plan_from, run, runner
 from captum_extract_aggregate.evaluation.store import ResultsError
 from tests.evaluation.continuing import SMALL, TENSORS, evaluated_images
-from tests.evaluation.plans import HERE, content, dump, evaluated
+from tests.evaluation.plans import HERE, content, dump, evaluated, interrupt_at
 from tests.evaluation.store.cases import NET, QUICK
 
 CAPTUMS = {"method": "captum:KernelShap", "label": "drawn"}
@@ -79,14 +79,7 @@ def test_what_is_there_is_not_computed_again(tmp_path, monkeypatch):
 def test_everything_grows_at_once_and_is_killed_meanwhile(tmp_path, monkeypatch):
     changed = {key: value for part in ("methods", "measures", "images") for key, value in MORE[part].items()}
     evaluated(tmp_path / "results", **BEFORE)
-    original = runner.evaluate_batch
-
-    def failing(prepared, images, device):
-        if images.start == 2:
-            raise KeyboardInterrupt
-        return original(prepared, images, device)
-
-    monkeypatch.setattr(runner, "evaluate_batch", failing)
+    interrupt_at(monkeypatch, 2)
     with pytest.raises(KeyboardInterrupt):
         evaluated(tmp_path / "results", **BEFORE | changed)
     monkeypatch.undo()
